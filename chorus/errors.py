@@ -1,0 +1,56 @@
+"""Errors that name what was expected and what came, and the checks that raise them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+
+class InputError(ValueError):
+    """Input that cannot be used: names the argument, what was expected and what came."""
+
+
+class StoreError(InputError):
+    """A store, or a shard of one, that is missing, damaged, of another version or of another kind than asked for."""
+
+
+class MismatchError(InputError):
+    """Two things that do not belong together: other bodies, fields, grids or grouping schemes."""
+
+
+def to_numpy(value: Any) -> NDArray[Any]:
+    """A numpy view (or copy) of an array-like, a torch tensor on any device, or anything with DLPack."""
+    if hasattr(value, "detach"):  # a torch tensor; numpy cannot take one that is on a GPU or needs gradients
+        value = value.detach().cpu()
+    elif hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray):
+        return np.from_dlpack(value)
+    return np.asarray(value)
+
+
+def check_array(
+    name: str, value: Any, shape: tuple[int | str, ...], dtype: DTypeLike, *, finite: bool = True
+) -> NDArray[Any]:
+    """``value`` as a numpy array of ``dtype`` and ``shape``, or an InputError.
+
+    A string in ``shape`` stands for any length, and equal strings for equal lengths.
+    """
+    array = to_numpy(value)
+    if array.dtype == object or array.dtype.kind in "US":
+        raise InputError(f"{name}: expected numbers of shape {_show(shape)}, got dtype {array.dtype}")
+    lengths: dict[str, int] = {}
+    fits = array.ndim == len(shape) and all(
+        have == (lengths.setdefault(want, have) if isinstance(want, str) else want)
+        for have, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        raise InputError(f"{name}: expected shape {_show(shape)}, got {array.shape}")
+    if finite and array.dtype.kind in "fc" and not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise InputError(f"{name}: expected finite numbers, got {array[where]} at index {where}")
+    return np.ascontiguousarray(array, dtype)
+
+
+def _show(shape: tuple[int | str, ...]) -> str:
+    return "(" + ", ".join(str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"

@@ -1,0 +1,108 @@
+"""A batch of images as the engine sees them: masks, cameras and poses; no pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.camera import Cameras
+from chorus.errors import InputError, check_array, to_numpy
+from chorus.kernels.masks import PackedMasks
+
+
+@dataclass(frozen=True, init=False)
+class ImageBatch:
+    """I images of one category of object.
+
+    masks    object masks: PackedMasks, or (I, H, W) bool, or a sequence of (H, W) bool of differing size
+    cameras  Cameras, in the person's frame
+    poses    (I, J, 3) float32 axis-angle in radians; row 0 (global orientation) zero: it lives in the camera
+    keys     (I,) fixed-width bytes, the images' unique names; "image-0", ... if not given
+    weights  (I,) uint8 integer weights (a quantised confidence), or None for 1 each
+    prompts  (I,) str, the prompt each image was made from, or None
+
+    Raises InputError where counts, sizes, shapes or numbers do not fit.
+    """
+
+    masks: PackedMasks
+    cameras: Cameras
+    poses: NDArray[np.float32]
+    keys: NDArray[np.bytes_]
+    weights: NDArray[np.uint8] | None
+    prompts: NDArray[np.str_] | None
+
+    def __init__(
+        self,
+        masks: Any,
+        cameras: Cameras,
+        poses: Any,
+        keys: Any = None,
+        weights: Any = None,
+        prompts: Any = None,
+    ) -> None:
+        n = len(cameras)
+        if not isinstance(masks, PackedMasks):
+            dense = [to_numpy(m) for m in masks]
+            for row, mask in enumerate(dense):
+                if mask.ndim != 2 or mask.dtype != np.bool_:
+                    raise InputError(
+                        f"masks: expected (H, W) bool each, got {mask.dtype} of shape {mask.shape} in row {row}"
+                    )
+            masks = PackedMasks.pack(dense)
+        if len(masks) != n:
+            raise InputError(f"masks: expected {n}, one a camera, got {len(masks)}")
+        problem = masks.problem()
+        if problem is not None:
+            raise InputError(problem)
+        differ = np.flatnonzero((masks.size != cameras.image_size).any(1))
+        if differ.size:
+            row = differ[0]
+            raise InputError(
+                f"masks: expected the size of the camera's image, height, width {cameras.image_size[row].tolist()}, "
+                f"got {masks.size[row].tolist()} in row {row}"
+            )
+        poses = check_array("poses", poses, (n, "J", 3), np.float32)
+        bad = np.flatnonzero(poses[:, 0].any(1)) if n else np.zeros(0, np.intp)
+        if bad.size:
+            raise InputError(
+                "poses: expected a zero global orientation (joint 0; it belongs into the camera), "
+                f"got {poses[bad[0], 0].tolist()} in row {bad[0]}"
+            )
+        if keys is None:
+            keys = np.array([f"image-{i}" for i in range(n)], "S")
+        keys = np.asarray(keys)
+        if keys.dtype.kind == "U":
+            keys = np.char.encode(keys, "utf-8")
+        if keys.shape != (n,) or (n and keys.dtype.kind != "S"):
+            raise InputError(f"keys: expected {n} strings, got {keys.dtype} of shape {keys.shape}")
+        if weights is not None:
+            weights = to_numpy(weights)
+            if weights.dtype != np.uint8 or weights.shape != (n,):
+                raise InputError(
+                    f"weights: expected uint8 of shape ({n},), got {weights.dtype} of shape {weights.shape}"
+                )
+        if prompts is not None:
+            prompts = np.asarray(prompts, np.str_)
+            if prompts.shape != (n,):
+                raise InputError(f"prompts: expected {n} strings, got shape {prompts.shape}")
+        for name, value in (
+            ("masks", masks), ("cameras", cameras), ("poses", poses),
+            ("keys", keys), ("weights", weights), ("prompts", prompts),
+        ):  # fmt: skip
+            object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> ImageBatch:
+        """A selection of the images (not validated again); mask words are shared."""
+        chosen = object.__new__(ImageBatch)
+        for name in ("masks", "cameras", "poses", "keys"):
+            object.__setattr__(chosen, name, getattr(self, name)[rows])
+        for name in ("weights", "prompts"):
+            value = getattr(self, name)
+            object.__setattr__(chosen, name, None if value is None else value[rows])
+        return chosen
