@@ -84,7 +84,8 @@ class Cameras:
     @property
     def centres(self) -> NDArray[np.float64]:
         """Camera centres -R^T t in the person's frame, (I, 3) metres."""
-        return -np.einsum("iba,ib->ia", self.R, self.t)
+        centres: NDArray[np.float64] = -np.einsum("iba,ib->ia", self.R, self.t)
+        return centres
 
     def project(self, points: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Project points, (I, P, 3) or (P, 3) metres in the person's frame: (u, v) (I, P, 2) pixels and z (I, P) metres.

@@ -1,0 +1,290 @@
+"""CanonicalField: skinning weights for every voxel around the rest-pose body (Eq. 4, 9, 10 and A.5)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numba as nb
+import numpy as np
+import platformdirs
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.spatial import KDTree
+
+from chorus.body import Body
+from chorus.errors import InputError
+from chorus.kernels.arrays import VoxelField
+from chorus.kernels.cpu import default_threads
+
+log = logging.getLogger(__name__)
+
+ALGORITHM = 1
+"""Part of a field's hash: raised when the same parameters give other weights."""
+PELVIS = 0
+SMOOTHING_STEPS = 30
+"""Jacobi steps at the paper's voxel size (A.5); other sizes take as many as give the same diffusion length."""
+PAPER_SPACING = 3.0 / 48
+RELAXATION = 0.3
+SPARSIFY_BELOW = 1e-6
+_POINTS_PER_QUERY = 1 << 19
+"""Voxels whose k neighbours are held at a time: bounds memory at high resolutions."""
+
+
+@dataclass(frozen=True)
+class FieldParameters:
+    """What, beside the body, determines a field. Lengths in metres.
+
+    resolution       N; the grid has N^3 voxels
+    extent           side of the cube, centred at the pelvis
+    canonicalize     False: every voxel is rigid with the pelvis (the paper's ablation)
+    k                nearest vertices in Eq. 4
+    tau, s           de-weighting of Eq. 10: alpha = max((tau - d) / (tau + d), 0)^s
+    smoothing_steps  Jacobi steps of the Laplace smoothing; 0 for none
+    """
+
+    resolution: int = 48
+    extent: float = 3.0
+    canonicalize: bool = True
+    k: int = 30
+    tau: float = 0.8
+    s: float = 0.25
+    smoothing_steps: int = SMOOTHING_STEPS
+
+    def __post_init__(self) -> None:
+        for name, low in (("resolution", 1), ("k", 1), ("smoothing_steps", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or value < low:
+                raise InputError(f"{name}: expected an integer >= {low}, got {value!r}")
+        for name in ("extent", "tau", "s"):
+            value = getattr(self, name)
+            if not np.isfinite(value) or value <= 0:
+                raise InputError(f"{name}: expected a positive number, got {value!r}")
+
+    @property
+    def spacing(self) -> float:
+        """Distance of neighbouring voxel centres in metres."""
+        return self.extent / self.resolution
+
+    def hash(self, body_hash: str) -> str:
+        """Identity of the field these parameters give with a body, sha256 hex."""
+        facts = {"algorithm": ALGORITHM, "body": body_hash, **asdict(self)}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def default_smoothing_steps(spacing: float) -> int:
+    """Jacobi steps that diffuse as far, in metres, as the paper's 30 at 48^3: 30 (0.0625 m / spacing)^2."""
+    return max(1, round(SMOOTHING_STEPS * (PAPER_SPACING / spacing) ** 2))
+
+
+class CanonicalField:
+    """Skinning weights on a voxel grid around a body in its rest pose; what an image's votes are cast through.
+
+    body             chorus.Body
+    resolution       N; centre of voxel (i, j, k) at ((i, j, k) + 0.5) extent / N - extent / 2, metres, person frame
+    extent           side of the cube in metres
+    canonicalize     False: all voxels rigid with the pelvis
+    k, tau, s        Eq. 4, 9, 10
+    smoothing_steps  None: as many as give the paper's diffusion length at this voxel size
+    cache            keep and look for the weights in the user's cache folder (CHORUS_CACHE overrides it)
+
+    Raises InputError for parameters out of range or a body with fewer than k vertices.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        resolution: int = 48,
+        extent: float = 3.0,
+        canonicalize: bool = True,
+        *,
+        k: int = 30,
+        tau: float = 0.8,
+        s: float = 0.25,
+        smoothing_steps: int | None = None,
+        cache: bool = True,
+    ) -> None:
+        if smoothing_steps is None:
+            spacing = extent / resolution if resolution else 0.0
+            smoothing_steps = default_smoothing_steps(spacing) if spacing > 0 else 0
+        self.body = body
+        self.parameters = FieldParameters(int(resolution), float(extent), bool(canonicalize), k, tau, s, smoothing_steps)
+        if canonicalize and k > len(body.vertices):
+            raise InputError(f"k: expected at most the body's {len(body.vertices)} vertices, got {k}")
+        self.hash = self.parameters.hash(body.hash)
+        p = self.parameters
+        offset, joint, weight = _cached(self.hash, cache and canonicalize, lambda: _sparse_weights(body, p))
+        rest_inverse = np.linalg.inv(body.relative_transforms(body.rest_pose[None])[0])
+        first = (0.5 - p.resolution / 2) * p.spacing
+        self.arrays = VoxelField(
+            shape=(p.resolution,) * 3,
+            origin=(first,) * 3,
+            spacing=p.spacing,
+            offset=torch.from_numpy(offset),
+            joint=torch.from_numpy(joint),
+            weight=torch.from_numpy(weight),
+            rest_joints=torch.tensor(body.joints, dtype=torch.float64),
+            parents=torch.tensor(body.parents, dtype=torch.int32),
+            rest_inverse=torch.tensor(rest_inverse, dtype=torch.float64),
+        )
+
+    def __repr__(self) -> str:
+        p = self.parameters
+        kind = "" if p.canonicalize else ", canonicalize=False"
+        return f"CanonicalField({self.body.name!r}, resolution={p.resolution}, extent={p.extent}{kind})"
+
+    @property
+    def resolution(self) -> int:
+        return self.parameters.resolution
+
+    @property
+    def extent(self) -> float:
+        return self.parameters.extent
+
+    @cached_property
+    def centres(self) -> NDArray[np.float32]:
+        """Voxel centres, (N, N, N, 3) float32 metres in the person frame, indexed [ix, iy, iz]."""
+        return voxel_centres(self.resolution, self.extent).astype(np.float32)
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """Skinning weights, (N, N, N, J) float32, zeros included; rows sum to 1. Made anew at each access."""
+        N = self.resolution
+        dense: NDArray[np.float32] = self.arrays.dense_weights(torch.float32).numpy().reshape(N, N, N, -1)
+        return dense
+
+    def warp(self, pose: Any) -> NDArray[np.float64]:
+        """Voxel centres moved into a pose (Eq. 5): (J, 3) axis-angle -> (N, N, N, 3) metres in the person frame."""
+        B = self.body.bone_transforms(np.asarray(pose)[None])[0]
+        blended = np.einsum("xyzj,jab->xyzab", self.weights, B)
+        moved: NDArray[np.float64] = np.einsum("xyzab,xyzb->xyza", blended[..., :3], self.centres) + blended[..., 3]
+        return moved
+
+
+def voxel_centres(resolution: int, extent: float) -> NDArray[np.float64]:
+    """Centres of N^3 voxels in a cube centred at the origin, (N, N, N, 3) metres, indexed [ix, iy, iz]."""
+    axis = (np.arange(resolution) + 0.5) * (extent / resolution) - extent / 2
+    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)
+
+
+def extend_weights(
+    vertices: NDArray[np.float64], vertex_weights: NDArray[np.float32], parameters: FieldParameters
+) -> NDArray[np.float32]:
+    """Skinning weights around a mesh: Eq. 4, de-weighting (Eq. 9, 10) and smoothing, (N, N, N, J) float32.
+
+    vertices        (V, 3) metres, the mesh in the pose in question (rest, or posed for Eq. 11)
+    vertex_weights  (V, J) skinning weights of the vertices
+    """
+    p = parameters
+    N, J = p.resolution, vertex_weights.shape[1]
+    points = voxel_centres(N, p.extent).reshape(-1, 3)
+    tree = KDTree(vertices)
+    # Beyond tau the pelvis has all the weight, whatever the neighbours: one cheap query settles those voxels.
+    distance, _ = tree.query(points, k=1, distance_upper_bound=np.nextafter(p.tau, np.inf), workers=-1)
+    near = np.flatnonzero(distance <= p.tau)
+    weights = np.zeros((len(points), J), np.float32)
+    weights[:, PELVIS] = 1.0
+    for first in range(0, len(near), _POINTS_PER_QUERY):
+        rows = near[first : first + _POINTS_PER_QUERY]
+        d, index = tree.query(points[rows], k=np.arange(1, p.k + 1), workers=-1)
+        touching = d[:, 0] == 0.0
+        with np.errstate(divide="ignore"):
+            inverse = 1.0 / d
+        inverse[touching] = np.arange(p.k) == 0
+        inverse /= inverse.sum(1, keepdims=True)
+        alpha = np.maximum((p.tau - d[:, :1]) / (p.tau + d[:, :1]), 0.0) ** p.s
+        ends = np.arange(len(rows) + 1) * p.k
+        neighbours = csr_array((inverse.ravel(), index.ravel(), ends), shape=(len(rows), len(vertices)))
+        blended = alpha * (neighbours @ vertex_weights.astype(np.float64))
+        blended[:, PELVIS] += 1.0 - alpha[:, 0]
+        weights[rows] = blended
+    if p.smoothing_steps:
+        weights = _smooth(weights, near, N, p.smoothing_steps)
+    return weights.reshape(N, N, N, J)
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _smooth_step(rows, N, old, new):  # type: ignore[no-untyped-def]
+    """One Jacobi step w <- 0.7 w + 0.3 mean of the 6 neighbours at ``rows``, renormalised; float32 (V, J)."""
+    J = old.shape[1]
+    keep, take = np.float32(1.0 - RELAXATION), np.float32(RELAXATION / 6.0)
+    for n in range(len(rows)):
+        v = rows[n]
+        total = np.float32(0.0)
+        for j in range(J):
+            around = old[v - 1, j] + old[v + 1, j] + old[v - N, j] + old[v + N, j]
+            around += old[v - N * N, j] + old[v + N * N, j]
+            value = keep * old[v, j] + take * around
+            new[v, j] = value
+            total += value
+        scale = np.float32(1.0) / total
+        for j in range(J):
+            new[v, j] *= scale
+
+
+def _smooth(weights: NDArray[np.float32], near: NDArray[np.intp], N: int, steps: int) -> NDArray[np.float32]:
+    """Laplace smoothing of interior voxels; voxels farther than tau (not ``near``) stay with the pelvis after each step."""
+    ijk = np.stack(np.unravel_index(near, (N, N, N)), -1)
+    rows = near[((ijk > 0) & (ijk < N - 1)).all(1)].astype(np.int64)
+    old, new = weights, weights.copy()
+    threads = default_threads()
+    pieces = np.array_split(rows, 4 * threads)
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(steps):
+            step = (old, new)
+            list(pool.map(lambda piece, step=step: _smooth_step(piece, N, *step), pieces))
+            old, new = new, old
+    return old
+
+
+def _sparse_weights(
+    body: Body, p: FieldParameters
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+    """offset, joint, weight of ``VoxelField``: weights below 1e-6 dropped, rows renormalised."""
+    V = p.resolution**3
+    if not p.canonicalize:
+        return np.arange(V + 1), np.full(V, PELVIS, np.int32), np.ones(V, np.float32)
+    weights = extend_weights(body.rest_vertices, body.weights, p).reshape(V, -1)
+    weights[weights < SPARSIFY_BELOW] = 0.0
+    weights /= weights.sum(1, keepdims=True)
+    voxel, joint = np.nonzero(weights)
+    offset = np.concatenate([[0], np.cumsum(np.bincount(voxel, minlength=V))]).astype(np.int64)
+    return offset, joint.astype(np.int32), weights[voxel, joint]
+
+
+def cache_folder() -> Path:
+    """Where fields are kept: CHORUS_CACHE, or the platform's cache folder."""
+    chosen = os.environ.get("CHORUS_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("chorus-hoi", appauthor=False))
+
+
+def _cached(name: str, use_cache: bool, make: Any) -> Any:
+    """The arrays kept under ``name``, or made and kept. Two processes may race: each renames a whole file into place."""
+    if not use_cache:
+        return make()
+    path = cache_folder() / "fields" / f"{name}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return kept["offset"], kept["joint"], kept["weight"]
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # a damaged cache costs time, never a wrong result: whatever is wrong, make it anew
+        log.warning("field cache %s could not be read (%s); making it anew", path, error)
+    arrays = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            np.savez(file, offset=arrays[0], joint=arrays[1], weight=arrays[2])
+        os.replace(file.name, path)
+    except OSError as error:
+        log.warning("field not cached in %s: %s", path.parent, error)
+    return arrays

@@ -1,0 +1,62 @@
+"""What a store holds, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chorus.store.reader import open_store
+from chorus.store.schema import CODED, FORMAT_VERSION, STORE_JSON
+
+
+def store_info(path: str | Path) -> dict[str, Any]:
+    """Contents and size of the store at ``path``, ready for JSON; digests are not checked.
+
+    path, version, category, num_joints, body_hash, person_masks, id, provenance; software: who wrote how many shards
+    images           rows in all          by_status, by_prompt, by_view   rows of each
+    shards           shards in all        bytes                           of all files of the store
+    bytes_per_image  mean over all rows of: masks (words, boxes, offsets), person_masks, poses, cameras, scores, rest
+                     (keys, codes, vocabularies, HDF5's own), and total
+
+    Raises StoreError where the store's structure is damaged.
+    """
+    store = open_store(path, verify=False)
+    counts: dict[str, Counter[str]] = {column: Counter() for column in CODED}
+    parts: Counter[str] = Counter()
+    software: Counter[str] = Counter()
+    groups = {"mask": "masks", "person_mask": "person_masks", "pose": "poses", "camera": "cameras", "score": "scores"}
+    for shard in store.shards:
+        software[str(shard.provenance.get("software"))] += 1
+        for column, array in CODED.items():
+            words = shard.vocabulary(column).tolist()
+            numbers = np.bincount(shard.array(array), minlength=len(words)).tolist()
+            counts[column].update({word: number for word, number in zip(words, numbers, strict=True) if number})
+        parts["total"] += shard.nbytes
+        for name, where in shard.arrays.items():
+            group = groups.get(name.partition("/")[0])
+            if group:
+                parts[group] += where.nbytes
+    kinds = (*groups.values(), "rest", "total")
+    parts["rest"] = parts["total"] - sum(parts[group] for group in groups.values())
+    n = len(store)
+    return {
+        "path": str(store.path),
+        "version": FORMAT_VERSION,
+        "category": store.category,
+        "num_joints": store.num_joints,
+        "body_hash": store.body_hash,
+        "person_masks": store.has_person_masks,
+        "id": store.id,
+        "provenance": store.provenance,
+        "software": dict(software),
+        "images": n,
+        "by_status": dict(counts["status"].most_common()),
+        "by_prompt": dict(counts["prompt"].most_common()),
+        "by_view": dict(counts["view"].most_common()),
+        "shards": len(store.shards),
+        "bytes": parts["total"] + (store.path / STORE_JSON).stat().st_size,
+        "bytes_per_image": {kind: round(parts[kind] / n, 1) if n else 0.0 for kind in kinds},
+    }

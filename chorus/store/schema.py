@@ -1,0 +1,204 @@
+"""What a store consists of: names, types and shapes of its arrays, digests, ``store.json`` (docs/store-format.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.errors import StoreError
+
+FORMAT_VERSION = 1
+"""Version of the format that this library writes and the only one it reads."""
+
+STORE_FORMAT = "chorus-store"
+SHARD_FORMAT = "chorus-shard"
+STORE_JSON = "store.json"
+SHARDS = "shards"
+SHARD_SUFFIX = ".h5"
+PART_SUFFIX = ".part"
+"""Ends the names of files still being written; readers never look at them."""
+
+COMPLETE = "complete"
+"""The status of an image that has everything; code 0 of every shard's status vocabulary."""
+
+ALIGNMENT = 64
+"""Arrays start at multiples of this many bytes of the file: a cache line, and enough for any vector load."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Type and shape of one array: ``dtype`` "S" is any width of bytes; in ``shape`` n is the images of the shard and J
+    the joints of the store, "n+1" one more than n, and any other name a length of its own."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+    required: bool = True
+
+
+DATASETS: dict[str, Spec] = {
+    "image/key": Spec("S", ("n",)),
+    "image/size": Spec("<i4", ("n", 2)),
+    "image/prompt": Spec("<i4", ("n",)),
+    "image/view": Spec("<i4", ("n",)),
+    "image/estimator": Spec("<i4", ("n",)),
+    "image/seed": Spec("<i8", ("n",)),
+    "image/weight": Spec("|u1", ("n",), required=False),
+    "camera/R": Spec("<f4", ("n", 3, 3)),
+    "camera/t": Spec("<f4", ("n", 3)),
+    "camera/K": Spec("<f4", ("n", 3, 3)),
+    "camera/residual_px": Spec("<f4", ("n",)),
+    "pose/axis_angle": Spec("<f4", ("n", "J", 3)),
+    "pose/betas": Spec("<f4", ("n", "B"), required=False),
+    "mask/box": Spec("<i4", ("n", 4)),
+    "mask/offset": Spec("<i8", ("n+1",)),
+    "mask/words": Spec("<u4", ("total",)),
+    "person_mask/box": Spec("<i4", ("n", 4), required=False),
+    "person_mask/offset": Spec("<i8", ("n+1",), required=False),
+    "person_mask/words": Spec("<u4", ("total_person",), required=False),
+    "status": Spec("|u1", ("n",)),
+    "vocab/prompt": Spec("S", ("prompts",)),
+    "vocab/view": Spec("S", ("views",)),
+    "vocab/estimator": Spec("S", ("estimators",)),
+    "vocab/status": Spec("S", ("statuses",)),
+}
+"""The arrays of a shard; besides them score/<name>, see ``spec_of``."""
+
+CODED = {"prompt": "image/prompt", "view": "image/view", "estimator": "image/estimator", "status": "status"}
+"""Columns that are codes into the vocabulary vocab/<column>, and the arrays with the codes."""
+
+NO_SEED = -1
+"""The seed of an image that has none."""
+
+
+def spec_of(name: str, ndim: int) -> Spec | None:
+    """The Spec of an array by name; ``ndim`` tells scores of one number (n,) from those of several (n, k)."""
+    if name.startswith("score/"):
+        return Spec("<f4", ("n",) if ndim < 2 else ("n", "k"), required=False)
+    return DATASETS.get(name)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a store: the shard's file name (or store.json), the array ("" for the whole), and what."""
+
+    shard: str
+    dataset: str
+    what: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.shard, self.dataset, self.what) if part)
+
+
+def digest(array: NDArray[Any]) -> str:
+    """sha256 in hexadecimal of an array: "<dtype.str> <shape, comma separated>\\n", then its bytes in C order."""
+    sha = hashlib.sha256(f"{array.dtype.str} {','.join(map(str, array.shape))}\n".encode("ascii"))
+    sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
+
+
+def shard_digest(header: bytes, digests: Mapping[str, str]) -> str:
+    """sha256 in hexadecimal of a shard: its header and a newline, then "<name> <sha256>\\n" of each array by name."""
+    sha = hashlib.sha256(header + b"\n")
+    for name in sorted(digests):
+        sha.update(f"{name} {digests[name]}\n".encode())
+    return sha.hexdigest()
+
+
+def store_digest(shards: Iterable[str]) -> str:
+    """A store's identity: sha256 in hexadecimal over its shards' digests, sorted, a newline after each."""
+    return hashlib.sha256("".join(f"{d}\n" for d in sorted(shards)).encode("ascii")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a store and each of its shards say about themselves, and must agree on.
+
+    category      the object, as in "surfboard"
+    num_joints    joints J of the poses
+    body_hash     hash of the body that the cameras were fitted with, or None
+    person_masks  whether masks of the person are kept beside those of the object
+    """
+
+    category: str
+    num_joints: int
+    body_hash: str | None
+    person_masks: bool
+
+    def fields(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "category": self.category,
+            "num_joints": self.num_joints,
+            "body_hash": self.body_hash,
+            "person_masks": self.person_masks,
+        }
+
+    def difference(self, other: Header) -> str | None:
+        """The first field in which ``other`` differs, in words, or None."""
+        mine, others = self.fields(), other.fields()
+        for name, value in mine.items():
+            if others[name] != value:
+                return f"{name}: expected {value!r}, got {others[name]!r}"
+        return None
+
+
+def parse_header(text: bytes, format_name: str, where: str) -> tuple[Header, dict[str, Any]]:
+    """The Header in a store.json or in a shard's header, and all its fields; StoreError says ``where`` it is broken."""
+    try:
+        fields = json.loads(text.decode("utf-8"))
+    except ValueError as error:  # both bad UTF-8 and bad JSON
+        raise StoreError(f"{where}: expected JSON, got {text[:40]!r} ({error})") from None
+    if not isinstance(fields, dict) or fields.get("format") != format_name:
+        raise StoreError(f"{where}: expected a JSON object with format {format_name!r}, got {text[:60]!r}")
+    version = fields.get("version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise StoreError(f"{where}: expected version {FORMAT_VERSION}, got {version!r}")
+    category, joints, body = fields.get("category"), fields.get("num_joints"), fields.get("body_hash")
+    person = fields.get("person_masks")
+    for name, value, fits, wanted in (
+        ("category", category, isinstance(category, str) and category != "", "a word"),
+        ("num_joints", joints, type(joints) is int and joints > 0, "a positive integer"),
+        ("body_hash", body, body is None or isinstance(body, str), "a string or null"),
+        ("person_masks", person, isinstance(person, bool), "true or false"),
+    ):
+        if not fits:
+            raise StoreError(f"{where}: {name}: expected {wanted}, got {value!r}")
+    return Header(str(category), int(fields["num_joints"]), body, bool(person)), fields
+
+
+def read_store_json(root: Path) -> tuple[Header, dict[str, Any]]:
+    """``store.json`` of the store at ``root``; StoreError where it is missing, broken or of another version."""
+    path = root / STORE_JSON
+    if not root.is_dir():
+        raise StoreError(f"path: expected a store (a folder with {STORE_JSON}), got {str(root)!r}, which is no folder")
+    if not is_plain(path, stat.S_ISREG):
+        raise StoreError(f"path: expected a store, got {str(root)!r}, which has no {STORE_JSON} of its own")
+    return parse_header(path.read_bytes(), STORE_FORMAT, str(path))
+
+
+def is_plain(path: Path, kind: Any) -> bool:
+    """Whether ``path`` itself, no link followed, is of a ``kind`` (stat.S_ISREG, stat.S_ISDIR)."""
+    try:
+        return bool(kind(path.lstat().st_mode))
+    except FileNotFoundError:
+        return False
+
+
+def shard_paths(root: Path) -> list[Path]:
+    """The files shards/*.h5 of a store, by name. StoreError for a link: a store never reaches outside its folder."""
+    folder = root / SHARDS
+    if not is_plain(folder, stat.S_ISDIR):
+        raise StoreError(f"{folder}: expected a folder, no link, with the store's shards")
+    paths = sorted(p for p in folder.iterdir() if p.name.endswith(SHARD_SUFFIX))
+    for path in paths:
+        if not is_plain(path, stat.S_ISREG):
+            raise StoreError(f"{path}: expected a regular file, got a link or a folder")
+    return paths

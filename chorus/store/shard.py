@@ -1,0 +1,173 @@
+"""One shard of a store: where its arrays lie in the file, and memory-mapped views of them."""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.errors import StoreError
+from chorus.kernels.masks import PackedMasks
+from chorus.store.schema import SHARD_FORMAT, Header, parse_header, shard_digest
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where an array lies: ``offset`` bytes into the file (0 for one without elements), and its recorded sha256."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+    sha256: str
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+@dataclass(eq=False)
+class Shard:
+    """A shard's header and the places of its arrays. Holds neither the file nor any array in memory.
+
+    path       the file
+    header     what it shares with its store
+    images     the number of images that its header tells
+    provenance who wrote it
+    arrays     name -> Location of every array, such as "mask/words"
+    sha256     digest of the shard
+    nbytes     size of the file
+    """
+
+    path: Path
+    header: Header
+    images: int
+    provenance: dict[str, Any]
+    arrays: dict[str, Location]
+    sha256: str
+    nbytes: int
+    _mapping: weakref.ref[mmap.mmap] | None = field(default=None, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_mapping": None}  # another process makes its own
+
+    @classmethod
+    def read(cls, path: Path) -> Shard:
+        """Read the header and the places of the arrays.
+
+        StoreError, naming the shard and the array, for a file that is no shard, of another version or cut short, for an
+        array that cannot be memory-mapped or lacks its digest, and where the shard's own digest is not that of its
+        header and its arrays' digests. The arrays' bytes are not looked at.
+        """
+        nbytes = path.stat().st_size
+        try:
+            # The files never change once they have their name, so HDF5's own locks would only exclude read-only media.
+            with h5py.File(path, "r", locking=False) as file:
+                header = _text(file, "header", str(path))
+                recorded = _text(file, "sha256", str(path)).decode("ascii", "replace")
+                parsed, fields = parse_header(header, SHARD_FORMAT, str(path))
+                arrays: dict[str, Location] = {}
+
+                def visit(name: str, item: Any) -> None:  # meets hard links only: nothing outside this file
+                    if isinstance(item, h5py.Dataset):
+                        arrays[name] = _locate(item, f"{path}: {name}", nbytes)
+
+                file.visititems(visit)
+        except StoreError:
+            raise
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # whatever h5py makes of damage
+            raise StoreError(f"{path}: expected a shard of a store, got a damaged or truncated one ({error})") from None
+        actual = shard_digest(header, {name: array.sha256 for name, array in arrays.items()})
+        if actual != recorded:
+            raise StoreError(
+                f"{path}: sha256 of the shard: expected {recorded}, as it records, got {actual} "
+                "from its header and its arrays' digests"
+            )
+        images, provenance = fields.get("images"), fields.get("provenance")
+        if type(images) is not int or images < 1:
+            raise StoreError(f"{path}: images: expected a positive integer, got {images!r}")
+        return cls(path, parsed, images, provenance if isinstance(provenance, dict) else {}, arrays, actual, nbytes)
+
+    def __len__(self) -> int:
+        return self.images
+
+    def array(self, name: str) -> NDArray[Any]:
+        """An array of the shard, memory-mapped and read-only.
+
+        The mapping lives as long as an array of it does: a store of thousands of shards keeps no file open.
+        """
+        where = self.arrays[name]
+        if where.nbytes == 0:
+            return np.zeros(where.shape, where.dtype)
+        mapping = None if self._mapping is None else self._mapping()
+        if mapping is None:
+            try:
+                with self.path.open("rb") as file:
+                    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise StoreError(f"{self.path}: expected the shard that was there when opened, got {error}") from None
+            if len(mapping) != self.nbytes:
+                raise StoreError(f"{self.path}: expected {self.nbytes} bytes as when opened, got {len(mapping)}")
+            self._mapping = weakref.ref(mapping)
+        count = int(np.prod(where.shape, dtype=np.int64))
+        return np.frombuffer(mapping, where.dtype, count, where.offset).reshape(where.shape)
+
+    def masks(self, group: str = "mask") -> PackedMasks:
+        """The object's ("mask") or the person's ("person_mask") masks of all rows, memory-mapped."""
+        return PackedMasks(
+            self.array("image/size"),
+            self.array(f"{group}/box"),
+            self.array(f"{group}/offset")[:-1],
+            self.array(f"{group}/words"),
+        )
+
+    def vocabulary(self, column: str) -> NDArray[np.str_]:
+        """The strings that the codes of a column ("prompt", "view", "estimator", "status") stand for."""
+        strings: NDArray[np.str_] = np.char.decode(self.array(f"vocab/{column}"), "utf-8")
+        return strings
+
+    def tails(self) -> dict[str, tuple[int, ...]]:
+        """The shapes, without the first axis, of the arrays that may have any but must agree in a store."""
+        return {
+            name: where.shape[1:]
+            for name, where in self.arrays.items()
+            if name == "pose/betas" or name.startswith("score/")
+        }
+
+    def has_camera(self) -> NDArray[np.bool_]:
+        """(n,) bool: rows that have a mask, a pose and a camera; the others are rejected images."""
+        has_camera: NDArray[np.bool_] = ~np.isnan(self.array("camera/R")[:, 0, 0])
+        return has_camera
+
+
+def _text(item: Any, name: str, where: str) -> bytes:
+    value = item.attrs.get(name)
+    if not isinstance(value, bytes):
+        raise StoreError(f"{where}: expected an attribute {name!r} of fixed-length text, got {value!r}")
+    return bytes(value)
+
+
+def _locate(dataset: Any, where: str, file_size: int) -> Location:
+    created = dataset.id.get_create_plist()
+    if created.get_layout() != h5py.h5d.CONTIGUOUS or created.get_external_count():
+        raise StoreError(f"{where}: expected a contiguous, uncompressed array in the shard itself")
+    dtype = np.dtype(dataset.dtype)
+    if dtype.hasobject or dtype.fields is not None or not isinstance(dataset.shape, tuple):
+        raise StoreError(f"{where}: expected an array of numbers or fixed-width bytes, got {dtype}")
+    location = Location(dtype, dataset.shape, dataset.id.get_offset() or 0, _text(dataset, "sha256", where).decode())
+    if location.nbytes and location.offset == 0:
+        raise StoreError(f"{where}: expected {location.nbytes} bytes in the file, got none")
+    if location.offset + location.nbytes > file_size:
+        raise StoreError(
+            f"{where}: expected bytes {location.offset} to {location.offset + location.nbytes}, "
+            f"but the file is truncated at {file_size}"
+        )
+    alignment = 1 if dtype.kind == "S" else dtype.itemsize
+    if location.offset % alignment:
+        raise StoreError(f"{where}: expected an offset that is a multiple of {alignment}, got {location.offset}")
+    return location

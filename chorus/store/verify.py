@@ -1,0 +1,278 @@
+"""Checks of shards and stores: structure, digests, values, the bits of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.camera import Cameras
+from chorus.errors import InputError, StoreError
+from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK, PackedMasks, words_in_box
+from chorus.store.schema import (
+    CODED,
+    COMPLETE,
+    DATASETS,
+    Header,
+    Problem,
+    digest,
+    read_store_json,
+    shard_paths,
+    spec_of,
+)
+from chorus.store.shard import Shard
+
+_BLOCKS_AT_ONCE = 1 << 15  # 1 MiB of words, and some ten times that for the work on them
+
+
+def verify_store(path: str | Path) -> list[Problem]:
+    """Read everything in the store at ``path`` and say what is wrong with it; an empty list if nothing is.
+
+    Checked are store.json, the structure of every shard, the digests of its arrays, keys (unique in the whole store),
+    cameras and poses (finite, rotations, positive focal lengths), and every mask bit by bit: none set outside its box,
+    one at least in each of the box's outermost rows and columns. Problems are returned, never raised.
+    """
+    root = Path(path)
+    try:
+        header, _ = read_store_json(root)
+        paths = shard_paths(root)
+    except StoreError as error:
+        return [Problem("", "", str(error))]
+    problems: list[Problem] = []
+    whole: list[Shard] = []
+    for file in paths:
+        try:
+            shard = Shard.read(file)
+        except StoreError as error:
+            problems.append(Problem(file.name, "", str(error)))
+            continue
+        found = list(structure_problems(shard, header))
+        if not found:
+            whole.append(shard)
+            found += content_problems(shard)
+            found += [problem for group in mask_groups(shard) for problem in bit_problems(shard, group)]
+        else:  # a digest tells damage from a wrong writer
+            found += digest_problems(shard)
+        problems += found
+    problems += ragged_columns(whole)
+    problems += duplicate_keys(whole)
+    return problems
+
+
+def mask_groups(shard: Shard) -> tuple[str, ...]:
+    """The groups of arrays that hold masks: "mask", and "person_mask" where the store keeps those."""
+    return ("mask", "person_mask") if shard.header.person_masks else ("mask",)
+
+
+def structure_problems(shard: Shard, header: Header) -> Iterator[Problem]:
+    """Problems of a shard's structure, the first of each kind: a header other than its store's, arrays missing or of
+    another type or shape, offsets that do not increase with the boxes, boxes outside their images, unknown codes,
+    images called complete without a camera. Reads the small arrays only, and no words."""
+    name = shard.path.name
+    difference = header.difference(shard.header)
+    if difference:
+        yield Problem(name, "", f"other than the store's: {difference}")
+        return
+    shapes_fit = True
+    for what in _shape_problems(shard):
+        shapes_fit = False
+        yield what
+    if not shapes_fit:
+        return
+    for column, array in CODED.items():
+        codes, last = shard.array(array), len(shard.array(f"vocab/{column}")) - 1
+        bad = np.flatnonzero((codes < 0) | (codes > last))
+        if bad.size:
+            yield Problem(name, array, f"expected codes from 0 to {last}, got {codes[bad[0]]} in row {bad[0]}")
+        try:
+            shard.vocabulary(column)
+        except UnicodeDecodeError as error:
+            yield Problem(name, f"vocab/{column}", f"expected UTF-8 ({error})")
+    statuses = shard.array("vocab/status")
+    if statuses[:1].tolist() != [COMPLETE.encode()]:
+        yield Problem(name, "vocab/status", f"expected {COMPLETE!r} first, got {statuses[:1].tolist()}")
+    keys = shard.array("image/key")
+    if (keys == b"").any():
+        yield Problem(name, "image/key", f"expected names, got an empty one in row {np.flatnonzero(keys == b'')[0]}")
+    has_camera = shard.has_camera()
+    bad = np.flatnonzero(~has_camera & (shard.array("status") == 0))
+    if bad.size:
+        yield Problem(name, "camera/R", f"expected a camera of the complete image {keys[bad[0]]!r}, got NaN")
+    size = shard.array("image/size")
+    bad = np.flatnonzero((size < has_camera[:, None]).any(1))  # 0 x 0 stands for unknown where there is no camera
+    if bad.size:
+        yield Problem(name, "image/size", f"expected a positive height and width, got {size[bad[0]]} in row {bad[0]}")
+    for group in mask_groups(shard):
+        yield from _box_problems(shard, group, size, has_camera)
+
+
+def _shape_problems(shard: Shard) -> Iterator[Problem]:
+    name, n = shard.path.name, len(shard)
+    lengths: dict[int | str, int] = {"n": n, "n+1": n + 1, "J": shard.header.num_joints}
+    for dataset, spec in DATASETS.items():
+        group = dataset.partition("/")[0]
+        required = spec.required or (group == "person_mask" and shard.header.person_masks)
+        if required and dataset not in shard.arrays:
+            yield Problem(name, dataset, "expected in every shard, but missing")
+    for dataset, have in shard.arrays.items():
+        wanted = spec_of(dataset, len(have.shape))
+        if wanted is None:
+            continue  # an addition of another writer; its digest is checked all the same
+        if have.dtype.kind != "S" if wanted.dtype == "S" else have.dtype != np.dtype(wanted.dtype):
+            yield Problem(name, dataset, f"expected dtype {wanted.dtype}, got {have.dtype.str}")
+        shape = tuple(lengths.get(length, length) for length in wanted.shape)
+        if len(shape) != len(have.shape) or any(
+            want != got for want, got in zip(shape, have.shape, strict=True) if isinstance(want, int)
+        ):
+            shown = "(" + ", ".join(map(str, shape)) + ")"
+            yield Problem(name, dataset, f"expected shape {shown}, got {have.shape}")
+
+
+def _box_problems(
+    shard: Shard, group: str, size: NDArray[np.int32], has_camera: NDArray[np.bool_]
+) -> Iterator[Problem]:
+    name, box, offset = shard.path.name, shard.array(f"{group}/box"), shard.array(f"{group}/offset")
+    total = shard.arrays[f"{group}/words"].shape[0]
+    inside = (box[:, :2] >= 0).all(1) & (box[:, 2:] > box[:, :2]).all(1)
+    inside &= (box[:, 2] <= size[:, 1]) & (box[:, 3] <= size[:, 0]) & has_camera
+    bad = np.flatnonzero(~(inside | (box == 0).all(1)))
+    if bad.size:
+        row = bad[0]
+        yield Problem(
+            name,
+            f"{group}/box",
+            "expected 0 <= x0 < x1 <= W and 0 <= y0 < y1 <= H, or all zeros (always without a camera); "
+            f"got {box[row].tolist()} for height, width {size[row].tolist()} in row {row}",
+        )
+        return
+    counts = words_in_box(box)
+    bad = np.flatnonzero(np.diff(offset) != counts)
+    if bad.size:
+        row = bad[0]
+        yield Problem(
+            name,
+            f"{group}/offset",
+            f"expected offsets that increase by the words in each box: from {offset[row]} by {counts[row]}, "
+            f"got {offset[row + 1]} after row {row}",
+        )
+    elif offset[0] != 0 or offset[-1] != total:
+        yield Problem(
+            name, f"{group}/offset", f"expected 0 to {total}, the number of words, got {offset[0]} to {offset[-1]}"
+        )
+
+
+def digest_problems(shard: Shard) -> Iterator[Problem]:
+    """Arrays of a shard whose bytes are not those that its digests were made from. Reads everything."""
+    for dataset, recorded in shard.arrays.items():
+        actual = digest(shard.array(dataset))
+        if actual != recorded.sha256:
+            yield Problem(shard.path.name, dataset, f"damaged: expected sha256 {recorded.sha256}, got {actual}")
+
+
+def content_problems(shard: Shard) -> Iterator[Problem]:
+    """Damaged arrays, or in sound ones what a wrong writer put there: cameras and poses that are none."""
+    damaged = list(digest_problems(shard))
+    yield from damaged
+    if damaged:
+        return
+    rows = np.flatnonzero(shard.has_camera())
+    camera = {name: shard.array(f"camera/{name}")[rows] for name in ("R", "t", "K")}
+    try:
+        Cameras(camera["R"], camera["t"], camera["K"], shard.array("image/size")[rows])
+    except InputError as error:
+        yield Problem(shard.path.name, "camera", f"{error} (of the rows with a camera)")
+    poses = shard.array("pose/axis_angle")[rows]
+    bad = np.flatnonzero(~np.isfinite(poses).all((1, 2)) | poses[:, 0].any(1))
+    if bad.size:
+        what = "expected finite numbers and a zero global orientation (joint 0)"
+        yield Problem(shard.path.name, "pose/axis_angle", f"{what}, not so in row {rows[bad[0]]}")
+
+
+def duplicate_keys(shards: Sequence[Shard]) -> Iterator[Problem]:
+    """The first key of each shard that is also in an earlier row of the store: an image that would vote twice."""
+    if not shards:
+        return
+    keys = np.concatenate([shard.array("image/key") for shard in shards])
+    order = np.argsort(keys, kind="stable")
+    again = order[1:][keys[order[1:]] == keys[order[:-1]]]
+    ends = np.cumsum([len(shard) for shard in shards])
+    again = np.sort(again)
+    holders, first = np.unique(np.searchsorted(ends, again, "right"), return_index=True)
+    for holder, row in zip(holders, again[first], strict=True):
+        yield Problem(
+            shards[holder].path.name, "image/key", f"expected each key once in a store, got {keys[row]!r} again"
+        )
+
+
+def ragged_columns(shards: Sequence[Shard]) -> Iterator[Problem]:
+    """Betas or scores that have another number of columns than in an earlier shard."""
+    tails: dict[str, tuple[int, ...]] = {}
+    for shard in shards:
+        for name, tail in shard.tails().items():
+            if tails.setdefault(name, tail) != tail:
+                what = f"expected shape {('n', *tails[name])} as in earlier shards, got {('n', *tail)}"
+                yield Problem(shard.path.name, name, what)
+
+
+def bit_problems(shard: Shard, group: str) -> Iterator[Problem]:
+    """The first masks with bits outside their box, or with a box larger than need be. Reads all words."""
+    stray, loose = loose_masks(shard.masks(group))
+    for rows, dataset, what in (
+        (stray, f"{group}/words", "expected no pixel outside the mask's box, got some"),
+        (loose, f"{group}/box", "expected a pixel in each outermost row and column of the box, got none"),
+    ):
+        if rows.size:
+            yield Problem(shard.path.name, dataset, f"{what} in row {rows[0]} ({rows.size} rows)")
+
+
+def loose_masks(masks: PackedMasks) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows of masks with bits set outside their box, and rows whose box is not exact. Boxes must be inside images."""
+    blocks = words_in_box(masks.box) // WORDS_PER_BLOCK
+    ends = np.cumsum(blocks)
+    stray: list[NDArray[np.intp]] = [np.zeros(0, np.intp)]
+    loose: list[NDArray[np.intp]] = [np.zeros(0, np.intp)]
+    first = 0
+    while first < len(masks):
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + _BLOCKS_AT_ONCE, "right")))
+        outside, inexact = _loose(masks[first:last], blocks[first:last])
+        stray.append(outside + first)
+        loose.append(inexact + first)
+        first = last
+    return np.concatenate(stray), np.concatenate(loose)
+
+
+def _loose(masks: PackedMasks, blocks: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    n = len(masks)
+    mask = np.repeat(np.arange(n), blocks)  # the mask of each block
+    within = np.arange(len(mask)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
+    x0, y0, x1, y1 = masks.box.T.astype(np.int64)
+    across = -(-x1 // BLOCK) - x0 // BLOCK
+    column, row = x0[mask] // BLOCK + within % across[mask], y0[mask] // BLOCK + within // across[mask]
+    words = masks.words[(masks.start[mask] + within * WORDS_PER_BLOCK)[:, None] + np.arange(WORDS_PER_BLOCK)]
+    lines = words.astype("<u4", copy=False).view("<u2")  # one 16-bit number per row of a block
+    bits_of = {
+        "x": np.bitwise_or.reduce(lines, axis=1).astype(np.int64),
+        "y": np.packbits(lines != 0, axis=1, bitorder="little").view("<u2")[:, 0].astype(np.int64),
+    }
+    stray = np.zeros(n, np.bool_)
+    tight = np.ones(n, np.bool_)
+    for bits, cell, low, high in ((bits_of["x"], column, x0, x1), (bits_of["y"], row, y0, y1)):
+        start = np.clip(low[mask] - BLOCK * cell, 0, BLOCK)
+        stop = np.clip(high[mask] - BLOCK * cell, 0, BLOCK)
+        allowed = (1 << stop) - (1 << start)
+        stray[mask[(bits & ~allowed) != 0]] = True
+        for edge in (low, high - 1):
+            touched = np.zeros(n, np.bool_)
+            touched[mask[(cell == edge[mask] // BLOCK) & (bits >> (edge[mask] % BLOCK) & 1 != 0)]] = True
+            tight &= touched
+    return np.flatnonzero(stray), np.flatnonzero(~tight & (blocks > 0))
+
+
+def raise_first(problems: Iterator[Problem], root: Path) -> None:
+    """StoreError with the first problem, if there is one."""
+    for problem in problems:
+        raise StoreError(f"{root}: {problem}")
+

@@ -1,0 +1,339 @@
+"""Writing stores: rows are collected and committed shard by shard, each whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import stat
+import uuid
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from chorus.errors import InputError, StoreError
+from chorus.images import ImageBatch
+from chorus.kernels.masks import PackedMasks
+from chorus.store.durable import exclusive_lock, fsync_path, publish, remove_leftovers
+from chorus.store.schema import (
+    ALIGNMENT,
+    FORMAT_VERSION,
+    PART_SUFFIX,
+    SHARD_FORMAT,
+    SHARD_SUFFIX,
+    SHARDS,
+    STORE_FORMAT,
+    STORE_JSON,
+    Header,
+    digest,
+    is_plain,
+    read_store_json,
+    shard_digest,
+    shard_paths,
+)
+from chorus.store.shard import Shard
+from chorus.store.table import Rows, joined, rejected_rows, rows_of_batch, tails
+
+LOCK = ".lock"
+
+
+class StoreWriter:
+    """Append images to a store, creating it where there is none. A context manager; not for use by two threads at once.
+
+    path          the store's folder
+    category      the object, as in "surfboard"
+    num_joints    joints J of the poses
+    body_hash     hash of the body that the cameras were fitted with; None: unknown, or that of the store when reopened
+    provenance    anything that JSON can hold (parameters, command line), kept in every shard that this writer makes
+    shard_size    images per shard; what a crash can lose
+    person_masks  whether masks of the person are kept too; then every ``append`` brings them
+
+    Rows are kept in memory until there are ``shard_size`` of them or ``flush`` or ``close`` is called; then they are
+    committed: written under a temporary name, fsynced, renamed, the folder fsynced. Leaving the with-block normally
+    commits the rest; leaving it by an exception drops the rows not yet committed. Any number of processes may write to
+    one store; they take turns at committing. ``keys`` tells what is committed, so that a caller can resume there.
+
+    Raises StoreError where the store is of another category, number of joints, body or version, is damaged, or ``path``
+    is a folder with other things in it; OSError where the system refuses.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        category: str,
+        num_joints: int = 24,
+        body_hash: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        shard_size: int = 4096,
+        person_masks: bool = False,
+    ) -> None:
+        if not isinstance(category, str) or not category:
+            raise InputError(f"category: expected a word, got {category!r}")
+        for name, value in (("num_joints", num_joints), ("shard_size", shard_size)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise InputError(f"{name}: expected a positive integer, got {value!r}")
+        self.path = Path(path)
+        self.shard_size = int(shard_size)
+        self._provenance = _provenance(provenance)
+        self._header = Header(category, int(num_joints), body_hash, bool(person_masks))
+        self._pending: list[Rows] = []
+        self._pending_keys: set[bytes] = set()
+        self._committed: set[bytes] = set()
+        self._shards: set[str] = set()
+        self._tails: dict[str, tuple[int, ...]] = {}
+        self._closed = False
+        self._make_folders()
+        with exclusive_lock(self.path / LOCK):
+            if not is_plain(self.path / STORE_JSON, stat.S_ISREG):
+                self._create()
+            else:
+                self._reopen(body_hash)
+            remove_leftovers(self.path / SHARDS)
+            self._learn_shards()
+
+    def _make_folders(self) -> None:
+        if self.path.exists() and not (self.path / STORE_JSON).exists():
+            ours = (LOCK, SHARDS, STORE_JSON, STORE_JSON + PART_SUFFIX)
+            if not self.path.is_dir():
+                raise StoreError(f"path: expected a folder or a new name, got the file {str(self.path)!r}")
+            others = sorted(p.name for p in self.path.iterdir() if p.name not in ours)
+            if others:
+                raise StoreError(
+                    f"path: expected a store, an empty folder or a new name, got {str(self.path)!r} with {others[0]!r}"
+                )
+        for folder in (self.path, self.path / SHARDS):
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            fsync_path(folder.parent)
+
+    def _create(self) -> None:
+        fields = {
+            "format": STORE_FORMAT,
+            "version": FORMAT_VERSION,
+            **self._header.fields(),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "provenance": self._provenance,
+        }
+        text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+        (self.path / (STORE_JSON + PART_SUFFIX)).unlink(missing_ok=True)  # of a creator that died
+        publish(self.path / STORE_JSON, lambda part: _write_new(part, text.encode()))
+
+    def _reopen(self, body_hash: str | None) -> None:
+        header, _ = read_store_json(self.path)
+        if body_hash is None:
+            self._header = Header(
+                self._header.category, self._header.num_joints, header.body_hash, self._header.person_masks
+            )
+        difference = header.difference(self._header)
+        if difference:
+            raise StoreError(f"{self.path}: cannot append to this store: {difference}")
+
+    def _learn_shards(self) -> None:
+        """Take up the keys of shards that were committed since the last look, by this writer or another."""
+        for path in shard_paths(self.path):
+            if path.name in self._shards:
+                continue
+            shard = Shard.read(path)
+            difference = self._header.difference(shard.header)
+            if difference:
+                raise StoreError(f"{path}: other than the store's: {difference}")
+            for name, tail in shard.tails().items():
+                if self._tails.setdefault(name, tail) != tail:
+                    raise StoreError(f"{path}: {name}: expected shape {('n', *self._tails[name])}, got {('n', *tail)}")
+            keys = shard.array("image/key")
+            if digest(keys) != shard.arrays["image/key"].sha256:
+                raise StoreError(f"{path}: image/key: damaged; its bytes do not fit its sha256")
+            self._committed.update(keys.tolist())
+            self._shards.add(path.name)
+
+    @property
+    def keys(self) -> AbstractSet[bytes]:
+        """Keys committed to the store, as far as this writer knows: at its opening and its commits. A live view."""
+        return self._committed
+
+    def __contains__(self, key: str | bytes) -> bool:
+        """Whether ``key`` is in ``keys``: committed, not merely appended."""
+        return (key.encode("utf-8") if isinstance(key, str) else key) in self._committed
+
+    def append(
+        self,
+        batch: ImageBatch,
+        *,
+        views: Any = None,
+        seeds: Any = None,
+        scores: Mapping[str, Any] | None = None,
+        status: Any = None,
+        betas: Any = None,
+        residual_px: Any = None,
+        estimators: Any = None,
+        person_masks: PackedMasks | None = None,
+    ) -> None:
+        """Add I images that have a mask, a pose and a camera, whether or not a filter rejected them.
+
+        views, estimators  a str for all or (I,) str; "" where not given
+        seeds              (I,) integers, -1 for none
+        scores             name -> (I,) or (I, k) numbers, kept as float32; NaN in rows that bring none of that name
+        status             a str for all or (I,) str: "complete", or the stage that rejected the image
+        betas              (I, B) shape parameters, kept as float32; NaN in rows that bring none
+        residual_px        (I,) mean reprojection distance of the camera fit in pixels; NaN where not given
+        person_masks       the person's masks, of the same sizes, in a store that keeps them
+
+        Raises InputError for arrays that do not fit and for masks with bits outside their box, StoreError for a key
+        that the store, or this writer, already has; then nothing of the batch has been added. Raises as ``flush`` where
+        the batch fills a shard and that cannot be committed; ``keys`` then tells what is there.
+        """
+        self._refuse_closed()
+        rows = rows_of_batch(
+            batch, self._header, views=views, seeds=seeds, scores=scores, status=status, betas=betas,
+            residual_px=residual_px, estimators=estimators, person_masks=person_masks,
+        )  # fmt: skip
+        self._add(rows)
+
+    def append_rejected(
+        self,
+        keys: Any,
+        status: Any,
+        *,
+        prompts: Any = None,
+        views: Any = None,
+        seeds: Any = None,
+        sizes: Any = None,
+        scores: Mapping[str, Any] | None = None,
+        estimators: Any = None,
+    ) -> None:
+        """Add I images that never got a mask, a pose and a camera: rows with the reason, which no vote ever sees.
+
+        keys    (I,) str or bytes          status  a str for all or (I,) str, the reasons; not "complete"
+        sizes   (I, 2) height, width in pixels; 0, 0 where not given        the others as in ``append``
+
+        Their mask is empty and their R, t, K and pose are NaN. Raises as ``append`` does.
+        """
+        self._refuse_closed()
+        rows = rejected_rows(
+            keys, status, self._header, prompts=prompts, views=views, seeds=seeds, sizes=sizes, scores=scores,
+            estimators=estimators,
+        )  # fmt: skip
+        self._add(rows)
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise StoreError(f"{self.path}: expected an open writer, but it has been closed")
+
+    def _add(self, rows: Rows) -> None:
+        keys = rows.arrays["image/key"].tolist()
+        own: set[bytes] = set()
+        for key in keys:
+            if not key:
+                raise InputError("keys: expected names, got an empty one")
+            for place, there in (
+                ("the store", self._committed),
+                ("the shard in the making", self._pending_keys),
+                ("this batch", own),
+            ):
+                if key in there:
+                    raise StoreError(f"keys: expected keys new to the store, but {key!r} is already in {place}")
+            own.add(key)
+        for name, tail in tails(rows).items():
+            if self._tails.get(name, tail) != tail:
+                raise InputError(
+                    f"{name}: expected shape {('I', *self._tails[name])} as in earlier rows, got {('I', *tail)}"
+                )
+        self._tails.update(tails(rows))
+        first = 0
+        while first < len(keys):
+            last = min(len(keys), first + self.shard_size - len(self._pending_keys))
+            self._pending.append(rows.slice(first, last))
+            self._pending_keys.update(keys[first:last])
+            if len(self._pending_keys) == self.shard_size:
+                self.flush()
+            first = last
+
+    def flush(self) -> None:
+        """Commit the rows appended so far as a shard, be it small; none: nothing happens.
+
+        StoreError names a key that another writer has committed in the meantime; none of these rows is committed then.
+        """
+        self._refuse_closed()
+        if not self._pending:
+            return
+        with exclusive_lock(self.path / LOCK):
+            self._learn_shards()
+            clash = sorted(self._pending_keys & self._committed)
+            if clash:
+                raise StoreError(
+                    f"keys: expected keys new to the store, but {clash[0]!r} is already in it: "
+                    f"another writer has committed {len(clash)} of the {len(self._pending_keys)} rows in the meantime"
+                )
+            remove_leftovers(self.path / SHARDS)
+            arrays = joined(self._pending, self._header.person_masks)
+            header = {
+                "format": SHARD_FORMAT,
+                "version": FORMAT_VERSION,
+                "images": len(self._pending_keys),
+                **self._header.fields(),
+                "provenance": self._provenance,
+            }
+            text = json.dumps(header, ensure_ascii=False, sort_keys=True).encode()
+            # The number keeps rows in the order of commits; the rest is unique even where locks do not work.
+            number = 1 + max((int(n.split("-")[0]) for n in self._shards if n.split("-")[0].isdecimal()), default=-1)
+            name = f"{number:08d}-{uuid.uuid4().hex[:16]}{SHARD_SUFFIX}"
+            publish(self.path / SHARDS / name, lambda part: _write_shard(part, text, arrays))
+        self._shards.add(name)
+        self._committed |= self._pending_keys
+        self._forget_pending()
+
+    def _forget_pending(self) -> None:
+        self._pending, self._pending_keys = [], set()
+
+    def close(self) -> None:
+        """Commit the rest and refuse further rows. Again: nothing happens."""
+        if not self._closed:
+            self.flush()
+            self._closed = True
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._forget_pending()
+            self._closed = True
+        self.close()
+
+
+def _provenance(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    import chorus
+
+    provenance = {"software": f"chorus {chorus.__version__}", **(given or {})}
+    try:
+        json.dumps(provenance, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"provenance: expected what JSON can hold, got {given!r} ({error})") from None
+    return provenance
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+
+
+def _write_shard(path: Path, header: bytes, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    digests = {name: digest(array) for name, array in arrays.items()}
+    # Object headers of HDF5 1.8 and later carry checksums, so that damage to metadata is noticed as well.
+    with h5py.File(
+        path, "x", libver=("v108", "v108"), locking=False, alignment_threshold=1, alignment_interval=ALIGNMENT
+    ) as file:
+        file.attrs["header"] = np.bytes_(header)
+        file.attrs["sha256"] = np.bytes_(shard_digest(header, digests))
+        for name, array in arrays.items():
+            dataset = file.create_dataset(name, data=array, track_times=False)
+            dataset.attrs["sha256"] = np.bytes_(digests[name])

@@ -1,0 +1,139 @@
+"""What every vote kernel takes: plain torch tensors on one device, nothing of stores, prompts or body files.
+
+The contract, the same for every backend::
+
+    count_votes(field, images, group, weight=None, *, num_groups) -> (num, den)
+
+``num[g, v]`` is how many images of group g have voxel v on the mask, ``den[g, v]`` how many have it inside the image
+(each image counted ``weight`` times), int32 of shape (G, V). For image k and voxel centre x (Eq. 5, 6)::
+
+    x_k    = sum_j w_j(x) B_j(theta_k) x            B_j = A_j(zero -> theta) A_j(zero -> rest)^-1
+    (u, v) = (K (R x_k + t))[:2] / z                 pixel (column, row) = (floor u, floor v)
+
+and the voxel counts in ``den`` where z > 0 and the pixel lies in [0, W) x [0, H), in ``num`` where the mask's bit is set
+there too. The float64 reference also says how many votes lie so close to a pixel edge that float32 may decide otherwise
+(``reference.vote_band``); a backend may differ by that many, count for count. Within one backend the counts are the same
+bits for every order, batch, split and number of threads, and with culling on or off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MAX_TOTAL_WEIGHT = 2**31 - 1
+"""Largest sum of image weights in one call: counts are int32."""
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelField:
+    """A lattice of V = NX NY NZ voxels with sparse skinning weights, and the skeleton they refer to.
+
+    shape         (NX, NY, NZ); voxel (i, j, k) has flat index (i NY + j) NZ + k
+    origin        centre of voxel (0, 0, 0) in metres, person frame
+    spacing       distance of neighbouring centres in metres
+    offset        (V + 1,) int64; the entries of voxel v are offset[v] .. offset[v + 1] - 1
+    joint         (E,) int32; joint of each entry
+    weight        (E,) float32; weight of each entry; the weights of a voxel sum to 1
+    rest_joints   (J, 3) float64; joints in the zero pose, metres
+    parents       (J,) int32; -1 for the root; a parent comes before its children
+    rest_inverse  (J, 4, 4) float64; A_j(zero -> rest)^-1
+    """
+
+    shape: tuple[int, int, int]
+    origin: tuple[float, float, float]
+    spacing: float
+    offset: Tensor
+    joint: Tensor
+    weight: Tensor
+    rest_joints: Tensor
+    parents: Tensor
+    rest_inverse: Tensor
+
+    @property
+    def num_voxels(self) -> int:
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    @property
+    def num_joints(self) -> int:
+        return len(self.parents)
+
+    def centres(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Voxel centres, (V, 3) metres."""
+        axes = [
+            start + self.spacing * torch.arange(n, dtype=dtype, device=self.weight.device)
+            for start, n in zip(self.origin, self.shape, strict=True)
+        ]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+
+    def dense_weights(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Skinning weights, (V, J), zeros included."""
+        dense = torch.zeros(self.num_voxels, self.num_joints, dtype=dtype, device=self.weight.device)
+        voxel = torch.repeat_interleave(
+            torch.arange(self.num_voxels, device=self.weight.device), self.offset[1:] - self.offset[:-1]
+        )
+        dense[voxel, self.joint.long()] = self.weight.to(dtype)
+        return dense
+
+
+@dataclass(frozen=True, eq=False)
+class VoteImages:
+    """I images: poses, cameras and packed masks (the format of ``chorus.kernels.masks``).
+
+    poses  (I, J, 3) float32 axis-angle in radians; row 0 zero
+    R      (I, 3, 3) float64; x_cam = R x + t, OpenCV axes
+    t      (I, 3) float64 metres
+    K      (I, 3, 3) float64 pixels
+    size   (I, 2) int32 height, width
+    box    (I, 4) int32 x0, y0, x1, y1, half open; all zero for an empty mask
+    start  (I,) int64 first word of each mask
+    words  (T,) int32, the bit patterns of the uint32 words
+    """
+
+    poses: Tensor
+    R: Tensor
+    t: Tensor
+    K: Tensor
+    size: Tensor
+    box: Tensor
+    start: Tensor
+    words: Tensor
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def __getitem__(self, rows: slice | Tensor) -> VoteImages:
+        """A selection of the images; mask words are shared."""
+        return VoteImages(
+            self.poses[rows], self.R[rows], self.t[rows], self.K[rows],
+            self.size[rows], self.box[rows], self.start[rows], self.words,
+        )  # fmt: skip
+
+
+def check_call(
+    field: VoxelField, images: VoteImages, group: Tensor, weight: Tensor | None, num_groups: int
+) -> None:
+    """Raise ValueError where the arguments of a ``count_votes`` call do not fit together."""
+    n = len(images)
+    if images.poses.shape != (n, field.num_joints, 3):
+        raise ValueError(
+            f"images.poses: expected shape ({n}, {field.num_joints}, 3), the field's body has {field.num_joints} "
+            f"joints; got {tuple(images.poses.shape)}"
+        )
+    if group.shape != (n,):
+        raise ValueError(f"group: expected shape ({n},), got {tuple(group.shape)}")
+    if n and not (0 <= int(group.min()) and int(group.max()) < num_groups):
+        raise ValueError(
+            f"group: expected indices 0 .. {num_groups - 1}, got {int(group.min())} .. {int(group.max())}"
+        )
+    total = n
+    if weight is not None:
+        if weight.dtype != torch.uint8 or weight.shape != (n,):
+            raise ValueError(
+                f"weight: expected uint8 of shape ({n},), got {weight.dtype} of shape {tuple(weight.shape)}"
+            )
+        total = int(weight.sum(dtype=torch.int64))
+    if total > MAX_TOTAL_WEIGHT:
+        raise ValueError(f"weight: expected a sum of at most {MAX_TOTAL_WEIGHT} in one call, got {total}; split it")

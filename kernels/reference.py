@@ -1,0 +1,125 @@
+"""The definition of the votes, in PyTorch: slow and obvious, on any device. See ``chorus.kernels.arrays``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from chorus.kernels.arrays import VoteImages, VoxelField, check_call
+from chorus.kernels.kinematics import relative_transforms
+from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK
+
+EDGE_PX = 2e-3
+"""Votes nearer than this to a pixel edge may fall on either side in float32 (512 px images, z >= 1 m)."""
+EDGE_Z = 1e-5
+"""Votes with |z| below this (metres) may count as in front of the camera or behind it."""
+
+
+def unpack_mask(images: VoteImages, row: int) -> Tensor:
+    """Mask of one image, (H, W) bool, from its packed words."""
+    height, width = images.size[row].tolist()
+    x0, y0, x1, y1 = images.box[row].tolist()
+    mask = torch.zeros(height, width, dtype=torch.bool, device=images.words.device)
+    if x1 <= x0 or y1 <= y0:
+        return mask
+    left, top = x0 // BLOCK * BLOCK, y0 // BLOCK * BLOCK
+    down, across = -(-(y1 - top) // BLOCK), -(-(x1 - left) // BLOCK)
+    first = int(images.start[row])
+    words = images.words[first : first + down * across * WORDS_PER_BLOCK]
+    bits = (words[:, None] >> torch.arange(32, dtype=torch.int32, device=words.device)) & 1
+    tile = bits.bool().reshape(down, across, BLOCK, BLOCK).transpose(1, 2).reshape(down * BLOCK, across * BLOCK)
+    mask[top:y1, left:x1] = tile[: y1 - top, : x1 - left]
+    return mask
+
+
+def bone_transforms(field: VoxelField, poses: Tensor) -> Tensor:
+    """B_j(theta), rest pose -> posed: (I, J, 3) axis-angle -> (I, J, 3, 4)."""
+    dtype = poses.dtype
+    relative = relative_transforms(poses, field.rest_joints.to(dtype), field.parents)
+    return (relative @ field.rest_inverse.to(dtype))[:, :, :3]
+
+
+def project(field: VoxelField, images: VoteImages, weights: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the voxels fall (Eq. 5 and the camera), in the dtype of ``weights`` (V, J) and ``centres`` (V, 3).
+
+    Returns (u, v) as (I, V, 2) pixels and z as (I, V) metres.
+    """
+    dtype = weights.dtype
+    B = bone_transforms(field, images.poses.to(dtype))
+    blended = torch.einsum("vj,ijab->ivab", weights, B)
+    x = (blended[..., :3] @ centres[:, :, None])[..., 0] + blended[..., 3]
+    x_cam = x @ images.R.to(dtype).transpose(1, 2) + images.t.to(dtype)[:, None]
+    uvz = x_cam @ images.K.to(dtype).transpose(1, 2)
+    return uvz[..., :2] / uvz[..., 2:], uvz[..., 2]
+
+
+def count_votes(
+    field: VoxelField,
+    images: VoteImages,
+    group: Tensor,
+    weight: Tensor | None = None,
+    *,
+    num_groups: int,
+    dtype: torch.dtype = torch.float64,
+    batch: int = 16,
+) -> tuple[Tensor, Tensor]:
+    """Votes by group: (num, den), int32 (G, V). Arguments as in ``chorus.kernels.arrays``; ValueError where they misfit.
+
+    dtype  arithmetic of warp and projection; float64 is the definition, float32 what eager code usually does
+    batch  images at a time; memory grows with it
+    """
+    check_call(field, images, group, weight, num_groups)
+    device = images.poses.device
+    num = torch.zeros(num_groups, field.num_voxels, dtype=torch.int32, device=device)
+    den = torch.zeros_like(num)
+    weights, centres = field.dense_weights(dtype), field.centres(dtype)
+    for first in range(0, len(images), batch):
+        rows = slice(first, first + batch)
+        chunk = images[rows]
+        uv, z = project(field, chunk, weights, centres)
+        height, width = chunk.size[:, :1], chunk.size[:, 1:]
+        u, v = uv[..., 0], uv[..., 1]
+        inside = (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+        column = torch.where(inside, u, 0).long()  # truncation is floor here: u >= 0
+        row = torch.where(inside, v, 0).long()
+        masks = torch.zeros(
+            len(chunk), int(height.max()), int(width.max()), dtype=torch.bool, device=device
+        )  # padded to the largest of the batch
+        for i in range(len(chunk)):
+            masks[i, : int(height[i]), : int(width[i])] = unpack_mask(chunk, i)
+        on_mask = inside & masks[torch.arange(len(chunk), device=device)[:, None], row, column]
+        times = torch.ones(len(chunk), dtype=torch.int32, device=device) if weight is None else weight[rows].int()
+        num.index_add_(0, group[rows].long(), on_mask.int() * times[:, None])
+        den.index_add_(0, group[rows].long(), inside.int() * times[:, None])
+    return num, den
+
+
+def vote_band(
+    field: VoxelField,
+    images: VoteImages,
+    group: Tensor,
+    weight: Tensor | None = None,
+    *,
+    num_groups: int,
+    batch: int = 16,
+) -> Tensor:
+    """Votes a float32 backend may decide otherwise, int32 (G, V), counted in float64.
+
+    Those with |z| < 1e-5 m, and those in front of the camera and at most a pixel outside the image whose u or v lies within
+    2e-3 px of a pixel edge (times max(H, W) / 512; times 1 m / z where z < 1 m).
+    """
+    check_call(field, images, group, weight, num_groups)
+    band = torch.zeros(num_groups, field.num_voxels, dtype=torch.int32, device=images.poses.device)
+    weights, centres = field.dense_weights(), field.centres()
+    for first in range(0, len(images), batch):
+        rows = slice(first, first + batch)
+        chunk = images[rows]
+        uv, z = project(field, chunk, weights, centres)
+        size = chunk.size.flip(1)[:, None].to(uv.dtype)  # width, height
+        edge = EDGE_PX * size.amax(-1) / 512 / z.clamp(min=EDGE_Z, max=1.0)
+        near_edge = ((uv - uv.round()).abs() < edge[..., None]).any(-1)
+        near_image = ((uv > -1 - edge[..., None]) & (uv < size + 1 + edge[..., None])).all(-1)
+        doubtful = (z.abs() < EDGE_Z) | ((z > 0) & near_edge & near_image)
+        times = torch.ones(len(chunk), dtype=torch.int32, device=band.device) if weight is None else weight[rows].int()
+        band.index_add_(0, group[rows].long(), doubtful.int() * times[:, None])
+    return band
