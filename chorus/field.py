@@ -195,7 +195,8 @@ def extend_weights(
     weights[:, PELVIS] = 1.0
     for first in range(0, len(near), _POINTS_PER_QUERY):
         rows = near[first : first + _POINTS_PER_QUERY]
-        d, index = tree.query(points[rows], k=np.arange(1, p.k + 1), workers=-1)
+        found = tree.query(points[rows], k=np.arange(1, p.k + 1), workers=-1)
+        d, index = np.asarray(found[0]), np.asarray(found[1])
         touching = d[:, 0] == 0.0
         with np.errstate(divide="ignore"):
             inverse = 1.0 / d

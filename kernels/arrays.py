@@ -2,10 +2,11 @@
 
 The contract, the same for every backend::
 
-    count_votes(field, images, group, weight=None, *, num_groups) -> (num, den)
+    count_votes(field, images, group, weight=None, *, num_groups, out=None) -> (num, den)
 
 ``num[g, v]`` is how many images of group g have voxel v on the mask, ``den[g, v]`` how many have it inside the image
-(each image counted ``weight`` times), int32 of shape (G, V). For image k and voxel centre x (Eq. 5, 6)::
+(each image counted ``weight`` times), int32 of shape (G, V); counts are added to ``out`` where it is given. For image k and
+voxel centre x (Eq. 5, 6)::
 
     x_k    = sum_j w_j(x) B_j(theta_k) x            B_j = A_j(zero -> theta) A_j(zero -> rest)^-1
     (u, v) = (K (R x_k + t))[:2] / z                 pixel (column, row) = (floor u, floor v)
@@ -112,6 +113,12 @@ class VoteImages:
         )  # fmt: skip
 
 
+def empty_counts(field: VoxelField, num_groups: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Zero (num, den), int32 (G, V): what ``out`` of a ``count_votes`` call takes."""
+    num = torch.zeros(num_groups, field.num_voxels, dtype=torch.int32, device=device)
+    return num, torch.zeros_like(num)
+
+
 def check_call(
     field: VoxelField, images: VoteImages, group: Tensor, weight: Tensor | None, num_groups: int
 ) -> None:
@@ -124,7 +131,7 @@ def check_call(
         )
     if group.shape != (n,):
         raise ValueError(f"group: expected shape ({n},), got {tuple(group.shape)}")
-    if n and not (0 <= int(group.min()) and int(group.max()) < num_groups):
+    if n and not (int(group.min()) >= 0 and int(group.max()) < num_groups):
         raise ValueError(
             f"group: expected indices 0 .. {num_groups - 1}, got {int(group.min())} .. {int(group.max())}"
         )

@@ -65,7 +65,8 @@ def cut_into_bricks(field: VoxelField) -> Bricks:
     weights = np.zeros((len(pair_key), VOXELS), np.float32)
     weights[pair, lane] = weight
 
-    inside = ((grid[:, None] * SIDE + np.indices((SIDE,) * 3).reshape(3, -1).T) < shape).all(-1)[pair_brick]
+    voxels = grid[:, None] * SIDE + np.indices((SIDE,) * 3).reshape(3, -1).T
+    inside = np.all(voxels < shape, axis=-1)[pair_brick]
     mean = (weights.sum(1, dtype=np.float64) / inside.sum(1)).astype(np.float32)
     spread = np.where(inside, np.abs(weights - mean[:, None]), 0).max(1, initial=0)
     first = (grid * SIDE).astype(np.int32)

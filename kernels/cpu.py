@@ -21,15 +21,46 @@ from weakref import WeakKeyDictionary
 
 import numba as nb
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chorus.kernels.arrays import VoteImages, VoxelField, check_call
+from chorus.kernels.arrays import VoteImages, VoxelField, check_call, empty_counts
 from chorus.kernels.bricks import SIDE, TILE, VOXELS, Bricks, cut_into_bricks
 from chorus.kernels.simd import (
-    LANES, add, bits, both, div, either, fma, gather, ge, gt, iadd, iand, ikeep_positive, iload, imul, ior, ishl, ishr,
-    isplat, istore, isub, load, lt, mul, sign_bits, sign_or, splat, splat_at, store, sub, truncate, vabs, vmax, vmin,
+    LANES,
+    add,
+    bits,
+    both,
+    div,
+    either,
+    fma,
+    gather,
+    ge,
+    gt,
+    iadd,
+    iand,
+    ikeep_positive,
+    iload,
+    imul,
+    ior,
+    ishl,
+    ishr,
+    isplat,
+    istore,
+    isub,
+    load,
+    lt,
+    mul,
+    sign_bits,
+    sign_or,
+    splat,
+    splat_at,
+    store,
+    sub,
+    truncate,
+    vabs,
+    vmax,
+    vmin,
     where_positive,
 )  # fmt: skip
 
@@ -224,8 +255,8 @@ def _centres(lanes, block, J, joint, e0, e1, cx, cy, cz, centres):  # type: igno
 def _bound(lanes, view, block, J, joint, e0, e1, mean, spread, half, centres, cells_seen):  # type: ignore[no-untyped-def]
     """Where a brick falls in 16 images, as bits: outside the image, inside it, off the mask's box, inside the box, known.
 
-    ``half`` is half the side of the cube of voxel centres. ``cells_seen`` receives, for images in ``known`` that are not off the
-    box, the first and last column and row of blocks that the brick may meet, 16 each. Images in which the brick reaches the
+    ``half`` is half the side of the cube of voxel centres. ``cells_seen`` receives, for images in ``known`` that are not off
+    the box, the first and last column and row of blocks that the brick may meet, 16 each. Images in which the brick reaches the
     camera plane are not ``known`` and in no other mask (unless all of it is behind the camera: outside).
     """
     seen = block * (10 * LANES)
@@ -357,7 +388,7 @@ def _vote(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Votes of bricks begin .. end - 1 for all ``count`` images, added to num_out, den_out (G, V).
 
-    stats (4,) int64 receives the brick-image pairs: all, decided without projecting voxels, outside the image, voxels looked up.
+    stats (4,) int64 gains brick-image pairs: all, decided without projecting voxels, outside the image; and voxels looked up.
     """
     row_stride = len(matrix) // len(place)
     J = row_stride // 12
@@ -541,6 +572,7 @@ def count_votes(
     weight: Tensor | None = None,
     *,
     num_groups: int,
+    out: tuple[Tensor, Tensor] | None = None,
     threads: int | None = None,
     cull: bool = True,
     stats: CullingStats | None = None,
@@ -554,8 +586,8 @@ def count_votes(
     check_call(field, images, group, weight, num_groups)
     threads = threads or default_threads()
     cut = bricks(field)
-    num = np.zeros((num_groups, field.num_voxels), np.int32)
-    den = np.zeros_like(num)
+    out = out or empty_counts(field, num_groups, "cpu")
+    num, den = out[0].numpy(), out[1].numpy()
     groups = np.asarray(group).astype(np.int64)
     times = np.ones(len(images), np.int32) if weight is None else np.asarray(weight).astype(np.int32)
     # Sorting by group lets a brick keep one group's 64 counts in registers' reach and add them up once.
@@ -583,4 +615,4 @@ def count_votes(
     if stats is not None:
         pairs, decided, outside, lookups = (int(x) for x in totals.sum(0))
         stats.pairs, stats.decided, stats.outside, stats.lookups = pairs, decided, outside, lookups
-    return torch.from_numpy(num), torch.from_numpy(den)
+    return out

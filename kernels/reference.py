@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chorus.kernels.arrays import VoteImages, VoxelField, check_call
+from chorus.kernels.arrays import VoteImages, VoxelField, check_call, empty_counts
 from chorus.kernels.kinematics import relative_transforms
 from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK
 
@@ -45,11 +45,13 @@ def project(field: VoxelField, images: VoteImages, weights: Tensor, centres: Ten
     Returns (u, v) as (I, V, 2) pixels and z as (I, V) metres.
     """
     dtype = weights.dtype
-    B = bone_transforms(field, images.poses.to(dtype))
-    blended = torch.einsum("vj,ijab->ivab", weights, B)
-    x = (blended[..., :3] @ centres[:, :, None])[..., 0] + blended[..., 3]
-    x_cam = x @ images.R.to(dtype).transpose(1, 2) + images.t.to(dtype)[:, None]
-    uvz = x_cam @ images.K.to(dtype).transpose(1, 2)
+    camera = torch.cat([images.R, images.t[..., None]], -1)  # [R | t], (I, 3, 4)
+    B = bone_transforms(field, images.poses.double())
+    B = torch.cat([B, torch.tensor([0.0, 0, 0, 1], dtype=B.dtype, device=B.device).expand(*B.shape[:2], 1, 4)], -2)
+    M = (images.K @ camera)[:, None] @ B  # K [R | t] B_j, (I, J, 3, 4)
+    blended = torch.einsum("vj,ijab->ivab", weights, M.to(dtype))
+    homogeneous = torch.cat([centres, torch.ones_like(centres[:, :1])], -1)
+    uvz = torch.einsum("ivab,vb->iva", blended, homogeneous)
     return uvz[..., :2] / uvz[..., 2:], uvz[..., 2]
 
 
@@ -60,8 +62,9 @@ def count_votes(
     weight: Tensor | None = None,
     *,
     num_groups: int,
+    out: tuple[Tensor, Tensor] | None = None,
     dtype: torch.dtype = torch.float64,
-    batch: int = 16,
+    batch: int = 8,
 ) -> tuple[Tensor, Tensor]:
     """Votes by group: (num, den), int32 (G, V). Arguments as in ``chorus.kernels.arrays``; ValueError where they misfit.
 
@@ -69,9 +72,7 @@ def count_votes(
     batch  images at a time; memory grows with it
     """
     check_call(field, images, group, weight, num_groups)
-    device = images.poses.device
-    num = torch.zeros(num_groups, field.num_voxels, dtype=torch.int32, device=device)
-    den = torch.zeros_like(num)
+    num, den = out or empty_counts(field, num_groups, images.poses.device)
     weights, centres = field.dense_weights(dtype), field.centres(dtype)
     for first in range(0, len(images), batch):
         rows = slice(first, first + batch)
@@ -80,17 +81,13 @@ def count_votes(
         height, width = chunk.size[:, :1], chunk.size[:, 1:]
         u, v = uv[..., 0], uv[..., 1]
         inside = (z > 0) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
-        column = torch.where(inside, u, 0).long()  # truncation is floor here: u >= 0
-        row = torch.where(inside, v, 0).long()
-        masks = torch.zeros(
-            len(chunk), int(height.max()), int(width.max()), dtype=torch.bool, device=device
-        )  # padded to the largest of the batch
+        # Truncation is floor here, for inside u, v >= 0; pixels outside point at the first one and are masked out below.
+        pixel = torch.where(inside, v, 0).int() * width + torch.where(inside, u, 0).int()
         for i in range(len(chunk)):
-            masks[i, : int(height[i]), : int(width[i])] = unpack_mask(chunk, i)
-        on_mask = inside & masks[torch.arange(len(chunk), device=device)[:, None], row, column]
-        times = torch.ones(len(chunk), dtype=torch.int32, device=device) if weight is None else weight[rows].int()
-        num.index_add_(0, group[rows].long(), on_mask.int() * times[:, None])
-        den.index_add_(0, group[rows].long(), inside.int() * times[:, None])
+            times = 1 if weight is None else int(weight[first + i])
+            on_mask = inside[i] & unpack_mask(chunk, i).flatten().index_select(0, pixel[i])
+            num[int(group[first + i])] += on_mask * times
+            den[int(group[first + i])] += inside[i] * times
     return num, den
 
 
@@ -101,7 +98,7 @@ def vote_band(
     weight: Tensor | None = None,
     *,
     num_groups: int,
-    batch: int = 16,
+    batch: int = 8,
 ) -> Tensor:
     """Votes a float32 backend may decide otherwise, int32 (G, V), counted in float64.
 

@@ -29,7 +29,7 @@ class VectorType(types.Type):
     """numba type of a 16-lane vector; named after its lanes."""
 
     def __init__(self, lanes: str) -> None:
-        super().__init__(name=lanes)
+        super().__init__(name=lanes)  # type: ignore[no-untyped-call]
 
 
 class F32x16(VectorType): ...
@@ -81,7 +81,7 @@ def _operation(result: types.Type, arguments: tuple[types.Type, ...], emit: Emit
 def _call(name: str, vector: ir.VectorType, arity: int) -> Emit:
     def emit(builder: Any, values: Any) -> Any:
         function_type = ir.FunctionType(vector, [vector] * arity)
-        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)  # type: ignore[no-untyped-call]
         return builder.call(function, values)
 
     return emit
@@ -150,20 +150,6 @@ iand = _operation(i32x16, _ii, lambda b, v: b.and_(*v))
 ior = _operation(i32x16, _ii, lambda b, v: b.or_(*v))
 ishl = _operation(i32x16, _ii, lambda b, v: b.shl(*v))
 ishr = _operation(i32x16, _ii, lambda b, v: b.ashr(*v))
-bits = _operation(types.int32, (f32x16,), lambda b, v: b.zext(b.bitcast(_signed(b, v[0]), ir.IntType(16)), ir.IntType(32)))
-"""Sign bits as an int32, lane i at bit i."""
-truncate = _operation(i32x16, (f32x16,), lambda b, v: b.fptosi(v[0], _I32))
-iadd = _operation(i32x16, _ii, lambda b, v: b.add(*v))
-isub = _operation(i32x16, _ii, lambda b, v: b.sub(*v))
-imul = _operation(i32x16, _ii, lambda b, v: b.mul(*v))
-iand = _operation(i32x16, _ii, lambda b, v: b.and_(*v))
-ior = _operation(i32x16, _ii, lambda b, v: b.or_(*v))
-ishl = _operation(i32x16, _ii, lambda b, v: b.shl(*v))
-ishr = _operation(i32x16, _ii, lambda b, v: b.ashr(*v))
-ikeep = _operation(
-    i32x16, (b1x16, i32x16), lambda b, v: b.select(_to_bool(b, v[0]), v[1], ir.Constant(_I32, [0] * LANES))
-)
-"""The integers where the mask is set, zero elsewhere."""
 bits = _operation(
     types.int32, (b1x16,), lambda b, v: b.zext(b.bitcast(_to_bool(b, v[0]), ir.IntType(16)), ir.IntType(32))
 )
@@ -212,8 +198,7 @@ store = _store(f32x16, _F32, types.float32)
 istore = _store(i32x16, _I32, types.int32)
 
 
-@intrinsic
-def splat_at(context: Any, array: Any, index: Any) -> Any:
+def _splat_at(context: Any, array: Any, index: Any) -> Any:
     """array[index] in all lanes, for a flat C array of float32; no test for negative indices."""
     if not (isinstance(array, types.Array) and array.dtype == types.float32 and array.layout == "C"):
         return None
@@ -225,8 +210,10 @@ def splat_at(context: Any, array: Any, index: Any) -> Any:
     return f32x16(array, types.int64), codegen
 
 
-@intrinsic
-def gather(context: Any, array: Any, start: Any, index: Any) -> Any:
+splat_at: Any = intrinsic(_splat_at)
+
+
+def _gather(context: Any, array: Any, start: Any, index: Any) -> Any:
     """array[start + index] for 16 int32 indices into a flat C array of int32; the caller keeps them in range.
 
     Plain loads: faster than the gather instruction of most processors, and free of branches.
@@ -245,3 +232,6 @@ def gather(context: Any, array: Any, start: Any, index: Any) -> Any:
         return result
 
     return i32x16(array, types.int64, i32x16), codegen
+
+
+gather: Any = intrinsic(_gather)
