@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from chorus.errors import InputError, MismatchError
 from chorus.field import FieldParameters, voxel_centres
-from chorus.views import FOLDS, Scheme
+from chorus.views import FOLDS, Scheme, fold_of_hash
 
 FORMAT = "chorus-occupancy"
 VERSION = 1
@@ -154,6 +154,7 @@ class Occupancy:
             den_counts=self.den_counts * keep.reshape(shape),
             group_totals=self.group_totals * keep,
             group_images=self.group_images * keep,
+            sketch=self.sketch[np.isin(fold_of_hash(self.sketch), folds)],
         )
 
     def _fold_mask(self, folds: list[int]) -> NDArray[np.bool_]:

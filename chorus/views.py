@@ -26,8 +26,7 @@ def azimuth(cameras: Cameras) -> NDArray[np.float64]:
 def azimuth_bin(cameras: Cameras) -> NDArray[np.int64]:
     """Azimuth in 12 bins of pi/6, (I,): floor(a / (pi/6)) mod 12."""
     # The modulus after the floor sends an azimuth of -1e-17 to bin 11, where it belongs, and never to 12.
-    bins: NDArray[np.int64] = np.floor(azimuth(cameras) / (2 * np.pi / AZIMUTH_BINS)).astype(np.int64) % AZIMUTH_BINS
-    return bins
+    return np.asarray(np.floor(azimuth(cameras) / (2 * np.pi / AZIMUTH_BINS)) % AZIMUTH_BINS, np.int64)
 
 
 def elevation_bin(cameras: Cameras) -> NDArray[np.int64]:
@@ -54,9 +53,9 @@ def key_hash(keys: NDArray[np.bytes_]) -> NDArray[np.uint64]:
     return hashed
 
 
-def fold(keys: NDArray[np.bytes_]) -> NDArray[np.int64]:
-    """Fold 0 .. 9 of each image, by a hash of its key, (I,)."""
-    return (key_hash(keys) % np.uint64(FOLDS)).astype(np.int64)
+def fold_of_hash(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Fold 0 .. 9 of images whose keys have these hashes, (I,)."""
+    return (hashes % np.uint64(FOLDS)).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Scheme:
 
     def groups(self, cameras: Cameras, keys: NDArray[np.bytes_]) -> NDArray[np.int64]:
         """Group of each image, (I,) int64."""
-        f = fold(keys) if self.has_folds else 0
+        f = fold_of_hash(key_hash(keys)) if self.has_folds else 0
         e = elevation_bin(cameras) if self.has_elevation else 0
         group: NDArray[np.int64] = (f * AZIMUTH_BINS + azimuth_bin(cameras)) * self.shape[2] + e
         return group

@@ -29,7 +29,7 @@ class VectorType(types.Type):
     """numba type of a 16-lane vector; named after its lanes."""
 
     def __init__(self, lanes: str) -> None:
-        super().__init__(name=lanes)  # type: ignore[no-untyped-call]
+        super().__init__(name=lanes)
 
 
 class F32x16(VectorType): ...
@@ -44,7 +44,7 @@ class B1x16(VectorType): ...
 def _model(llvm_type: ir.VectorType) -> type[models.PrimitiveModel]:
     class Model(models.PrimitiveModel):
         def __init__(self, dmm: Any, fe_type: types.Type) -> None:
-            super().__init__(dmm, fe_type, llvm_type)
+            super().__init__(dmm, fe_type, llvm_type)  # type: ignore[no-untyped-call]
 
     return Model
 
