@@ -35,8 +35,8 @@ help:
 	@echo '  DEMO_ARGS, BENCH_ARGS, PYTEST_ARGS   passed on, as in: make test PYTEST_ARGS="-k store"'
 
 venv: .venv/.complete
-	@$(BIN)/python -c 'import platform, importlib.metadata as m; \
-	print(f".venv is ready: Python {platform.python_version()}, PyTorch {m.version(\"torch\")}")'
+	@$(BIN)/python -c 'import platform, importlib.metadata as installed; \
+	print(".venv is ready: Python", platform.python_version() + ", PyTorch", installed.version("torch"))'
 
 # PyTorch comes first and by itself, so that nothing else decides which of its builds is taken; what it depends on comes
 # with the rest. setuptools is installed before the project is built with it, so that its version is a pinned one too.

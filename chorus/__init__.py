@@ -1,3 +1,47 @@
 """CHORUS engine: where an object is around a canonical human, learned from very many images."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from chorus.aggregation import aggregate as aggregate
+    from chorus.body import Body as Body
+    from chorus.body import load_body as load_body
+    from chorus.camera import Cameras as Cameras
+    from chorus.field import CanonicalField as CanonicalField
+    from chorus.images import ImageBatch as ImageBatch
+    from chorus.occupancy import Occupancy as Occupancy
+    from chorus.occupancy import load_occupancy as load_occupancy
+    from chorus.store import Store as Store
+    from chorus.store import StoreWriter as StoreWriter
+    from chorus.store import open_store as open_store
+
+_HOME = {
+    "Body": "body",
+    "CanonicalField": "field",
+    "Cameras": "camera",
+    "ImageBatch": "images",
+    "Occupancy": "occupancy",
+    "Store": "store",
+    "StoreWriter": "store",
+    "aggregate": "aggregation",
+    "load_body": "body",
+    "load_occupancy": "occupancy",
+    "open_store": "store",
+}
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use: ``import chorus`` alone costs nothing."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"chorus.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'chorus' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -114,6 +114,11 @@ def _ball(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
     return _vary(rng, ("ellipsoid", (0.13, 0.13, 0.13), centre))
 
 
+def _ball_at_foot(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    foot = body.rest_joints[joint_index(body, "left_foot")] + [0.02, 0.06, 0.16]  # before the toes, off the ground
+    return _vary(rng, ("ellipsoid", (0.12, 0.12, 0.12), foot))
+
+
 @lru_cache(maxsize=8)
 def _back(body: Body) -> float:
     """How far behind the origin the back reaches at spine3 (z in metres)."""
@@ -160,6 +165,7 @@ def _hat(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
 
 OBJECTS: dict[str, ObjectClass] = {
     "ball": ObjectClass("right_hand", _ball),  # 26 cm across, under the palm
+    "ball-at-foot": ObjectClass("left_foot", _ball_at_foot),  # 24 cm across, at the toes
     "backpack": ObjectClass("spine3", _backpack),  # a box of 30 x 46 x 20 cm
     "hat": ObjectClass("head", _hat),
     "board-fixed-to-hand": ObjectClass("right_hand", _board_in_hand),  # a box of 2 m x 50 cm x 8 cm

@@ -34,7 +34,7 @@ def elevation_bin(cameras: Cameras) -> NDArray[np.int64]:
     c = cameras.centres
     length = np.linalg.norm(c, axis=1)
     sine = np.divide(c[:, 1], length, out=np.zeros(len(c)), where=length > 0)
-    return np.clip(np.floor((sine + 1) * (ELEVATION_BINS / 2)), 0, ELEVATION_BINS - 1).astype(np.int64)
+    return np.asarray(np.clip(np.floor((sine + 1) * (ELEVATION_BINS / 2)), 0, ELEVATION_BINS - 1), np.int64)
 
 
 def key_hash(keys: NDArray[np.bytes_]) -> NDArray[np.uint64]:

@@ -203,10 +203,27 @@ _RIDING: tuple[Pose, ...] = (
 )
 _SEGMENTER = MaskNoise(boundary=1.0, morph=2, drop=0.1)
 
+_HOLDING: tuple[Pose, ...] = tuple(
+    {
+        "left_hip": (0.0, 0.0, 0.08), "right_hip": (0.0, 0.0, -0.08), "left_shoulder": (0.0, 0.0, -1.1),
+        "right_shoulder": (0.0, raised, 0.9 - 0.5 * raised), "right_elbow": (0.0, 0.5, 0.0),
+    }
+    for raised in (0.0, 0.6, 1.2)
+)  # fmt: skip
+_KICKING: tuple[Pose, ...] = tuple(
+    {
+        "left_hip": (-swing, 0.0, 0.08), "right_hip": (0.0, 0.0, -0.08), "left_knee": (0.4 * (1.3 - swing), 0.0, 0.0),
+        "left_shoulder": (0.0, 0.0, -0.7), "right_shoulder": (0.0, 0.0, 0.7),
+    }
+    for swing in (0.1, 0.6, 1.1)
+)  # fmt: skip
+_MOSTLY_FRONT = CameraDistribution(sector_share=0.4)
+"""Pictures of people are mostly taken from where they look."""
+
 WORLDS: dict[str, World] = {
     world.name: world
     for world in (
-        # Two prompts of one category, for the demonstration: occluded, noisily segmented.
+        # Two prompts of one category each: occluded, noisily segmented.
         World(
             "surfboard-carried", "surfboard", "board-under-arm", "a person carries a surfboard under the arm",
             _CARRYING, pose_noise=0.15, mask_noise=_SEGMENTER,
@@ -214,6 +231,14 @@ WORLDS: dict[str, World] = {
         World(
             "surfboard-ridden", "surfboard", "board-stood-on", "a person stands on a surfboard",
             _RIDING, pose_noise=0.15, mask_noise=_SEGMENTER,
+        ),
+        World(
+            "ball-held", "sports ball", "ball", "a person holds a ball in the right hand",
+            _HOLDING, pose_noise=0.2, mask_noise=_SEGMENTER, cameras=_MOSTLY_FRONT,
+        ),
+        World(
+            "ball-kicked", "sports ball", "ball-at-foot", "a person kicks a ball with the left foot",
+            _KICKING, pose_noise=0.2, mask_noise=_SEGMENTER, cameras=_MOSTLY_FRONT,
         ),
         World("hat", "hat", "hat", "a person wears a hat", mask_noise=_SEGMENTER),
         # What to expect of the method itself: exact masks, poses around the rest pose. Take .biased(), .occluded().
@@ -224,5 +249,5 @@ WORLDS: dict[str, World] = {
 }  # fmt: skip
 """Ready-made worlds by name."""
 
-DEMO = (WORLDS["surfboard-carried"], WORLDS["surfboard-ridden"])
-"""Two ways to meet a surfboard: one category, two prompts."""
+DEMO = (WORLDS["ball-held"], WORLDS["ball-kicked"])
+"""Two ways to meet a ball: one category, two prompts."""

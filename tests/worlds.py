@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from chorus.kernels import reference
 from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.kinematics import relative_transforms
 from chorus.kernels.masks import PackedMasks
@@ -125,3 +128,86 @@ def random_images(
         K[i, :2, 2] = w * rng.uniform(0.3, 0.7), h * rng.uniform(0.3, 0.7)
     masks = PackedMasks.pack(random_mask(rng, kinds[rng.integers(len(kinds))], h, w) for h, w in chosen)
     return to_images(poses, R, t, K, masks)
+
+
+def add_masks(images: VoteImages, masks: list[NDArray[np.bool_]], K: NDArray[np.float64]) -> VoteImages:
+    """The same images with these masks and intrinsics."""
+    return to_images(images.poses.numpy(), images.R.numpy(), images.t.numpy(), K, PackedMasks.pack(masks))
+
+
+def adversarial_world(rng: np.random.Generator, count: int = 32) -> tuple[VoxelField, VoteImages]:
+    """A world made to break a culling bound.
+
+    Weights that jump between neighbouring voxels, cameras in, at and far from the grid, focal lengths up to tele; then the
+    image is moved so that some voxel falls just inside or outside a border, and the mask is drawn around voxels: one pixel
+    under an extreme one, all but one, exactly those that voxels meet.
+    """
+    J, shape = int(rng.integers(1, 7)), tuple(int(n) for n in rng.integers(1, 13, 3))
+    spacing = float(rng.choice([0.004, 0.03125, 0.0625, 0.1, 0.7]))
+    scale = spacing * max(shape)
+    field = random_field(rng, shape, J, extent=scale)
+    V = field.num_voxels
+    weights = {
+        0: np.eye(J)[rng.integers(0, J, V)],
+        1: rng.dirichlet(np.ones(J), V),
+        2: np.eye(J)[np.zeros(V, int)],
+        3: rng.random((V, J)) * (rng.random((V, J)) < 0.3) + 1e-6,
+    }[int(rng.integers(4))]
+    field = with_weights(field, weights / weights.sum(1, keepdims=True), joint_scale=scale)
+    R = np.stack([random_rotation(rng) for _ in range(count)])
+    t = rng.normal(0, 0.2 * scale, (count, 3))
+    t[:, 2] = np.choose(
+        rng.integers(0, 3, count),
+        [rng.uniform(-0.2, 1.2, count) * scale, rng.uniform(0.5, 4, count) * scale, rng.uniform(1, 50, count)],
+    )
+    size = rng.integers(1, 130, (count, 2)).astype(np.int32)
+    focal = size.max(1) * 10 ** rng.uniform(-0.5, 1.3, count)
+    focal[rng.random(count) < 0.1] = 18000
+    K = np.zeros((count, 3, 3))
+    K[:, 2, 2] = 1
+    K[:, 0, 0], K[:, 1, 1] = focal, focal * 10 ** rng.normal(0, 0.1, count)
+    K[:, 0, 1] = rng.normal(0, 1, count) * (rng.random(count) < 0.5)
+    K[:, :2, 2] = size[:, ::-1] * rng.normal(0.5, 0.3, (count, 2))
+    poses = rng.normal(0, rng.choice([0.1, 0.5, 1.5]), (count, J, 3))
+    poses[:, 0] = 0
+    bare = PackedMasks.pack(np.zeros(s, bool) for s in size)
+    images = to_images(poses, R, t, K, bare)
+    uv, z = (a.numpy() for a in reference.project(field, images, field.dense_weights(), field.centres()))
+    masks = []
+    for i, (h, w) in enumerate(size.tolist()):
+        seen = uv[i][z[i] > 1e-4]
+        if len(seen) and rng.random() < 0.8:
+            at = seen[rng.integers(len(seen))]
+            low, high = rng.uniform(-0.1, 0.6), rng.uniform(-0.1, 0.6)
+            column, row = rng.uniform(0, w), rng.uniform(0, h)
+            places = [(low, row), (w - high, row), (column, low), (column, h - high), (column, row), (column, row)]
+            move = np.array(places[rng.integers(6)]) - at
+            if np.abs(move).max() < 3e4:
+                K[i, :2, 2] += move
+                seen = seen + move
+        pixel = np.floor(seen[((seen >= 0) & (seen < (w, h))).all(1)]).astype(int)
+        mask = np.zeros((h, w), bool)
+        kind = int(rng.integers(4))
+        if len(pixel) == 0 or kind == 3:
+            mask[:] = kind % 2
+        elif kind == 2:
+            mask[pixel[:, 1], pixel[:, 0]] = True
+        else:
+            extreme = [pixel[:, 0].argmin(), pixel[:, 0].argmax(), pixel[:, 1].argmin(), pixel[:, 1].argmax()]
+            u, v = pixel[extreme[rng.integers(4)]]
+            mask[v, u] = True
+        masks.append(~mask if rng.random() < 0.3 else mask)
+    return field, add_masks(images, masks, K)
+
+
+def with_weights(field: VoxelField, dense: NDArray[np.float64], joint_scale: float = 1.0) -> VoxelField:
+    """The field with other weights (V, J), its joints brought nearer or farther, and the zero pose as its rest pose."""
+    voxel, joint = np.nonzero(dense)
+    return replace(
+        field,
+        offset=torch.tensor(np.concatenate([[0], np.cumsum(np.bincount(voxel, minlength=len(dense)))])),
+        joint=torch.tensor(joint, dtype=torch.int32),
+        weight=torch.tensor(dense[voxel, joint], dtype=torch.float32),
+        rest_joints=field.rest_joints * joint_scale,
+        rest_inverse=torch.eye(4, dtype=torch.float64).repeat(field.num_joints, 1, 1),
+    )

@@ -1,0 +1,317 @@
+"""The command ``chorus``. Every command ends by saying what it wrote; exit code 0 only when the job was done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from chorus import __version__
+
+# Heavy modules (torch, numba, matplotlib) are imported inside the commands that need them: `chorus --help` is instant.
+
+ERROR_EXIT = 2
+out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", style="progress.data.speed")
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Bars on standard error, one a stage; the function yielded takes the stage, what is done and what there is."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(stage: str, done: int, total: int | None) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield update
+
+
+class _Group(click.Group):
+    """Turns errors about input into one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except Exception as error:
+            if ctx.params.get("traceback"):
+                raise
+            expected = isinstance(error, (ValueError, OSError, ImportError))
+            text = str(error) or type(error).__name__
+            kind = "" if expected else f"unexpected {type(error).__name__}: "
+            click.echo(f"chorus: error: {kind}{text}" + ("" if expected else " (--traceback shows where)"), err=True)
+            ctx.exit(ERROR_EXIT if expected else 1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="chorus")
+@click.option("--traceback", is_flag=True, help="On an error show where it came from.")
+@click.option("-v", "--verbose", is_flag=True, help="Log what is chosen and why (backend, caches).")
+def main(traceback: bool, verbose: bool) -> None:
+    """Where is the object? 3D object occupancy around a canonical human, from very many images."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, default=str))
+
+
+def _wrote(*paths: Path) -> None:
+    for path in paths:
+        out.print(f"wrote {path}", markup=False)
+
+
+def _table(facts: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in facts.items():
+        shown = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+        table.add_row(name.replace("_", " "), Text(shown))
+    out.print(table)
+
+
+body_option = click.option(
+    "--body", "body_path", type=click.Path(path_type=Path), help="A body file (SMPL .pkl, .npz), not the mannequin."
+)
+
+
+@main.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="demo-output", show_default=True)
+@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=20))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+def demo(output: Path, images: int, seed: int) -> None:
+    """Simulate two ways to meet a ball, aggregate the images, compare with the truth, draw pictures."""
+    from chorus.demo import THRESHOLD, run_demo
+
+    start = time.perf_counter()
+    with progress_bars() as update:
+        report = run_demo(output, images, seed, progress=update)
+    table = Table(title="learned from images, against the known truth", title_justify="left")
+    for column in ("prompt", "images", f"IoU (phi >= {THRESHOLD})", "IoU, other prompt", "centre off"):
+        table.add_column(column, justify="left" if column == "prompt" else "right")
+    for row in report.rows:
+        found = f"{row.iou:.2f} (best {row.best_iou:.2f})"
+        table.add_row(row.prompt, str(row.images), found, f"{row.other_iou:.2f}", f"{100 * row.offset_m:.0f} cm")
+    out.print(table)
+    _table(
+        {
+            "simulated": f"{report.simulate_rate:,.0f} images/s",
+            "aggregated": f"{report.aggregate_rate:,.0f} images/s at 48^3, 120 groups; compiled in {report.compile_seconds:.1f} s",
+            "skinning field": f"{report.field_seconds:.1f} s",
+            "all in all": f"{time.perf_counter() - start:.0f} s",
+        }
+    )
+    _wrote(*report.files)
+
+
+@main.group()
+def body() -> None:
+    """Look at or convert body models."""
+
+
+@body.command("info")
+@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True)
+def body_info(path: Path | None, as_json: bool) -> None:
+    """Describe a body file, or the built-in mannequin."""
+    from chorus.body import info, load_body
+
+    facts = info(load_body(path))
+    _print_json(facts) if as_json else _table(facts)
+
+
+@body.command("convert")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+def body_convert(source: Path, target: Path) -> None:
+    """Read a body file (an SMPL .pkl, say) and write it as a plain .npz without pickles."""
+    from chorus.body import load_body
+
+    if target.suffix != ".npz":
+        raise click.BadParameter(f"expected a name ending in .npz, got {target.name}", param_hint="TARGET")
+    load_body(source).save(target)
+    _wrote(target)
+
+
+@main.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The store to make or complete.")
+@click.option("--world", "worlds", multiple=True, help="Which world (repeatable); default: the demo's two. See --list.")
+@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=1), help="In all, split over the worlds.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--biased", is_flag=True, help="80 % of the cameras in front of the person.")
+@body_option
+@click.option("--json", "as_json", is_flag=True)
+def simulate(
+    output: Path, worlds: tuple[str, ...], images: int, seed: int, biased: bool, body_path: Path | None, as_json: bool
+) -> None:
+    """Write a store of simulated images whose truth is known."""
+    from chorus.body import load_body
+    from chorus.errors import InputError
+    from chorus.simulate import DEMO, WORLDS, write_world
+
+    unknown = [name for name in worlds if name not in WORLDS]
+    if unknown:
+        raise InputError(f"--world: expected one of {', '.join(WORLDS)}; got {unknown[0]}")
+    chosen = [WORLDS[name] for name in worlds] or list(DEMO)
+    if biased:
+        chosen = [world.biased() for world in chosen]
+    with progress_bars() as update:
+        made = write_world(
+            output, chosen, images, seed, load_body(body_path),
+            progress=lambda done, total: update("simulate images", done, total),
+        )  # fmt: skip
+    if as_json:
+        _print_json({"store": output, "images": made})
+        return
+    _table({"images by status": made})
+    _wrote(output)
+
+
+@main.group()
+def ingest() -> None:
+    """Bring images analysed elsewhere into a store."""
+
+
+@ingest.command("records")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The store to make or add to.")
+@body_option
+@click.option("--json", "as_json", is_flag=True)
+def ingest_records_command(folders: tuple[Path, ...], output: Path, body_path: Path | None, as_json: bool) -> None:
+    """Read record folders (record.json, object_mask.png, person_mask.png) into a store."""
+    from dataclasses import asdict
+
+    from chorus.body import load_body
+    from chorus.ingest import ingest_records
+
+    report = ingest_records(folders, output, load_body(body_path))
+    if as_json:
+        _print_json(asdict(report))
+    else:
+        for folder, reason in report.rejected:
+            err.print(f"rejected {folder}: {reason}", markup=False)
+        _table({"added": len(report.added), "rejected": len(report.rejected)})
+        _wrote(output)
+    if not report.added:
+        raise click.exceptions.Exit(ERROR_EXIT)
+
+
+@main.group()
+def store() -> None:
+    """Look at image stores."""
+
+
+@store.command("info")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True)
+def store_info_command(path: Path, as_json: bool) -> None:
+    """Describe a store: images by status, prompts, bytes."""
+    from chorus.store import store_info
+
+    facts = store_info(path)
+    _print_json(facts) if as_json else _table(facts)
+
+
+@store.command("verify")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True)
+def store_verify_command(path: Path, as_json: bool) -> None:
+    """Read everything again and check it against its digests; exit code 2 where something is broken."""
+    from dataclasses import asdict
+
+    from chorus.store import verify_store
+
+    problems = verify_store(path)
+    if as_json:
+        _print_json([asdict(p) for p in problems])
+    else:
+        for problem in problems:
+            out.print(f"{problem.shard}: {problem.dataset}: {problem.what}", markup=False)
+        out.print("nothing is broken" if not problems else f"{len(problems)} problems", markup=False)
+    if problems:
+        raise click.exceptions.Exit(ERROR_EXIT)
+
+
+@main.command("aggregate")
+@click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The occupancy file to write (.h5).")
+@click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt (repeatable).")
+@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512))
+@click.option("--no-canonicalize", is_flag=True, help="The ablation: every voxel rigid with the pelvis.")
+@click.option("--weighting", default="azimuth", show_default=True, help="azimuth, azimuth-elevation or none.")
+@click.option("--scheme", help="How to group the counts, e.g. azimuth-elevation+folds; default: what the weighting needs.")
+@click.option("--backend", default="auto", show_default=True, help="auto, numba or reference.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw it with the body from three sides (PNG).")
+@body_option
+@click.option("--json", "as_json", is_flag=True)
+def aggregate_command(
+    store_path: Path,
+    output: Path,
+    prompts: tuple[str, ...],
+    resolution: int,
+    no_canonicalize: bool,
+    weighting: str,
+    scheme: str | None,
+    backend: str,
+    picture: Path | None,
+    body_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Cast the votes of a store's images into an occupancy."""
+    from chorus.aggregation import aggregate
+    from chorus.body import load_body
+    from chorus.field import CanonicalField
+
+    model = load_body(body_path)
+    field = CanonicalField(model, resolution, canonicalize=not no_canonicalize)
+    start = time.perf_counter()
+    with progress_bars() as update:
+        occupancy = aggregate(
+            store_path, field, weighting, backend, list(prompts) or None, scheme=scheme,
+            progress=lambda done, total: update("aggregate", done, total),
+        )  # fmt: skip
+    seconds = time.perf_counter() - start
+    occupancy.save(output)
+    written = [output]
+    if picture is not None:
+        from chorus.figures.occupancy import save_three_sides
+
+        title = "; ".join(prompts) or occupancy.category or store_path.name
+        save_three_sides(picture, [("phi", occupancy.probability)], field.extent, model, title)
+        written.append(picture)
+    facts = {
+        "images": occupancy.num_images,
+        "images_per_second": round(occupancy.num_images / seconds, 1),
+        "backend": occupancy.provenance[0]["backend"],
+        "largest_phi": round(float(occupancy.probability.max()), 3),
+        "voxels_seen": int((occupancy.support > 0).sum()),
+    }
+    if as_json:
+        _print_json({**facts, "wrote": written})
+        return
+    _table(facts)
+    _wrote(*written)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The main job from end to end on a world with known truth: simulate, store, aggregate, compare, picture."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.aggregation import aggregate
+from chorus.body import load_body
+from chorus.errors import InputError
+from chorus.field import CanonicalField
+from chorus.simulate import DEMO, true_occupancy, write_world
+from chorus.store import open_store
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with the stage, what is done and what there is."""
+
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """How well one prompt's distribution agrees with its truth.
+
+    iou         {phi >= threshold} against the voxels that at least half of the object's variations occupy
+    other_iou   the same against the other prompt's truth: it should be near zero
+    best_iou    with the threshold chosen after seeing the truth, ``best_threshold``: the ceiling of this distribution
+    offset_m    distance in metres between the phi-weighted centre of {phi >= threshold} and the truth's
+    """
+
+    prompt: str
+    images: int
+    iou: float
+    other_iou: float
+    best_iou: float
+    best_threshold: float
+    offset_m: float
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo measured: rates in images per second, compile time apart, and the files written."""
+
+    rows: list[DemoRow]
+    simulate_rate: float
+    aggregate_rate: float
+    compile_seconds: float
+    field_seconds: float
+    files: list[Path]
+
+
+def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Intersection over union of two voxel sets; 0 where both are empty."""
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 0.0
+
+
+def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int = 0, *, progress: Progress) -> DemoReport:
+    """Simulate images of two prompts into a store, aggregate them, compare with the truth, draw pictures into ``output``.
+
+    Raises InputError where the folder holds another demo's store that these images do not fit.
+    """
+    from chorus.figures.images import save_masks, save_posed_back, save_view_distribution
+    from chorus.figures.occupancy import save_three_sides
+
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    body = load_body()
+    start = time.perf_counter()
+    field = CanonicalField(body)
+    field_seconds = time.perf_counter() - start
+
+    store_path = output / "sports-ball.chorus"
+    start = time.perf_counter()
+    made = write_world(
+        store_path, DEMO, num_images, seed, body, progress=partial(progress, "simulate images")
+    )
+    simulate_rate = sum(made.values()) / (time.perf_counter() - start)
+
+    store = open_store(store_path)
+    start = time.perf_counter()
+    aggregate(store.batch(store.select()[:16]), field)
+    compile_seconds = time.perf_counter() - start
+    occupancies, aggregated, seconds = [], 0, 0.0
+    for world in DEMO:
+        start = time.perf_counter()
+        occupancy = aggregate(
+            store, field, prompt=world.prompt, scheme="azimuth+folds", progress=partial(progress, f"aggregate {world.name}")
+        )
+        seconds += time.perf_counter() - start
+        aggregated += occupancy.num_images
+        occupancies.append(occupancy)
+
+    truths = [true_occupancy(world, field.centres, seed, body=body) for world in DEMO]
+    rows, files = [], [store_path]
+    jobs = 2 * len(DEMO) + 3
+    for i, (world, occupancy) in enumerate(zip(DEMO, occupancies, strict=True)):
+        progress("draw pictures", i, jobs)
+        rows.append(_compare(world.prompt, occupancy.num_images, occupancy.probability, field, truths, i))
+        path = output / f"{world.name}.h5"
+        occupancy.save(path)
+        picture = output / f"{world.name}.png"
+        known = [("learned", occupancy.probability), ("true", truths[i])]
+        save_three_sides(picture, known, field.extent, body, world.prompt)
+        files += [path, picture]
+    chosen = [store.select(prompt=world.prompt)[:4] for world in DEMO]
+    images = store.batch(np.concatenate(chosen))
+    for i, (world, occupancy) in enumerate(zip(DEMO, occupancies, strict=True)):
+        progress("draw pictures", len(DEMO) + i, jobs)
+        picture = output / f"{world.name}-posed.png"
+        save_posed_back(picture, occupancy, field, images, 4 * i, world.prompt)
+        files.append(picture)
+    progress("draw pictures", jobs - 2, jobs)
+    titles = [str(p) for p in images.prompts] if images.prompts is not None else [""] * len(images)
+    save_masks(output / "masks.png", images, body, titles)
+    progress("draw pictures", jobs - 1, jobs)
+    save_view_distribution(
+        output / "views.png", [(w.prompt, o) for w, o in zip(DEMO, occupancies, strict=True)]
+    )
+    progress("draw pictures", jobs, jobs)
+    files += [output / "masks.png", output / "views.png"]
+    return DemoReport(rows, simulate_rate, aggregated / seconds, compile_seconds, field_seconds, files)
+
+
+def _compare(
+    prompt: str, images: int, phi: NDArray[np.float32], field: CanonicalField, truths: list[NDArray[np.float32]], mine: int
+) -> DemoRow:
+    truth, other = truths[mine] >= 0.5, truths[1 - mine] >= 0.5
+    if not truth.any():
+        raise InputError(f"world: expected voxels that half of the variations occupy, got none for {prompt!r}")
+    found = phi >= THRESHOLD
+    best, at = max((iou(phi >= t, truth), float(t)) for t in np.arange(0.05, 1.0, 0.05))
+    centre = (field.centres[found] * phi[found, None]).sum(0) / max(float(phi[found].sum()), 1e-9)
+    offset = float(np.linalg.norm(centre - field.centres[truth].mean(0)))
+    return DemoRow(prompt, images, iou(found, truth), iou(found, other), best, at, offset)
