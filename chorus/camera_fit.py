@@ -135,11 +135,9 @@ def fit_cameras(
     lengths that are not positive, and images with too few valid joints or with all of these in one place.
     """
     problem = _checked(joints, targets, valid, image_size, R0, t0, focal0)
-    if isinstance(iterations, bool) or not isinstance(iterations, int | np.integer) or iterations < 0:
-        raise InputError(f"iterations: expected a number of steps, 0 or more, got {iterations!r}")
-    for name, value in (("stop_px", stop_px), ("learning_rate", learning_rate)):
-        if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"{name}: expected a finite number, 0 or more, got {value!r}")
+    check_budget(iterations, stop_px)
+    if not (math.isfinite(learning_rate) and learning_rate >= 0):
+        raise InputError(f"learning_rate: expected a finite number, 0 or more, got {learning_rate!r}")
     size = check_array("image_size", image_size, ("I", 2), np.int32)
     if R0 is None:
         problem = _best_view(problem, float(stop_px), float(learning_rate))
@@ -151,6 +149,14 @@ def fit_cameras(
     K[:, 2, 2] = 1
     t = np.column_stack([end.p0 / end.s0[:, None], 1 / end.q0])
     return CameraFit(Cameras(end.R0, t, K, size), found.residual_px, found.taken, found.residual_px < stop_px)
+
+
+def check_budget(iterations: Any, stop_px: Any) -> None:
+    """Raise InputError unless iterations is an integer, stop_px a finite number, and both are 0 or more."""
+    if isinstance(iterations, bool) or not isinstance(iterations, int | np.integer) or iterations < 0:
+        raise InputError(f"iterations: expected a number of steps, 0 or more, got {iterations!r}")
+    if isinstance(stop_px, bool) or not isinstance(stop_px, int | float | np.number) or not 0 <= stop_px < math.inf:
+        raise InputError(f"stop_px: expected a finite number of pixels, 0 or more, got {stop_px!r}")
 
 
 def weak_perspective_start(

@@ -120,7 +120,12 @@ def empty_counts(field: VoxelField, num_groups: int, device: torch.device | str)
 
 
 def check_call(
-    field: VoxelField, images: VoteImages, group: Tensor, weight: Tensor | None, num_groups: int
+    field: VoxelField,
+    images: VoteImages,
+    group: Tensor,
+    weight: Tensor | None,
+    num_groups: int,
+    out: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Raise ValueError where the arguments of a ``count_votes`` call do not fit together."""
     n = len(images)
@@ -144,3 +149,10 @@ def check_call(
         total = int(weight.sum(dtype=torch.int64))
     if total > MAX_TOTAL_WEIGHT:
         raise ValueError(f"weight: expected a sum of at most {MAX_TOTAL_WEIGHT} in one call, got {total}; split it")
+    # A kernel writes where it is told to: outputs that are too small would be memory of somebody else.
+    for counts in out or ():
+        if counts.dtype != torch.int32 or counts.shape != (num_groups, field.num_voxels):
+            raise ValueError(
+                f"out: expected int32 of shape ({num_groups}, {field.num_voxels}), "
+                f"got {counts.dtype} of shape {tuple(counts.shape)}"
+            )

@@ -71,7 +71,7 @@ def count_votes(
     dtype  arithmetic of warp and projection; float64 is the definition, float32 what eager code usually does
     batch  images at a time; memory grows with it
     """
-    check_call(field, images, group, weight, num_groups)
+    check_call(field, images, group, weight, num_groups, out)
     num, den = out or empty_counts(field, num_groups, images.poses.device)
     weights, centres = field.dense_weights(dtype), field.centres(dtype)
     for first in range(0, len(images), batch):

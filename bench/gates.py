@@ -1,0 +1,140 @@
+"""What must hold before anything is timed. Each gate raises WrongResult; a benchmark that raises has no figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from bench.workloads import VoteWorkload
+from chorus.body import Body
+from chorus.camera import Cameras
+from chorus.field import RELAXATION, SPARSIFY_BELOW, CanonicalField, FieldParameters, voxel_centres
+from chorus.images import ImageBatch
+from chorus.kernels.arrays import VoxelField
+from chorus.kernels.masks import words_in_box
+from chorus.kernels.reference import count_votes as reference_votes
+from chorus.kernels.reference import vote_band
+
+Counts = tuple[Tensor, Tensor]
+CastVotes = Callable[[VoteWorkload], Counts]
+FIELD_TOLERANCE = 2e-5
+"""Of a weight: float32 against float64, and the weights below 1e-6 that sparsification drops."""
+
+
+class WrongResult(AssertionError):
+    """What is to be timed gives a wrong answer."""
+
+
+def check_within_band(counts: Counts, expected: Counts, band: Tensor, name: str) -> None:
+    """Counts may differ from the float64 reference by the votes that float32 may decide otherwise, no more."""
+    for what, have, want in zip(("num", "den"), counts, expected, strict=True):
+        excess = (have.long() - want.long()).abs() - band.long()
+        if int(excess.max()) > 0:
+            raise WrongResult(
+                f"{name}: {what} differs from the float64 reference by more than the contract allows in "
+                f"{int((excess > 0).sum()):,} of {excess.numel():,} counts"
+            )
+    if int(counts[1].sum()) == 0 or int(counts[0].sum()) == 0:
+        raise WrongResult(f"{name}: no vote was cast; the workload checks nothing")
+
+
+def check_votes(contenders: dict[str, CastVotes], field: VoxelField, workload: VoteWorkload, subset: int) -> None:
+    """Every contender against the float64 reference on ``subset`` images, spread evenly over the workload."""
+    rows = np.unique(np.linspace(0, len(workload) - 1, subset).astype(np.intp))
+    some = workload.rows(rows)
+    expected = reference_votes(field, some.images, some.group, num_groups=some.num_groups, batch=1)
+    band = vote_band(field, some.images, some.group, num_groups=some.num_groups, batch=1)
+    for name, cast in contenders.items():
+        check_within_band(cast(some), expected, band, name)
+
+
+def check_adds_up(cast: CastVotes, workload: VoteWorkload, name: str) -> Counts:
+    """The counts of the whole workload, bit for bit the sum of those of two pieces; returned."""
+    whole = cast(workload)
+    split = len(workload) // 3
+    if split:
+        pieces = cast(workload.rows(slice(0, split))), cast(workload.rows(slice(split, None)))
+        for what, have, *parts in zip(("num", "den"), whole, *pieces, strict=True):
+            if not torch.equal(have, parts[0] + parts[1]):
+                raise WrongResult(f"{name}: {what} of all images is not the sum over two pieces of them")
+    return whole
+
+
+def plain_weights(body: Body, parameters: FieldParameters) -> NDArray[np.float64]:
+    """Eq. 4, 9, 10 and the smoothing as they are written, for every voxel and joint in numpy, float64 (V, J)."""
+    p = parameters
+    N, J = p.resolution, body.num_joints
+    points = voxel_centres(N, p.extent).reshape(-1, 3)
+    tree = KDTree(body.rest_vertices)
+    weights = np.empty((len(points), J))
+    nearest = np.empty(len(points))
+    vertex_weights = body.weights.astype(np.float64)
+    for first in range(0, len(points), 20_000):
+        rows = slice(first, first + 20_000)
+        d, index = tree.query(points[rows], k=p.k, workers=-1)
+        nearest[rows] = d[:, 0]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(d[:, :1] > 0, 1 / d, np.arange(p.k) == 0)
+        share /= share.sum(1, keepdims=True)
+        alpha = np.maximum((p.tau - d[:, 0]) / (p.tau + d[:, 0]), 0) ** p.s
+        weights[rows] = alpha[:, None] * np.einsum("vk,vkj->vj", share, vertex_weights[index])
+        weights[rows, 0] += 1 - alpha
+    grid, far = weights.reshape(N, N, N, J), (nearest > p.tau).reshape(N, N, N)
+    pelvis = np.eye(J)[0]
+    inner = (slice(1, -1),) * 3
+    for _ in range(p.smoothing_steps):
+        around = np.zeros((N - 2,) * 3 + (J,))
+        for axis in range(3):
+            for shift in (slice(0, -2), slice(2, None)):
+                around += grid[tuple(shift if a == axis else slice(1, -1) for a in range(3))]
+        new = grid.copy()
+        new[inner] = (1 - RELAXATION) * grid[inner] + RELAXATION / 6 * around
+        new[far] = pelvis
+        grid = new / new.sum(-1, keepdims=True)
+    weights = np.where(grid.reshape(-1, J) < SPARSIFY_BELOW, 0, grid.reshape(-1, J))
+    return np.asarray(weights / weights.sum(1, keepdims=True))
+
+
+def check_field(field: CanonicalField, plain: NDArray[np.float64] | None = None) -> None:
+    """Weights are weights, and are the plain computation's where that is given."""
+    weights = field.weights.reshape(field.resolution**3, -1)
+    if not (np.isfinite(weights).all() and weights.min() >= 0 and np.abs(weights.sum(1) - 1).max() < 1e-5):
+        raise WrongResult(f"{field}: weights are not all in 0..1 with a sum of 1")
+    if plain is not None:
+        off = float(np.abs(weights - plain).max())
+        if not off < FIELD_TOLERANCE:
+            raise WrongResult(f"{field}: weights differ from the plain computation by {off:.2g}")
+
+
+def check_same_images(read: list[ImageBatch], written: ImageBatch) -> None:
+    """What was read is what was written, image by image, bit for bit."""
+    n = sum(len(batch) for batch in read)
+    if n != len(written):
+        raise WrongResult(f"store: wrote {len(written)} images, read {n}")
+    row = 0
+    for batch in read:
+        own = written[row : row + len(batch)]
+        if batch.keys.tolist() != own.keys.tolist():
+            raise WrongResult(f"store: other keys from row {row} on")
+        for name, have, want in (
+            ("box", batch.masks.box, own.masks.box),
+            ("poses", batch.poses, own.poses),
+            *((name, getattr(batch.cameras, name), getattr(_stored(own.cameras), name)) for name in ("R", "t", "K")),
+        ):
+            if not np.array_equal(have, want):
+                raise WrongResult(f"store: {name} differ from row {row} on")
+        for i, count in enumerate(words_in_box(own.masks.box)):
+            have, want = (m.words[m.start[i] : m.start[i] + count] for m in (batch.masks, own.masks))
+            if not np.array_equal(have, want):
+                raise WrongResult(f"store: the mask of row {row + i} differs")
+        row += len(batch)
+
+
+def _stored(cameras: Cameras) -> Cameras:
+    """Cameras as a store keeps them, in float32."""
+    return Cameras(*(getattr(cameras, name).astype(np.float32) for name in ("R", "t", "K")), cameras.image_size)
