@@ -83,15 +83,15 @@ def _wrote(*paths: Path) -> None:
 
 
 def _table(facts: dict[str, Any]) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
+    width = max(map(len, facts))
     for name, value in facts.items():
         shown = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
-        table.add_row(name.replace("_", " "), Text(shown))
-    out.print(table)
+        click.echo(f"{name.replace('_', ' '):<{width}}  {shown}")
 
 
 body_option = click.option(
-    "--body", "body_path", type=click.Path(path_type=Path), help="A body file (SMPL .pkl, .npz), not the mannequin."
+    "--body", "body_path", type=click.Path(path_type=Path),
+    help="A body file (SMPL .pkl, .npz), not the mannequin."
 )
 
 
@@ -229,7 +229,11 @@ def store_info_command(path: Path, as_json: bool) -> None:
     from chorus.store import store_info
 
     facts = store_info(path)
-    _print_json(facts) if as_json else _table(facts)
+    if as_json:
+        _print_json(facts)
+        return
+    facts.pop("provenance")  # pages of parameters: for --json
+    _table(facts)
 
 
 @store.command("verify")

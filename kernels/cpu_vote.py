@@ -89,7 +89,7 @@ def _bound(  # type: ignore[no-untyped-def]
 ):
     """Where a brick falls in 16 images, as bits: outside the image, inside it, off the mask, inside the mask's box.
 
-    ``half`` is half the side of the cube of voxel centres. ``corners`` receives, for images that are not off the mask, where the
+    ``half`` is half the side of the cube of voxel centres. ``corners`` receives, for images not off the mask, where the
     corners of the rectangle of blocks that the brick may meet lie in the summed-area tables (4 vectors), and its area.
     Images in which the brick reaches the camera plane are in no set (unless all of it is behind the camera: outside).
     """
