@@ -116,7 +116,7 @@ def demo(output: Path, images: int, seed: int) -> None:
     _table(
         {
             "simulated": f"{report.simulate_rate:,.0f} images/s",
-            "aggregated": f"{report.aggregate_rate:,.0f} images/s at 48^3, 120 groups; compiled in {report.compile_seconds:.1f} s",
+            "aggregated": f"{report.aggregate_rate:,.0f} images/s at 48^3 (compiled in {report.compile_seconds:.1f} s)",
             "skinning field": f"{report.field_seconds:.1f} s",
             "all in all": f"{time.perf_counter() - start:.0f} s",
         }
@@ -210,9 +210,11 @@ def ingest_records_command(folders: tuple[Path, ...], output: Path, body_path: P
     else:
         for folder, reason in report.rejected:
             err.print(f"rejected {folder}: {reason}", markup=False)
-        _table({"added": len(report.added), "rejected": len(report.rejected)})
+        for key, residual in report.residual_px.items():
+            out.print(f"{key}: camera fitted to its keypoints (Eq. 8), mean distance {residual:.1f} px", markup=False)
+        _table({"added": len(report.added), "present already": len(report.present), "rejected": len(report.rejected)})
         _wrote(output)
-    if not report.added:
+    if not report.added and not report.present:
         raise click.exceptions.Exit(ERROR_EXIT)
 
 
@@ -315,6 +317,35 @@ def aggregate_command(
         return
     _table(facts)
     _wrote(*written)
+
+
+@main.command()
+@click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
+@click.argument("occupancy_path", metavar="OCCUPANCY", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the pictures (PNG).")
+@click.option("--images", default=8, show_default=True, type=click.IntRange(min=1), help="How many images, spread evenly.")
+@body_option
+def overlay(store_path: Path, occupancy_path: Path, output: Path, images: int, body_path: Path | None) -> None:
+    """Draw an occupancy posed back into images of a store, over body and mask."""
+    import numpy as np
+
+    from chorus.body import load_body
+    from chorus.field import CanonicalField
+    from chorus.figures.images import save_posed_back
+    from chorus.occupancy import load_occupancy
+    from chorus.store import open_store
+
+    occupancy, opened = load_occupancy(occupancy_path), open_store(store_path)
+    field = CanonicalField.from_parameters(load_body(body_path), occupancy.parameters, occupancy.body_hash)
+    rows = opened.select()
+    batch = opened.batch(rows[np.unique(np.linspace(0, len(rows) - 1, images).astype(int))])
+    output.mkdir(parents=True, exist_ok=True)
+    for row, key in enumerate(batch.keys):
+        name = key.decode()
+        path = output / f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}.png"
+        on_mask = save_posed_back(path, occupancy, field, batch, row, name)
+        out.print(f"{name}: mean phi on the mask {on_mask:.2f}", markup=False)
+        _wrote(path)
 
 
 if __name__ == "__main__":

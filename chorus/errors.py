@@ -32,13 +32,13 @@ def to_numpy(value: Any) -> NDArray[Any]:
 def check_array(
     name: str, value: Any, shape: tuple[int | str, ...], dtype: DTypeLike, *, finite: bool = True
 ) -> NDArray[Any]:
-    """``value`` as a numpy array of ``dtype`` and ``shape``, or an InputError.
+    """``value`` as a numpy array of ``dtype`` and ``shape``, or an InputError where numbers are lost on the way.
 
     A string in ``shape`` stands for any length, and equal strings for equal lengths.
     """
     array = to_numpy(value)
-    if array.dtype == object or array.dtype.kind in "US":
-        raise InputError(f"{name}: expected numbers of shape {_show(shape)}, got dtype {array.dtype}")
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name}: expected real numbers of shape {_show(shape)}, got dtype {array.dtype}")
     lengths: dict[str, int] = {}
     fits = array.ndim == len(shape) and all(
         have == (lengths.setdefault(want, have) if isinstance(want, str) else want)
@@ -46,10 +46,23 @@ def check_array(
     )
     if not fits:
         raise InputError(f"{name}: expected shape {_show(shape)}, got {array.shape}")
-    if finite and array.dtype.kind in "fc" and not np.isfinite(array).all():
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise InputError(f"{name}: expected finite numbers, got {array[where]} at index {where}")
-    return np.ascontiguousarray(array, dtype)
+    if finite:
+        _refuse(name, "finite numbers", array, ~np.isfinite(array))
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = np.ascontiguousarray(array, dtype)
+    # numpy would truncate 0.5 to an integer, wrap 2^32 and make an infinity of 1e300 without a word.
+    if converted.dtype.kind in "iu":
+        _refuse(name, f"whole numbers that fit {converted.dtype}", array, converted != array)
+    elif finite:
+        _refuse(name, f"numbers that fit {converted.dtype}", array, ~np.isfinite(converted))
+    return converted
+
+
+def _refuse(name: str, expected: str, array: NDArray[Any], bad: NDArray[np.bool_]) -> None:
+    """An InputError that shows the first of the bad numbers, if there are any."""
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise InputError(f"{name}: expected {expected}, got {array[where]} at index {where}")
 
 
 def _show(shape: tuple[int | str, ...]) -> str:

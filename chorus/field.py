@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 from scipy.spatial import KDTree
 
 from chorus.body import Body
-from chorus.errors import InputError
+from chorus.errors import InputError, MismatchError
 from chorus.kernels.arrays import VoxelField
 from chorus.kernels.cpu import default_threads
 
@@ -136,6 +136,13 @@ class CanonicalField:
             parents=torch.tensor(body.parents, dtype=torch.int32),
             rest_inverse=torch.tensor(rest_inverse, dtype=torch.float64),
         )
+
+    @classmethod
+    def from_parameters(cls, body: Body, parameters: FieldParameters, body_hash: str | None = None) -> CanonicalField:
+        """The field of these parameters; MismatchError where ``body_hash`` is given and is not this body's."""
+        if body_hash is not None and body_hash != body.hash:
+            raise MismatchError(f"body: expected the one with hash {body_hash[:12]}, got {body.name} {body.hash[:12]}")
+        return cls(body, **asdict(parameters))
 
     def __repr__(self) -> str:
         p = self.parameters

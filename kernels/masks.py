@@ -143,12 +143,12 @@ class PackedMasks:
                 f"masks.box: expected 0 <= x0 < x1 <= W and 0 <= y0 < y1 <= H, or all zeros; got {box[row].tolist()} "
                 f"for an image of height, width {self.size[row].tolist()} in row {row}"
             )
-        end = self.start + words_in_box(box)
-        bad = np.flatnonzero((self.start < 0) | (end > len(self.words)))
+        length = words_in_box(box)
+        bad = np.flatnonzero((self.start < 0) | (self.start > len(self.words) - length))  # start + length could wrap
         if bad.size:
             row = bad[0]
             return (
-                f"masks.start: row {row} reaches words {self.start[row]}..{end[row]}, "
+                f"masks.start: row {row} reaches words {self.start[row]}..{int(self.start[row]) + int(length[row])}, "
                 f"but there are {len(self.words)} words"
             )
         return None

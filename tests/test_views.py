@@ -42,7 +42,8 @@ def test_azimuth_by_hand() -> None:
     # +x is the person's left, +z in front: bin 0 begins at the left and bins turn to the front.
     centres = np.array([[1.0, 0, 0], [1, 0, 1], [0, 5, 2], [-1, 0, 1], [-1, 0, 0], [-1, 0, -1], [0, -3, -1], [1, 0, -1]])
     cameras = cameras_at(centres)
-    assert np.allclose(azimuth(cameras), np.pi * np.array([0, 0.25, 0.5, 0.75, 1, -0.75, -0.5, -0.25]))
+    expected = np.pi * np.array([0, 0.25, 0.5, 0.75, 1, -0.75, -0.5, -0.25])
+    assert np.allclose(np.exp(1j * azimuth(cameras)), np.exp(1j * expected))
     assert azimuth(cameras).dtype == np.float64
     assert azimuth_bin(cameras).tolist() == [0, 1, 3, 4, 6, 7, 9, 10]
 
@@ -61,10 +62,10 @@ def test_a_hair_below_zero_is_the_last_bin() -> None:
 
 
 def test_at_plus_and_minus_pi() -> None:
-    behind = cameras_at(np.array([[-1, 0, 0.0], [-1, 0, -0.0], [-1, 0, 1e-17], [-1, 0, -1e-15]]))
-    # -t turns the signs of zeros: both come out as atan2(+-0, -1) = +-pi, the same direction and the same bin.
+    behind = cameras_at(np.array([[-1, 0, 0.0], [-1, 0, -0.0], [-1, 0, 1e-17], [-1, 0, -1e-17]]))
+    # -t turns the signs of zeros: what comes out is atan2(+-0, -1) = +-pi, one direction, so one bin.
     assert set(np.abs(azimuth(behind))) == {np.pi}
-    assert azimuth_bin(behind)[:3].tolist() == [6, 6, 6]
+    assert azimuth_bin(behind).tolist() == [6, 6, 6, 6]
 
 
 def test_exact_edges_belong_to_the_bin_above() -> None:
@@ -153,7 +154,7 @@ def test_group_is_fold_times_azimuth_times_elevation(name: str) -> None:
     assert np.array_equal(e, elevation_bin(cameras) if scheme.has_elevation else np.zeros(500))
 
 
-@pytest.mark.parametrize(("name", "weighting"), itertools.product(SCHEMES, WEIGHTINGS))
+@pytest.mark.parametrize(("name", "weighting"), list(itertools.product(SCHEMES, WEIGHTINGS)))
 def test_weights_are_one_over_the_images_of_the_bin(name: str, weighting: str) -> None:
     scheme = Scheme(name)
     rng = np.random.default_rng(2)
