@@ -57,6 +57,8 @@ def aggregate(
     scheme_ = Scheme(scheme or ("azimuth-elevation" if weighting == "azimuth-elevation" else "azimuth"))
     G, N = scheme_.num_groups, field.resolution
     scheme_.weights(weighting, np.zeros(G, np.int64))  # refuse a bad weighting before the work, not after it
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise InputError(f"batch_size: expected a positive integer, got {batch_size!r}")
     batches, total, source, category = _batches(images_or_store, field, prompt, where, batch_size)
 
     counts = empty_counts(field.arrays, G, "cpu")
@@ -168,14 +170,21 @@ def _batches(
     if isinstance(source, ImageBatch):
         known: int | None = len(source) if prompt is None else None
         source = [source]
-    else:
+    elif isinstance(source, Iterable):
         known = None
+    else:
+        raise InputError(
+            "images_or_store: expected an ImageBatch, an iterable of them, a Store or the path of one, "
+            f"got a {type(source).__name__}"
+        )
     return _pieces(source, prompt, batch_size), known, "memory", ""
 
 
 def _pieces(batches: Iterable[ImageBatch], prompt: str | list[str] | None, batch_size: int) -> Iterator[ImageBatch]:
     wanted = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
     for batch in batches:
+        if not isinstance(batch, ImageBatch):
+            raise InputError(f"images_or_store: expected ImageBatches, got a {type(batch).__name__} among them")
         if wanted is not None:
             if batch.prompts is None:
                 raise InputError("prompt: these images carry no prompts")

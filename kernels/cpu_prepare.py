@@ -29,7 +29,8 @@ class Prepared:
 
     matrix  (I * J * 12,) float32  rows U, V, Z of K [R | t] B_j, principal point left out
     lanes   (I / 16 * J * 12 * 16,) float32  the same for vectors of 16 images, images fastest
-    view    (I / 16 * 10 * 16,) float32  likewise cx, cy, W, H, x0, y0, x1, y1 (box), what float32 may be off in U, V and Z
+    view    (I / 16 * 10 * 16,) float32  likewise cx, cy; the last u and v inside the image; the first u and v inside the
+            mask's box, and the last; what float32 may be off in U or V, and in Z
     blocks  (I / 16 * 5 * 16,) int32  likewise the mask's first block column and row, blocks per row, entries per row of
             its table in ``some`` and ``full``, and where that table starts
     start   (I,) int64  first word of each mask
@@ -157,13 +158,14 @@ def _prepare(  # type: ignore[no-untyped-def]
         at = i // LANES * (VIEW_ROWS * LANES) + i % LANES
         view[at] = K[i, 0, 2]
         view[at + LANES] = K[i, 1, 2]
-        view[at + 2 * LANES] = width
-        view[at + 3 * LANES] = height
+        # The largest float32 below W, so that u < W is u <= last, and the sign of last - u.
+        view[at + 2 * LANES] = np.nextafter(np.float32(width), np.float32(0.0))
+        view[at + 3 * LANES] = np.nextafter(np.float32(height), np.float32(0.0))
         # An empty mask gets a box that no pixel is in and every rectangle misses.
         view[at + 4 * LANES] = 1e9 if empty else x0
         view[at + 5 * LANES] = 1e9 if empty else y0
-        view[at + 6 * LANES] = -1e9 if empty else x1
-        view[at + 7 * LANES] = -1e9 if empty else y1
+        view[at + 6 * LANES] = -1e9 if empty else np.nextafter(np.float32(x1), np.float32(0.0))
+        view[at + 7 * LANES] = -1e9 if empty else np.nextafter(np.float32(y1), np.float32(0.0))
         # u = U / Z + cx: an error of U, or of Z where it stands for as many pixels as the image and its centre are wide.
         pixels = max(width, height) + abs(K[i, 0, 2]) + abs(K[i, 1, 2])
         view[at + 8 * LANES] = FLOAT_ERROR * (scale_u + pixels * scale_z)
