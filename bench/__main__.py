@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.report import append, default_path, main_line, make_run, tables
+from bench.report import append, default_path, load, main_line, make_run, tables
 
 HERE = Path(__file__).parent
 GROUPS = ("votes", "field", "store")
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         except (ValueError, KeyError, TypeError, OSError):
             parser.error(f"--output: {path} is there and is no results file to append to")
 
-    failures = Failures()
+    failures, load_before = Failures(), load()
     with tempfile.TemporaryDirectory() as folder:
         recorded = Path(folder) / "benchmarks.json"
         chosen = [str(HERE / f"bench_{group}.py") for group in options.only or GROUPS]
@@ -63,13 +63,15 @@ def main(arguments: list[str] | None = None) -> int:
     if not text:
         print("bench: nothing was timed; no record written", file=sys.stderr)
         return int(code) or 1
-    run = make_run(json.loads(text), quick=options.quick, failed=failures.names)
+    run = make_run(json.loads(text), quick=options.quick, failed=failures.names, load_before=load_before)
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in tables(run):
         console.print(table)
     line = main_line(run)
     if line:
         console.print(line)
+    if load_before is not None and load_before > 0.5:
+        console.print(f"The machine was busy (load {load_before} before the start): no figures to quote.", style="yellow")
     for name in failures.names:
         console.print(f"no figure: {name} failed", style="bold red", markup=False)
     append(path, run)

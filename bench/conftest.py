@@ -11,13 +11,13 @@ from bench.workloads import VoteWorkload, vote_workload
 from chorus.body import Body, load_body
 from chorus.kernels.cpu import default_threads
 
-QUICK = {
+QUICK: dict[str, list[Any]] = {
     "vote_shape": [(48, 1), (48, 64), (48, 1024)],
     "field_resolution": [48],
     "memory_resolution": [48],
     "store_images": [512],
 }
-FULL = {
+FULL: dict[str, list[Any]] = {
     "vote_shape": [(resolution, images) for resolution in (48, 96, 128) for images in (1, 64, 1024)],
     "field_resolution": [48, 96],
     "memory_resolution": [48, 128],

@@ -76,7 +76,7 @@ def plain_weights(body: Body, parameters: FieldParameters) -> NDArray[np.float64
     vertex_weights = body.weights.astype(np.float64)
     for first in range(0, len(points), 20_000):
         rows = slice(first, first + 20_000)
-        d, index = tree.query(points[rows], k=p.k, workers=-1)
+        d, index = (np.asarray(found) for found in tree.query(points[rows], k=p.k, workers=-1))
         nearest[rows] = d[:, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(d[:, :1] > 0, 1 / d, np.arange(p.k) == 0)
@@ -137,4 +137,5 @@ def check_same_images(read: list[ImageBatch], written: ImageBatch) -> None:
 
 def _stored(cameras: Cameras) -> Cameras:
     """Cameras as a store keeps them, in float32."""
-    return Cameras(*(getattr(cameras, name).astype(np.float32) for name in ("R", "t", "K")), cameras.image_size)
+    R, t, K = (getattr(cameras, name).astype(np.float32) for name in ("R", "t", "K"))
+    return Cameras(R, t, K, cameras.image_size)

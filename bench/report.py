@@ -27,13 +27,18 @@ def default_path() -> Path:
     return RESULTS / f"{date.today().isoformat()}-{host_class(machine())}.json"
 
 
-def make_run(recorded: dict[str, Any], *, quick: bool, failed: list[str]) -> dict[str, Any]:
+def load() -> float | None:
+    """Processes that ran on average during the last minute; None where the system does not say."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def make_run(recorded: dict[str, Any], *, quick: bool, failed: list[str], load_before: float | None) -> dict[str, Any]:
     """One run of the suite: the benchmarks that passed their gate, and the names of those that did not."""
     return {
         "date": recorded["datetime"],
         "commit": (recorded.get("commit_info") or {}).get("id"),
         "quick": quick,
-        "load_before": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "load_before": load_before,
         "machine": machine(),
         "versions": versions(),
         "failed": failed,
@@ -65,7 +70,7 @@ def _count(value: float) -> str:
 
 def _details(r: dict[str, Any]) -> str:
     if "votes_per_s" in r:
-        return f"{r['votes_per_s'] / 1e6:,.0f} M votes/s, {r['cycles_per_vote']:.3g} cycles a vote"
+        return f"{_count(r['votes_per_s'] / 1e6)} M votes/s, {_count(r['cycles_per_vote'])} cycles each"
     return f"{r['mb_per_s']:,.0f} MB/s" if "mb_per_s" in r else ""
 
 
@@ -80,15 +85,15 @@ def tables(run: dict[str, Any]) -> list[Table]:
             for place, r in enumerate(b["contenders"]):
                 ratio = "" if r.get("ratio") is None else f"{r['ratio']:.3g} x"
                 table.add_row(
-                    b["what"] if place == 0 else "", f"{r['name']} ({_count(r['items'])} {r['unit']})",
+                    b["what"] if place == 0 else "", f"{r['name']} (on {r['items']:,})",
                     _seconds(r["median_s"]), _seconds(r["iqr_s"]), f"{_count(r['per_s'])} {r['unit']}/s", _details(r), ratio,
                     end_section=place == len(b["contenders"]) - 1,
                 )  # fmt: skip
             if "compile_s" in b:
-                table.add_row(b["what"], "numba", _seconds(b["compile_s"]), "", "", "", "")
+                table.add_row(b["what"], "numba", _seconds(b["compile_s"]))
             if "peak_mib" in b:
-                table.add_row(b["what"], "field", _seconds(b["build_s"]), "", f"peak {b['peak_mib']:,} MiB",
-                              f"{b['before_mib']:,} MiB before", "")  # fmt: skip
+                peak = f"peak {b['peak_mib']:,} MiB"
+                table.add_row(b["what"], "field", _seconds(b["build_s"]), "", peak, f"{b['before_mib']:,} MiB before")
         shown.append(table)
     return shown
 
@@ -96,12 +101,13 @@ def tables(run: dict[str, Any]) -> list[Table]:
 def main_line(run: dict[str, Any]) -> str | None:
     """The figure the suite exists for, if this run has it."""
     for b in run["benchmarks"]:
-        if b["what"] == "votes 48^3, 1,024 images":
+        if b["what"] == "48^3 voxels, 1,024 images":
             numba, *references = b["contenders"]
             best = max(references, key=lambda r: float(r["per_s"]))
             work = b["workload"]
             return (
-                f"numba is {numba['ratio']:.1f} times as fast as the PyTorch {best['name']}: {_count(numba['per_s'])} "
+                f"numba is {numba['ratio']:.1f} times as fast as {best['name']} (by the least times "
+                f"{numba['ratio_of_least']:.1f}): {_count(numba['per_s'])} "
                 f"against {_count(best['per_s'])} images/s, {b['threads']} threads, 48^3 voxels, 512 x 512, "
                 f"{_count(numba['items'])} images (the reference on {best['items']} of them); {b['culling']['culled']:.0%} of "
                 f"brick-image pairs culled; masks {work['mean_mask_area']:.1%} of the image in boxes of "

@@ -94,7 +94,10 @@ def vote_workload(body: Body, num_images: int, seed: int = 0, size: int = SIZE) 
         pose[1:] += rng.normal(0, POSE_NOISE, (body.num_joints - 1, 3))
     poses = poses.astype(np.float32)
     bones = body.bone_transforms(poses)
-    R, t, K, masks, fill = [], [], [], [], []
+    R: list[NDArray[np.float64]] = []
+    t: list[NDArray[np.float64]] = []
+    K: list[NDArray[np.float64]] = []
+    masks, fill = [], []
     for transforms, rng in zip(bones, streams, strict=True):
         blended = (weights @ transforms.reshape(-1, 12)).reshape(-1, 3, 4)
         posed = np.einsum("vab,vb->va", blended, points)
@@ -120,8 +123,9 @@ def _blob(rng: np.random.Generator, near: NDArray[np.float64], size: int) -> NDA
     reach = (1 + 4 * WAVES) * long * np.array([math.hypot(cos, ratio * sin), math.hypot(sin, ratio * cos)])
     x, y = np.clip(near, np.minimum(reach, size / 2), size - np.minimum(reach, size / 2))
     mask = np.zeros((size, size), np.bool_)
-    left, top = np.floor(np.maximum([x, y] - reach, 0)).astype(int)
-    right, bottom = np.ceil(np.minimum([x, y] + reach, size)).astype(int)
+    middle = np.array([x, y])
+    left, top = np.floor(np.maximum(middle - reach, 0)).astype(int)
+    right, bottom = np.ceil(np.minimum(middle + reach, size)).astype(int)
     rows, columns = np.ogrid[top:bottom, left:right]
     down, across = rows + 0.5 - y, columns + 0.5 - x
     major, minor = (cos * across + sin * down) / long, (cos * down - sin * across) / (ratio * long)

@@ -63,12 +63,14 @@ class FieldParameters:
     def __post_init__(self) -> None:
         for name, low in (("resolution", 1), ("k", 1), ("smoothing_steps", 0)):
             value = getattr(self, name)
-            if not isinstance(value, (int, np.integer)) or value < low:
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
                 raise InputError(f"{name}: expected an integer >= {low}, got {value!r}")
+            object.__setattr__(self, name, int(value))  # plain numbers: equal parameters hash alike
         for name in ("extent", "tau", "s"):
             value = getattr(self, name)
             if not np.isfinite(value) or value <= 0:
                 raise InputError(f"{name}: expected a positive number, got {value!r}")
+            object.__setattr__(self, name, float(value))
 
     @property
     def spacing(self) -> float:
@@ -117,7 +119,7 @@ class CanonicalField:
             spacing = extent / resolution if resolution else 0.0
             smoothing_steps = default_smoothing_steps(spacing) if spacing > 0 else 0
         self.body = body
-        self.parameters = FieldParameters(int(resolution), float(extent), bool(canonicalize), k, tau, s, smoothing_steps)
+        self.parameters = FieldParameters(resolution, extent, bool(canonicalize), k, tau, s, smoothing_steps)
         if canonicalize and k > len(body.vertices):
             raise InputError(f"k: expected at most the body's {len(body.vertices)} vertices, got {k}")
         self.hash = self.parameters.hash(body.hash)
@@ -291,8 +293,12 @@ def _cached(name: str, use_cache: bool, make: Any) -> Any:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, offset=arrays[0], joint=arrays[1], weight=arrays[2])
-        os.replace(file.name, path)
+            try:
+                np.savez(file, offset=arrays[0], joint=arrays[1], weight=arrays[2])
+                os.replace(file.name, path)
+            except BaseException:
+                Path(file.name).unlink()
+                raise
     except OSError as error:
         log.warning("field not cached in %s: %s", path.parent, error)
     return arrays

@@ -43,8 +43,12 @@ class ImageBatch:
         weights: Any = None,
         prompts: Any = None,
     ) -> None:
+        if not isinstance(cameras, Cameras):
+            raise InputError(f"cameras: expected Cameras, got a {type(cameras).__name__}")
         n = len(cameras)
         if not isinstance(masks, PackedMasks):
+            if not hasattr(masks, "__iter__"):
+                raise InputError(f"masks: expected PackedMasks or (H, W) bool each, got a {type(masks).__name__}")
             dense = [to_numpy(m) for m in masks]
             for row, mask in enumerate(dense):
                 if mask.ndim != 2 or mask.dtype != np.bool_:
@@ -65,7 +69,9 @@ class ImageBatch:
                 f"got {masks.size[row].tolist()} in row {row}"
             )
         poses = check_array("poses", poses, (n, "J", 3), np.float32)
-        bad = np.flatnonzero(poses[:, 0].any(1)) if n else np.zeros(0, np.intp)
+        if poses.shape[1] == 0:
+            raise InputError(f"poses: expected at least one joint, got shape {poses.shape}")
+        bad = np.flatnonzero(poses[:, 0].any(1))
         if bad.size:
             raise InputError(
                 "poses: expected a zero global orientation (joint 0; it belongs into the camera), "
@@ -78,6 +84,10 @@ class ImageBatch:
             keys = np.char.encode(keys, "utf-8")
         if keys.shape != (n,) or (n and keys.dtype.kind != "S"):
             raise InputError(f"keys: expected {n} strings, got {keys.dtype} of shape {keys.shape}")
+        distinct, first, row_of = np.unique(keys, return_index=True, return_inverse=True)
+        if len(distinct) < n:
+            row = int(np.flatnonzero(first[row_of] != np.arange(n))[0])
+            raise InputError(f"keys: expected unique keys, got {keys[row]!r} in rows {first[row_of[row]]} and {row}")
         if weights is not None:
             weights = to_numpy(weights)
             if weights.dtype != np.uint8 or weights.shape != (n,):
