@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("bench: nothing was timed; no record written", file=sys.stderr)
         return int(code) or 1
     run = make_run(json.loads(text), quick=options.quick, failed=failures.names, load_before=load_before)
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     for table in tables(run):
         console.print(table)
     line = main_line(run)

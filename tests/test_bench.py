@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -230,7 +231,7 @@ def test_runs_are_appended_and_shown(tmp_path: Path) -> None:
     assert line is not None
     assert "numba is 60.0 times as fast as less slow" in line
     assert "12,000 against 200 images/s" in line
-    console = Console(width=150, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=150, record=True, file=io.StringIO())
     console.print(*tables(run))
     assert "60 x" in console.export_text()
     assert main_line({**run, "benchmarks": []}) is None

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.ndimage import zoom
 from scipy.spatial import KDTree
 
 from chorus import field as module
@@ -81,18 +80,23 @@ def field_slowly(body: Body, N: int, extent: float, k: int, tau: float, s: float
 
 @pytest.mark.parametrize(
     ("N", "extent", "k", "tau", "s", "steps"),
-    [(8, 2.0, 5, 0.5, 0.25, 3), (8, 2.0, 1, 0.4, 0.5, 0), (7, 1.1, 40, 0.8, 0.25, 6), (9, 3.0, 7, 0.3, 1.0, 20), (1, 1.0, 3, 1, 1, 2)],
-)
+    [
+        (8, 2.0, 5, 0.5, 0.25, 3), (8, 2.0, 1, 0.4, 0.5, 0), (7, 1.1, 40, 0.8, 0.25, 6), (9, 3.0, 7, 0.3, 1.0, 20),
+        (1, 1.0, 3, 1, 1, 2),
+    ],
+)  # fmt: skip
 def test_against_the_definition(N: int, extent: float, k: int, tau: float, s: float, steps: int) -> None:
     body = small_body()
     field = CanonicalField(body, N, extent, k=k, tau=tau, s=s, smoothing_steps=steps, cache=False)
     expected = field_slowly(body, N, extent, k, tau, s, steps)
-    assert field.weights.shape == (N, N, N, 3) and field.weights.dtype == np.float32
+    assert field.weights.shape == (N, N, N, 3)
+    assert field.weights.dtype == np.float32
     assert np.abs(field.weights - expected).max() < 2e-6
     # The sparse arrays hold the same: sorted by voxel, nothing below the threshold, every voxel has an entry.
     a = field.arrays
     counts = np.diff(a.offset.numpy())
-    assert (counts >= 1).all() and a.offset[-1] == len(a.joint) == len(a.weight)
+    assert (counts >= 1).all()
+    assert a.offset[-1] == len(a.joint) == len(a.weight)
     assert float(a.weight.min()) >= 0.99e-6
     assert abs(counts.sum() - (expected > 0).sum()) <= 0.01 * counts.sum()  # float32 decides otherwise at 1e-6 itself
 
@@ -124,10 +128,12 @@ def test_a_voxel_on_a_vertex_takes_its_weights() -> None:
 
 
 def test_centres_and_geometry(field: CanonicalField) -> None:
-    assert field.centres.shape == (24, 24, 24, 3) and field.centres.dtype == np.float32
+    assert field.centres.shape == (24, 24, 24, 3)
+    assert field.centres.dtype == np.float32
     assert np.allclose(field.centres[0, 5, 23], (np.array([0, 5, 23]) + 0.5) * 3 / 24 - 1.5)
     assert np.allclose(field.arrays.centres().numpy().reshape(24, 24, 24, 3), field.centres, atol=1e-6)
-    assert field.arrays.shape == (24, 24, 24) and field.arrays.spacing == 0.125
+    assert field.arrays.shape == (24, 24, 24)
+    assert field.arrays.spacing == 0.125
 
 
 def test_far_voxels_move_with_the_pelvis_alone(body: Body, field: CanonicalField) -> None:
@@ -136,8 +142,10 @@ def test_far_voxels_move_with_the_pelvis_alone(body: Body, field: CanonicalField
     far = distance > 0.8
     assert 0.1 < far.mean() < 0.9
     assert (weights[far] == np.eye(24, dtype=np.float32)[0]).all()
-    assert np.abs(weights.sum(1) - 1).max() < 1e-6 and weights.min() >= 0
-    assert weights[~far, 0].max() <= 1 and (weights[distance < 0.05, 1:].sum(1) > 0.2).mean() > 0.5
+    assert np.abs(weights.sum(1) - 1).max() < 1e-6
+    assert weights.min() >= 0
+    assert weights[~far, 0].max() <= 1
+    assert (weights[distance < 0.05, 1:].sum(1) > 0.2).mean() > 0.5
 
 
 def test_without_canonicalization_all_is_rigid(body: Body) -> None:
@@ -171,7 +179,8 @@ def test_voxels_near_the_surface_follow_the_posed_mesh(body: Body) -> None:
         mesh = body.posed_vertices(pose[None])[0][vertex[near]]
         off = np.linalg.norm(moved - mesh, axis=1)
         still = np.linalg.norm(points[near] - mesh, axis=1)
-        assert np.median(off) < 0.04 and np.quantile(off, 0.95) < 0.15
+        assert np.median(off) < 0.04
+        assert np.quantile(off, 0.95) < 0.15
         assert np.median(off) < 0.4 * np.median(still)
 
 
@@ -193,7 +202,8 @@ def test_diffusion_length_does_not_depend_on_the_resolution(body: Body, resoluti
     """
     assert default_smoothing_steps(3.0 / 48) == 30
     assert default_smoothing_steps(3.0 / 96) == 120
-    assert default_smoothing_steps(3.0 / 24) == 8 and default_smoothing_steps(3.0) == 1
+    assert default_smoothing_steps(3.0 / 24) == 8
+    assert default_smoothing_steps(3.0) == 1
     paper = CanonicalField(body, 48, cache=False)
     other = CanonicalField(body, resolution, cache=False)
     fine, coarse = (paper, other) if resolution < 48 else (other, paper)
@@ -232,7 +242,8 @@ def test_parameters_are_checked(change: dict[str, Any], words: str) -> None:
 def test_hash_is_of_the_body_and_every_parameter() -> None:
     base: dict[str, Any] = {"resolution": 4, "extent": 2.0, "k": 3, "tau": 0.5, "s": 0.5, "smoothing_steps": 2, "cache": False}
     changes: list[dict[str, Any]] = [
-        {}, {"resolution": 5}, {"extent": 2.1}, {"k": 4}, {"tau": 0.6}, {"s": 0.4}, {"smoothing_steps": 3}, {"canonicalize": False},
+        {}, {"resolution": 5}, {"extent": 2.1}, {"k": 4}, {"tau": 0.6}, {"s": 0.4}, {"smoothing_steps": 3},
+        {"canonicalize": False},
     ]  # fmt: skip
     hashes = [CanonicalField(small_body(), **{**base, **change}).hash for change in changes]
     hashes.append(CanonicalField(small_body(1), **base).hash)
@@ -254,12 +265,14 @@ def equal(a: CanonicalField, b: CanonicalField) -> bool:
 
 def test_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = CanonicalField(small_body(), 6, k=3, cache=False)
-    assert cache_folder() == cache.parent and not cache.exists()
+    assert cache_folder() == cache.parent
+    assert not cache.exists()
     made = CanonicalField(small_body(), 6, k=3)
     assert [f.name for f in cache.iterdir()] == [f"{made.hash}.npz"]
     monkeypatch.setattr(module, "_sparse_weights", lambda *_: pytest.fail("made again"))
     found = CanonicalField(small_body(), 6, k=3)
-    assert equal(fresh, made) and equal(fresh, found)
+    assert equal(fresh, made)
+    assert equal(fresh, found)
     with pytest.raises(pytest.fail.Exception):
         CanonicalField(small_body(), 6, k=4)  # another field is not found under this name
 
@@ -289,7 +302,8 @@ def test_a_damaged_cache_costs_time_only(cache: Path, damage: str, caplog: pytes
     assert len(list(cache.iterdir())) == 1  # nothing is left behind
     if damage != "folder":  # and the file is whole again
         caplog.clear()
-        assert equal(CanonicalField(small_body(), 6, k=3), made) and not caplog.text
+        assert equal(CanonicalField(small_body(), 6, k=3), made)
+        assert not caplog.text
 
 
 def test_an_unwritable_cache_is_said_and_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
@@ -314,11 +328,14 @@ print(float(field.arrays.weight.sum()), len(field.arrays.weight))
 
 def test_processes_race_for_the_cache(body: Body, cache: Path) -> None:
     racers = [
-        subprocess.Popen([sys.executable, "-c", RACE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+        subprocess.Popen(
+            [sys.executable, "-c", RACE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+        )
         for _ in range(2)
     ]
     for racer in racers:
-        assert racer.stdout is not None and racer.stdout.readline() == "ready\n"
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
     for racer in racers:
         assert racer.stdin is not None
         racer.stdin.write("go\n")

@@ -76,7 +76,9 @@ def test_every_kind_of_array_is_taken(kind: str) -> None:
     a["masks"] = [convert(m) for m in a["masks"]] if kind == "dlpack" else convert(a["masks"])
     got = ImageBatch(**a)
     assert same(got, expected)
-    assert got.poses.dtype == np.float32 and got.poses.flags.c_contiguous and got.keys.dtype.kind == "S"
+    assert got.poses.dtype == np.float32
+    assert got.poses.flags.c_contiguous
+    assert got.keys.dtype.kind == "S"
 
 
 def test_sizes_may_differ_and_optional_things_may_be_missing() -> None:
@@ -87,8 +89,10 @@ def test_sizes_may_differ_and_optional_things_may_be_missing() -> None:
     images = ImageBatch(masks, Cameras(c.R, c.t, c.K, sizes), a["poses"])
     assert [m.tolist() for m in images.masks.size] == [list(s) for s in sizes]
     assert images.keys.tolist() == [b"image-0", b"image-1", b"image-2"]
-    assert images.weights is None and images.prompts is None
-    assert images[1:].weights is None and len(images[1:]) == 2
+    assert images.weights is None
+    assert images.prompts is None
+    assert images[1:].weights is None
+    assert len(images[1:]) == 2
     packed = PackedMasks.pack(masks)
     assert ImageBatch(packed, Cameras(c.R, c.t, c.K, sizes), a["poses"]).masks is packed
 
@@ -99,7 +103,8 @@ def test_selection() -> None:
         chosen = images[rows]
         index = np.arange(n)[rows]
         assert chosen.keys.tolist() == [[b"a", b"b", b"c"][i] for i in index]
-        assert chosen.weights is not None and chosen.weights.tolist() == [[1, 2, 255][i] for i in index]
+        assert chosen.weights is not None
+        assert chosen.weights.tolist() == [[1, 2, 255][i] for i in index]
         assert all(np.array_equal(chosen.masks.unpack(k), images.masks.unpack(int(i))) for k, i in enumerate(index))
 
 
@@ -145,7 +150,7 @@ BAD = [
     (_set("poses", lambda p: p.astype(object)), "poses: expected real numbers .* got dtype object"),
     (_set("poses", np.zeros((n, 0, 3))), "poses: expected at least one joint"),
     (_set("masks", lambda m: m[:2]), "masks: expected 3, one a camera, got 2"),
-    (_set("masks", lambda m: m.astype(np.uint8)), r"masks: expected \(H, W\) bool each, got uint8 of shape \(48, 64\) in row 0"),
+    (_set("masks", lambda m: m.astype(np.uint8)), r"masks: expected \(H, W\) bool each, got uint8 of shape .* in row 0"),
     (_set("masks", lambda m: m.astype(float)), r"masks: expected \(H, W\) bool each, got float64"),
     (_set("masks", lambda m: m[..., None]), r"masks: expected \(H, W\) bool each, got bool of shape \(48, 64, 1\)"),
     (_set("masks", lambda m: m[0]), r"masks: expected \(H, W\) bool each, got bool of shape \(64,\)"),
@@ -185,7 +190,8 @@ def test_bad_images_are_named(change: Any, words: str) -> None:
 
 def test_errors_are_value_errors() -> None:
     assert issubclass(InputError, ValueError)
-    assert issubclass(StoreError, InputError) and issubclass(MismatchError, InputError)
+    assert issubclass(StoreError, InputError)
+    assert issubclass(MismatchError, InputError)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +226,7 @@ def test_checked_arrays() -> None:
     with pytest.raises(InputError, match=r"expected shape \(N, N, 2\), got \(4, 3, 2\)"):
         check_array("x", np.zeros((4, 3, 2)), ("N", "N", 2), np.float64)
     array = np.arange(4.0)
-    assert check_array("x", array, (4,), np.float64) is array or np.shares_memory(array, check_array("x", array, (4,), np.float64))
+    assert np.shares_memory(array, check_array("x", array, (4,), np.float64))  # nothing to do: nothing copied
     assert to_numpy(torch.ones(2, requires_grad=True)).tolist() == [1, 1]
 
 
@@ -241,8 +247,10 @@ def test_poses_and_cameras_at_the_edge_of_the_possible_vote_or_not_but_never_cra
         images = ImageBatch(a["masks"], cameras, a["poses"] * 1000)
         results = [aggregate(images, field, backend=backend) for backend in ("numba", "reference")]
         for result in results:
-            assert (result.num_counts >= 0).all() and (result.num_counts <= result.den_counts).all()
-            assert (result.den_counts.sum(0) <= n).all() and np.isfinite(result.probability).all()
+            assert (result.num_counts >= 0).all()
+            assert (result.num_counts <= result.den_counts).all()
+            assert (result.den_counts.sum(0) <= n).all()
+            assert np.isfinite(result.probability).all()
         if "t" in change and change["t"].any():
             assert not results[0].den_counts.any() or abs(change["t"]).max() < 1e29
     one = Cameras(c.R, c.t, np.tile([[1e-30, 0, 5], [0, 1e-30, 5], [0, 0, 1]], (n, 1, 1)), c.image_size)
@@ -252,6 +260,7 @@ def test_poses_and_cameras_at_the_edge_of_the_possible_vote_or_not_but_never_cra
 
 def test_checks_survive_python_without_assertions() -> None:
     """python -O removes assert statements; what guards the kernels is none."""
-    code = "from chorus.camera import Cameras\nCameras([[[2, 0, 0], [0, 1, 0], [0, 0, 1]]], [[0, 0, 1]], [[[1, 0, 0], [0, 1, 0], [0, 0, 1]]], [[1, 1]])"
+    code = "from chorus.camera import Cameras; import numpy as np; one = np.eye(3)[None]; Cameras(2 * one, one[:, 2], one, [[1, 1]])"
     done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1 and "InputError: cameras.R: expected rotations" in done.stderr
+    assert done.returncode == 1
+    assert "InputError: cameras.R: expected rotations" in done.stderr

@@ -15,7 +15,8 @@ from chorus.kernels import reference
 from chorus.kernels.arrays import VoteImages
 from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK, PackedMasks, pack_mask, unpack_mask, words_in_box
 
-bools = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=50), elements=st.booleans(), fill=st.just(False))
+shapes = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=50)
+bools = arrays(np.bool_, shapes, elements=st.booleans(), fill=st.just(False))
 
 
 def pack_slowly(mask: np.ndarray) -> tuple[list[int], list[int]]:
@@ -42,7 +43,8 @@ def pack_slowly(mask: np.ndarray) -> tuple[list[int], list[int]]:
 @given(bools)
 def test_packing_is_the_format(mask: np.ndarray) -> None:
     box, words = pack_mask(mask)
-    assert box.dtype == np.int32 and words.dtype == np.uint32
+    assert box.dtype == np.int32
+    assert words.dtype == np.uint32
     assert (box.tolist(), words.tolist()) == pack_slowly(mask)
     assert words_in_box(box) == len(words)
     assert np.array_equal(unpack_mask(box, words, mask.shape), mask)
@@ -67,14 +69,16 @@ def some_masks() -> list[np.ndarray]:
     rng = np.random.default_rng(1)
     sizes = [(1, 1), (33, 47), (64, 64), (16, 200), (20, 5)]
     masks = [rng.random(s) < p for s in sizes for p in (0.0, 0.02, 0.5, 1.0)]
-    assert any(not m.any() for m in masks) and any(m.all() for m in masks)
+    assert any(not m.any() for m in masks)
+    assert any(m.all() for m in masks)
     return masks
 
 
 def test_many_masks() -> None:
     masks = some_masks()
     packed = PackedMasks.pack(masks)
-    assert len(packed) == len(masks) and packed.problem() is None
+    assert len(packed) == len(masks)
+    assert packed.problem() is None
     assert all(np.array_equal(packed.unpack(i), m) for i, m in enumerate(masks))
     assert packed.size.tolist() == [list(m.shape) for m in masks]
     assert packed.areas().tolist() == [int(m.sum()) for m in masks]
@@ -87,7 +91,8 @@ def test_many_masks() -> None:
     joined = PackedMasks.join(
         packed.size, packed.box, [packed.words[s : s + n] for s, n in zip(packed.start, words_in_box(packed.box), strict=True)]
     )
-    assert np.array_equal(joined.words, packed.words) and np.array_equal(joined.start, packed.start)
+    assert np.array_equal(joined.words, packed.words)
+    assert np.array_equal(joined.start, packed.start)
 
 
 def test_the_reference_kernel_unpacks_alike() -> None:
@@ -103,8 +108,11 @@ def test_the_reference_kernel_unpacks_alike() -> None:
 
 def test_no_masks() -> None:
     none = PackedMasks.pack([])
-    assert len(none) == 0 and none.problem() is None and none.areas().shape == (0,)
-    assert none.size.shape == (0, 2) and none.box.shape == (0, 4)
+    assert len(none) == 0
+    assert none.problem() is None
+    assert none.areas().shape == (0,)
+    assert none.size.shape == (0, 2)
+    assert none.box.shape == (0, 4)
 
 
 def test_a_block_is_a_memory_sector() -> None:

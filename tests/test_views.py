@@ -135,7 +135,8 @@ def test_folds_are_even_and_independent_of_the_order_of_keys() -> None:
     keys = np.array([f"image-{i}" for i in range(20_000)], "S")
     folds = fold_of_hash(key_hash(keys))
     counts = np.bincount(folds, minlength=FOLDS)
-    assert len(counts) == FOLDS and ((counts - 2000) ** 2 / 2000).sum() < 9 + 5 * np.sqrt(18)
+    assert len(counts) == FOLDS
+    assert ((counts - 2000) ** 2 / 2000).sum() < 9 + 5 * np.sqrt(18)
     assert abs(np.corrcoef(folds[1:], folds[:-1])[0, 1]) < 0.03
     assert np.unique(key_hash(keys)).size == len(keys)
 
@@ -165,9 +166,11 @@ def test_weights_are_one_over_the_images_of_the_bin(name: str, weighting: str) -
             scheme.weights(weighting, totals)
         return
     r = scheme.weights(weighting, totals)
-    assert r.shape == (scheme.num_groups,) and r.dtype == np.float64 and np.isfinite(r).all()
+    assert r.shape == (scheme.num_groups,)
+    assert r.dtype == np.float64
+    assert np.isfinite(r).all()
     for g in range(scheme.num_groups):
-        f, a, e = np.unravel_index(g, scheme.shape)
+        _, a, e = np.unravel_index(g, scheme.shape)
         same = [
             h for h in range(scheme.num_groups)
             if (at := np.unravel_index(h, scheme.shape))[1] == a and (weighting == "azimuth" or at[2] == e)
