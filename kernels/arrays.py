@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,7 +116,11 @@ class VoteImages:
 
 def empty_counts(field: VoxelField, num_groups: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Zero (num, den), int32 (G, V): what ``out`` of a ``count_votes`` call takes."""
-    num = torch.zeros(num_groups, field.num_voxels, dtype=torch.int32, device=device)
+    shape = (num_groups, field.num_voxels)
+    if torch.device(device).type == "cpu":
+        # numpy asks for huge pages: ten times faster to touch for the first time than torch's.
+        return torch.from_numpy(np.zeros(shape, np.int32)), torch.from_numpy(np.zeros(shape, np.int32))
+    num = torch.zeros(shape, dtype=torch.int32, device=device)
     return num, torch.zeros_like(num)
 
 

@@ -1,0 +1,72 @@
+"""``python -m bench.memory [--images N] [--folder DIR]``: peak memory and rate of aggregating a big store from disk.
+
+The store repeats 2,000 images of the vote workload under new keys; what is measured is memory, which depends on their number
+and sizes alone. Aggregation runs in a process of its own, whose peak is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench.workloads import vote_workload
+from chorus.body import load_body
+from chorus.images import ImageBatch
+from chorus.store import StoreWriter, store_info
+
+DISTINCT = 2000
+
+_AGGREGATE = """
+import json, sys, time
+import chorus
+body = chorus.load_body()
+field = chorus.CanonicalField(body)
+start = time.perf_counter()
+store = chorus.open_store(sys.argv[1])
+opened = time.perf_counter() - start
+start = time.perf_counter()
+occupancy = chorus.aggregate(store, field)
+seconds = time.perf_counter() - start
+peak = [line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1]
+print(json.dumps({"images": occupancy.num_images, "seconds_to_open_and_verify": opened, "seconds_to_aggregate": seconds,
+                  "images_per_second": occupancy.num_images / seconds, "peak_gib": int(peak) / 2**20}))
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
+    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--folder", type=Path, help="where to make the store (default: a new folder)")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(dir=options.folder))
+    try:
+        body = load_body()
+        images = vote_workload(body, min(DISTINCT, options.images)).batch
+        start = time.perf_counter()
+        with StoreWriter(folder / "big.chorus", category="object", body_hash=body.hash) as writer:
+            for first in range(0, options.images, len(images)):
+                some = images[: min(len(images), options.images - first)]
+                keys = np.array([f"image-{first + i}" for i in range(len(some))], "S")
+                writer.append(ImageBatch(some.masks, some.cameras, some.poses, keys))
+        written = time.perf_counter() - start
+        info = store_info(folder / "big.chorus")
+        done = subprocess.run(
+            [sys.executable, "-c", _AGGREGATE, str(folder / "big.chorus")], check=True, capture_output=True, text=True
+        )
+        facts = {"seconds_to_write": written, "bytes_on_disk": info["bytes"], **json.loads(done.stdout)}
+        print(json.dumps(facts, indent=1))
+    finally:
+        shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
