@@ -142,7 +142,7 @@ BAD = [
     (_set("R", None), "cameras.R: expected real numbers"),
     (_set("t", np.full((3, 3), 1 + 2j)), "cameras.t: expected real numbers"),
     (_set("image_size", [[480.5, 640], [480, 640], [480, 640]]), r"cameras.image_size: expected whole numbers"),
-    (_set("image_size", [[2**40, 640]] * 3), r"cameras.image_size: expected whole .* fit int32, got 1099511627776 at index \(0, 0\)"),
+    (_set("image_size", [[2**40, 640]] * 3), r"cameras.image_size: .* fit int32, got 1099511627776 at index \(0, 0\)"),
 ]
 
 

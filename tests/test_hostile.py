@@ -260,7 +260,7 @@ def test_poses_and_cameras_at_the_edge_of_the_possible_vote_or_not_but_never_cra
 
 def test_checks_survive_python_without_assertions() -> None:
     """python -O removes assert statements; what guards the kernels is none."""
-    code = "from chorus.camera import Cameras; import numpy as np; one = np.eye(3)[None]; Cameras(2 * one, one[:, 2], one, [[1, 1]])"
+    code = "import numpy; from chorus.camera import Cameras as C; i = numpy.eye(3)[None]; C(2 * i, i[:, 2], i, [[1, 1]])"
     done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "InputError: cameras.R: expected rotations" in done.stderr

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chorus.body import load_body
@@ -62,6 +62,14 @@ def test_random_worlds_meet_the_contract_in_every_branch() -> None:
 
     @settings(fixed, max_examples=32)
     @given(st.integers(0, 2**32), st.sampled_from(KINDS), st.sampled_from([1, 3, 24, 55]))
+    @example(1, "any", 1)
+    @example(3, "any", 24)
+    @example(5, "near", 55)
+    @example(7, "inside", 3)
+    @example(9, "inside", 24)
+    @example(11, "away", 3)
+    @example(13, "full view", 3)
+    @example(15, "full view", 1)
     def world(seed: int, kind: str, joints: int) -> None:
         rng = np.random.default_rng(seed)
         shape = tuple(int(n) for n in rng.integers(1, 11, 3))
@@ -76,7 +84,7 @@ def test_random_worlds_meet_the_contract_in_every_branch() -> None:
             images = dataclasses.replace(images, t=images.t * torch.tensor([0.01, 0.01, 1.0], dtype=torch.float64))
         n = len(images)
         group = torch.tensor(rng.integers(0, 4, n))
-        weight = torch.tensor(rng.integers(0, 256, n), dtype=torch.uint8) if seed % 2 else None
+        weight = torch.tensor(rng.integers(0, 256, n) * (rng.random(n) < 0.8), dtype=torch.uint8) if seed % 2 else None
         (num, den), band, stats = check_contract(field, images, group, weight, 4)
         assert (num <= den).all() or band.any()
 
@@ -118,6 +126,7 @@ def test_random_worlds_meet_the_contract_in_every_branch() -> None:
         })  # fmt: skip
 
     world()
+    print(dict(met))
     assert set(BRANCHES) == set(met)
     assert not [branch for branch in BRANCHES if met[branch] == 0]
 

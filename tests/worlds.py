@@ -138,9 +138,9 @@ def add_masks(images: VoteImages, masks: list[NDArray[np.bool_]], K: NDArray[np.
 def adversarial_world(rng: np.random.Generator, count: int = 32) -> tuple[VoxelField, VoteImages]:
     """A world made to break a culling bound.
 
-    Weights that jump between neighbouring voxels, cameras in, at and far from the grid, focal lengths up to tele; then the
-    image is moved so that some voxel falls just inside or outside a border, and the mask is drawn around voxels: one pixel
-    under an extreme one, all but one, exactly those that voxels meet.
+    Weights that jump between neighbouring voxels, joints that carry them far apart, cameras in, at and far from the grid,
+    focal lengths up to tele; then the image is moved so that some voxel falls just inside or outside a border, and the mask
+    is drawn around voxels: one pixel under an extreme one, all but one, exactly those that voxels meet.
     """
     J, shape = int(rng.integers(1, 7)), tuple(int(n) for n in rng.integers(1, 13, 3))
     spacing = float(rng.choice([0.004, 0.03125, 0.0625, 0.1, 0.7]))
@@ -153,7 +153,7 @@ def adversarial_world(rng: np.random.Generator, count: int = 32) -> tuple[VoxelF
         2: np.eye(J)[np.zeros(V, int)],
         3: rng.random((V, J)) * (rng.random((V, J)) < 0.3) + 1e-6,
     }[int(rng.integers(4))]
-    field = with_weights(field, weights / weights.sum(1, keepdims=True), joint_scale=scale)
+    field = with_weights(field, weights / weights.sum(1, keepdims=True), joint_scale=scale * rng.choice([1.0, 6.0]))
     R = np.stack([random_rotation(rng) for _ in range(count)])
     t = rng.normal(0, 0.2 * scale, (count, 3))
     t[:, 2] = np.choose(
