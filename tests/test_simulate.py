@@ -322,7 +322,7 @@ def test_truth_lies_in_the_grid_and_at_the_right_place(name: str, body: Body) ->
     assert not truth[:, :, [0, -1]].any()
     x, y, z = centres[truth >= 0.5].mean(0)
     place = {
-        "ball": x < -0.6, "backpack": z < -0.1 and abs(x) < 0.05, "hat": y > 0.6, "board-fixed-to-hand": x < -0.6,
+        "ball": x < -0.6, "ball-at-foot": x > 0.2 and y < -0.5 and z > 0, "backpack": z < -0.1 and abs(x) < 0.05, "hat": y > 0.6, "board-fixed-to-hand": x < -0.6,
         "board-under-arm": -0.4 < x < -0.1 and y > -0.2, "board-stood-on": y < -0.6,
     }  # fmt: skip
     assert place[name]
@@ -344,14 +344,14 @@ def test_worlds_are_simple_values() -> None:
 def test_write_world(body: Body, tmp_path: Path) -> None:
     worlds = [small(w) for w in DEMO]
     calls: list[tuple[int, int]] = []
-    path = tmp_path / "surfboard.chorus"
+    path = tmp_path / "ball.chorus"
     counts = write_world(path, worlds, 21, 5, body, batch_size=4, progress=lambda *now: calls.append(now))
     assert sum(counts.values()) == 21
     assert calls[-1] == (21, 21)
     assert calls == sorted(calls)
     store = open_store(path)
     assert len(store) == 21
-    assert store.category == "surfboard"
+    assert store.category == "sports ball"
     assert store.body_hash == body.hash
     assert set(np.asarray(store.rows["prompt"]).tolist()) == {w.prompt for w in worlds}
     expected = {image_key(w, 5, i) for w, n in zip(worlds, (11, 10), strict=True) for i in range(n)}
