@@ -29,6 +29,7 @@ class Bricks:
     joint         (E,) int32      joint of each pair
     mean          (E,) float32    mean weight of the joint over the brick's voxels (sums to 1 over the brick's joints)
     spread        (E,) float32    largest deviation of a voxel's weight from that mean
+    variation     (B,) float32    most weight that moves between joints from the mean to a voxel: max sum_j |w_j - mean_j| / 2
     weight        (E * 64,) float32  weight of each voxel, x slowest; 0 for voxels outside the grid
     """
 
@@ -38,6 +39,7 @@ class Bricks:
     joint: NDArray[np.int32]
     mean: NDArray[np.float32]
     spread: NDArray[np.float32]
+    variation: NDArray[np.float32]
     weight: NDArray[np.float32]
 
     def __len__(self) -> int:
@@ -68,7 +70,9 @@ def cut_into_bricks(field: VoxelField) -> Bricks:
     voxels = grid[:, None] * SIDE + np.indices((SIDE,) * 3).reshape(3, -1).T
     inside = np.all(voxels < shape, axis=-1)[pair_brick]
     mean = (weights.sum(1, dtype=np.float64) / inside.sum(1)).astype(np.float32)
-    spread = np.where(inside, np.abs(weights - mean[:, None]), 0).max(1, initial=0)
+    off = np.where(inside, np.abs(weights - mean[:, None]), 0)
+    spread = off.max(1, initial=0)
+    moved = np.add.reduceat(off, np.searchsorted(pair_brick, np.arange(len(grid)))).max(1) / 2
     first = (grid * SIDE).astype(np.int32)
     return Bricks(
         first=first,
@@ -76,6 +80,7 @@ def cut_into_bricks(field: VoxelField) -> Bricks:
         joint_offset=np.searchsorted(pair_brick, np.arange(len(grid) + 1)).astype(np.int64),
         joint=pair_joint.astype(np.int32),
         mean=mean,
-        spread=(spread * np.float32(1 + 1e-6)).astype(np.float32),
+        spread=(spread * (1 + 1e-6)).astype(np.float32),
+        variation=(moved * (1 + 1e-5)).astype(np.float32),
         weight=weights.ravel(),
     )

@@ -24,7 +24,7 @@ from chorus.kernels.simd import LANES
 
 IMAGES_PER_PASS = 2048
 """Images prepared at a time: bounds the working memory (about 12 KB an image)."""
-IMAGES_PER_SWEEP = 128
+IMAGES_PER_SWEEP = 64
 """Images that a run of bricks sees before the next run: their matrices stay in the second-level cache."""
 BRICKS_PER_TASK = TILE**3
 
@@ -119,7 +119,7 @@ def count_votes(
             vote(
                 first, last, len(g), IMAGES_PER_SWEEP, cull,
                 ready.matrix, ready.lanes, ready.view, ready.blocks, ready.start, ready.some, ready.full, words, g, w,
-                cut.first, cut.centre, cut.joint_offset, cut.joint, cut.mean, cut.spread, cut.weight,
+                cut.first, cut.centre, cut.joint_offset, cut.joint, cut.mean, cut.spread, cut.variation, cut.weight,
                 np.float32(field.spacing), field.shape, lattice_y, lattice_z, num, den, totals[first // BRICKS_PER_TASK],
             )  # fmt: skip
 

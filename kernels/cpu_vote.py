@@ -6,7 +6,9 @@ misses the mask's blocks (or lies in full ones) and lies inside the image (or mi
 
 The bound: with brick centre c, mean weights m_j, their spread s_j, and (U, V, Z) the homogeneous pixel of a point,
     U(x) - u Z(x) = sum_j w_j(x) D_j(x),   D_j = U_j - u Z_j,   u = U(c) / Z(c)  under the mean weights,
-so |u(x) - u| <= (sum_j s_j |D_j(c)| + sum_j (m_j + s_j) r_j) / min Z, with r_j the exact reach of D_j over the brick.
+and the D_j(c) have the weighted mean 0, so -L <= (u(x) - u) Z(x) <= R with R = S + max_j r_j, r_j the exact reach of D_j over
+the brick, and S the least of sum_j s_j |D_j(c)|, of t (max_j D_j(c) - min_j D_j(c)), t being the most that weight moves between
+joints from the mean to a voxel, and of max_j D_j(c); L likewise.
 It is dilated by a pixel, and by what float32 may be off, so culling never changes a count.
 """
 
@@ -45,12 +47,14 @@ from chorus.kernels.simd import (
     load,
     lt,
     mul,
+    prefetch,
     sign_bits,
     sign_or,
     splat,
     splat_at,
     store,
     sub,
+    trailing_zeros,
     truncate,
     vabs,
     vmax,
@@ -85,12 +89,13 @@ def _centres(lanes, block, J, joint, e0, e1, cx, cy, cz, centres):  # type: igno
 
 @_jit
 def _bound(  # type: ignore[no-untyped-def]
-    lanes, view, blocks, some, block, J, joint, e0, e1, mean, spread, half, centres, corners
+    lanes, view, blocks, some, block, J, joint, e0, e1, mean, spread, variation, half, centres, corners
 ):
     """Where a brick falls in 16 images, as bits: outside the image, inside it, off the mask, inside the mask's box.
 
     ``half`` is half the side of the cube of voxel centres. ``corners`` receives, for images not off the mask, where the
-    corners of the rectangle of blocks that the brick may meet lie in the summed-area tables (4 vectors), and its area.
+    corners of the rectangle of blocks that the brick may meet lie in the summed-area tables (4 vectors), its area, and its
+    first block among the mask's.
     Images in which the brick reaches the camera plane are in no set (unless all of it is behind the camera: outside).
     """
     seen = block * (10 * LANES)
@@ -104,34 +109,41 @@ def _bound(  # type: ignore[no-untyped-def]
         Z = fma(m, load(centres, at + 2 * LANES), Z)
     inverse = div(one, Z)
     u, v = mul(U, inverse), mul(V, inverse)
-    du, dv, dz = zero, zero, zero
+    reach_u, reach_v, reach_z = zero, zero, zero  # of any joint, over half the brick
+    spread_u, spread_v, spread_z = zero, zero, zero
+    most_u, least_u, most_v, least_v = zero, zero, zero, zero
     for e in range(e0, e1):
         at = (block * J + np.int64(joint[e])) * (12 * LANES)
-        s = splat_at(spread, e)
-        reach = mul(add(splat_at(mean, e), s), splat(half))
         zx, zy, zz = load(lanes, at + 8 * LANES), load(lanes, at + 9 * LANES), load(lanes, at + 10 * LANES)
-        dz = fma(reach, add(add(vabs(zx), vabs(zy)), vabs(zz)), dz)
+        reach_z = vmax(reach_z, add(add(vabs(zx), vabs(zy)), vabs(zz)))
         x, y, z = load(lanes, at), load(lanes, at + LANES), load(lanes, at + 2 * LANES)
         x, y, z = vabs(sub(x, mul(u, zx))), vabs(sub(y, mul(u, zy))), vabs(sub(z, mul(u, zz)))
-        du = fma(reach, add(add(x, y), z), du)
+        reach_u = vmax(reach_u, add(add(x, y), z))
         x, y, z = load(lanes, at + 4 * LANES), load(lanes, at + 5 * LANES), load(lanes, at + 6 * LANES)
         x, y, z = vabs(sub(x, mul(v, zx))), vabs(sub(y, mul(v, zy))), vabs(sub(z, mul(v, zz)))
-        dv = fma(reach, add(add(x, y), z), dv)
+        reach_v = vmax(reach_v, add(add(x, y), z))
         if e1 - e0 > 1:
+            s = splat_at(spread, e)
             at = (e - e0) * (3 * LANES)
             z = load(centres, at + 2 * LANES)
-            du = fma(s, vabs(sub(load(centres, at), mul(u, z))), du)
-            dv = fma(s, vabs(sub(load(centres, at + LANES), mul(v, z))), dv)
-            dz = fma(s, vabs(sub(z, Z)), dz)
+            x, y = sub(load(centres, at), mul(u, z)), sub(load(centres, at + LANES), mul(v, z))
+            spread_u, spread_v = fma(s, vabs(x), spread_u), fma(s, vabs(y), spread_v)
+            spread_z = fma(s, vabs(sub(z, Z)), spread_z)
+            most_u, least_u, most_v, least_v = vmax(most_u, x), vmin(least_u, x), vmax(most_v, y), vmin(least_v, y)
+    t, h = splat(variation), splat(half)
+    spread_u, spread_v = vmin(spread_u, mul(t, sub(most_u, least_u))), vmin(spread_v, mul(t, sub(most_v, least_v)))
+    dz = fma(reach_z, h, spread_z)
+    left, right = fma(reach_u, h, vmin(spread_u, sub(zero, least_u))), fma(reach_u, h, vmin(spread_u, most_u))
+    above, below = fma(reach_v, h, vmin(spread_v, sub(zero, least_v))), fma(reach_v, h, vmin(spread_v, most_v))
     error = load(view, seen + 8 * LANES)
     dz = add(dz, load(view, seen + 9 * LANES))
     nearest = sub(Z, dz)
     known = gt(nearest, splat(f4(MIN_DEPTH)))
     behind = bits(lt(add(Z, dz), zero))
     inverse = div(one, nearest)
-    du, dv = fma(add(du, error), inverse, one), fma(add(dv, error), inverse, one)
     u, v = add(u, load(view, seen)), add(v, load(view, seen + LANES))
-    u0, u1, v0, v1 = sub(u, du), add(u, du), sub(v, dv), add(v, dv)
+    u0, u1 = sub(u, fma(add(left, error), inverse, one)), add(u, fma(add(right, error), inverse, one))
+    v0, v1 = sub(v, fma(add(above, error), inverse, one)), add(v, fma(add(below, error), inverse, one))
     width, height = load(view, seen + 2 * LANES), load(view, seen + 3 * LANES)
     x0, y0 = load(view, seen + 4 * LANES), load(view, seen + 5 * LANES)
     x1, y1 = load(view, seen + 6 * LANES), load(view, seen + 7 * LANES)
@@ -159,6 +171,7 @@ def _bound(  # type: ignore[no-untyped-def]
     istore(corners, 2 * LANES, c)
     istore(corners, 3 * LANES, d)
     istore(corners, 4 * LANES, imul(isub(c1, c0), isub(r1, r0)))
+    istore(corners, 5 * LANES, iadd(imul(r0, iload(blocks, at + 2 * LANES)), c0))
     met = isub(iadd(gather(some, 0, d), gather(some, 0, a)), iadd(gather(some, 0, b), gather(some, 0, c)))
     return result[0], result[1], bits(both(known, izero(met))), result[2]
 
@@ -237,7 +250,8 @@ def _outside(U, V, Z, s, x0, y0, x1, y1):  # type: ignore[no-untyped-def]
 @_jit
 def vote(  # type: ignore[no-untyped-def]
     begin, end, count, sweep, cull, matrix, lanes, view, blocks, start, some, full, words, group, times,
-    first, centre, joint_offset, joint, mean, spread, weight, spacing, shape, lattice_y, lattice_z, num_out, den_out, stats,
+    first, centre, joint_offset, joint, mean, spread, variation, weight, spacing, shape, lattice_y, lattice_z,
+    num_out, den_out, stats,
 ):  # fmt: skip
     """Votes of bricks begin .. end - 1 for all ``count`` images, added to num_out, den_out (G, V).
 
@@ -246,9 +260,10 @@ def vote(  # type: ignore[no-untyped-def]
     vectors = len(matrix) // (12 * LANES)
     J = vectors // (len(view) // (VIEW_ROWS * LANES))
     num, den = np.zeros(VOXELS, np.int32), np.zeros(VOXELS, np.int32)
-    centres, corners = np.empty(3 * LANES * J, np.float32), np.empty(5 * LANES, np.int32)
+    centres, corners = np.empty(3 * LANES * J, np.float32), np.zeros(6 * LANES, np.int32)
     U, V, Z = np.empty(VOXELS, np.float32), np.empty(VOXELS, np.float32), np.empty(VOXELS, np.float32)
     out_of_box, bit_at, word_at = np.empty(VOXELS, np.float32), np.empty(VOXELS, np.int32), np.empty(VOXELS, np.int32)
+    queue = np.empty(VOXELS // LANES + 1, np.int64)
     dy, dz = load(lattice_y, 0), load(lattice_z, 0)
     zero, ione, three, four, five = splat(f4(0.0)), isplat(1), isplat(3), isplat(4), isplat(5)
     fifteen, thirty_one = isplat(15), isplat(31)
@@ -265,8 +280,16 @@ def vote(  # type: ignore[no-untyped-def]
                 outside = inside = off_mask = in_box = np.int32(0)
                 if cull:
                     outside, inside, off_mask, in_box = _bound(
-                        lanes, view, blocks, some, i0 // LANES, J, joint, e0, e1, mean, spread, half, centres, corners
+                        lanes, view, blocks, some, i0 // LANES, J, joint, e0, e1, mean, spread, variation[b], half,
+                        centres, corners,
                     )
+                    # What the surviving images will read first, asked for before it is needed.
+                    ahead = ALL_LANES & ~(outside | (inside & off_mask))
+                    while ahead:
+                        lane = trailing_zeros(ahead)
+                        ahead &= ahead - 1
+                        prefetch(words, start[i0 + lane] + 8 * np.int64(corners[5 * LANES + lane]))
+                        prefetch(matrix, (np.int64(i0 + lane) * J + joint[e0]) * 12)
                 for lane in range(min(LANES, sweep_end - i0)):
                     if outside >> lane & 1:
                         out_of_sight += 1
@@ -309,24 +332,28 @@ def vote(  # type: ignore[no-untyped-def]
                     x1, y1 = splat_at(view, at + 6 * LANES), splat_at(view, at + 7 * LANES)
                     at = i0 * BLOCK_ROWS + lane
                     block_x, block_y, across = isplat(blocks[at]), isplat(blocks[at + LANES]), isplat(blocks[at + 2 * LANES])
-                    nowhere = np.int32(ALL_LANES)
+                    chosen = 0
                     for s in range(0, VOXELS, LANES):
                         out = _outside(U, V, Z, s, x0, y0, x1, y1)
                         store(out_of_box, s, out)
-                        nowhere &= sign_bits(out)
+                        # Kept where the next vector overwrites it, unless some voxel is in the box: no branch to mispredict.
+                        queue[chosen] = s
+                        chosen += sign_bits(out) != ALL_LANES
+                    for k in range(chosen):
+                        s = queue[k]
+                        out = load(out_of_box, s)
                         column = truncate(where_positive(out, load(U, s), x0))
                         line = truncate(where_positive(out, load(V, s), y0))
                         block = iadd(imul(isub(ishr(line, four), block_y), across), isub(ishr(column, four), block_x))
                         pixel = ior(ishl(iand(line, fifteen), four), iand(column, fifteen))
                         istore(word_at, s, ior(ishl(block, three), ishr(pixel, five)))
                         istore(bit_at, s, iand(pixel, thirty_one))
-                    if nowhere == ALL_LANES:
-                        continue
-                    lookups += VOXELS
-                    for s in range(0, VOXELS, LANES):
+                    for k in range(chosen):
+                        s = queue[k]
                         word = gather(words, start[i], iload(word_at, s))
                         hits = imul(iand(ishr(word, iload(bit_at, s)), ione), isplat(time))
                         istore(num, s, iadd(iload(num, s), ikeep_positive(load(out_of_box, s), hits)))
+                    lookups += chosen * LANES
             _flush(current, num_all, den_all, num, den, first, b, shape, num_out, den_out)
     stats[0] += np.int64(end - begin) * count
     stats[1] += decided + out_of_sight

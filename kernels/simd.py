@@ -124,8 +124,9 @@ sub = _operation(f32x16, _ff, lambda b, v: b.fsub(*v))
 mul = _operation(f32x16, _ff, lambda b, v: b.fmul(*v))
 div = _operation(f32x16, _ff, lambda b, v: b.fdiv(*v))
 vabs = _operation(f32x16, (f32x16,), _call("llvm.fabs.v16f32", _F32, 1))
-vmin = _operation(f32x16, _ff, _call("llvm.minnum.v16f32", _F32, 2))
-vmax = _operation(f32x16, _ff, _call("llvm.maxnum.v16f32", _F32, 2))
+# One instruction each; of two numbers that do not compare (a NaN) the second is taken.
+vmin = _operation(f32x16, _ff, lambda b, v: b.select(b.fcmp_ordered("<", *v), *v))
+vmax = _operation(f32x16, _ff, lambda b, v: b.select(b.fcmp_ordered(">", *v), *v))
 gt = _operation(b1x16, _ff, _compare(">"))
 ge = _operation(b1x16, _ff, _compare(">="))
 lt = _operation(b1x16, _ff, _compare("<"))
@@ -244,3 +245,36 @@ def _gather(context: Any, array: Any, start: Any, index: Any) -> Any:
 
 
 gather: Any = intrinsic(_gather)
+
+
+def _prefetch(context: Any, array: Any, index: Any) -> Any:
+    """Bring the cache line of array[index] near; any index will do."""
+    if not (isinstance(array, types.Array) and array.layout == "C"):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        data = context.make_array(sig.args[0])(context, builder, values[0]).data
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        name = "llvm.prefetch.p0"
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)  # type: ignore[no-untyped-call]
+        pointer = builder.bitcast(builder.gep(data, [values[1]]), byte)
+        builder.call(function, [pointer, *(ir.Constant(number, n) for n in (0, 3, 1))])  # read, keep, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
+
+
+prefetch: Any = intrinsic(_prefetch)
+
+
+def _trailing_zeros(context: Any, value: Any) -> Any:
+    """Index of the lowest set bit of an int32 that is not zero."""
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int32(types.int32), codegen
+
+
+trailing_zeros: Any = intrinsic(_trailing_zeros)

@@ -322,7 +322,8 @@ def test_truth_lies_in_the_grid_and_at_the_right_place(name: str, body: Body) ->
     assert not truth[:, :, [0, -1]].any()
     x, y, z = centres[truth >= 0.5].mean(0)
     place = {
-        "ball": x < -0.6, "ball-at-foot": x > 0.2 and y < -0.5 and z > 0, "backpack": z < -0.1 and abs(x) < 0.05, "hat": y > 0.6, "board-fixed-to-hand": x < -0.6,
+        "ball": x < -0.6, "ball-at-foot": x > 0.2 and y < -0.5 and z > 0,
+        "backpack": z < -0.1 and abs(x) < 0.05, "hat": y > 0.6, "board-fixed-to-hand": x < -0.6,
         "board-under-arm": -0.4 < x < -0.1 and y > -0.2, "board-stood-on": y < -0.6,
     }  # fmt: skip
     assert place[name]
