@@ -1,4 +1,4 @@
-"""``python -m bench.memory [--images N] [--folder DIR]``: peak memory and rate of aggregating a big store from disk.
+"""``python -m bench.memory [--images N] [--folder DIR] [--bytes]``: peak memory and rate of aggregating a big store from disk.
 
 The store repeats 2,000 images of the vote workload under new keys; what is measured is memory, which depends on their number
 and sizes alone. Aggregation runs in a process of its own, whose peak is its own.
@@ -20,6 +20,7 @@ import numpy as np
 from bench.workloads import vote_workload
 from chorus.body import load_body
 from chorus.images import ImageBatch
+from chorus.kernels.masks import words_in_box
 from chorus.store import StoreWriter, store_info
 
 DISTINCT = 2000
@@ -41,13 +42,35 @@ print(json.dumps({"images": occupancy.num_images, "seconds_to_open_and_verify": 
 """
 
 
+def bytes_per_image(share: float, folder: Path, count: int = 512, side: int = 512) -> tuple[float, float]:
+    """Bytes of a store per image, and those of its mask blocks: full masks in boxes of this share of the image, 10 betas."""
+    rng, edge = np.random.default_rng(0), int(side * share**0.5)
+    masks = np.zeros((count, side, side), bool)
+    for mask in masks:
+        x, y = rng.integers(0, side - edge, 2)
+        mask[y : y + edge, x : x + edge] = True
+    some = vote_workload(load_body(), count).batch
+    images = ImageBatch(masks, some.cameras, some.poses)
+    with StoreWriter(folder / f"{share}.chorus", category="object") as writer:
+        writer.append(images, betas=np.zeros((count, 10), np.float32))
+    total: float = store_info(folder / f"{share}.chorus")["bytes"] / count
+    return total, float(4 * words_in_box(images.masks.box).mean())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--folder", type=Path, help="where to make the store (default: a new folder)")
+    parser.add_argument("--bytes", action="store_true", help="bytes per image instead, for boxes of 10, 30, 60 % of it")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     try:
+        if options.bytes:
+            for share in (0.1, 0.3, 0.6):
+                total, blocks = bytes_per_image(share, folder)
+                rest = total - blocks
+                print(f"box of {share:.0%}: {total:,.0f} bytes an image, {blocks:,.0f} of them mask blocks, {rest:.0f} others")
+            return 0
         body = load_body()
         images = vote_workload(body, min(DISTINCT, options.images)).batch
         start = time.perf_counter()

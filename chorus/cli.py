@@ -113,9 +113,10 @@ def demo(output: Path, images: int, seed: int) -> None:
         found = f"{row.iou:.2f} (best {row.best_iou:.2f})"
         table.add_row(row.prompt, str(row.images), found, f"{row.other_iou:.2f}", f"{100 * row.offset_m:.0f} cm")
     out.print(table)
+    simulated = "nothing: the store was there" if report.simulate_rate is None else f"{report.simulate_rate:,.0f} images/s"
     _table(
         {
-            "simulated": f"{report.simulate_rate:,.0f} images/s",
+            "simulated": simulated,
             "aggregated": f"{report.aggregate_rate:,.0f} images/s at 48^3 (compiled in {report.compile_seconds:.1f} s)",
             "skinning field": f"{report.field_seconds:.1f} s",
             "all in all": f"{time.perf_counter() - start:.0f} s",

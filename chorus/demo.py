@@ -46,10 +46,10 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo measured: rates in images per second, compile time apart, and the files written."""
+    """What the demo measured: rates in images per second (None: the store was there), compile time apart, files written."""
 
     rows: list[DemoRow]
-    simulate_rate: float
+    simulate_rate: float | None
     aggregate_rate: float
     compile_seconds: float
     field_seconds: float
@@ -65,7 +65,7 @@ def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int = 0, *, progress: Progress) -> DemoReport:
     """Simulate images of two prompts into a store, aggregate them, compare with the truth, draw pictures into ``output``.
 
-    Raises InputError where the folder holds another demo's store that these images do not fit.
+    The store is named after the seed and the number of images; one that is there already is completed, not drawn again.
     """
     from chorus.figures.images import save_masks, save_posed_back, save_view_distribution
     from chorus.figures.occupancy import save_three_sides
@@ -77,12 +77,13 @@ def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int =
     field = CanonicalField(body)
     field_seconds = time.perf_counter() - start
 
-    store_path = output / "sports-ball.chorus"
+    store_path = output / f"sports-ball-{num_images}-seed{seed}.chorus"
     start = time.perf_counter()
     made = write_world(
         store_path, DEMO, num_images, seed, body, progress=partial(progress, "simulate images")
     )
-    simulate_rate = sum(made.values()) / (time.perf_counter() - start)
+    drawn = sum(made.values()) - made.get("already there", 0)
+    simulate_rate = drawn / (time.perf_counter() - start) if drawn else None
 
     store = open_store(store_path)
     start = time.perf_counter()

@@ -272,7 +272,8 @@ def write_world(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
-    """Write images of worlds of one category into a store; returns how many it then has of this seed, by status.
+    """Write images of worlds of one category into a store; returns how many it drew, by status, and
+    under "already there" how many the store held.
 
     ``num_images`` in all are divided over the worlds as evenly as can be (the first ones take one more). Keys are
     ``image_key``; images the store holds already are not drawn again, so an interrupted call can be repeated.

@@ -129,6 +129,13 @@ def test_demo_learns_where_the_ball_is(tmp_path: Path) -> None:
         assert path.exists()
     assert all(np.asarray(Image.open(p)).std() > 5 for p in report.files if p.suffix == ".png")
 
+    assert report.simulate_rate is not None
+    again = run_demo(tmp_path, 200, seed=5, progress=lambda *now: None)
+    assert again.simulate_rate is None  # nothing was drawn, so there is no rate to report
+    assert again.rows == report.rows
+    other = run_demo(tmp_path, 60, seed=6, progress=lambda *now: None)
+    assert sum(row.images for row in other.rows) <= 60  # the images of another run are not mixed in
+
 
 def test_iou_by_hand() -> None:
     a, b = np.array([1, 1, 1, 0], bool), np.array([0, 1, 1, 1], bool)
