@@ -1,0 +1,108 @@
+"""Ahead-of-time compilation of the Triton kernels, for machines without a GPU: what is compiled, and for which devices.
+
+Every ``triton_*.py`` lists its kernels by ``compilations()``; ``bench.static`` prints what the compiler made of them and the
+tests assert that it stays within budget.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of device.
+
+    name    as its maker calls it: sm_90, gfx942
+    shared  bytes of shared memory (LDS) that one program may use
+    """
+
+    name: str
+    backend: str
+    arch: int | str
+    warp_size: int
+    shared: int
+
+    @property
+    def is_nvidia(self) -> bool:
+        """Whether the kernels may use PTX here."""
+        return self.backend == "cuda"
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("sm_80", "cuda", 80, 32, 166_912),
+        Target("sm_86", "cuda", 86, 32, 101_376),
+        Target("sm_89", "cuda", 89, 32, 101_376),
+        Target("sm_90", "cuda", 90, 32, 232_448),
+        Target("sm_100", "cuda", 100, 32, 232_448),
+        Target("sm_120", "cuda", 120, 32, 101_376),
+        Target("gfx942", "hip", "gfx942", 64, 65_536),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """One kernel with everything that its machine code depends on.
+
+    name        of the kernel and its variant, unique
+    fn          the ``triton.jit`` function
+    signature   Triton's type of every argument that is no constant, in order: "*fp32", "i32", ...
+    constants   its ``tl.constexpr`` arguments; ``PTX``, where it is one, is set to suit the target
+    divisible   arguments that the launcher knows to be multiples of 16 (addresses of whole tensors are)
+    votes       votes (or distances, or whatever a kernel is counted by) that one program decides in one turn of its inner
+                loop: what instructions are counted by
+    targets     names of the targets it is meant for; None for all
+    """
+
+    name: str
+    fn: Any
+    signature: Mapping[str, str]
+    constants: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 2
+    divisible: frozenset[str] = field(default_factory=frozenset)
+    votes: int = 0
+    targets: frozenset[str] | None = None
+
+    def compile(self, target: Target) -> Any:
+        """Triton's CompiledKernel: ``.asm["ptx" | "cubin" | "amdgcn" | "hsaco"]``, ``.metadata.shared``. Needs no device."""
+        constants = dict(self.constants)
+        if "PTX" in constants:
+            constants["PTX"] = target.is_nvidia
+        names = list(self.fn.arg_names)
+        unknown = set(names) - set(self.signature) - set(constants)
+        if unknown:
+            raise ValueError(f"{self.name}: no type for {', '.join(sorted(unknown))}")
+        signature = {name: "constexpr" if name in constants else self.signature[name] for name in names}
+        attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in sorted(self.divisible)}
+        source = ASTSource(fn=self.fn, signature=signature, constexprs=constants, attrs=attributes)
+        device = GPUTarget(target.backend, target.arch, target.warp_size)
+        return triton.compile(
+            source, target=device, options={"num_warps": self.num_warps, "num_stages": self.num_stages}
+        )
+
+
+KERNEL_MODULES = (
+    "chorus.kernels.triton_prepare",
+    "chorus.kernels.triton_cull",
+    "chorus.kernels.triton_vote",
+    "chorus.kernels.triton_neighbours",
+)
+
+
+def compilations() -> list[Compilation]:
+    """Every kernel and variant of the project."""
+    found: list[Compilation] = []
+    for name in KERNEL_MODULES:
+        found += importlib.import_module(name).compilations()
+    return found
