@@ -19,7 +19,7 @@ bits for every order, batch, split and number of threads, and with culling on or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -61,6 +61,15 @@ class VoxelField:
     @property
     def num_joints(self) -> int:
         return len(self.parents)
+
+    def to(self, device: torch.device | str) -> VoxelField:
+        """The field with its tensors on a device; itself where they are there."""
+        if self.weight.device == torch.device(device):
+            return self
+        return VoxelField(
+            self.shape, self.origin, self.spacing, self.offset.to(device), self.joint.to(device), self.weight.to(device),
+            self.rest_joints.to(device), self.parents.to(device), self.rest_inverse.to(device),
+        )  # fmt: skip
 
     def centres(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """Voxel centres, (V, 3) metres."""
@@ -105,6 +114,10 @@ class VoteImages:
 
     def __len__(self) -> int:
         return len(self.poses)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> VoteImages:
+        """The images with their tensors on a device."""
+        return VoteImages(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
 
     def __getitem__(self, rows: slice | Tensor) -> VoteImages:
         """A selection of the images; mask words are shared."""

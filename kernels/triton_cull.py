@@ -1,0 +1,211 @@
+"""Which images a brick must be projected into: everything else is settled here, brick by brick, exactly.
+
+The bound is that of ``cpu_vote`` with a ball for the brick (a lane an image, one pass over the brick's joints). With mean weights
+m_j, brick centre c, D_j = U_j(c) - u Z_j(c) for a reference pixel u, and k = sum_j m_j D_j / sum_j m_j Z_j the distance from it
+to where the blended centre falls, the voxels lie within
+
+    [ r a + S + error ] / (least Z)        a^2 = max_j |row U_j|^2 + 2 |u + k| max_j |row U_j . row Z_j| + (u + k)^2 max_j |row Z_j|^2
+    S = min( t (range D + |k| range Z),  max D - mean D + |k| range Z )
+
+of it, r being half the brick's diagonal and t the most weight that moves between joints from the mean to a voxel; the other
+side likewise. Dilated by a pixel. Images that surely see all of the brick, off the mask or on full blocks of it, are counted
+here for all its voxels; images that surely do not see it are dropped; the rest go to two lists (``triton_vote``).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from chorus.kernels.triton_build import Compilation
+from chorus.kernels.triton_vote import ALIGN, add_counts
+
+IMAGES = 128
+"""Images a program looks at at a time, with one warp."""
+MIN_DEPTH = tl.constexpr(0.02)
+"""Bricks that come nearer to the camera plane than this (metres) are never settled."""
+
+
+@triton.jit
+def _entries(some, a, b, c, d, on):
+    """Blocks of a rectangle that a summed-area table counts."""
+    return (tl.load(some + d, mask=on, other=0) + tl.load(some + a, mask=on, other=0)) - (
+        tl.load(some + b, mask=on, other=0) + tl.load(some + c, mask=on, other=0)
+    )
+
+
+@triton.jit
+def cull_bricks(
+    lanes, cull, blocks, some, full, weights, firsts, centres, joint_offset, joint, mean, variation,
+    begins, groups, lists, counts, num, den, capacity, num_segments, NX, NY, NZ, spacing,
+    CULL: tl.constexpr, WEIGHTED: tl.constexpr, IMAGES: tl.constexpr,
+):  # fmt: skip
+    """Fill a brick's lists of a segment, and count what needs no list. Grid (bricks, segments).
+
+    lists   (B, C) int16  of a segment's range: images (less its first) that see all of the brick, from the front; those that
+            may see it in part, from the back
+    counts  (B, segments, 4) int32  lengths of the two lists; images settled outside; images settled inside
+    Other arguments as in ``triton_prepare`` and ``chorus.kernels.bricks``; CULL false: every image goes to the second list.
+    """
+    brick = tl.program_id(0)
+    segment = tl.program_id(1)
+    begin = tl.multiple_of(tl.load(begins + segment * 2), ALIGN)
+    length = tl.load(begins + segment * 2 + 1)
+    mine = lists + brick.to(tl.int64) * capacity + begin
+    lane = tl.arange(0, IMAGES)
+    cx = tl.load(centres + brick * 3)
+    cy = tl.load(centres + brick * 3 + 1)
+    cz = tl.load(centres + brick * 3 + 2)
+    e0 = tl.load(joint_offset + brick)
+    e1 = tl.load(joint_offset + brick + 1)
+    t = tl.load(variation + brick)
+    radius = spacing * 2.5981  # half the diagonal of the cube of voxel centres, 1.5 sqrt(3) spacings, and a little
+    in_view, in_part, outside_all, settled = 0, 0, 0, 0
+    num_all, den_all = 0, 0
+    for at in range(0, length, IMAGES):
+        valid = at + lane < length
+        image = begin + at + lane
+        whole = valid & (lane < 0)
+        part = valid
+        if CULL:
+            m = lanes + tl.load(joint + e0).to(tl.int64) * 12 * capacity + image
+            U, V, Z = _centre(m, capacity, cx, cy, cz)
+            # The reference pixel: where the joint with the most weight takes the brick.
+            inverse = 1.0 / tl.where(tl.abs(Z) > 1e-3, Z, 1.0)
+            u, v = U * inverse, V * inverse
+            weight = tl.load(mean + e0)
+            du, dv = U - u * Z, V - v * Z
+            mean_u, mean_v, mean_z = weight * du, weight * dv, weight * Z
+            low_u, low_v, low_z, top_u, top_v, top_z = du, dv, Z, du, dv, Z
+            for e in range(e0 + 1, e1):
+                m = lanes + tl.load(joint + e).to(tl.int64) * 12 * capacity + image
+                U, V, Z = _centre(m, capacity, cx, cy, cz)
+                weight = tl.load(mean + e)
+                du, dv = U - u * Z, V - v * Z
+                mean_u, mean_v, mean_z = mean_u + weight * du, mean_v + weight * dv, mean_z + weight * Z
+                low_u, low_v, low_z = tl.minimum(low_u, du), tl.minimum(low_v, dv), tl.minimum(low_z, Z)
+                top_u, top_v, top_z = tl.maximum(top_u, du), tl.maximum(top_v, dv), tl.maximum(top_z, Z)
+            ask = cull + image
+            inverse = 1.0 / mean_z
+            off_u, off_v = mean_u * inverse, mean_v * inverse
+            u, v = u + off_u, v + off_v
+            range_z = top_z - low_z
+            turn_u, turn_v = tl.abs(off_u) * range_z, tl.abs(off_v) * range_z
+            square_z = tl.load(ask + 12 * capacity)
+            reach_u = tl.load(ask + 10 * capacity)
+            reach_v = tl.load(ask + 11 * capacity)
+            reach_u += tl.abs(u) * (2.0 * tl.load(ask + 13 * capacity) + tl.abs(u) * square_z)
+            reach_v += tl.abs(v) * (2.0 * tl.load(ask + 14 * capacity) + tl.abs(v) * square_z)
+            reach_u, reach_v = radius * tl.sqrt(reach_u), radius * tl.sqrt(reach_v)
+            most_u, most_v = t * (top_u - low_u + turn_u), t * (top_v - low_v + turn_v)
+            left = reach_u + tl.minimum(most_u, mean_u - low_u + turn_u)
+            right = reach_u + tl.minimum(most_u, top_u - mean_u + turn_u)
+            above = reach_v + tl.minimum(most_v, mean_v - low_v + turn_v)
+            below = reach_v + tl.minimum(most_v, top_v - mean_v + turn_v)
+            error = tl.load(ask + 8 * capacity)
+            depth = radius * tl.sqrt(square_z) + tl.load(ask + 9 * capacity) + t * range_z
+            nearest = mean_z - depth
+            known = nearest > MIN_DEPTH
+            inverse = 1.0 / tl.where(known, nearest, 1.0)
+            u += tl.load(ask)
+            v += tl.load(ask + capacity)
+            u0, u1 = u - ((left + error) * inverse + 1.0), u + ((right + error) * inverse + 1.0)
+            v0, v1 = v - ((above + error) * inverse + 1.0), v + ((below + error) * inverse + 1.0)
+            width = tl.load(ask + 2 * capacity)
+            height = tl.load(ask + 3 * capacity)
+            x0 = tl.load(ask + 4 * capacity)
+            y0 = tl.load(ask + 5 * capacity)
+            x1 = tl.load(ask + 6 * capacity)
+            y1 = tl.load(ask + 7 * capacity)
+            outside = known & ((u1 < 0.0) | (v1 < 0.0) | (u0 >= width) | (v0 >= height))
+            outside |= mean_z + depth < 0.0
+            inside = known & (u0 >= 0.0) & (v0 >= 0.0) & (u1 < width) & (v1 < height)
+            touching = known & (u1 >= x0) & (v1 >= y0) & (u0 < x1) & (v0 < y1)
+            in_box = inside & (u0 >= x0) & (v0 >= y0) & (u1 < x1) & (v1 < y1)
+            # Blocks of the rectangle, clipped to the mask's; only those of images whose box it touches are numbers to rely on.
+            cell = blocks + image
+            c0 = _block(tl.maximum(u0, x0), touching) - tl.load(cell)
+            r0 = _block(tl.maximum(v0, y0), touching) - tl.load(cell + capacity)
+            c1 = _block(tl.minimum(u1, x1 - 1.0), touching) - tl.load(cell) + 1
+            r1 = _block(tl.minimum(v1, y1 - 1.0), touching) - tl.load(cell + capacity) + 1
+            stride = tl.load(cell + 3 * capacity)
+            table = tl.load(cell + 4 * capacity)
+            top, bottom = table + r0 * stride, table + r1 * stride
+            touching &= _entries(some, top + c0, top + c1, bottom + c0, bottom + c1, touching) != 0
+            in_box &= touching
+            on = in_box
+            if tl.max(in_box.to(tl.int32), 0) > 0:  # rare enough to ask first
+                area = (c1 - c0) * (r1 - r0)
+                on &= _entries(full, top + c0, top + c1, bottom + c0, bottom + c1, in_box) == area
+            # Without a number to compare, a brick is neither inside nor outside: it goes to the second list.
+            inside &= valid
+            outside &= valid
+            weight_ = tl.load(weights + image, mask=inside, other=0).to(tl.int32) if WEIGHTED else inside.to(tl.int32)
+            den_all += tl.sum(weight_, 0)
+            num_all += tl.sum(tl.where(on, weight_, 0), 0)
+            whole = inside & touching & ~on
+            part = valid & ~inside & ~outside
+            outside_all += tl.sum(outside.to(tl.int32), 0)
+        both = whole.to(tl.int32) + (part.to(tl.int32) << 16)
+        place = tl.cumsum(both, 0) - both
+        index = (at + lane).to(tl.int16)
+        tl.store(mine + in_view + (place & 0xFFFF), index, mask=whole)
+        tl.store(mine + (length - 1 - in_part) - (place >> 16), index, mask=part)
+        total = tl.sum(both, 0)
+        in_view += total & 0xFFFF
+        in_part += total >> 16
+    to = counts + (brick.to(tl.int64) * num_segments + segment) * 4
+    tl.store(to, in_view)
+    tl.store(to + 1, in_part)
+    tl.store(to + 2, outside_all)
+    tl.store(to + 3, length - in_view - in_part - outside_all)
+    if CULL:
+        if den_all > 0:
+            voxel = tl.arange(0, 64)
+            group = tl.load(groups + segment).to(tl.int64) * NX * NY * NZ
+            x = tl.load(firsts + brick * 3) + voxel // 16
+            y = tl.load(firsts + brick * 3 + 1) + voxel // 4 % 4
+            z = tl.load(firsts + brick * 3 + 2) + voxel % 4
+            add_counts(den + group, tl.zeros([64], tl.int32) + den_all, x, y, z, NX, NY, NZ)
+            add_counts(num + group, tl.zeros([64], tl.int32) + num_all, x, y, z, NX, NY, NZ)
+
+
+@triton.jit
+def _centre(m, capacity, cx, cy, cz):
+    """(U, V, Z) of a brick's centre under one joint of every image."""
+    U = _affine(m, capacity, cx, cy, cz)
+    V = _affine(m + 4 * capacity, capacity, cx, cy, cz)
+    Z = _affine(m + 8 * capacity, capacity, cx, cy, cz)
+    return U, V, Z
+
+
+@triton.jit
+def _affine(m, capacity, cx, cy, cz):
+    a = tl.load(m)
+    b = tl.load(m + capacity)
+    c = tl.load(m + 2 * capacity)
+    d = tl.load(m + 3 * capacity)
+    return a * cx + (b * cy + (c * cz + d))
+
+
+@triton.jit
+def _block(pixel, on):
+    """Block of a pixel >= 0, int32; 0 where not ``on``."""
+    return tl.where(on, pixel, 0.0).to(tl.int32) >> 4
+
+
+def compilations() -> list[Compilation]:
+    """The kernel, with and without culling and weights."""
+    pointers = dict(
+        lanes="*fp32", cull="*fp32", blocks="*i32", some="*i32", full="*i32", weights="*u8", firsts="*i32", centres="*fp32",
+        joint_offset="*i32", joint="*i32", mean="*fp32", variation="*fp32", begins="*i32", groups="*i32", lists="*i16",
+        counts="*i32", num="*i32", den="*i32",
+    )  # fmt: skip
+    numbers = dict(capacity="i32", num_segments="i32", NX="i32", NY="i32", NZ="i32", spacing="fp32")
+    return [
+        Compilation(
+            f"cull_bricks[{name}]", cull_bricks, dict(pointers, **numbers),
+            dict(CULL=cull, WEIGHTED=weighted, IMAGES=IMAGES), 1, 1, frozenset(pointers) | {"capacity"}, IMAGES,
+        )
+        for name, cull, weighted in (("cull", True, False), ("cull,weighted", True, True), ("all", False, False))
+    ]  # fmt: skip

@@ -1,0 +1,149 @@
+"""The end of every vote in the Triton kernels: from homogeneous pixels to counts.
+
+For a voxel at homogeneous (U, V, Z) relative to an image's integer centre, ``count_on_mask`` and ``count_votes`` add to a
+counter: pixel (floor U/Z, floor V/Z), the test against the mask's blocks (and the image), and the mask's bit.
+
+On NVIDIA devices it is written in PTX: an approximate reciprocal (1 ulp), the floor inside the multiply-add, half words
+read straight into the layout that the matrix instructions leave the pixels in (a Triton load would move them to
+another and back, through shared memory). Some 17 instructions a vote; the other branch is the same in Triton and serves
+AMD and the interpreter.
+
+A mask's words as 16-bit half words: row v, columns 16 c to 16 c + 15 of the image are half word
+16 (block row x blocks per row + block column) + (v & 15), for pixel (u, v) = v + (v >> 4) (16 blocks per row - 16) + (u - (u & 15)).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+DEN = 1 << 16
+"""What a vote inside the image adds to a counter of ``count_votes``; a vote on the mask adds 1."""
+_DEN = tl.constexpr(DEN)
+_MAGIC = tl.constexpr(0x4B400000)
+
+# $1 counter, $2..4 U V Z, $5 $6 shift to the mask's first block (less the magic number), $7 $8 width and height of the mask's
+# blocks in pixels, $9 their width less 16, $10 address of the mask, $11 weight, and for images the voxel may miss:
+# $12 $13 from the mask's first block to the image, $14 $15 width and height of the image.
+_PIXEL = """{
+    .reg .b32 a, b, e, t, r; .reg .b64 q; .reg .b16 h; .reg .pred p, i;
+    rcp.approx.ftz.f32 r, $4;
+    // The sum with 1.5 * 2^23, rounded down, holds the integer in its low bits. Beyond +-2^22, and for NaN, it is no such
+    // integer, but as an unsigned number far beyond every width.
+    fma.rm.f32 a, $2, r, 0f4B400000;
+    fma.rm.f32 b, $3, r, 0f4B400000;
+    add.s32 a, a, $5;
+    add.s32 b, b, $6;
+"""
+_ON_BLOCKS = """
+    setp.lt.u32 p, a, $7;
+    setp.lt.and.u32 p, b, $8, p;
+"""
+_IN_IMAGE = """
+    add.s32 t, a, $12;
+    add.s32 e, b, $13;
+    setp.gt.f32 i, $4, 0f00000000;
+    setp.lt.and.u32 i, t, $14, i;
+    setp.lt.and.u32 i, e, $15, i;
+    setp.lt.and.u32 p, a, $7, i;
+    setp.lt.and.u32 p, b, $8, p;
+"""
+_BIT = """
+    shr.u32 t, b, 4;
+    mad.lo.s32 t, t, $9, b;
+    and.b32 e, a, 15;
+    sub.s32 a, a, e;
+    add.s32 t, t, a;
+    mad.wide.u32 q, t, 2, $10;
+    @p ld.global.nc.u16 h, [q];
+    cvt.u32.u16 t, h;
+    shr.u32 t, t, e;
+    and.b32 t, t, 1;
+    mov.b32 $0, $1;
+"""
+_ADD_DEN = """
+    @i mad.lo.s32 $0, $11, 0x10000, $0;
+"""
+_ADD_ONE_DEN = """
+    @i add.s32 $0, $0, 0x10000;
+"""
+_ADD = """
+    @p mad.lo.s32 $0, $11, t, $0;
+}"""
+_ADD_ONE = """
+    @p add.s32 $0, $0, t;
+}"""
+_COUNT_ON_MASK = tl.constexpr(_PIXEL + _ON_BLOCKS + _BIT + _ADD_ONE)
+_COUNT_ON_MASK_WEIGHTED = tl.constexpr(_PIXEL + _ON_BLOCKS + _BIT + _ADD)
+_COUNT_VOTES = tl.constexpr(_PIXEL + _IN_IMAGE + _BIT + _ADD_ONE_DEN + _ADD_ONE)
+_COUNT_VOTES_WEIGHTED = tl.constexpr(_PIXEL + _IN_IMAGE + _BIT + _ADD_DEN + _ADD)
+_MASK_OPERANDS = tl.constexpr("=r,r,r,r,r,r,r,r,r,r,l,r")
+_IMAGE_OPERANDS = tl.constexpr("=r,r,r,r,r,r,r,r,r,r,l,r,r,r,r,r")
+
+
+@triton.jit
+def count_on_mask(counter, u, v, z, bx, by, wide, high, words, weight, WEIGHTED: tl.constexpr, PTX: tl.constexpr):
+    """``counter`` plus ``weight`` (1 where not WEIGHTED) where (u / z, v / z) is a pixel of the mask. z > 0 must hold.
+
+    u, v, z     homogeneous pixels relative to the image's integer centre
+    bx, by      from that centre to the corner of the mask's blocks: centre - corner, int32
+    wide, high  of the mask's blocks in pixels; 0 for no pixel
+    words       address of the mask's first word, int64
+    """
+    if PTX:
+        code: tl.constexpr = _COUNT_ON_MASK_WEIGHTED if WEIGHTED else _COUNT_ON_MASK
+        counter = tl.inline_asm_elementwise(
+            code, _MASK_OPERANDS,
+            [counter, u, v, z, bx - _MAGIC, by - _MAGIC, wide, high, wide - 16, words, weight],
+            tl.int32, is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        inverse = 1.0 / z
+        a, b = _floor(u * inverse) + bx, _floor(v * inverse) + by
+        on = (a >= 0) & (a < wide) & (b >= 0) & (b < high)
+        counter += _bit(a, b, wide, words, on) * weight
+    return counter
+
+
+@triton.jit
+def count_votes(
+    counter, u, v, z, bx, by, wide, high, words, weight, x0, y0, width, height, WEIGHTED: tl.constexpr, PTX: tl.constexpr
+):  # fmt: skip
+    """The same for images that the voxel may miss, or with z <= 0: adds DEN times the weight where it is in the image, too.
+
+    x0, y0         corner of the mask's blocks in the image, int32 pixels
+    width, height  of the image; 0 for no image
+    """
+    if PTX:
+        code: tl.constexpr = _COUNT_VOTES_WEIGHTED if WEIGHTED else _COUNT_VOTES
+        counter = tl.inline_asm_elementwise(
+            code, _IMAGE_OPERANDS,
+            [
+                counter, u, v, z, bx - _MAGIC, by - _MAGIC, wide, high, wide - 16, words, weight, x0, y0, width, height
+            ],
+            tl.int32, is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        inverse = 1.0 / z
+        a, b = _floor(u * inverse) + bx, _floor(v * inverse) + by
+        s, t = a + x0, b + y0
+        inside = (z > 0) & (s >= 0) & (s < width) & (t >= 0) & (t < height)
+        on = inside & (a >= 0) & (a < wide) & (b >= 0) & (b < high)
+        counter += (_bit(a, b, wide, words, on) + tl.where(inside, _DEN, 0)) * weight
+    return counter
+
+
+@triton.jit
+def _floor(x):
+    """floor x as int32, what is far outside every image or not a number at a place that is."""
+    bounded = tl.where(x > -1e9, tl.where(x < 1e9, x, 1e9), -1e9)  # comparisons that NaN fails
+    return tl.floor(bounded).to(tl.int32)
+
+
+@triton.jit
+def _bit(a, b, wide, words, on):
+    """The mask's bit at pixel (a, b) of its blocks, 0 or 1; 0 where not ``on``."""
+    half = b + (b >> 4) * (wide - 16) + (a - (a & 15))
+    address = words + half.to(tl.int64) * 2
+    word = tl.load(address.to(tl.pointer_type(tl.int16)), mask=on, other=0).to(tl.int32)
+    return (word >> (a & 15)) & 1

@@ -1,0 +1,288 @@
+"""The vote kernels: a brick x a list of images, warp, projection, mask look-up and count in one pass.
+
+``triton_cull`` leaves for every brick and segment (a run of images of one group) two lists of images: those that surely see the
+whole brick, which need the mask's bit only, and those whose border or camera plane may cut it. A program takes one of them:
+
+- ``vote_lattice``: float32. A brick is a lattice of 4 x 4 x 4: a joint's affine value is computed on (y, z) and stepped in x.
+- ``vote_tensor``: matrix instructions. A pack is four joints: (U, V, Z) of 64 images x 64 voxels is the product of the images'
+  matrix rows (K = 4 joints x 4) with the brick's operand w_j (x, y, z, 1). Both are split into a sum of two float16, and all
+  four partial products are added in float32: row [high, high, .., low, low] times column [w, w]. Rows and operand are scaled by
+  powers of two, which U / Z does not see.
+
+Counts are integers, added atomically: the same bits for every split.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from chorus.kernels.triton_build import Compilation
+from chorus.kernels.triton_pixel import count_on_mask, count_votes
+
+VIEW = 8
+"""int64 per image in ``view``: (centre - corner) x, y; blocks' width, height; address of the mask's words less that of the
+first; corner x, y; image's width, height; three unused. Pairs: first in the low 32 bits."""
+TILE = 64
+"""Images in a tile of either kernel."""
+ALIGN = tl.constexpr(16)
+"""A segment's first image is a multiple of it, so that neighbouring images are loaded together; what lies between is no image."""
+MOST_PACKS = 3
+"""Bricks with more packs take the kernel with a loop."""
+
+
+@triton.jit
+def _low(pair):
+    return pair.to(tl.int32)
+
+
+@triton.jit
+def _high(pair):
+    return (pair >> 32).to(tl.int32)
+
+
+@triton.jit
+def add_counts(out, counts, voxel_x, voxel_y, voxel_z, NX, NY, NZ):
+    """Add to one group's counts, int32 (V,), those of voxels inside the grid."""
+    inside = (voxel_x < NX) & (voxel_y < NY) & (voxel_z < NZ) & (counts != 0)
+    tl.atomic_add(out + ((voxel_x.to(tl.int64) * NY + voxel_y) * NZ + voxel_z), counts, mask=inside, sem="relaxed")
+
+
+@triton.jit
+def _list_of(lists, counts, begins, brick, segment, capacity, num_segments, BORDER: tl.constexpr):
+    """Where a brick's list of a segment starts, how long it is, and the segment's first image."""
+    at = (brick.to(tl.int64) * num_segments + segment) * 4
+    count = tl.load(counts + at + (1 if BORDER else 0))
+    begin = tl.load(begins + segment * 2)
+    first = lists + brick.to(tl.int64) * capacity + begin
+    if BORDER:  # filled from the end
+        first += tl.load(begins + segment * 2 + 1) - count
+    return first, count, begin
+
+
+@triton.jit
+def _add_pack(u, v, z, rows, joints, operand, pack):
+    """Homogeneous pixels plus the part of four joints."""
+    k = tl.arange(0, 32)
+    entry = tl.load(joints + pack * 4 + k // 8) * 24 + k % 8
+    m = rows + tl.max_contiguous(tl.multiple_of(entry, 8), 8)[None, :]
+    # The entries' low parts meet the same weights as their high parts.
+    column = operand + (pack * 32 + (k // 8) * 4 + k % 4)[:, None] * 64 + tl.arange(0, 64)[None, :]
+    high = tl.load(column)
+    low = tl.load(column + 16 * 64)
+    row = tl.load(m)
+    u = tl.dot(row, low, tl.dot(row, high, u))
+    row = tl.load(m + 8)
+    v = tl.dot(row, low, tl.dot(row, high, v))
+    row = tl.load(m + 16)
+    z = tl.dot(row, low, tl.dot(row, high, z))
+    return u, v, z
+
+
+@triton.jit
+def vote_tensor(
+    split, view, words, weights, lists, counts, bricks, firsts, joints, operand, begins, groups, num, den,
+    capacity, J, num_segments, num_packs, NX, NY, NZ,
+    PACKS: tl.constexpr, BORDER: tl.constexpr, WEIGHTED: tl.constexpr, IMAGES: tl.constexpr, PTX: tl.constexpr,
+):  # fmt: skip
+    """Votes of the bricks with PACKS packs (with ``num_packs``, where PACKS is 0), by matrix instructions.
+
+    split    (C, J, 3, 8) float16  rows U, V, Z of an image's matrices: four entries' high parts, then their low parts
+    bricks   (B,) int32  indices of these bricks; firsts (all bricks, 3) int32
+    joints   (B, 4 packs) int32  joints of their packs, padded with any
+    operand  (B, packs, 2, 16, 64) float16  high and low parts of w_j (x, y, z, 1), scaled; 0 in the padding
+    Grid (B, segments).
+    """
+    row = tl.program_id(0).to(tl.int64)
+    segment = tl.program_id(1)
+    brick = tl.load(bricks + row)
+    mine, count, begin = _list_of(lists, counts, begins, brick, segment, capacity, num_segments, BORDER)
+    if count == 0:
+        return
+    lane = tl.arange(0, IMAGES)
+    voxel = tl.arange(0, 64)
+    acc = tl.zeros([IMAGES, 64], tl.int32)
+    for at in range(0, count, IMAGES):
+        valid = at + lane < count
+        image = begin + tl.load(mine + at + lane, mask=valid, other=0).to(tl.int32)
+        u = tl.zeros([IMAGES, 64], tl.float32)
+        v = tl.zeros([IMAGES, 64], tl.float32)
+        z = tl.zeros([IMAGES, 64], tl.float32)
+        rows = split + image.to(tl.int64)[:, None] * (J * 24)
+        if PACKS > 0:
+            for p in tl.static_range(PACKS):
+                u, v, z = _add_pack(u, v, z, rows, joints, operand, row * PACKS + p)
+        else:
+            for p in range(num_packs):
+                u, v, z = _add_pack(u, v, z, rows, joints, operand, row * num_packs + p)
+        see = view + image.to(tl.int64) * 8
+        shift = tl.load(see)
+        blocks = tl.load(see + 1, mask=valid, other=0)
+        mask = (words + tl.load(see + 2)).to(tl.int64)[:, None]
+        weight = tl.load(weights + image).to(tl.int32)[:, None] if WEIGHTED else 1
+        bx, by, wide, high_ = _low(shift)[:, None], _high(shift)[:, None], _low(blocks)[:, None], _high(blocks)[:, None]
+        if BORDER:
+            corner = tl.load(see + 3)
+            size = tl.load(see + 4, mask=valid, other=0)
+            acc = count_votes(
+                acc, u, v, z, bx, by, wide, high_, mask, weight, _low(corner)[:, None], _high(corner)[:, None],
+                _low(size)[:, None], _high(size)[:, None], WEIGHTED, PTX,
+            )  # fmt: skip
+        else:
+            acc = count_on_mask(acc, u, v, z, bx, by, wide, high_, mask, weight, WEIGHTED, PTX)
+    group = tl.load(groups + segment).to(tl.int64) * NX * NY * NZ
+    x = tl.load(firsts + brick * 3) + voxel // 16
+    y = tl.load(firsts + brick * 3 + 1) + voxel // 4 % 4
+    z_ = tl.load(firsts + brick * 3 + 2) + voxel % 4
+    if BORDER:
+        add_counts(num + group, tl.sum(acc & 0xFFFF, 0), x, y, z_, NX, NY, NZ)
+        add_counts(den + group, tl.sum((acc >> 16) & 0xFFFF, 0), x, y, z_, NX, NY, NZ)
+    else:
+        add_counts(num + group, tl.sum(acc, 0), x, y, z_, NX, NY, NZ)
+
+
+@triton.jit
+def _lattice_row(a0, a1, a2, a3, m, weight, cx, cy, cz, dy, dz, spacing, capacity, ONE_JOINT: tl.constexpr):
+    """One row (U, V or Z) of a brick's voxels at its four x, plus one joint's part; ``m`` points at the images' first entry."""
+    mx = tl.load(m)
+    my = tl.load(m + capacity)
+    mz = tl.load(m + 2 * capacity)
+    centre = mx * cx + (my * cy + (mz * cz + tl.load(m + 3 * capacity)))
+    base = centre[None, :] + my[None, :] * dy[:, None] + mz[None, :] * dz[:, None]
+    near = (mx * (0.5 * spacing))[None, :]
+    far = (mx * (1.5 * spacing))[None, :]
+    if ONE_JOINT:
+        return base - far, base - near, base + near, base + far
+    else:
+        return (
+            a0 + tl.load(weight)[:, None] * (base - far), a1 + tl.load(weight + 16)[:, None] * (base - near),
+            a2 + tl.load(weight + 32)[:, None] * (base + near), a3 + tl.load(weight + 48)[:, None] * (base + far),
+        )  # fmt: skip
+
+
+@triton.jit
+def vote_lattice(
+    lanes, view, words, weights, lists, counts, bricks, firsts, centres, joint_offset, joint, voxel_weight,
+    begins, groups, num, den, capacity, num_segments, NX, NY, NZ, spacing,
+    ONE_JOINT: tl.constexpr, BORDER: tl.constexpr, WEIGHTED: tl.constexpr, IMAGES: tl.constexpr, PTX: tl.constexpr,
+):  # fmt: skip
+    """Votes of bricks with one joint (ONE_JOINT) or any number, in float32.
+
+    lanes         (J, 12, C) float32  rows U, V, Z of the images' matrices, images fastest
+    bricks        (B,) int32  indices of these bricks; the arrays of all bricks are those of ``chorus.kernels.bricks``
+    voxel_weight  (E * 64,) float32
+    Grid (B, segments).
+    """
+    segment = tl.program_id(1)
+    brick = tl.load(bricks + tl.program_id(0))
+    mine, count, begin = _list_of(lists, counts, begins, brick, segment, capacity, num_segments, BORDER)
+    if count == 0:
+        return
+    lane = tl.arange(0, IMAGES)
+    yz = tl.arange(0, 16)
+    dy = ((yz // 4).to(tl.float32) - 1.5) * spacing
+    dz = ((yz % 4).to(tl.float32) - 1.5) * spacing
+    cx = tl.load(centres + brick * 3)
+    cy = tl.load(centres + brick * 3 + 1)
+    cz = tl.load(centres + brick * 3 + 2)
+    e0 = tl.load(joint_offset + brick)
+    e1 = tl.load(joint_offset + brick + 1)
+    weights_here = voxel_weight + e0.to(tl.int64) * 64 + yz
+    n0 = tl.zeros([16, IMAGES], tl.int32)
+    n1, n2, n3 = n0, n0, n0
+    zero = tl.zeros([16, IMAGES], tl.float32)
+    for at in range(0, count, IMAGES):
+        valid = at + lane < count
+        image = begin + tl.load(mine + at + lane, mask=valid, other=0).to(tl.int32)
+        u0, u1, u2, u3 = zero, zero, zero, zero
+        v0, v1, v2, v3 = zero, zero, zero, zero
+        z0, z1, z2, z3 = zero, zero, zero, zero
+        if ONE_JOINT:
+            m = lanes + tl.load(joint + e0).to(tl.int64) * 12 * capacity + image
+            w = weights_here
+            u0, u1, u2, u3 = _lattice_row(u0, u1, u2, u3, m, w, cx, cy, cz, dy, dz, spacing, capacity, True)
+            m += 4 * capacity
+            v0, v1, v2, v3 = _lattice_row(v0, v1, v2, v3, m, w, cx, cy, cz, dy, dz, spacing, capacity, True)
+            m += 4 * capacity
+            z0, z1, z2, z3 = _lattice_row(z0, z1, z2, z3, m, w, cx, cy, cz, dy, dz, spacing, capacity, True)
+        else:
+            for e in range(e0, e1):
+                m = lanes + tl.load(joint + e).to(tl.int64) * 12 * capacity + image
+                w = weights_here + (e - e0) * 64
+                u0, u1, u2, u3 = _lattice_row(u0, u1, u2, u3, m, w, cx, cy, cz, dy, dz, spacing, capacity, False)
+                m += 4 * capacity
+                v0, v1, v2, v3 = _lattice_row(v0, v1, v2, v3, m, w, cx, cy, cz, dy, dz, spacing, capacity, False)
+                m += 4 * capacity
+                z0, z1, z2, z3 = _lattice_row(z0, z1, z2, z3, m, w, cx, cy, cz, dy, dz, spacing, capacity, False)
+        see = view + image.to(tl.int64) * 8
+        shift = tl.load(see)
+        blocks = tl.load(see + 1, mask=valid, other=0)
+        mask = (words + tl.load(see + 2)).to(tl.int64)[None, :]
+        weight = tl.load(weights + image).to(tl.int32)[None, :] if WEIGHTED else 1
+        bx, by, wide, high = _low(shift)[None, :], _high(shift)[None, :], _low(blocks)[None, :], _high(blocks)[None, :]
+        if BORDER:
+            corner = tl.load(see + 3)
+            size = tl.load(see + 4, mask=valid, other=0)
+            x0, y0, width, height = _low(corner)[None, :], _high(corner)[None, :], _low(size)[None, :], _high(size)[None, :]
+            n0 = count_votes(
+                n0, u0, v0, z0, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX
+            )  # fmt: skip
+            n1 = count_votes(
+                n1, u1, v1, z1, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX
+            )  # fmt: skip
+            n2 = count_votes(
+                n2, u2, v2, z2, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX
+            )  # fmt: skip
+            n3 = count_votes(
+                n3, u3, v3, z3, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX
+            )  # fmt: skip
+        else:
+            n0 = count_on_mask(n0, u0, v0, z0, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
+            n1 = count_on_mask(n1, u1, v1, z1, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
+            n2 = count_on_mask(n2, u2, v2, z2, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
+            n3 = count_on_mask(n3, u3, v3, z3, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
+    group = tl.load(groups + segment).to(tl.int64) * NX * NY * NZ
+    x = tl.load(firsts + brick * 3)
+    y = tl.load(firsts + brick * 3 + 1) + yz // 4
+    z = tl.load(firsts + brick * 3 + 2) + yz % 4
+    for step in tl.static_range(4):
+        n = n0 if step == 0 else (n1 if step == 1 else (n2 if step == 2 else n3))
+        if BORDER:
+            add_counts(num + group, tl.sum(n & 0xFFFF, 1), x + step, y, z, NX, NY, NZ)
+            add_counts(den + group, tl.sum((n >> 16) & 0xFFFF, 1), x + step, y, z, NX, NY, NZ)
+        else:
+            add_counts(num + group, tl.sum(n, 1), x + step, y, z, NX, NY, NZ)
+
+
+def compilations() -> list[Compilation]:
+    """Both kernels, every variant in use."""
+    pointers = dict(
+        view="*i64", words="*i32", weights="*u8", lists="*i16", counts="*i32", bricks="*i32", firsts="*i32",
+        begins="*i32", groups="*i32", num="*i32", den="*i32",
+    )  # fmt: skip
+    numbers = dict(capacity="i32", num_segments="i32", NX="i32", NY="i32", NZ="i32")
+    tensor = dict(pointers, split="*fp16", joints="*i32", operand="*fp16")
+    lattice = dict(
+        pointers, lanes="*fp32", centres="*fp32", joint_offset="*i32", joint="*i32", voxel_weight="*fp32"
+    )
+    found = []
+    for border in (False, True):
+        for weighted in (False, True):
+            tail = ",border" * border + ",weighted" * weighted
+            flags = dict(BORDER=border, WEIGHTED=weighted, IMAGES=TILE, PTX=True)
+            found += [
+                Compilation(
+                    f"vote_tensor[packs={packs or 'n'}{tail}]", vote_tensor, dict(tensor, **numbers, J="i32", num_packs="i32"),
+                    dict(flags, PACKS=packs), 4, 2, frozenset(tensor), TILE * 64,
+                )
+                for packs in (0, *range(1, MOST_PACKS + 1))
+            ]  # fmt: skip
+            found += [
+                Compilation(
+                    f"vote_lattice[{'one joint' if one else 'joints'}{tail}]", vote_lattice,
+                    dict(lattice, **numbers, spacing="fp32"), dict(flags, ONE_JOINT=one), 4, 1,
+                    frozenset(lattice) | {"capacity"}, TILE * 64,
+                )
+                for one in (True, False)
+            ]  # fmt: skip
+    return found
