@@ -52,6 +52,41 @@ class NearWeights:
         weights[self.voxel[slots]] = self.weight[:, slots].T
         return torch.from_numpy(weights), torch.from_numpy(near)
 
+    def sparse(self, below: float) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+        """offset, joint, weight as in ``arrays.VoxelField``: weights smaller than ``below`` dropped, rows rescaled to 1."""
+        offset = np.ones(self.lattice.num_voxels + 1, np.int64)
+        offset[0] = 0
+        _count_entries(self.near, self.voxel, self.weight, np.float32(below), offset[1:])
+        np.cumsum(offset, out=offset)
+        joint, weight = np.full(offset[-1], PELVIS, np.int32), np.ones(offset[-1], np.float32)
+        _fill_entries(self.near, self.voxel, self.weight, np.float32(below), offset, joint, weight)
+        return offset, joint, weight
+
+
+@nb.njit(nogil=True, cache=True)
+def _count_entries(near, voxel, weight, below, count):  # type: ignore[no-untyped-def]
+    """count[v] <- weights of near voxel v that are not below the threshold."""
+    for slot in np.flatnonzero(near):
+        kept = 0
+        for j in range(len(weight)):
+            kept += weight[j, slot] >= below
+        count[voxel[slot]] = kept
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _fill_entries(near, voxel, weight, below, offset, joint, out):  # type: ignore[no-untyped-def]
+    """Joints and weights of the near voxels' entries; offset as counted."""
+    for slot in np.flatnonzero(near):
+        first = offset[voxel[slot]]
+        entry, total = first, np.float32(0)
+        for j in range(len(weight)):
+            if weight[j, slot] >= below:
+                joint[entry], out[entry] = j, weight[j, slot]
+                total += weight[j, slot]
+                entry += 1
+        for e in range(first, entry):
+            out[e] /= total
+
 
 def near_weights(
     lattice: Lattice, vertices: NDArray[np.float64], vertex_weights: NDArray[np.floating],
@@ -65,7 +100,7 @@ def near_weights(
     """
     check_mesh(vertices, vertex_weights, k, tau, s)
     threads = threads or default_threads()
-    tiles = cut_into_tiles(np.ascontiguousarray(vertices, np.float64))
+    tiles = cut_into_tiles(np.array(vertices, np.float64, order="C"))
     shape, origin = np.array(lattice.shape), np.array(lattice.origin, np.float64)
     counts = -(-shape // SIDE)
     some = np.zeros(int(counts.prod()), np.bool_)
@@ -110,10 +145,10 @@ def smooth(lattice: Lattice, weights: Tensor, near: Tensor, *, steps: int, threa
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
-def _look_up(
+def _look_up(  # type: ignore[no-untyped-def]
     first, last, near, voxel, weight, shape, origin, spacing, matrices, inverted, phi, grid_origin, grid_spacing, out
-):  # type: ignore[no-untyped-def]
-    """Eq. 11 for the near voxels in slots first .. last - 1; ``matrices`` (J, 12) are of B_j^-1 where ``inverted``, else B_j."""
+):
+    """Eq. 11 for the near voxels in slots first .. last - 1; matrices (J, 12): B_j^-1 where ``inverted``, else B_j."""
     J = len(weight)
     blend = np.empty((12, last - first))
     blend[:] = 0.0

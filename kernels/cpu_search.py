@@ -39,7 +39,7 @@ class Tiles:
 
 def cut_into_tiles(vertices: NDArray[np.float64]) -> Tiles:
     """Tiles of (P, 3) vertices."""
-    order = _spatial_order(vertices)
+    order = spatial_order(vertices, TILE)
     count = -(-len(order) // TILE)
     points = np.full((count * TILE, 3), np.inf)
     points[: len(order)] = vertices[order]
@@ -52,8 +52,9 @@ def cut_into_tiles(vertices: NDArray[np.float64]) -> Tiles:
 
 
 @nb.njit(nogil=True, cache=True)
-def _spatial_order(points):  # type: ignore[no-untyped-def]
-    """Order of (P, 3) points in which every run of 16 lies close together: halved again and again across its longest side."""
+def spatial_order(points, run):  # type: ignore[no-untyped-def]
+    """Order of (P, 3) points in which every ``run`` of them lies close together: halved again and again across the longest side.
+    """
     order = np.arange(len(points))
     key = np.empty(len(points))
     first, last = np.empty(64, np.int64), np.empty(64, np.int64)
@@ -61,7 +62,7 @@ def _spatial_order(points):  # type: ignore[no-untyped-def]
     while depth:
         depth -= 1
         a, b = first[depth], last[depth]
-        tiles = (b - a + TILE - 1) // TILE
+        tiles = (b - a + run - 1) // run
         if tiles < 2:
             continue
         axis, longest = 0, -1.0
@@ -73,7 +74,7 @@ def _spatial_order(points):  # type: ignore[no-untyped-def]
                 axis, longest = c, high - low
         for i in range(a, b):
             key[i] = points[order[i], axis]
-        middle = a + tiles // 2 * TILE
+        middle = a + tiles // 2 * run
         select(key[a:b], order[a:b], b - a, middle - a)
         first[depth], last[depth] = a, middle
         first[depth + 1], last[depth + 1] = middle, b
@@ -120,7 +121,7 @@ def _bounds(x, y, z, side, centre, half, count, bound):  # type: ignore[no-untyp
 @nb.njit(nogil=True, cache=True)
 def _any_within(bound, count, limit):  # type: ignore[no-untyped-def]
     """Whether one of the bounds is not above the limit; mostly the first few tell."""
-    for t in range(count):
+    for t in range(count):  # noqa: SIM110 (numba)
         if bound[t] <= limit:
             return True
     return False
@@ -171,9 +172,9 @@ def _nearest(x, y, z, points, lanes, tile, bound, count, k, ids, distance, squar
 
 
 @nb.njit(nogil=True, cache=True, error_model="numpy")
-def weigh_bricks(
+def weigh_bricks(  # type: ignore[no-untyped-def]
     first, last, bricks, shape, origin, spacing, points, lanes, centre, half, table, k, tau, s, near, voxel, weight
-):  # type: ignore[no-untyped-def]
+):
     """Weights (Eq. 4, 9, 10) of the voxels in bricks first .. last - 1: near and voxel (B * 64,), weight (J, B * 64).
 
     table  (16 T, J) float64 skinning weights of the vertices in the tiles' order
@@ -204,10 +205,10 @@ def weigh_bricks(
             a, b, c = step // (SIDE * SIDE), step // SIDE % SIDE, step % SIDE
             b = b if a % 2 == 0 else SIDE - 1 - b
             c = c if (step // SIDE) % 2 == 0 else SIDE - 1 - c
-            i, j, l = i0 + a, j0 + b, k0 + c
-            if i >= shape[0] or j >= shape[1] or l >= shape[2]:
+            i, j, m = i0 + a, j0 + b, k0 + c
+            if i >= shape[0] or j >= shape[1] or m >= shape[2]:
                 continue
-            x, y, z = origin[0] + i * spacing, origin[1] + j * spacing, origin[2] + l * spacing
+            x, y, z = origin[0] + i * spacing, origin[1] + j * spacing, origin[2] + m * spacing
             _bounds(x, y, z, 0.0, some_centre, some_half, count, bound)
             if not _any_within(bound, count, tau * tau * _SLACK):
                 continue
@@ -217,7 +218,7 @@ def weigh_bricks(
                 continue
             slot = brick * VOXELS + (a * SIDE + b) * SIDE + c
             near[slot] = True
-            voxel[slot] = (i * shape[1] + j) * shape[2] + l
+            voxel[slot] = (i * shape[1] + j) * shape[2] + m
             if d > 0.0:
                 for n in range(k):
                     share[n] = 1.0 / np.sqrt(distance[n])

@@ -18,15 +18,11 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.kernels.neighbours import PELVIS, RELAXATION
+from chorus.kernels.neighbours import PELVIS, RELAXATION, series, series_pays
 from chorus.kernels.simd import LANES, add, fma, load, mul, splat, store
 
-SERIES_ERROR = 1e-8
-"""What the Chebyshev series may leave out, as a share of the weight."""
 REACH_ERROR = 1e-10
 """Share of a weight that may diffuse out of the box in which its joint is smoothed."""
-SERIES_COST = 2.0
-"""A term of the series in steps (three arrays instead of two)."""
 
 
 @lru_cache(maxsize=8)
@@ -41,24 +37,6 @@ def each(threads: int, work: Callable[..., Any], items: Iterable[Any]) -> None:
             work(item)
     else:
         list(_pool(threads).map(work, items))
-
-
-@lru_cache(maxsize=64)
-def series(steps: int) -> tuple[float, ...]:
-    """Coefficients c of (0.7 + 0.3 y)^steps = sum_m c_m T_m(y) on [-1, 1], what is below SERIES_ERROR in all left out.
-
-    With y the mean of the 6 neighbours this is ``steps`` Jacobi steps; the degree grows as the square root of their number.
-    The c are positive and sum to 1.
-    """
-    count = steps + 1
-    angle = (np.arange(count) + 0.5) * (np.pi / count)
-    value = (1 - RELAXATION + RELAXATION * np.cos(angle)) ** steps
-    # Even the last term of 853 is a sum of 853 numbers: cheap enough to do as it is written.
-    c = np.array([2 / count * float(value @ np.cos(m * angle)) for m in range(min(count, 64 + 8 * math.isqrt(steps)))])
-    c[0] /= 2
-    left = 1 - np.cumsum(c)
-    c = c[: int(np.argmax(left < SERIES_ERROR)) + 1] if (left < SERIES_ERROR).any() else c
-    return tuple(float(x) for x in c / c.sum())
 
 
 @lru_cache(maxsize=64)
@@ -93,9 +71,10 @@ def pad(shape: tuple[int, int, int], near: NDArray[np.bool_], voxel: NDArray[np.
     free.reshape(-1)[cell[near]] = 1.0
     for axis, n in enumerate(shape):
         free[(slice(None),) * axis + ([0, n - 1],)] = 0.0
-    some = free.reshape(-1, row // LANES, LANES).any(-1)
-    first = np.where(some.any(1), some.argmax(1), row // LANES)
-    last = np.where(some.any(1), row // LANES - some[:, ::-1].argmax(1), 0)
+    some = free.reshape(-1, row // LANES, LANES).max(-1)
+    any_free = some.max(1) > 0
+    first = np.where(any_free, some.argmax(1), row // LANES)
+    last = np.where(any_free, row // LANES - some[:, ::-1].argmax(1), 0)
     return Padded(shape, row, free.reshape(-1), first, last), cell
 
 
@@ -200,8 +179,7 @@ def smooth_slots(
     if not steps or min(shape) < 3 or not near.any():
         return
     lattice, cell = pad(shape, near, voxel)
-    coefficients = series(steps)
-    by_series = SERIES_COST * len(coefficients) < steps if use_series is None else use_series and steps > 1
+    by_series = series_pays(steps) if use_series is None else use_series and steps > 1
     row, NY = lattice.row, shape[1]
     plane, margin = NY * row, reach(steps)
     threads = max(1, min(threads, len(weight)))
@@ -229,7 +207,7 @@ def smooth_slots(
             _put(weight[joint], cell, a, b, array)
         old, new = arrays[:2]
         if by_series:
-            c = [np.float32(x) for x in coefficients]
+            c = [np.float32(x) for x in series(steps)]
             result = arrays[2]
             _begin(old, new, result, lattice.free, c[0], c[1], *box)
             for m in range(2, len(c)):

@@ -9,7 +9,8 @@ to where the blended centre falls, the voxels lie within
 
 of it, r being half the brick's diagonal and t the most weight that moves between joints from the mean to a voxel; the other
 side likewise. Dilated by a pixel. Images that surely see all of the brick, off the mask or on full blocks of it, are counted
-here for all its voxels; images that surely do not see it are dropped; the rest go to two lists (``triton_vote``).
+here for all its voxels; images that surely do not see it are dropped; the rest go to three lists (``triton_vote``).
+A brick with one joint has the exact reach h (|x| + |y| + |z|) of row U - (u + k) row Z instead of r a, h being half its side.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ def cull_bricks(
 ):  # fmt: skip
     """Fill a brick's lists of a segment, and count what needs no list. Grid (bricks, segments).
 
-    lists   (B, C) int16  of a segment's range: images (less its first) that see all of the brick, from the front; those that
-            may see it in part, from the back
-    counts  (B, segments, 4) int32  lengths of the two lists; images settled outside; images settled inside
-    Other arguments as in ``triton_prepare`` and ``chorus.kernels.bricks``; CULL false: every image goes to the second list.
+    lists   (B, 2, C) int16  images, less the segment's first, within the segment's range: ON_MASK from the front and BOTH from
+            the back; then INSIDE
+    counts  (B, segments, 4) int32  lengths of the lists ON_MASK, BOTH, INSIDE; images settled outside
+    Other arguments as in ``triton_prepare`` and ``chorus.kernels.bricks``; CULL false: every image goes to the list BOTH.
     """
     brick = tl.program_id(0)
     segment = tl.program_id(1)
     begin = tl.multiple_of(tl.load(begins + segment * 2), ALIGN)
     length = tl.load(begins + segment * 2 + 1)
-    mine = lists + brick.to(tl.int64) * capacity + begin
+    mine = lists + brick.to(tl.int64) * 2 * capacity + begin
     lane = tl.arange(0, IMAGES)
     cx = tl.load(centres + brick * 3)
     cy = tl.load(centres + brick * 3 + 1)
@@ -60,15 +61,14 @@ def cull_bricks(
     e1 = tl.load(joint_offset + brick + 1)
     t = tl.load(variation + brick)
     radius = spacing * 2.5981  # half the diagonal of the cube of voxel centres, 1.5 sqrt(3) spacings, and a little
-    in_view, in_part, outside_all, settled = 0, 0, 0, 0
+    on_mask, both, in_part, outside_all = 0, 0, 0, 0
     num_all, den_all = 0, 0
     for at in range(0, length, IMAGES):
         valid = at + lane < length
         image = begin + at + lane
-        whole = valid & (lane < 0)
-        part = valid
+        on_list, both_list, part_list = valid & (lane < 0), valid, valid & (lane < 0)
         if CULL:
-            m = lanes + tl.load(joint + e0).to(tl.int64) * 12 * capacity + image
+            m = lanes + tl.load(joint + e0) * 12 * capacity + image
             U, V, Z = _centre(m, capacity, cx, cy, cz)
             # The reference pixel: where the joint with the most weight takes the brick.
             inverse = 1.0 / tl.where(tl.abs(Z) > 1e-3, Z, 1.0)
@@ -78,7 +78,7 @@ def cull_bricks(
             mean_u, mean_v, mean_z = weight * du, weight * dv, weight * Z
             low_u, low_v, low_z, top_u, top_v, top_z = du, dv, Z, du, dv, Z
             for e in range(e0 + 1, e1):
-                m = lanes + tl.load(joint + e).to(tl.int64) * 12 * capacity + image
+                m = lanes + tl.load(joint + e) * 12 * capacity + image
                 U, V, Z = _centre(m, capacity, cx, cy, cz)
                 weight = tl.load(mean + e)
                 du, dv = U - u * Z, V - v * Z
@@ -96,7 +96,12 @@ def cull_bricks(
             reach_v = tl.load(ask + 11 * capacity)
             reach_u += tl.abs(u) * (2.0 * tl.load(ask + 13 * capacity) + tl.abs(u) * square_z)
             reach_v += tl.abs(v) * (2.0 * tl.load(ask + 14 * capacity) + tl.abs(v) * square_z)
-            reach_u, reach_v = radius * tl.sqrt(reach_u), radius * tl.sqrt(reach_v)
+            if e1 - e0 == 1:
+                m = lanes + tl.load(joint + e0) * 12 * capacity + image
+                reach_u = 1.5 * spacing * _reach(m, m + 8 * capacity, u, capacity)
+                reach_v = 1.5 * spacing * _reach(m + 4 * capacity, m + 8 * capacity, v, capacity)
+            else:
+                reach_u, reach_v = radius * tl.sqrt(reach_u), radius * tl.sqrt(reach_v)
             most_u, most_v = t * (top_u - low_u + turn_u), t * (top_v - low_v + turn_v)
             left = reach_u + tl.minimum(most_u, mean_u - low_u + turn_u)
             right = reach_u + tl.minimum(most_u, top_u - mean_u + turn_u)
@@ -105,7 +110,7 @@ def cull_bricks(
             error = tl.load(ask + 8 * capacity)
             depth = radius * tl.sqrt(square_z) + tl.load(ask + 9 * capacity) + t * range_z
             nearest = mean_z - depth
-            known = nearest > MIN_DEPTH
+            known = valid & (nearest > MIN_DEPTH)  # beyond the segment's images lies anything, also numbers
             inverse = 1.0 / tl.where(known, nearest, 1.0)
             u += tl.load(ask)
             v += tl.load(ask + capacity)
@@ -137,28 +142,31 @@ def cull_bricks(
             if tl.max(in_box.to(tl.int32), 0) > 0:  # rare enough to ask first
                 area = (c1 - c0) * (r1 - r0)
                 on &= _entries(full, top + c0, top + c1, bottom + c0, bottom + c1, in_box) == area
-            # Without a number to compare, a brick is neither inside nor outside: it goes to the second list.
-            inside &= valid
             outside &= valid
             weight_ = tl.load(weights + image, mask=inside, other=0).to(tl.int32) if WEIGHTED else inside.to(tl.int32)
             den_all += tl.sum(weight_, 0)
             num_all += tl.sum(tl.where(on, weight_, 0), 0)
-            whole = inside & touching & ~on
+            on_list = inside & touching & ~on
+            # What a comparison did not settle, also for want of a number, is looked at voxel by voxel.
             part = valid & ~inside & ~outside
+            part_list = part & known & ~touching
+            both_list = part & ~part_list
             outside_all += tl.sum(outside.to(tl.int32), 0)
-        both = whole.to(tl.int32) + (part.to(tl.int32) << 16)
-        place = tl.cumsum(both, 0) - both
         index = (at + lane).to(tl.int16)
-        tl.store(mine + in_view + (place & 0xFFFF), index, mask=whole)
-        tl.store(mine + (length - 1 - in_part) - (place >> 16), index, mask=part)
-        total = tl.sum(both, 0)
-        in_view += total & 0xFFFF
-        in_part += total >> 16
+        ones = on_list.to(tl.int32) + (both_list.to(tl.int32) << 10) + (part_list.to(tl.int32) << 20)
+        place = tl.cumsum(ones, 0) - ones
+        tl.store(mine + on_mask + (place & 1023), index, mask=on_list)
+        tl.store(mine + (length - 1 - both) - (place >> 10 & 1023), index, mask=both_list)
+        tl.store(mine + capacity + in_part + (place >> 20), index, mask=part_list)
+        total = tl.sum(ones, 0)
+        on_mask += total & 1023
+        both += total >> 10 & 1023
+        in_part += total >> 20
     to = counts + (brick.to(tl.int64) * num_segments + segment) * 4
-    tl.store(to, in_view)
-    tl.store(to + 1, in_part)
-    tl.store(to + 2, outside_all)
-    tl.store(to + 3, length - in_view - in_part - outside_all)
+    tl.store(to, on_mask)
+    tl.store(to + 1, both)
+    tl.store(to + 2, in_part)
+    tl.store(to + 3, outside_all)
     if CULL:
         if den_all > 0:
             voxel = tl.arange(0, 64)
@@ -177,6 +185,15 @@ def _centre(m, capacity, cx, cy, cz):
     V = _affine(m + 4 * capacity, capacity, cx, cy, cz)
     Z = _affine(m + 8 * capacity, capacity, cx, cy, cz)
     return U, V, Z
+
+
+@triton.jit
+def _reach(row, row_z, u, capacity):
+    """|x| + |y| + |z| of row - u row_z, without the translation."""
+    x = tl.load(row) - u * tl.load(row_z)
+    y = tl.load(row + capacity) - u * tl.load(row_z + capacity)
+    z = tl.load(row + 2 * capacity) - u * tl.load(row_z + 2 * capacity)
+    return tl.abs(x) + tl.abs(y) + tl.abs(z)
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """The end of every vote in the Triton kernels: from homogeneous pixels to counts.
 
-For a voxel at homogeneous (U, V, Z) relative to an image's integer centre, ``count_on_mask`` and ``count_votes`` add to a
-counter: pixel (floor U/Z, floor V/Z), the test against the mask's blocks (and the image), and the mask's bit.
+For a voxel at homogeneous (U, V, Z) relative to an image's integer centre, ``count_on_mask``, ``count_inside`` and
+``count_votes`` add to a counter: pixel (floor U/Z, floor V/Z), the test against the mask's blocks or the image, the mask's bit.
 
 On NVIDIA devices it is written in PTX: an approximate reciprocal (1 ulp), the floor inside the multiply-add, half words
 read straight into the layout that the matrix instructions leave the pixels in (a Triton load would move them to
@@ -22,7 +22,7 @@ DEN = 1 << 16
 _DEN = tl.constexpr(DEN)
 _MAGIC = tl.constexpr(0x4B400000)
 
-# $1 counter, $2..4 U V Z, $5 $6 shift to the mask's first block (less the magic number), $7 $8 width and height of the mask's
+# $0 result, $1 counter, $2..4 U V Z, $5 $6 shift to the mask's first block (less the magic number), $7 $8 width and height of the mask's
 # blocks in pixels, $9 their width less 16, $10 address of the mask, $11 weight, and for images the voxel may miss:
 # $12 $13 from the mask's first block to the image, $14 $15 width and height of the image.
 _PIXEL = """{
@@ -73,6 +73,15 @@ _ADD = """
 _ADD_ONE = """
     @p add.s32 $0, $0, t;
 }"""
+_COUNT_INSIDE = """
+    setp.gt.f32 i, $4, 0f00000000;
+    setp.lt.and.u32 i, a, $7, i;
+    setp.lt.and.u32 i, b, $8, i;
+    mov.b32 $0, $1;
+    @i add.s32 $0, $0, $9;
+}"""
+_INSIDE = tl.constexpr(_PIXEL + _COUNT_INSIDE)
+_INSIDE_OPERANDS = tl.constexpr("=r,r,r,r,r,r,r,r,r,r")
 _COUNT_ON_MASK = tl.constexpr(_PIXEL + _ON_BLOCKS + _BIT + _ADD_ONE)
 _COUNT_ON_MASK_WEIGHTED = tl.constexpr(_PIXEL + _ON_BLOCKS + _BIT + _ADD)
 _COUNT_VOTES = tl.constexpr(_PIXEL + _IN_IMAGE + _BIT + _ADD_ONE_DEN + _ADD_ONE)
@@ -130,6 +139,22 @@ def count_votes(
         inside = (z > 0) & (s >= 0) & (s < width) & (t >= 0) & (t < height)
         on = inside & (a >= 0) & (a < wide) & (b >= 0) & (b < high)
         counter += (_bit(a, b, wide, words, on) + tl.where(inside, _DEN, 0)) * weight
+    return counter
+
+
+@triton.jit
+def count_inside(counter, u, v, z, cx, cy, width, height, weight, PTX: tl.constexpr):
+    """``counter`` plus ``weight`` where z > 0 and (u / z, v / z) is a pixel of the image, whose centre is (cx, cy)."""
+    if PTX:
+        counter = tl.inline_asm_elementwise(
+            _INSIDE, _INSIDE_OPERANDS, [counter, u, v, z, cx - _MAGIC, cy - _MAGIC, width, height, weight],
+            tl.int32, is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        inverse = 1.0 / z
+        a, b = _floor(u * inverse) + cx, _floor(v * inverse) + cy
+        inside = (z > 0) & (a >= 0) & (a < width) & (b >= 0) & (b < height)
+        counter += tl.where(inside, weight, 0)
     return counter
 
 

@@ -1,7 +1,8 @@
 """The vote kernels: a brick x a list of images, warp, projection, mask look-up and count in one pass.
 
-``triton_cull`` leaves for every brick and segment (a run of images of one group) two lists of images: those that surely see the
-whole brick, which need the mask's bit only, and those whose border or camera plane may cut it. A program takes one of them:
+``triton_cull`` leaves for every brick and segment (a run of images of one group) three lists of images, of which a program takes
+one: ON_MASK, images that surely see the whole brick, which need the mask's bit only; INSIDE, images whose border may cut it and
+whose mask it surely misses; BOTH, the others.
 
 - ``vote_lattice``: float32. A brick is a lattice of 4 x 4 x 4: a joint's affine value is computed on (y, z) and stepped in x.
 - ``vote_tensor``: matrix instructions. A pack is four joints: (U, V, Z) of 64 images x 64 voxels is the product of the images'
@@ -14,21 +15,52 @@ Counts are integers, added atomically: the same bits for every split.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import triton
 import triton.language as tl
 
-from chorus.kernels.triton_build import Compilation
-from chorus.kernels.triton_pixel import count_on_mask, count_votes
+from chorus.kernels.triton_build import TARGETS, Compilation
+from chorus.kernels.triton_pixel import count_inside, count_on_mask, count_votes
 
 VIEW = 8
 """int64 per image in ``view``: (centre - corner) x, y; blocks' width, height; address of the mask's words less that of the
 first; corner x, y; image's width, height; three unused. Pairs: first in the low 32 bits."""
-TILE = 64
-"""Images in a tile of either kernel."""
+ON_MASK, BOTH, INSIDE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+KINDS = {"on mask": 0, "both": 1, "inside": 2}
+LATTICE_IMAGES = 64
+"""Images in a tile of the float32 kernel."""
 ALIGN = tl.constexpr(16)
 """A segment's first image is a multiple of it, so that neighbouring images are loaded together; what lies between is no image."""
-MOST_PACKS = 3
-"""Bricks with more packs take the kernel with a loop."""
+
+
+@dataclass(frozen=True)
+class TensorShape:
+    """How the matrix kernel is cut for a kind of device.
+
+    images      in a tile
+    most_packs  bricks with more packs take the kernel with a loop
+    """
+
+    images: int
+    num_warps: int
+    num_stages: int
+    most_packs: int
+
+
+HOPPER = TensorShape(64, 4, 2, 3)
+"""wgmma wants 64 rows; its operands lie in shared memory."""
+BLACKWELL = TensorShape(64, 4, 1, 1)
+"""Accumulators take 192 of the 512 columns of tensor memory, once more for every pack."""
+OTHERS = TensorShape(32, 4, 1, 3)
+"""Everything in registers: with 64 rows they would spill."""
+
+
+def tensor_shape(capability: tuple[int, int] | None) -> TensorShape:
+    """The shape for an NVIDIA compute capability; None for other devices."""
+    if capability is None:
+        return OTHERS
+    return {9: HOPPER, 10: BLACKWELL}.get(capability[0], OTHERS)
 
 
 @triton.jit
@@ -49,15 +81,28 @@ def add_counts(out, counts, voxel_x, voxel_y, voxel_z, NX, NY, NZ):
 
 
 @triton.jit
-def _list_of(lists, counts, begins, brick, segment, capacity, num_segments, BORDER: tl.constexpr):
+def _list_of(lists, counts, begins, brick, segment, capacity, num_segments, KIND: tl.constexpr):
     """Where a brick's list of a segment starts, how long it is, and the segment's first image."""
-    at = (brick.to(tl.int64) * num_segments + segment) * 4
-    count = tl.load(counts + at + (1 if BORDER else 0))
+    count = tl.load(counts + (brick.to(tl.int64) * num_segments + segment) * 4 + KIND)
     begin = tl.load(begins + segment * 2)
-    first = lists + brick.to(tl.int64) * capacity + begin
-    if BORDER:  # filled from the end
+    first = lists + brick.to(tl.int64) * 2 * capacity + begin
+    if KIND == BOTH:  # filled from the end of the same range
         first += tl.load(begins + segment * 2 + 1) - count
+    elif KIND == INSIDE:
+        first += capacity
     return first, count, begin
+
+
+@triton.jit
+def _flush(num, den, counts, axis: tl.constexpr, voxel_x, voxel_y, voxel_z, NX, NY, NZ, KIND: tl.constexpr):
+    """Add a program's counters, summed over images, to one group's counts."""
+    if KIND == ON_MASK:
+        add_counts(num, tl.sum(counts, axis), voxel_x, voxel_y, voxel_z, NX, NY, NZ)
+    elif KIND == INSIDE:
+        add_counts(den, tl.sum(counts, axis), voxel_x, voxel_y, voxel_z, NX, NY, NZ)
+    else:
+        add_counts(num, tl.sum(counts & 0xFFFF, axis), voxel_x, voxel_y, voxel_z, NX, NY, NZ)
+        add_counts(den, tl.sum((counts >> 16) & 0xFFFF, axis), voxel_x, voxel_y, voxel_z, NX, NY, NZ)
 
 
 @triton.jit
@@ -83,7 +128,7 @@ def _add_pack(u, v, z, rows, joints, operand, pack):
 def vote_tensor(
     split, view, words, weights, lists, counts, bricks, firsts, joints, operand, begins, groups, num, den,
     capacity, J, num_segments, num_packs, NX, NY, NZ,
-    PACKS: tl.constexpr, BORDER: tl.constexpr, WEIGHTED: tl.constexpr, IMAGES: tl.constexpr, PTX: tl.constexpr,
+    PACKS: tl.constexpr, KIND: tl.constexpr, WEIGHTED: tl.constexpr, IMAGES: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """Votes of the bricks with PACKS packs (with ``num_packs``, where PACKS is 0), by matrix instructions.
 
@@ -96,7 +141,7 @@ def vote_tensor(
     row = tl.program_id(0).to(tl.int64)
     segment = tl.program_id(1)
     brick = tl.load(bricks + row)
-    mine, count, begin = _list_of(lists, counts, begins, brick, segment, capacity, num_segments, BORDER)
+    mine, count, begin = _list_of(lists, counts, begins, brick, segment, capacity, num_segments, KIND)
     if count == 0:
         return
     lane = tl.arange(0, IMAGES)
@@ -116,29 +161,30 @@ def vote_tensor(
             for p in range(num_packs):
                 u, v, z = _add_pack(u, v, z, rows, joints, operand, row * num_packs + p)
         see = view + image.to(tl.int64) * 8
+        weight = tl.load(weights + image, mask=valid, other=0).to(tl.int32)[:, None] if WEIGHTED else 1
         shift = tl.load(see)
-        blocks = tl.load(see + 1, mask=valid, other=0)
-        mask = (words + tl.load(see + 2)).to(tl.int64)[:, None]
-        weight = tl.load(weights + image).to(tl.int32)[:, None] if WEIGHTED else 1
-        bx, by, wide, high_ = _low(shift)[:, None], _high(shift)[:, None], _low(blocks)[:, None], _high(blocks)[:, None]
-        if BORDER:
+        bx, by = _low(shift)[:, None], _high(shift)[:, None]
+        if KIND != ON_MASK:
             corner = tl.load(see + 3)
             size = tl.load(see + 4, mask=valid, other=0)
-            acc = count_votes(
-                acc, u, v, z, bx, by, wide, high_, mask, weight, _low(corner)[:, None], _high(corner)[:, None],
-                _low(size)[:, None], _high(size)[:, None], WEIGHTED, PTX,
-            )  # fmt: skip
+            x0, y0, width, height = _low(corner)[:, None], _high(corner)[:, None], _low(size)[:, None], _high(size)[:, None]
+        if KIND != INSIDE:
+            blocks = tl.load(see + 1, mask=valid, other=0)
+            mask = (words + tl.load(see + 2)).to(tl.int64)[:, None]
+            wide, high = _low(blocks)[:, None], _high(blocks)[:, None]
+        if KIND == ON_MASK:
+            acc = count_on_mask(acc, u, v, z, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
+        elif KIND == INSIDE:
+            acc = count_inside(acc, u, v, z, bx + x0, by + y0, width, height, weight, PTX)
         else:
-            acc = count_on_mask(acc, u, v, z, bx, by, wide, high_, mask, weight, WEIGHTED, PTX)
+            acc = count_votes(
+                acc, u, v, z, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX
+            )  # fmt: skip
     group = tl.load(groups + segment).to(tl.int64) * NX * NY * NZ
     x = tl.load(firsts + brick * 3) + voxel // 16
     y = tl.load(firsts + brick * 3 + 1) + voxel // 4 % 4
     z_ = tl.load(firsts + brick * 3 + 2) + voxel % 4
-    if BORDER:
-        add_counts(num + group, tl.sum(acc & 0xFFFF, 0), x, y, z_, NX, NY, NZ)
-        add_counts(den + group, tl.sum((acc >> 16) & 0xFFFF, 0), x, y, z_, NX, NY, NZ)
-    else:
-        add_counts(num + group, tl.sum(acc, 0), x, y, z_, NX, NY, NZ)
+    _flush(num + group, den + group, acc, 0, x, y, z_, NX, NY, NZ, KIND)
 
 
 @triton.jit
@@ -164,7 +210,7 @@ def _lattice_row(a0, a1, a2, a3, m, weight, cx, cy, cz, dy, dz, spacing, capacit
 def vote_lattice(
     lanes, view, words, weights, lists, counts, bricks, firsts, centres, joint_offset, joint, voxel_weight,
     begins, groups, num, den, capacity, num_segments, NX, NY, NZ, spacing,
-    ONE_JOINT: tl.constexpr, BORDER: tl.constexpr, WEIGHTED: tl.constexpr, IMAGES: tl.constexpr, PTX: tl.constexpr,
+    ONE_JOINT: tl.constexpr, KIND: tl.constexpr, WEIGHTED: tl.constexpr, IMAGES: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     """Votes of bricks with one joint (ONE_JOINT) or any number, in float32.
 
@@ -175,7 +221,7 @@ def vote_lattice(
     """
     segment = tl.program_id(1)
     brick = tl.load(bricks + tl.program_id(0))
-    mine, count, begin = _list_of(lists, counts, begins, brick, segment, capacity, num_segments, BORDER)
+    mine, count, begin = _list_of(lists, counts, begins, brick, segment, capacity, num_segments, KIND)
     if count == 0:
         return
     lane = tl.arange(0, IMAGES)
@@ -215,15 +261,29 @@ def vote_lattice(
                 m += 4 * capacity
                 z0, z1, z2, z3 = _lattice_row(z0, z1, z2, z3, m, w, cx, cy, cz, dy, dz, spacing, capacity, False)
         see = view + image.to(tl.int64) * 8
+        weight = tl.load(weights + image, mask=valid, other=0).to(tl.int32)[None, :] if WEIGHTED else 1
         shift = tl.load(see)
-        blocks = tl.load(see + 1, mask=valid, other=0)
-        mask = (words + tl.load(see + 2)).to(tl.int64)[None, :]
-        weight = tl.load(weights + image).to(tl.int32)[None, :] if WEIGHTED else 1
-        bx, by, wide, high = _low(shift)[None, :], _high(shift)[None, :], _low(blocks)[None, :], _high(blocks)[None, :]
-        if BORDER:
+        bx, by = _low(shift)[None, :], _high(shift)[None, :]
+        if KIND != ON_MASK:
             corner = tl.load(see + 3)
             size = tl.load(see + 4, mask=valid, other=0)
             x0, y0, width, height = _low(corner)[None, :], _high(corner)[None, :], _low(size)[None, :], _high(size)[None, :]
+        if KIND != INSIDE:
+            blocks = tl.load(see + 1, mask=valid, other=0)
+            mask = (words + tl.load(see + 2)).to(tl.int64)[None, :]
+            wide, high = _low(blocks)[None, :], _high(blocks)[None, :]
+        if KIND == ON_MASK:
+            n0 = count_on_mask(n0, u0, v0, z0, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
+            n1 = count_on_mask(n1, u1, v1, z1, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
+            n2 = count_on_mask(n2, u2, v2, z2, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
+            n3 = count_on_mask(n3, u3, v3, z3, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
+        elif KIND == INSIDE:
+            cx_, cy_ = bx + x0, by + y0
+            n0 = count_inside(n0, u0, v0, z0, cx_, cy_, width, height, weight, PTX)
+            n1 = count_inside(n1, u1, v1, z1, cx_, cy_, width, height, weight, PTX)
+            n2 = count_inside(n2, u2, v2, z2, cx_, cy_, width, height, weight, PTX)
+            n3 = count_inside(n3, u3, v3, z3, cx_, cy_, width, height, weight, PTX)
+        else:
             n0 = count_votes(
                 n0, u0, v0, z0, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX
             )  # fmt: skip
@@ -236,22 +296,14 @@ def vote_lattice(
             n3 = count_votes(
                 n3, u3, v3, z3, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX
             )  # fmt: skip
-        else:
-            n0 = count_on_mask(n0, u0, v0, z0, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
-            n1 = count_on_mask(n1, u1, v1, z1, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
-            n2 = count_on_mask(n2, u2, v2, z2, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
-            n3 = count_on_mask(n3, u3, v3, z3, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
     group = tl.load(groups + segment).to(tl.int64) * NX * NY * NZ
     x = tl.load(firsts + brick * 3)
     y = tl.load(firsts + brick * 3 + 1) + yz // 4
     z = tl.load(firsts + brick * 3 + 2) + yz % 4
-    for step in tl.static_range(4):
-        n = n0 if step == 0 else (n1 if step == 1 else (n2 if step == 2 else n3))
-        if BORDER:
-            add_counts(num + group, tl.sum(n & 0xFFFF, 1), x + step, y, z, NX, NY, NZ)
-            add_counts(den + group, tl.sum((n >> 16) & 0xFFFF, 1), x + step, y, z, NX, NY, NZ)
-        else:
-            add_counts(num + group, tl.sum(n, 1), x + step, y, z, NX, NY, NZ)
+    _flush(num + group, den + group, n0, 1, x, y, z, NX, NY, NZ, KIND)
+    _flush(num + group, den + group, n1, 1, x + 1, y, z, NX, NY, NZ, KIND)
+    _flush(num + group, den + group, n2, 1, x + 2, y, z, NX, NY, NZ, KIND)
+    _flush(num + group, den + group, n3, 1, x + 3, y, z, NX, NY, NZ, KIND)
 
 
 def compilations() -> list[Compilation]:
@@ -265,23 +317,30 @@ def compilations() -> list[Compilation]:
     lattice = dict(
         pointers, lanes="*fp32", centres="*fp32", joint_offset="*i32", joint="*i32", voxel_weight="*fp32"
     )
+    shapes = (
+        (HOPPER, frozenset({"sm_90"})),
+        (BLACKWELL, frozenset({"sm_100"})),
+        (OTHERS, frozenset(TARGETS) - {"sm_90", "sm_100"}),
+    )
     found = []
-    for border in (False, True):
+    for kind, number in KINDS.items():
         for weighted in (False, True):
-            tail = ",border" * border + ",weighted" * weighted
-            flags = dict(BORDER=border, WEIGHTED=weighted, IMAGES=TILE, PTX=True)
-            found += [
-                Compilation(
-                    f"vote_tensor[packs={packs or 'n'}{tail}]", vote_tensor, dict(tensor, **numbers, J="i32", num_packs="i32"),
-                    dict(flags, PACKS=packs), 4, 2, frozenset(tensor), TILE * 64,
-                )
-                for packs in (0, *range(1, MOST_PACKS + 1))
-            ]  # fmt: skip
+            flags = dict(KIND=number, WEIGHTED=weighted, PTX=True)
+            tail = f",{kind}" + ",weighted" * weighted
+            for shape, targets in shapes:
+                found += [
+                    Compilation(
+                        f"vote_tensor[packs={packs or 'n'}{tail}]", vote_tensor,
+                        dict(tensor, **numbers, J="i32", num_packs="i32"), dict(flags, PACKS=packs, IMAGES=shape.images),
+                        shape.num_warps, shape.num_stages, frozenset(tensor) | {"capacity"}, shape.images * 64, targets,
+                    )
+                    for packs in (0, *range(1, shape.most_packs + 1))
+                ]  # fmt: skip
             found += [
                 Compilation(
                     f"vote_lattice[{'one joint' if one else 'joints'}{tail}]", vote_lattice,
-                    dict(lattice, **numbers, spacing="fp32"), dict(flags, ONE_JOINT=one), 4, 1,
-                    frozenset(lattice) | {"capacity"}, TILE * 64,
+                    dict(lattice, **numbers, spacing="fp32"), dict(flags, ONE_JOINT=one, IMAGES=LATTICE_IMAGES), 4, 1,
+                    frozenset(lattice) | {"capacity"}, LATTICE_IMAGES * 64,
                 )
                 for one in (True, False)
             ]  # fmt: skip

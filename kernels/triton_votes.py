@@ -28,7 +28,7 @@ SEGMENT = 2048
 """Images in a segment at most; their indices are int16, and 16 bits hold the weighted votes of a counter."""
 PASS_IMAGES = 1 << 16
 LIST_BYTES = 1 << 30
-"""Memory for the lists of a pass: 2 bytes a brick and image."""
+"""Memory for the lists of a pass: 4 bytes a brick and image."""
 PACK = 4
 """Joints in a pack of the matrix kernel."""
 Variant = Literal["auto", "lattice", "tensor"]
@@ -200,17 +200,17 @@ def count_votes(
     counts = out if out is not None and home == device else empty_counts(field, num_groups, device)
     plan = field_on_device(field, device)
     for pass_ in prepare_passes(plan, images, group, weight, device, pass_images):
-        lists = torch.empty(plan.num_bricks * pass_.capacity, dtype=torch.int16, device=device)
+        lists = torch.empty(plan.num_bricks, 2, pass_.capacity, dtype=torch.int16, device=device)
         lengths = torch.empty(plan.num_bricks, pass_.num_segments, 4, dtype=torch.int32, device=device)
         _cull(field, plan, pass_, lists, lengths, counts, cull, weight is not None)
         for launch in plan.launches(variant):
-            for border in (False, True):
-                if cull or border:
-                    _vote(field, plan, pass_, launch, lists, lengths, counts, border, weight is not None)
+            for kind, number in triton_vote.KINDS.items():
+                if cull or kind == "both":
+                    _vote(field, plan, pass_, launch, lists, lengths, counts, number, weight is not None)
         if stats is not None:
-            first, second, outside, _ = (int(x) for x in lengths.sum((0, 1), dtype=torch.int64))
+            *listed, outside = (int(x) for x in lengths.sum((0, 1), dtype=torch.int64))
             stats.pairs += plan.num_bricks * pass_.num_images
-            stats.decided += plan.num_bricks * pass_.num_images - first - second
+            stats.decided += plan.num_bricks * pass_.num_images - sum(listed)
             stats.outside += outside
     if counts is out or out is None and home == device:
         return counts
@@ -235,6 +235,11 @@ def _device(home: torch.device, images: torch.device) -> torch.device:
     if not torch.cuda.is_available():
         raise RuntimeError("the triton backend needs a GPU, and PyTorch sees none; the numba backend runs on the CPU")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _capability(device: torch.device) -> tuple[int, int] | None:
+    """Compute capability of an NVIDIA device; None for any other."""
+    return torch.cuda.get_device_capability(device) if _ptx(device) else None
 
 
 def _ptx(device: torch.device) -> bool:
@@ -270,7 +275,7 @@ def prepare_passes(
     """The images of a call, sorted by group, pass by pass."""
     if len(images) == 0:
         return
-    most = min(max(SEGMENT, min(pass_images, LIST_BYTES // (2 * plan.num_bricks))), PASS_IMAGES)
+    most = min(max(SEGMENT, min(pass_images, LIST_BYTES // (4 * plan.num_bricks))), PASS_IMAGES)
     order = torch.argsort(group, stable=True).to(device)
     totals = torch.bincount(group).tolist()
     box = images.box.long()
@@ -354,19 +359,21 @@ def _cull(
 
 def _vote(
     field: VoxelField, plan: FieldOnDevice, on: Pass, launch: _Launch, lists: Tensor, lengths: Tensor,
-    counts: tuple[Tensor, Tensor], border: bool, weighted: bool,
+    counts: tuple[Tensor, Tensor], kind: int, weighted: bool,
 ) -> None:  # fmt: skip
     grid = (len(launch.bricks), on.num_segments)
-    flags = dict(BORDER=border, WEIGHTED=weighted, IMAGES=triton_vote.TILE, PTX=_ptx(plan.device), num_warps=4)
+    flags = dict(KIND=kind, WEIGHTED=weighted, PTX=_ptx(plan.device))
     if launch.packs:
+        shape = triton_vote.tensor_shape(_capability(plan.device))
         triton_vote.vote_tensor[grid](
             on.split, on.view, on.words, on.weights, lists, lengths, launch.bricks, plan.first, launch.joints, launch.operand,
             on.segments, on.groups, *counts, on.capacity, len(plan.parents), on.num_segments, launch.packs, *field.shape,
-            PACKS=launch.packs if launch.packs <= triton_vote.MOST_PACKS else 0, num_stages=2, **flags,
+            PACKS=launch.packs if launch.packs <= shape.most_packs else 0, IMAGES=shape.images,
+            num_warps=shape.num_warps, num_stages=shape.num_stages, **flags,
         )  # fmt: skip
     else:
         triton_vote.vote_lattice[grid](
             on.lanes, on.view, on.words, on.weights, lists, lengths, launch.bricks, plan.first, plan.centre, plan.joint_offset,
             plan.joint, plan.weight, on.segments, on.groups, *counts, on.capacity, on.num_segments, *field.shape,
-            field.spacing, ONE_JOINT=launch.one_joint, num_stages=1, **flags,
+            field.spacing, ONE_JOINT=launch.one_joint, IMAGES=triton_vote.LATTICE_IMAGES, num_warps=4, num_stages=1, **flags,
         )  # fmt: skip
