@@ -18,11 +18,20 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from chorus.kernels.triton_build import Compilation
+from chorus.kernels.triton_build import TARGETS, Compilation
 from chorus.kernels.triton_vote import ALIGN, add_counts
 
-IMAGES = 128
-"""Images a program looks at at a time, with one warp."""
+MOST_IMAGES = 128
+
+
+def images_at_a_time(capability: tuple[int, int] | None) -> int:
+    """Images that a program, which is one warp, looks at together; None for what is no NVIDIA device.
+
+    Devices with 48 warps a multiprocessor give a program fewer registers, and four images a lane would spill.
+    """
+    return MOST_IMAGES if capability is None or capability[1] == 0 and capability[0] < 12 else 64
+
+
 MIN_DEPTH = tl.constexpr(0.02)
 """Bricks that come nearer to the camera plane than this (metres) are never settled."""
 
@@ -219,10 +228,12 @@ def compilations() -> list[Compilation]:
         counts="*i32", num="*i32", den="*i32",
     )  # fmt: skip
     numbers = dict(capacity="i32", num_segments="i32", NX="i32", NY="i32", NZ="i32", spacing="fp32")
+    small = frozenset({"sm_86", "sm_89", "sm_120"})
     return [
         Compilation(
             f"cull_bricks[{name}]", cull_bricks, dict(pointers, **numbers),
-            dict(CULL=cull, WEIGHTED=weighted, IMAGES=IMAGES), 1, 1, frozenset(pointers) | {"capacity"}, IMAGES,
+            dict(CULL=cull, WEIGHTED=weighted, IMAGES=images), 1, 1, frozenset(pointers) | {"capacity"}, images, targets,
         )
         for name, cull, weighted in (("cull", True, False), ("cull,weighted", True, True), ("all", False, False))
+        for images, targets in ((64, small), (MOST_IMAGES, frozenset(TARGETS) - small))
     ]  # fmt: skip

@@ -240,7 +240,7 @@ def weigh_bricks(
                 total += inverse
                 least = tl.minimum(least, square)
     d = tl.sqrt(tl.min(least, 0))
-    close = d <= tau  # never so where nothing was taken
+    close = (last >= 0) & (d <= tau)
     nearness = (tau - d) / (tau + d)
     alpha = tl.where(nearness > 0, tl.exp2(s * tl.log2(tl.maximum(nearness, 1e-30))), 0.0)
     scale = alpha / tl.where(close, tl.sum(total, 0), 1.0)
@@ -307,7 +307,7 @@ def look_up(
         u = (d0 * x + (a2 * c1 - a1 * c2) * y + (a1 * b2 - a2 * b1) * z) / determinant
         v = (d1 * x + (a0 * c2 - a2 * c0) * y + (a2 * b0 - a0 * b2) * z) / determinant
         w = (d2 * x + (a1 * c0 - a0 * c1) * y + (a0 * b1 - a1 * b0) * z) / determinant
-    i, j, k = tl.floor((u - grid_x) / grid_spacing + 0.5), tl.floor((v - grid_y) / grid_spacing + 0.5), 0.0
+    i, j = tl.floor((u - grid_x) / grid_spacing + 0.5), tl.floor((v - grid_y) / grid_spacing + 0.5)
     k = tl.floor((w - grid_z) / grid_spacing + 0.5)
     inside = valid & (i >= 0) & (i < PX) & (j >= 0) & (j < PY) & (k >= 0) & (k < PZ)
     i, j, k = tl.where(inside, i, 0.0), tl.where(inside, j, 0.0), tl.where(inside, k, 0.0)

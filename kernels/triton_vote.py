@@ -52,7 +52,7 @@ HOPPER = TensorShape(64, 4, 2, 3)
 """wgmma wants 64 rows; its operands lie in shared memory."""
 BLACKWELL = TensorShape(64, 4, 1, 1)
 """Accumulators take 192 of the 512 columns of tensor memory, once more for every pack."""
-OTHERS = TensorShape(32, 4, 1, 3)
+OTHERS = TensorShape(32, 4, 2, 3)
 """Everything in registers: with 64 rows they would spill."""
 
 

@@ -299,7 +299,7 @@ def _prepare(
     segments: list[tuple[int, int, int, int]], widest: int, table_limit: int, device: torch.device,
 ) -> Pass:  # fmt: skip
     count, J = len(rows), len(plan.parents)
-    capacity = -(-count // 128) * 128 + triton_cull.IMAGES
+    capacity = -(-count // 128) * 128 + triton_cull.MOST_IMAGES
 
     def empty(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
@@ -353,7 +353,8 @@ def _cull(
     triton_cull.cull_bricks[(plan.num_bricks, on.num_segments)](
         on.lanes, on.cull, on.blocks, on.some, on.full, on.weights, plan.first, plan.centre, plan.joint_offset, plan.joint,
         plan.mean, plan.variation, on.segments, on.groups, lists, lengths, *counts, on.capacity, on.num_segments,
-        *field.shape, field.spacing, CULL=cull, WEIGHTED=weighted, IMAGES=triton_cull.IMAGES, num_warps=1,
+        *field.shape, field.spacing, CULL=cull, WEIGHTED=weighted,
+        IMAGES=triton_cull.images_at_a_time(_capability(plan.device)), num_warps=1,
     )  # fmt: skip
 
 
