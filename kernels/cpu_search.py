@@ -53,8 +53,7 @@ def cut_into_tiles(vertices: NDArray[np.float64]) -> Tiles:
 
 @nb.njit(nogil=True, cache=True)
 def spatial_order(points, run):  # type: ignore[no-untyped-def]
-    """Order of (P, 3) points in which every ``run`` of them lies close together: halved again and again across the longest side.
-    """
+    """Order of (P, 3) points in which every ``run`` of them lies close together: halved across the longest side, and again."""
     order = np.arange(len(points))
     key = np.empty(len(points))
     first, last = np.empty(64, np.int64), np.empty(64, np.int64)

@@ -96,6 +96,7 @@ KERNEL_MODULES = (
     "chorus.kernels.triton_prepare",
     "chorus.kernels.triton_cull",
     "chorus.kernels.triton_vote",
+    "chorus.kernels.triton_contacts",
     "chorus.kernels.triton_neighbours",
 )
 

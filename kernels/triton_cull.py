@@ -46,22 +46,25 @@ def _entries(some, a, b, c, d, on):
 
 @triton.jit
 def cull_bricks(
-    lanes, cull, blocks, some, full, weights, firsts, centres, joint_offset, joint, mean, variation,
-    begins, groups, lists, counts, num, den, capacity, num_segments, NX, NY, NZ, spacing,
-    CULL: tl.constexpr, WEIGHTED: tl.constexpr, IMAGES: tl.constexpr,
+    lanes, cull, blocks, some, full, weights, bricks, firsts, centres, joint_offset, joint, mean, variation,
+    begins, groups, lists, counts, num, den, rows, regions, touched, capacity, num_segments, NX, NY, NZ, spacing,
+    CULL: tl.constexpr, WEIGHTED: tl.constexpr, CONTACTS: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
-    """Fill a brick's lists of a segment, and count what needs no list. Grid (bricks, segments).
+    """Fill the lists of the B ``bricks`` (B,) int32 in a segment, and count what needs no list. Grid (B, segments).
 
     lists   (B, 2, C) int16  images, less the segment's first, within the segment's range: ON_MASK from the front and BOTH from
             the back; then INSIDE
     counts  (B, segments, 4) int32  lengths of the lists ON_MASK, BOTH, INSIDE; images settled outside
     Other arguments as in ``triton_prepare`` and ``chorus.kernels.bricks``; CULL false: every image goes to the list BOTH.
+    CONTACTS: nothing is counted; images settled on full blocks touch ``regions`` (B,) int32 bits, set in ``touched`` (I,) at
+    ``rows`` (C,) int64, those that may meet the mask go to BOTH, and the rest to no list.
     """
-    brick = tl.program_id(0)
+    place = tl.program_id(0).to(tl.int64)
     segment = tl.program_id(1)
+    brick = tl.load(bricks + place)
     begin = tl.multiple_of(tl.load(begins + segment * 2), ALIGN)
     length = tl.load(begins + segment * 2 + 1)
-    mine = lists + brick.to(tl.int64) * 2 * capacity + begin
+    mine = lists + place * 2 * capacity + begin
     lane = tl.arange(0, IMAGES)
     cx = tl.load(centres + brick * 3)
     cy = tl.load(centres + brick * 3 + 1)
@@ -152,31 +155,39 @@ def cull_bricks(
                 area = (c1 - c0) * (r1 - r0)
                 on &= _entries(full, top + c0, top + c1, bottom + c0, bottom + c1, in_box) == area
             outside &= valid
-            weight_ = tl.load(weights + image, mask=inside, other=0).to(tl.int32) if WEIGHTED else inside.to(tl.int32)
-            den_all += tl.sum(weight_, 0)
-            num_all += tl.sum(tl.where(on, weight_, 0), 0)
+            if CONTACTS:
+                to = touched + tl.load(rows + image, mask=on, other=0)
+                tl.atomic_or(to, tl.load(regions + place), mask=on, sem="relaxed")
+            else:
+                weight_ = tl.load(weights + image, mask=inside, other=0).to(tl.int32) if WEIGHTED else inside.to(tl.int32)
+                den_all += tl.sum(weight_, 0)
+                num_all += tl.sum(tl.where(on, weight_, 0), 0)
             on_list = inside & touching & ~on
             # What a comparison did not settle, also for want of a number, is looked at voxel by voxel.
             part = valid & ~inside & ~outside
             part_list = part & known & ~touching
             both_list = part & ~part_list
+            if CONTACTS:
+                both_list |= on_list
+                on_list &= ~valid
+                part_list &= ~valid
             outside_all += tl.sum(outside.to(tl.int32), 0)
         index = (at + lane).to(tl.int16)
         ones = on_list.to(tl.int32) + (both_list.to(tl.int32) << 10) + (part_list.to(tl.int32) << 20)
-        place = tl.cumsum(ones, 0) - ones
-        tl.store(mine + on_mask + (place & 1023), index, mask=on_list)
-        tl.store(mine + (length - 1 - both) - (place >> 10 & 1023), index, mask=both_list)
-        tl.store(mine + capacity + in_part + (place >> 20), index, mask=part_list)
+        before = tl.cumsum(ones, 0) - ones
+        tl.store(mine + on_mask + (before & 1023), index, mask=on_list)
+        tl.store(mine + (length - 1 - both) - (before >> 10 & 1023), index, mask=both_list)
+        tl.store(mine + capacity + in_part + (before >> 20), index, mask=part_list)
         total = tl.sum(ones, 0)
         on_mask += total & 1023
         both += total >> 10 & 1023
         in_part += total >> 20
-    to = counts + (brick.to(tl.int64) * num_segments + segment) * 4
+    to = counts + (place * num_segments + segment) * 4
     tl.store(to, on_mask)
     tl.store(to + 1, both)
     tl.store(to + 2, in_part)
     tl.store(to + 3, outside_all)
-    if CULL:
+    if CULL and not CONTACTS:
         if den_all > 0:
             voxel = tl.arange(0, 64)
             group = tl.load(groups + segment).to(tl.int64) * NX * NY * NZ
@@ -223,17 +234,20 @@ def _block(pixel, on):
 def compilations() -> list[Compilation]:
     """The kernel, with and without culling and weights."""
     pointers = dict(
-        lanes="*fp32", cull="*fp32", blocks="*i32", some="*i32", full="*i32", weights="*u8", firsts="*i32", centres="*fp32",
+        lanes="*fp32", cull="*fp32", blocks="*i32", some="*i32", full="*i32", weights="*u8", bricks="*i32", firsts="*i32", centres="*fp32",
         joint_offset="*i32", joint="*i32", mean="*fp32", variation="*fp32", begins="*i32", groups="*i32", lists="*i16",
-        counts="*i32", num="*i32", den="*i32",
+        counts="*i32", num="*i32", den="*i32", rows="*i64", regions="*i32", touched="*i32",
     )  # fmt: skip
     numbers = dict(capacity="i32", num_segments="i32", NX="i32", NY="i32", NZ="i32", spacing="fp32")
     small = frozenset({"sm_86", "sm_89", "sm_120"})
     return [
         Compilation(
             f"cull_bricks[{name}]", cull_bricks, dict(pointers, **numbers),
-            dict(CULL=cull, WEIGHTED=weighted, IMAGES=images), 1, 1, frozenset(pointers) | {"capacity"}, images, targets,
+            dict(CULL=cull, WEIGHTED=weighted, CONTACTS=contacts, IMAGES=images), 1, 1, frozenset(pointers) | {"capacity"}, images, targets,
         )
-        for name, cull, weighted in (("cull", True, False), ("cull,weighted", True, True), ("all", False, False))
+        for name, cull, weighted, contacts in (
+            ("cull", True, False, False), ("cull,weighted", True, True, False), ("all", False, False, False),
+            ("contacts", True, False, True),
+        )
         for images, targets in ((64, small), (MOST_IMAGES, frozenset(TARGETS) - small))
     ]  # fmt: skip

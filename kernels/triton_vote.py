@@ -64,12 +64,12 @@ def tensor_shape(capability: tuple[int, int] | None) -> TensorShape:
 
 
 @triton.jit
-def _low(pair):
+def low(pair):
     return pair.to(tl.int32)
 
 
 @triton.jit
-def _high(pair):
+def high_half(pair):
     return (pair >> 32).to(tl.int32)
 
 
@@ -81,11 +81,11 @@ def add_counts(out, counts, voxel_x, voxel_y, voxel_z, NX, NY, NZ):
 
 
 @triton.jit
-def _list_of(lists, counts, begins, brick, segment, capacity, num_segments, KIND: tl.constexpr):
-    """Where a brick's list of a segment starts, how long it is, and the segment's first image."""
-    count = tl.load(counts + (brick.to(tl.int64) * num_segments + segment) * 4 + KIND)
+def list_of(lists, counts, begins, place, segment, capacity, num_segments, KIND: tl.constexpr):
+    """Where the list of a segment at a place of the grid starts, how long it is, and the segment's first image."""
+    count = tl.load(counts + (place.to(tl.int64) * num_segments + segment) * 4 + KIND)
     begin = tl.load(begins + segment * 2)
-    first = lists + brick.to(tl.int64) * 2 * capacity + begin
+    first = lists + place.to(tl.int64) * 2 * capacity + begin
     if KIND == BOTH:  # filled from the end of the same range
         first += tl.load(begins + segment * 2 + 1) - count
     elif KIND == INSIDE:
@@ -141,7 +141,7 @@ def vote_tensor(
     row = tl.program_id(0).to(tl.int64)
     segment = tl.program_id(1)
     brick = tl.load(bricks + row)
-    mine, count, begin = _list_of(lists, counts, begins, brick, segment, capacity, num_segments, KIND)
+    mine, count, begin = list_of(lists, counts, begins, brick, segment, capacity, num_segments, KIND)
     if count == 0:
         return
     lane = tl.arange(0, IMAGES)
@@ -163,15 +163,15 @@ def vote_tensor(
         see = view + image.to(tl.int64) * 8
         weight = tl.load(weights + image, mask=valid, other=0).to(tl.int32)[:, None] if WEIGHTED else 1
         shift = tl.load(see)
-        bx, by = _low(shift)[:, None], _high(shift)[:, None]
+        bx, by = low(shift)[:, None], high_half(shift)[:, None]
         if KIND != ON_MASK:
             corner = tl.load(see + 3)
             size = tl.load(see + 4, mask=valid, other=0)
-            x0, y0, width, height = _low(corner)[:, None], _high(corner)[:, None], _low(size)[:, None], _high(size)[:, None]
+            x0, y0, width, height = low(corner)[:, None], high_half(corner)[:, None], low(size)[:, None], high_half(size)[:, None]
         if KIND != INSIDE:
             blocks = tl.load(see + 1, mask=valid, other=0)
             mask = (words + tl.load(see + 2)).to(tl.int64)[:, None]
-            wide, high = _low(blocks)[:, None], _high(blocks)[:, None]
+            wide, high = low(blocks)[:, None], high_half(blocks)[:, None]
         if KIND == ON_MASK:
             acc = count_on_mask(acc, u, v, z, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
         elif KIND == INSIDE:
@@ -207,6 +207,34 @@ def _lattice_row(a0, a1, a2, a3, m, weight, cx, cy, cz, dy, dz, spacing, capacit
 
 
 @triton.jit
+def lattice_tile(
+    lanes, joint, weight, image, e0, e1, cx, cy, cz, dy, dz, spacing, capacity, ONE_JOINT: tl.constexpr, IMAGES: tl.constexpr
+):  # fmt: skip
+    """U, V and Z, each at the four x, of a brick's 16 (y, z) x IMAGES; ``weight`` points at its first joint's."""
+    zero = tl.zeros([16, IMAGES], tl.float32)
+    u0, u1, u2, u3 = zero, zero, zero, zero
+    v0, v1, v2, v3 = zero, zero, zero, zero
+    z0, z1, z2, z3 = zero, zero, zero, zero
+    if ONE_JOINT:
+        m = lanes + tl.load(joint + e0).to(tl.int64) * 12 * capacity + image
+        u0, u1, u2, u3 = _lattice_row(u0, u1, u2, u3, m, weight, cx, cy, cz, dy, dz, spacing, capacity, True)
+        m += 4 * capacity
+        v0, v1, v2, v3 = _lattice_row(v0, v1, v2, v3, m, weight, cx, cy, cz, dy, dz, spacing, capacity, True)
+        m += 4 * capacity
+        z0, z1, z2, z3 = _lattice_row(z0, z1, z2, z3, m, weight, cx, cy, cz, dy, dz, spacing, capacity, True)
+    else:
+        for e in range(e0, e1):
+            m = lanes + tl.load(joint + e).to(tl.int64) * 12 * capacity + image
+            w = weight + (e - e0) * 64
+            u0, u1, u2, u3 = _lattice_row(u0, u1, u2, u3, m, w, cx, cy, cz, dy, dz, spacing, capacity, False)
+            m += 4 * capacity
+            v0, v1, v2, v3 = _lattice_row(v0, v1, v2, v3, m, w, cx, cy, cz, dy, dz, spacing, capacity, False)
+            m += 4 * capacity
+            z0, z1, z2, z3 = _lattice_row(z0, z1, z2, z3, m, w, cx, cy, cz, dy, dz, spacing, capacity, False)
+    return u0, u1, u2, u3, v0, v1, v2, v3, z0, z1, z2, z3
+
+
+@triton.jit
 def vote_lattice(
     lanes, view, words, weights, lists, counts, bricks, firsts, centres, joint_offset, joint, voxel_weight,
     begins, groups, num, den, capacity, num_segments, NX, NY, NZ, spacing,
@@ -221,7 +249,7 @@ def vote_lattice(
     """
     segment = tl.program_id(1)
     brick = tl.load(bricks + tl.program_id(0))
-    mine, count, begin = _list_of(lists, counts, begins, brick, segment, capacity, num_segments, KIND)
+    mine, count, begin = list_of(lists, counts, begins, brick, segment, capacity, num_segments, KIND)
     if count == 0:
         return
     lane = tl.arange(0, IMAGES)
@@ -236,42 +264,24 @@ def vote_lattice(
     weights_here = voxel_weight + e0.to(tl.int64) * 64 + yz
     n0 = tl.zeros([16, IMAGES], tl.int32)
     n1, n2, n3 = n0, n0, n0
-    zero = tl.zeros([16, IMAGES], tl.float32)
     for at in range(0, count, IMAGES):
         valid = at + lane < count
         image = begin + tl.load(mine + at + lane, mask=valid, other=0).to(tl.int32)
-        u0, u1, u2, u3 = zero, zero, zero, zero
-        v0, v1, v2, v3 = zero, zero, zero, zero
-        z0, z1, z2, z3 = zero, zero, zero, zero
-        if ONE_JOINT:
-            m = lanes + tl.load(joint + e0).to(tl.int64) * 12 * capacity + image
-            w = weights_here
-            u0, u1, u2, u3 = _lattice_row(u0, u1, u2, u3, m, w, cx, cy, cz, dy, dz, spacing, capacity, True)
-            m += 4 * capacity
-            v0, v1, v2, v3 = _lattice_row(v0, v1, v2, v3, m, w, cx, cy, cz, dy, dz, spacing, capacity, True)
-            m += 4 * capacity
-            z0, z1, z2, z3 = _lattice_row(z0, z1, z2, z3, m, w, cx, cy, cz, dy, dz, spacing, capacity, True)
-        else:
-            for e in range(e0, e1):
-                m = lanes + tl.load(joint + e).to(tl.int64) * 12 * capacity + image
-                w = weights_here + (e - e0) * 64
-                u0, u1, u2, u3 = _lattice_row(u0, u1, u2, u3, m, w, cx, cy, cz, dy, dz, spacing, capacity, False)
-                m += 4 * capacity
-                v0, v1, v2, v3 = _lattice_row(v0, v1, v2, v3, m, w, cx, cy, cz, dy, dz, spacing, capacity, False)
-                m += 4 * capacity
-                z0, z1, z2, z3 = _lattice_row(z0, z1, z2, z3, m, w, cx, cy, cz, dy, dz, spacing, capacity, False)
+        u0, u1, u2, u3, v0, v1, v2, v3, z0, z1, z2, z3 = lattice_tile(
+            lanes, joint, weights_here, image, e0, e1, cx, cy, cz, dy, dz, spacing, capacity, ONE_JOINT, IMAGES
+        )  # fmt: skip
         see = view + image.to(tl.int64) * 8
         weight = tl.load(weights + image, mask=valid, other=0).to(tl.int32)[None, :] if WEIGHTED else 1
         shift = tl.load(see)
-        bx, by = _low(shift)[None, :], _high(shift)[None, :]
+        bx, by = low(shift)[None, :], high_half(shift)[None, :]
         if KIND != ON_MASK:
             corner = tl.load(see + 3)
             size = tl.load(see + 4, mask=valid, other=0)
-            x0, y0, width, height = _low(corner)[None, :], _high(corner)[None, :], _low(size)[None, :], _high(size)[None, :]
+            x0, y0, width, height = low(corner)[None, :], high_half(corner)[None, :], low(size)[None, :], high_half(size)[None, :]
         if KIND != INSIDE:
             blocks = tl.load(see + 1, mask=valid, other=0)
             mask = (words + tl.load(see + 2)).to(tl.int64)[None, :]
-            wide, high = _low(blocks)[None, :], _high(blocks)[None, :]
+            wide, high = low(blocks)[None, :], high_half(blocks)[None, :]
         if KIND == ON_MASK:
             n0 = count_on_mask(n0, u0, v0, z0, bx, by, wide, high, mask, weight, WEIGHTED, PTX)
             n1 = count_on_mask(n1, u1, v1, z1, bx, by, wide, high, mask, weight, WEIGHTED, PTX)

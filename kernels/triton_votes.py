@@ -52,6 +52,7 @@ class FieldOnDevice:
         cut = _by_weight(cut_into_bricks(field.to("cpu")))
         self.device = device
         self.num_bricks = len(cut)
+        self.every = torch.arange(len(cut), dtype=torch.int32, device=device)
         self.reach = max(
             abs(edge)
             for first, count in zip(field.origin, field.shape, strict=True)
@@ -65,7 +66,7 @@ class FieldOnDevice:
         self.rest_joints = field.rest_joints.to(device, torch.float64).contiguous()
         self.parents = field.parents.to(device, torch.int32).contiguous()
         self.rest_inverse = field.rest_inverse.to(device, torch.float64).contiguous()
-        self._cut, self._field = cut, field
+        self.cut, self._field = cut, field
         self._launches: dict[str, list[_Launch]] = {}
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
@@ -85,7 +86,7 @@ class FieldOnDevice:
             packs = -(-self.joint_counts // PACK)
             for count in np.unique(packs[~lattice]):
                 rows = np.flatnonzero(~lattice & (packs == count))
-                joints, operand = _operand(self._cut, self._field, rows, int(count))
+                joints, operand = _operand(self.cut, self._field, rows, int(count))
                 found.append(
                     _Launch(self._tensor(rows.astype(np.int32)), int(count), self._tensor(joints), self._tensor(operand))
                 )
@@ -146,11 +147,13 @@ def field_on_device(field: VoxelField, device: torch.device) -> FieldOnDevice:
 class Pass:
     """One pass of images on the device; C = ``capacity`` places for images, of which ``length`` are filled (some twice).
 
+    rows      (length,) int64  which of the images lies where
     segments  (S, 2) int32  first image and number of images of each segment
     groups    (S,) int32
     The rest as ``triton_prepare`` leaves it.
     """
 
+    rows: Tensor
     segments: Tensor
     groups: Tensor
     num_segments: int
@@ -196,13 +199,13 @@ def count_votes(
         raise ValueError(f"variant: expected {', '.join(get_args(Variant))}; got {variant!r}")
     check_call(field, images, group, weight, num_groups, out)
     home = images.poses.device if out is None else out[0].device
-    device = _device(home, images.poses.device)
+    device = working_device(home, images.poses.device)
     counts = out if out is not None and home == device else empty_counts(field, num_groups, device)
     plan = field_on_device(field, device)
     for pass_ in prepare_passes(plan, images, group, weight, device, pass_images):
         lists = torch.empty(plan.num_bricks, 2, pass_.capacity, dtype=torch.int16, device=device)
         lengths = torch.empty(plan.num_bricks, pass_.num_segments, 4, dtype=torch.int32, device=device)
-        _cull(field, plan, pass_, lists, lengths, counts, cull, weight is not None)
+        cull_bricks(field, plan, pass_, plan.every, lists, lengths, counts, cull, weight is not None)
         for launch in plan.launches(variant):
             for kind, number in triton_vote.KINDS.items():
                 if cull or kind == "both":
@@ -227,7 +230,7 @@ def interpreted() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
-def _device(home: torch.device, images: torch.device) -> torch.device:
+def working_device(home: torch.device, images: torch.device) -> torch.device:
     """Where to work: with the result, else with the images, else on the current GPU."""
     for device in (home, images):
         if device.type == "cuda" or interpreted():
@@ -237,12 +240,12 @@ def _device(home: torch.device, images: torch.device) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def _capability(device: torch.device) -> tuple[int, int] | None:
+def capability(device: torch.device) -> tuple[int, int] | None:
     """Compute capability of an NVIDIA device; None for any other."""
-    return torch.cuda.get_device_capability(device) if _ptx(device) else None
+    return torch.cuda.get_device_capability(device) if use_ptx(device) else None
 
 
-def _ptx(device: torch.device) -> bool:
+def use_ptx(device: torch.device) -> bool:
     return device.type == "cuda" and torch.version.hip is None
 
 
@@ -329,6 +332,7 @@ def _prepare(
     )  # fmt: skip
     table = np.array(segments, np.int32)
     return Pass(
+        rows=rows,
         segments=torch.from_numpy(np.ascontiguousarray(table[:, [3, 1]])).to(device),
         groups=torch.from_numpy(np.ascontiguousarray(table[:, 2])).to(device),
         num_segments=len(segments),
@@ -346,15 +350,17 @@ def _prepare(
     )
 
 
-def _cull(
-    field: VoxelField, plan: FieldOnDevice, on: Pass, lists: Tensor, lengths: Tensor, counts: tuple[Tensor, Tensor],
-    cull: bool, weighted: bool,
+def cull_bricks(
+    field: VoxelField, plan: FieldOnDevice, on: Pass, bricks: Tensor, lists: Tensor, lengths: Tensor,
+    counts: tuple[Tensor, Tensor], cull: bool, weighted: bool, regions: Tensor | None = None, touched: Tensor | None = None,
 ) -> None:  # fmt: skip
-    triton_cull.cull_bricks[(plan.num_bricks, on.num_segments)](
-        on.lanes, on.cull, on.blocks, on.some, on.full, on.weights, plan.first, plan.centre, plan.joint_offset, plan.joint,
-        plan.mean, plan.variation, on.segments, on.groups, lists, lengths, *counts, on.capacity, on.num_segments,
-        *field.shape, field.spacing, CULL=cull, WEIGHTED=weighted,
-        IMAGES=triton_cull.images_at_a_time(_capability(plan.device)), num_warps=1,
+    """Launch ``triton_cull.cull_bricks``; with ``regions`` and ``touched`` for contacts."""
+    triton_cull.cull_bricks[(len(bricks), on.num_segments)](
+        on.lanes, on.cull, on.blocks, on.some, on.full, on.weights, bricks, plan.first, plan.centre, plan.joint_offset,
+        plan.joint, plan.mean, plan.variation, on.segments, on.groups, lists, lengths, *counts, on.rows,
+        lengths if regions is None else regions, lengths if touched is None else touched, on.capacity, on.num_segments,
+        *field.shape, field.spacing, CULL=cull, WEIGHTED=weighted, CONTACTS=touched is not None,
+        IMAGES=triton_cull.images_at_a_time(capability(plan.device)), num_warps=1,
     )  # fmt: skip
 
 
@@ -363,9 +369,9 @@ def _vote(
     counts: tuple[Tensor, Tensor], kind: int, weighted: bool,
 ) -> None:  # fmt: skip
     grid = (len(launch.bricks), on.num_segments)
-    flags = dict(KIND=kind, WEIGHTED=weighted, PTX=_ptx(plan.device))
+    flags = dict(KIND=kind, WEIGHTED=weighted, PTX=use_ptx(plan.device))
     if launch.packs:
-        shape = triton_vote.tensor_shape(_capability(plan.device))
+        shape = triton_vote.tensor_shape(capability(plan.device))
         triton_vote.vote_tensor[grid](
             on.split, on.view, on.words, on.weights, lists, lengths, launch.bricks, plan.first, launch.joints, launch.operand,
             on.segments, on.groups, *counts, on.capacity, len(plan.parents), on.num_segments, launch.packs, *field.shape,
