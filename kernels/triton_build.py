@@ -92,6 +92,12 @@ class Compilation:
         )
 
 
+def types_of(text: str) -> dict[str, str]:
+    """Types of arguments from lines such as ``*fp32: poses lanes``."""
+    lines = (line.split(":") for line in text.strip().splitlines())
+    return {name: kind.strip() for kind, names in lines for name in names.split()}
+
+
 KERNEL_MODULES = (
     "chorus.kernels.triton_prepare",
     "chorus.kernels.triton_cull",

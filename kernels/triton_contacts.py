@@ -7,11 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-
 from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.contacts import check_contacts
 from chorus.kernels.cpu_contacts import region_bricks
-from chorus.kernels.triton_build import Compilation
+from chorus.kernels.triton_build import Compilation, types_of
 from chorus.kernels.triton_pixel import count_votes
 from chorus.kernels.triton_vote import BOTH, high_half, lattice_tile, list_of, low
 from chorus.kernels.triton_votes import (
@@ -37,7 +36,9 @@ def touch_regions(
     capacity, num_segments, spacing,
     IMAGES: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    """Set in ``touched`` (I,) int32 the regions whose voxels meet an image's mask, for the images listed. Grid (bricks, segments).
+    """Set in ``touched`` (I,) int32 the regions whose voxels meet an image's mask, for the images listed.
+
+    Grid (bricks, segments).
 
     regions  (B, 64) int32  of each voxel of the bricks
     rows     (C,) int64  which image lies where; other arguments as in ``triton_vote.vote_lattice``
@@ -122,14 +123,18 @@ def touched_regions(
 
 def compilations() -> list[Compilation]:
     """The kernel; what settles bricks for it is ``triton_cull``'s."""
-    pointers = dict(
-        lanes="*fp32", view="*i64", words="*i32", lists="*i16", counts="*i32", bricks="*i32", centres="*fp32",
-        joint_offset="*i32", joint="*i32", voxel_weight="*fp32", regions="*i32", rows="*i64", begins="*i32", touched="*i32",
-    )  # fmt: skip
+    pointers = types_of(
+        """
+        *fp32: lanes centres voxel_weight
+        *i64: view rows
+        *i32: words counts bricks joint_offset joint regions begins touched
+        *i16: lists
+        """
+    )
     return [
         Compilation(
             "touch_regions", touch_regions, dict(pointers, capacity="i32", num_segments="i32", spacing="fp32"),
-            dict(IMAGES=IMAGES, PTX=True), 4, 1, frozenset(pointers) | {"capacity"}, IMAGES * 64,
+            {"IMAGES": IMAGES, "PTX": True}, 4, 1, frozenset(pointers) | {"capacity"}, IMAGES * 64,
         )
     ]  # fmt: skip
 

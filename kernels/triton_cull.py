@@ -1,10 +1,11 @@
 """Which images a brick must be projected into: everything else is settled here, brick by brick, exactly.
 
-The bound is that of ``cpu_vote`` with a ball for the brick (a lane an image, one pass over the brick's joints). With mean weights
-m_j, brick centre c, D_j = U_j(c) - u Z_j(c) for a reference pixel u, and k = sum_j m_j D_j / sum_j m_j Z_j the distance from it
-to where the blended centre falls, the voxels lie within
+The bound is that of ``cpu_vote`` with a ball for the brick (a lane an image, one pass over the brick's joints). With mean
+weights m_j, brick centre c, D_j = U_j(c) - u Z_j(c) for a reference pixel u, and k = sum_j m_j D_j / sum_j m_j Z_j the distance
+from it to where the blended centre falls, the voxels lie within
 
-    [ r a + S + error ] / (least Z)        a^2 = max_j |row U_j|^2 + 2 |u + k| max_j |row U_j . row Z_j| + (u + k)^2 max_j |row Z_j|^2
+    [ r a + S + error ] / (least Z)
+    a^2 = max_j |row U_j|^2 + 2 |u + k| max_j |row U_j . row Z_j| + (u + k)^2 max_j |row Z_j|^2
     S = min( t (range D + |k| range Z),  max D - mean D + |k| range Z )
 
 of it, r being half the brick's diagonal and t the most weight that moves between joints from the mean to a voxel; the other
@@ -18,7 +19,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from chorus.kernels.triton_build import TARGETS, Compilation
+from chorus.kernels.triton_build import TARGETS, Compilation, types_of
 from chorus.kernels.triton_vote import ALIGN, add_counts
 
 MOST_IMAGES = 128
@@ -29,7 +30,7 @@ def images_at_a_time(capability: tuple[int, int] | None) -> int:
 
     Devices with 48 warps a multiprocessor give a program fewer registers, and four images a lane would spill.
     """
-    return MOST_IMAGES if capability is None or capability[1] == 0 and capability[0] < 12 else 64
+    return MOST_IMAGES if capability is None or (capability[1] == 0 and capability[0] < 12) else 64
 
 
 MIN_DEPTH = tl.constexpr(0.02)
@@ -187,7 +188,7 @@ def cull_bricks(
     tl.store(to + 1, both)
     tl.store(to + 2, in_part)
     tl.store(to + 3, outside_all)
-    if CULL and not CONTACTS:
+    if CULL and not CONTACTS:  # noqa: SIM102 (decided when compiling, the other when running)
         if den_all > 0:
             voxel = tl.arange(0, 64)
             group = tl.load(groups + segment).to(tl.int64) * NX * NY * NZ
@@ -233,17 +234,27 @@ def _block(pixel, on):
 
 def compilations() -> list[Compilation]:
     """The kernel, with and without culling and weights."""
-    pointers = dict(
-        lanes="*fp32", cull="*fp32", blocks="*i32", some="*i32", full="*i32", weights="*u8", bricks="*i32", firsts="*i32", centres="*fp32",
-        joint_offset="*i32", joint="*i32", mean="*fp32", variation="*fp32", begins="*i32", groups="*i32", lists="*i16",
-        counts="*i32", num="*i32", den="*i32", rows="*i64", regions="*i32", touched="*i32",
-    )  # fmt: skip
-    numbers = dict(capacity="i32", num_segments="i32", NX="i32", NY="i32", NZ="i32", spacing="fp32")
+    pointers = types_of(
+        """
+        *fp32: lanes cull centres mean variation
+        *i32: blocks some full bricks firsts joint_offset joint begins groups counts num den regions touched
+        *u8: weights
+        *i16: lists
+        *i64: rows
+        """
+    )
+    numbers = types_of(
+        """
+        i32: capacity num_segments NX NY NZ
+        fp32: spacing
+        """
+    )
     small = frozenset({"sm_86", "sm_89", "sm_120"})
     return [
         Compilation(
             f"cull_bricks[{name}]", cull_bricks, dict(pointers, **numbers),
-            dict(CULL=cull, WEIGHTED=weighted, CONTACTS=contacts, IMAGES=images), 1, 1, frozenset(pointers) | {"capacity"}, images, targets,
+            {"CULL": cull, "WEIGHTED": weighted, "CONTACTS": contacts, "IMAGES": images}, 1, 1,
+            frozenset(pointers) | {"capacity"}, images, targets,
         )
         for name, cull, weighted, contacts in (
             ("cull", True, False, False), ("cull,weighted", True, True, False), ("all", False, False, False),

@@ -8,8 +8,8 @@ read straight into the layout that the matrix instructions leave the pixels in (
 another and back, through shared memory). Some 17 instructions a vote; the other branch is the same in Triton and serves
 AMD and the interpreter.
 
-A mask's words as 16-bit half words: row v, columns 16 c to 16 c + 15 of the image are half word
-16 (block row x blocks per row + block column) + (v & 15), for pixel (u, v) = v + (v >> 4) (16 blocks per row - 16) + (u - (u & 15)).
+A mask's words as 16-bit half words: one holds 16 pixels of a row, and that of pixel (u, v), counted from the corner of the
+mask's blocks, is 16 (block row x blocks per row + block column) + (v & 15) = v + (v >> 4) (wide - 16) + (u - (u & 15)).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ DEN = 1 << 16
 _DEN = tl.constexpr(DEN)
 _MAGIC = tl.constexpr(0x4B400000)
 
-# $0 result, $1 counter, $2..4 U V Z, $5 $6 shift to the mask's first block (less the magic number), $7 $8 width and height of the mask's
-# blocks in pixels, $9 their width less 16, $10 address of the mask, $11 weight, and for images the voxel may miss:
-# $12 $13 from the mask's first block to the image, $14 $15 width and height of the image.
+# $0 result, $1 counter, $2..4 U V Z, $5 $6 shift to the mask's first block (less the magic number), $7 $8 width and height of
+# the mask's blocks in pixels, $9 their width less 16, $10 address of the mask, $11 weight, and for images the voxel may
+# miss: $12 $13 from the mask's first block to the image, $14 $15 width and height of the image.
 _PIXEL = """{
     .reg .b32 a, b, e, t, r; .reg .b64 q; .reg .b16 h; .reg .pred p, i;
     rcp.approx.ftz.f32 r, $4;

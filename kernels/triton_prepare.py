@@ -9,17 +9,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from chorus.kernels.triton_build import Compilation
+from chorus.kernels.triton_build import Compilation, types_of
 
 IMAGES = 64
 """Images a program prepares."""
 SPLIT_IMAGES = 64
 CULL_ROWS = 16
-"""float32 rows of ``cull``: centre's fraction-free x, y; last u, v inside the image; first u, v of the mask's box, last u, v; what
-float32 may be off in U or V, and in Z; largest |rowU|, |rowV|, |rowZ|, |rowU . rowZ|, |rowV . rowZ| of any joint (squares for
-the first three); one unused."""
+"""float32 rows of ``cull``: integer centre x, y; the image's width, height; the mask's box x0, y0, x1, y1; what float32 may be
+off in U or V, and in Z; the largest |row U|^2, |row V|^2, |row Z|^2, |row U . row Z|, |row V . row Z| of any joint; and one
+that is not used."""
 BLOCK_ROWS = 5
-"""int32 rows of ``blocks``: the mask's first block column and row, blocks across, entries a row of its table, its first entry."""
+"""int32 rows of ``blocks``: the mask's first block column and row, blocks across, entries a row of its table, the first."""
 FLOAT_ERROR = tl.constexpr(4e-6)
 """Relative error granted to the arithmetic of the bound and of the votes, as in ``cpu_prepare``."""
 _FAR = tl.constexpr(1e9)
@@ -124,7 +124,7 @@ def prepare_images(
             px = tl.load(joints + parent * 3)
             py = tl.load(joints + parent * 3 + 1)
             pz = tl.load(joints + parent * 3 + 2)
-        # Rows of A_j = G_j(theta) G_j(zero)^-1, then of B_j = A_j A_j(zero -> rest)^-1; the projections of all three are summed.
+        # Rows of A_j = G_j(theta) G_j(zero)^-1, then of B_j = A_j A_j(zero -> rest)^-1; their projections are summed.
         u0, u1, u2, u3 = zero, zero, zero, p03
         v0, v1, v2, v3 = zero, zero, zero, p13
         w0, w1, w2, w3 = zero, zero, zero, t2 + zero
@@ -290,25 +290,36 @@ def sum_blocks(words, start, blocks, box, order, some, full, capacity, COLUMNS: 
 
 def compilations() -> list[Compilation]:
     """The three kernels."""
-    images = dict(
-        order="*i64", poses="*fp32", R="*fp64", t="*fp64", K="*fp64", size="*i32", box="*i32", start="*i64", joints="*fp64",
-        parents="*i32", rest_inverse="*fp64", tables="*i64", chain="*fp64", lanes="*fp32", scale="*fp32", view="*i64",
-        cull="*fp32", blocks="*i32",
-    )  # fmt: skip
-    split = dict(lanes="*fp32", scale="*fp32", split="*fp16")
-    tables = dict(
-        words="*i32", start="*i64", blocks="*i32", box="*i32", order="*i64", some="*i32", full="*i32"
+    images = types_of(
+        """
+        *i64: order start tables view
+        *fp32: poses lanes scale cull
+        *fp64: R t K joints rest_inverse chain
+        *i32: size box parents blocks
+        """
+    )
+    split = types_of(
+        """
+        *fp32: lanes scale
+        *fp16: split
+        """
+    )
+    tables = types_of(
+        """
+        *i32: words blocks box some full
+        *i64: start order
+        """
     )
     return [
         Compilation(
             "prepare_images", prepare_images, dict(images, count="i32", capacity="i32", J="i32", reach="fp64"),
-            dict(IMAGES=IMAGES), 2, 1, frozenset(images) | {"capacity"},
+            {"IMAGES": IMAGES}, 2, 1, frozenset(images) | {"capacity"},
         ),
         Compilation(
             "split_matrices", split_matrices, dict(split, count="i32", capacity="i32", J="i32"),
-            dict(IMAGES=SPLIT_IMAGES), 4, 1, frozenset(split) | {"capacity"},
+            {"IMAGES": SPLIT_IMAGES}, 4, 1, frozenset(split) | {"capacity"},
         ),
         Compilation(
-            "sum_blocks", sum_blocks, dict(tables, capacity="i32"), dict(COLUMNS=32), 1, 1, frozenset(tables) | {"capacity"}
+            "sum_blocks", sum_blocks, dict(tables, capacity="i32"), {"COLUMNS": 32}, 1, 1, frozenset(tables) | {"capacity"}
         ),
     ]  # fmt: skip

@@ -1,8 +1,8 @@
 """The vote kernels: a brick x a list of images, warp, projection, mask look-up and count in one pass.
 
-``triton_cull`` leaves for every brick and segment (a run of images of one group) three lists of images, of which a program takes
-one: ON_MASK, images that surely see the whole brick, which need the mask's bit only; INSIDE, images whose border may cut it and
-whose mask it surely misses; BOTH, the others.
+``triton_cull`` leaves for every brick and segment (a run of images of one group) three lists of images, of which a program
+takes one: ON_MASK, images that surely see the whole brick, which need the mask's bit only; INSIDE, images whose border may cut
+it and whose mask it surely misses; BOTH, the others.
 
 - ``vote_lattice``: float32. A brick is a lattice of 4 x 4 x 4: a joint's affine value is computed on (y, z) and stepped in x.
 - ``vote_tensor``: matrix instructions. A pack is four joints: (U, V, Z) of 64 images x 64 voxels is the product of the images'
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
-from chorus.kernels.triton_build import TARGETS, Compilation
+from chorus.kernels.triton_build import TARGETS, Compilation, types_of
 from chorus.kernels.triton_pixel import count_inside, count_on_mask, count_votes
 
 VIEW = 8
@@ -31,7 +31,7 @@ KINDS = {"on mask": 0, "both": 1, "inside": 2}
 LATTICE_IMAGES = 64
 """Images in a tile of the float32 kernel."""
 ALIGN = tl.constexpr(16)
-"""A segment's first image is a multiple of it, so that neighbouring images are loaded together; what lies between is no image."""
+"""A segment's first image is a multiple of it, so that neighbours are loaded together; what lies between is no image."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ def vote_tensor(
         if KIND != ON_MASK:
             corner = tl.load(see + 3)
             size = tl.load(see + 4, mask=valid, other=0)
-            x0, y0, width, height = low(corner)[:, None], high_half(corner)[:, None], low(size)[:, None], high_half(size)[:, None]
+            x0, y0 = low(corner)[:, None], high_half(corner)[:, None]
+            width, height = low(size)[:, None], high_half(size)[:, None]
         if KIND != INSIDE:
             blocks = tl.load(see + 1, mask=valid, other=0)
             mask = (words + tl.load(see + 2)).to(tl.int64)[:, None]
@@ -199,7 +200,7 @@ def _lattice_row(a0, a1, a2, a3, m, weight, cx, cy, cz, dy, dz, spacing, capacit
     far = (mx * (1.5 * spacing))[None, :]
     if ONE_JOINT:
         return base - far, base - near, base + near, base + far
-    else:
+    else:  # noqa: RET505 (only one of the two is compiled)
         return (
             a0 + tl.load(weight)[:, None] * (base - far), a1 + tl.load(weight + 16)[:, None] * (base - near),
             a2 + tl.load(weight + 32)[:, None] * (base + near), a3 + tl.load(weight + 48)[:, None] * (base + far),
@@ -277,7 +278,8 @@ def vote_lattice(
         if KIND != ON_MASK:
             corner = tl.load(see + 3)
             size = tl.load(see + 4, mask=valid, other=0)
-            x0, y0, width, height = low(corner)[None, :], high_half(corner)[None, :], low(size)[None, :], high_half(size)[None, :]
+            x0, y0 = low(corner)[None, :], high_half(corner)[None, :]
+            width, height = low(size)[None, :], high_half(size)[None, :]
         if KIND != INSIDE:
             blocks = tl.load(see + 1, mask=valid, other=0)
             mask = (words + tl.load(see + 2)).to(tl.int64)[None, :]
@@ -318,11 +320,19 @@ def vote_lattice(
 
 def compilations() -> list[Compilation]:
     """Both kernels, every variant in use."""
-    pointers = dict(
-        view="*i64", words="*i32", weights="*u8", lists="*i16", counts="*i32", bricks="*i32", firsts="*i32",
-        begins="*i32", groups="*i32", num="*i32", den="*i32",
-    )  # fmt: skip
-    numbers = dict(capacity="i32", num_segments="i32", NX="i32", NY="i32", NZ="i32")
+    pointers = types_of(
+        """
+        *i64: view
+        *i32: words counts bricks firsts begins groups num den
+        *u8: weights
+        *i16: lists
+        """
+    )
+    numbers = types_of(
+        """
+        i32: capacity num_segments NX NY NZ
+        """
+    )
     tensor = dict(pointers, split="*fp16", joints="*i32", operand="*fp16")
     lattice = dict(
         pointers, lanes="*fp32", centres="*fp32", joint_offset="*i32", joint="*i32", voxel_weight="*fp32"
@@ -335,7 +345,7 @@ def compilations() -> list[Compilation]:
     found = []
     for kind, number in KINDS.items():
         for weighted in (False, True):
-            flags = dict(KIND=number, WEIGHTED=weighted, PTX=True)
+            flags = {"KIND": number, "WEIGHTED": weighted, "PTX": True}
             tail = f",{kind}" + ",weighted" * weighted
             for shape, targets in shapes:
                 found += [

@@ -8,7 +8,7 @@ it can and lists the rest, and the kernels of ``triton_vote`` cast it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
@@ -215,7 +215,7 @@ def count_votes(
             stats.pairs += plan.num_bricks * pass_.num_images
             stats.decided += plan.num_bricks * pass_.num_images - sum(listed)
             stats.outside += outside
-    if counts is out or out is None and home == device:
+    if counts is out or (out is None and home == device):
         return counts
     counts = counts[0].to(home), counts[1].to(home)
     if out is None:
@@ -247,6 +247,23 @@ def capability(device: torch.device) -> tuple[int, int] | None:
 
 def use_ptx(device: torch.device) -> bool:
     return device.type == "cuda" and torch.version.hip is None
+
+
+_copy_streams: dict[torch.device, torch.cuda.Stream] = {}
+
+
+def _upload(images: VoteImages, device: torch.device) -> VoteImages:
+    """The images on the device. From pinned memory they are copied beside the kernels that still run."""
+    if images.poses.device == device or device.type != "cuda":
+        return images.to(device)
+    copying = _copy_streams.setdefault(device, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+    current = torch.cuda.current_stream(device)
+    with torch.cuda.stream(copying):
+        there = images.to(device, non_blocking=True)
+    current.wait_stream(copying)
+    for field in fields(there):  # their memory may be used again once the kernels have read them
+        getattr(there, field.name).record_stream(current)
+    return there
 
 
 def _pieces(totals: list[int], most: int) -> Iterator[list[tuple[int, int, int, int]]]:
@@ -285,7 +302,7 @@ def prepare_passes(
     across, down = ((box[:, 2:] + BLOCK - 1) // BLOCK - box[:, :2] // BLOCK).unbind(1)
     entries = torch.where((box[:, 2:] > box[:, :2]).all(1), (across + 1) * (down + 1), 1)
     widest, table_limit = (int(x) for x in torch.stack([across.amax(), entries.amax()]).tolist())
-    images, entries = images.to(device), entries.to(device)
+    images, entries = _upload(images, device), entries.to(device)
     weights = torch.zeros(1, dtype=torch.uint8, device=device) if weight is None else weight.to(device)
     for segments in _pieces(totals, most):
         end = segments[-1][3] + segments[-1][1]
@@ -369,7 +386,7 @@ def _vote(
     counts: tuple[Tensor, Tensor], kind: int, weighted: bool,
 ) -> None:  # fmt: skip
     grid = (len(launch.bricks), on.num_segments)
-    flags = dict(KIND=kind, WEIGHTED=weighted, PTX=use_ptx(plan.device))
+    flags = {"KIND": kind, "WEIGHTED": weighted, "PTX": use_ptx(plan.device)}
     if launch.packs:
         shape = triton_vote.tensor_shape(capability(plan.device))
         triton_vote.vote_tensor[grid](

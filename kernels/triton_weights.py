@@ -217,7 +217,7 @@ def weigh_bricks(
     joint = tl.arange(0, JOINTS)[:, None]
     blended = blended * scale[None, :] + tl.where(joint == 0, 1.0 - alpha[None, :], 0.0)
     voxel = (i.to(tl.int64) * NY + j) * NZ + m
-    out = weights + joint * (NX.to(tl.int64) * NY * NZ) + voxel[None, :]
+    out = weights + joint.to(tl.int64) * NX * NY * NZ + voxel[None, :]
     tl.store(out, blended, mask=close[None, :] & (joint < joints))
     tl.store(near + voxel, close.to(tl.uint8), mask=close)
 
@@ -262,8 +262,10 @@ def look_up(
     z = origin_z + (voxel % NZ).to(tl.float32) * spacing
     zero = tl.zeros((POINTS,), tl.float32)
     a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3 = zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero
+    weight = weights + voxel
     for n in range(joints):
-        w = tl.load(weights + n * num_voxels + voxel, mask=valid, other=0)
+        w = tl.load(weight, mask=valid, other=0)
+        weight += num_voxels
         m = matrices + n * 12
         a0, a1, a2, a3 = a0 + w * tl.load(m), a1 + w * tl.load(m + 1), a2 + w * tl.load(m + 2), a3 + w * tl.load(m + 3)
         b0, b1, b2, b3 = b0 + w * tl.load(m + 4), b1 + w * tl.load(m + 5), b2 + w * tl.load(m + 6), b3 + w * tl.load(m + 7)
