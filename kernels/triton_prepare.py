@@ -312,7 +312,7 @@ def compilations() -> list[Compilation]:
     )
     return [
         Compilation(
-            "prepare_images", prepare_images, dict(images, count="i32", capacity="i32", J="i32", reach="fp64"),
+            "prepare_images", prepare_images, dict(images, count="i32", capacity="i32", J="i32", reach="fp32"),
             {"IMAGES": IMAGES}, 2, 1, frozenset(images) | {"capacity"},
         ),
         Compilation(

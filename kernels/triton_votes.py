@@ -29,6 +29,8 @@ SEGMENT = 2048
 PASS_IMAGES = 1 << 16
 LIST_BYTES = 1 << 30
 """Memory for the lists of a pass: 4 bytes a brick and image."""
+TABLE_ENTRIES = 1 << 28
+"""Entries of the summed-area tables of a pass."""
 PACK = 4
 """Joints in a pack of the matrix kernel."""
 Variant = Literal["auto", "lattice", "tensor"]
@@ -266,14 +268,22 @@ def _upload(images: VoteImages, device: torch.device) -> VoteImages:
     return there
 
 
+def _send(values: Tensor, device: torch.device) -> Tensor:
+    """Values on the device; from the CPU through page-locked memory, so that nobody waits."""
+    if values.device == device or device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def _pieces(totals: list[int], most: int) -> Iterator[list[tuple[int, int, int, int]]]:
     """Passes of segments (first sorted image, images, group, place) from the number of images of each group."""
     align = int(triton_vote.ALIGN)
     segments: list[tuple[int, int, int, int]] = []
     first = place = 0
+    longest = max(1, min(SEGMENT, most))
     for group, total in enumerate(totals):
-        for begin in range(0, total, SEGMENT):
-            length = min(SEGMENT, total - begin)
+        for begin in range(0, total, longest):
+            length = min(longest, total - begin)
             if segments and place + length > most:
                 yield segments
                 segments, place = [], 0
@@ -295,14 +305,14 @@ def prepare_passes(
     """The images of a call, sorted by group, pass by pass."""
     if len(images) == 0:
         return
-    most = min(max(SEGMENT, min(pass_images, LIST_BYTES // (4 * plan.num_bricks))), PASS_IMAGES)
-    order = torch.argsort(group, stable=True).to(device)
+    order = _send(torch.argsort(group, stable=True), device)
     totals = torch.bincount(group).tolist()
     box = images.box.long()
     across, down = ((box[:, 2:] + BLOCK - 1) // BLOCK - box[:, :2] // BLOCK).unbind(1)
     entries = torch.where((box[:, 2:] > box[:, :2]).all(1), (across + 1) * (down + 1), 1)
     widest, table_limit = (int(x) for x in torch.stack([across.amax(), entries.amax()]).tolist())
-    images, entries = _upload(images, device), entries.to(device)
+    most = min(pass_images, PASS_IMAGES, LIST_BYTES // (4 * plan.num_bricks), TABLE_ENTRIES // table_limit)
+    images, entries = _upload(images, device), _send(entries, device)
     weights = torch.zeros(1, dtype=torch.uint8, device=device) if weight is None else weight.to(device)
     for segments in _pieces(totals, most):
         end = segments[-1][3] + segments[-1][1]
@@ -310,7 +320,7 @@ def prepare_passes(
         places[:] = segments[0][0]
         for first, length, _, place in segments:
             places[place : place + length] = np.arange(first, first + length)
-        rows = order[torch.from_numpy(places).to(device)]
+        rows = order[_send(torch.from_numpy(places), device)]
         yield _prepare(plan, images, rows, weights, entries[rows], segments, widest, table_limit, device)
 
 
@@ -324,8 +334,6 @@ def _prepare(
     def empty(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
 
-    if count * table_limit > 2**31 - 1:
-        raise ValueError(f"images.box: {count} masks of up to {table_limit} blocks are too many for one pass; ask for fewer")
     tables = torch.cumsum(entries, 0) - entries
     # An upper bound: asking the device for the sum would wait for it.
     some = empty(count * table_limit, dtype=torch.int32)
@@ -350,8 +358,8 @@ def _prepare(
     table = np.array(segments, np.int32)
     return Pass(
         rows=rows,
-        segments=torch.from_numpy(np.ascontiguousarray(table[:, [3, 1]])).to(device),
-        groups=torch.from_numpy(np.ascontiguousarray(table[:, 2])).to(device),
+        segments=_send(torch.from_numpy(np.ascontiguousarray(table[:, [3, 1]])), device),
+        groups=_send(torch.from_numpy(np.ascontiguousarray(table[:, 2])), device),
         num_segments=len(segments),
         capacity=capacity,
         num_images=int(table[:, 1].sum()),
