@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from chorus import __version__
+from chorus.commands.console import body_option, err, out, print_json, print_table, progress_bars, wrote
 
 # Heavy modules (torch, numba, matplotlib) are imported inside the commands that need them: `chorus --help` is instant.
 
 ERROR_EXIT = 2
-out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f}/s", style="progress.data.speed")
-
-
-@contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Bars on standard error, one a stage; the function yielded takes the stage, what is done and what there is."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=err) as bars:
-        tasks: dict[str, Any] = {}
-
-        def update(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield update
 
 
 class _Group(click.Group):
@@ -73,28 +46,6 @@ def main(traceback: bool, verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
 
 
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, default=str))
-
-
-def _wrote(*paths: Path) -> None:
-    for path in paths:
-        out.print(f"wrote {path}", markup=False)
-
-
-def _table(facts: dict[str, Any]) -> None:
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        shown = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
-        click.echo(f"{name.replace('_', ' '):<{width}}  {shown}")
-
-
-body_option = click.option(
-    "--body", "body_path", type=click.Path(path_type=Path),
-    help="A body file (SMPL .pkl, .npz), not the mannequin."
-)
-
-
 @main.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="demo-output", show_default=True)
 @click.option("--images", default=2000, show_default=True, type=click.IntRange(min=20))
@@ -114,7 +65,7 @@ def demo(output: Path, images: int, seed: int) -> None:
         table.add_row(row.prompt, str(row.images), found, f"{row.other_iou:.2f}", f"{100 * row.offset_m:.0f} cm")
     out.print(table)
     simulated = "nothing: the store was there" if report.simulate_rate is None else f"{report.simulate_rate:,.0f} images/s"
-    _table(
+    print_table(
         {
             "simulated": simulated,
             "aggregated": f"{report.aggregate_rate:,.0f} images/s at 48^3 (compiled in {report.compile_seconds:.1f} s)",
@@ -122,7 +73,7 @@ def demo(output: Path, images: int, seed: int) -> None:
             "all in all": f"{time.perf_counter() - start:.0f} s",
         }
     )
-    _wrote(*report.files)
+    wrote(*report.files)
 
 
 @main.group()
@@ -138,7 +89,7 @@ def body_info(path: Path | None, as_json: bool) -> None:
     from chorus.body import info, load_body
 
     facts = info(load_body(path))
-    _print_json(facts) if as_json else _table(facts)
+    print_json(facts) if as_json else print_table(facts)
 
 
 @body.command("convert")
@@ -151,7 +102,7 @@ def body_convert(source: Path, target: Path) -> None:
     if target.suffix != ".npz":
         raise click.BadParameter(f"expected a name ending in .npz, got {target.name}", param_hint="TARGET")
     load_body(source).save(target)
-    _wrote(target)
+    wrote(target)
 
 
 @main.command()
@@ -182,10 +133,10 @@ def simulate(
             progress=lambda done, total: update("simulate images", done, total),
         )  # fmt: skip
     if as_json:
-        _print_json({"store": output, "images": made})
+        print_json({"store": output, "images": made})
         return
-    _table({"images by status": made})
-    _wrote(output)
+    print_table({"images by status": made})
+    wrote(output)
 
 
 @main.group()
@@ -207,14 +158,14 @@ def ingest_records_command(folders: tuple[Path, ...], output: Path, body_path: P
 
     report = ingest_records(folders, output, load_body(body_path))
     if as_json:
-        _print_json(asdict(report))
+        print_json(asdict(report))
     else:
         for folder, reason in report.rejected:
             err.print(f"rejected {folder}: {reason}", markup=False)
         for key, residual in report.residual_px.items():
             out.print(f"{key}: camera fitted to its keypoints (Eq. 8), mean distance {residual:.1f} px", markup=False)
-        _table({"added": len(report.added), "present already": len(report.present), "rejected": len(report.rejected)})
-        _wrote(output)
+        print_table({"added": len(report.added), "present already": len(report.present), "rejected": len(report.rejected)})
+        wrote(output)
     if not report.added and not report.present:
         raise click.exceptions.Exit(ERROR_EXIT)
 
@@ -233,10 +184,10 @@ def store_info_command(path: Path, as_json: bool) -> None:
 
     facts = store_info(path)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     facts.pop("provenance")  # pages of parameters: for --json
-    _table(facts)
+    print_table(facts)
 
 
 @store.command("verify")
@@ -250,7 +201,7 @@ def store_verify_command(path: Path, as_json: bool) -> None:
 
     problems = verify_store(path)
     if as_json:
-        _print_json([asdict(p) for p in problems])
+        print_json([asdict(p) for p in problems])
     else:
         for problem in problems:
             out.print(f"{problem.shard}: {problem.dataset}: {problem.what}", markup=False)
@@ -267,7 +218,7 @@ def store_verify_command(path: Path, as_json: bool) -> None:
 @click.option("--no-canonicalize", is_flag=True, help="The ablation: every voxel rigid with the pelvis.")
 @click.option("--weighting", default="azimuth", show_default=True, help="azimuth, azimuth-elevation or none.")
 @click.option("--scheme", help="How to group the counts, e.g. azimuth-elevation+folds; default: what the weighting needs.")
-@click.option("--backend", default="auto", show_default=True, help="auto, numba or reference.")
+@click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw it with the body from three sides (PNG).")
 @body_option
 @click.option("--json", "as_json", is_flag=True)
@@ -314,10 +265,10 @@ def aggregate_command(
         "voxels_seen": int((occupancy.support > 0).sum()),
     }
     if as_json:
-        _print_json({**facts, "wrote": written})
+        print_json({**facts, "wrote": written})
         return
-    _table(facts)
-    _wrote(*written)
+    print_table(facts)
+    wrote(*written)
 
 
 @main.command()
@@ -346,7 +297,7 @@ def overlay(store_path: Path, occupancy_path: Path, output: Path, images: int, b
         path = output / f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}.png"
         on_mask = save_posed_back(path, occupancy, field, batch, row, name)
         out.print(f"{name}: mean phi on the mask {on_mask:.2f}", markup=False)
-        _wrote(path)
+        wrote(path)
 
 
 @main.group()
@@ -370,7 +321,7 @@ def evaluate_worlds(images: int, seeds: int, output: Path | None, markdown: bool
     else:
         out.print(as_rich(table))
     if output is not None:
-        _wrote(output)
+        wrote(output)
 
 
 if __name__ == "__main__":
