@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,16 +13,19 @@ import torch
 from numpy.typing import NDArray
 
 import chorus
-from chorus.errors import InputError, MismatchError
+from chorus.errors import InputError
+from chorus.feeding import IMAGES, Feed, Timings, feeds
 from chorus.field import CanonicalField
-from chorus.images import ImageBatch
-from chorus.kernels.arrays import MAX_TOTAL_WEIGHT, VoteImages, empty_counts
-from chorus.kernels.backends import vote_backend
+from chorus.images import ImageBatch, vote_images
+from chorus.kernels.arrays import MAX_TOTAL_WEIGHT, empty_counts
+from chorus.kernels.backends import Backend, vote_backend
 from chorus.occupancy import SKETCH_SIZE, Occupancy
-from chorus.store import Store, open_store
+from chorus.parts import EPSILON
+from chorus.selection import SelectedImages, Source
 from chorus.views import Scheme, key_hash
 
-Source = ImageBatch | Store | str | os.PathLike[str] | Iterable[ImageBatch]
+CPU_IMAGES = 4096
+"""Images that a CPU is given at a time."""
 
 
 def aggregate(
@@ -33,90 +34,128 @@ def aggregate(
     weighting: str = "azimuth",
     backend: str = "auto",
     prompt: str | list[str] | None = None,
+    part: str | None = None,
     *,
+    parts: Any = None,
+    epsilon: float = EPSILON,
+    totals: str = "before",
+    folds: Sequence[int] | None = None,
     scheme: str | None = None,
     where: Callable[[Any], NDArray[np.bool_]] | None = None,
-    batch_size: int = 4096,
+    batch_size: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
+    timings: Timings | None = None,
+    allow_none: bool = False,
 ) -> Occupancy:
     """Cast the votes of images through a field and count them by group; memory does not grow with the number of images.
 
     images_or_store  ImageBatch, an iterable of them, a Store, or the path of one
     weighting        view weighting of the result: "azimuth" (A.6), "azimuth-elevation", "none"; changed later for free
-    backend          "auto", "numba", "reference"
-    prompt           only images made from this prompt, or one of these
+    backend          "auto" (triton on an NVIDIA GPU, else numba), "triton", "numba", "reference"
+    prompt           only images made from this prompt, or one of these, or of those that match a pattern with * and ?
+    part             only images whose object touches these body parts (Eq. 13), such as "rightHand and not leftHand"; a store
+                     keeps what touches what beside it, so that a second question is answered at once
+    parts, epsilon   the parts and the radius of their regions, as in ``chorus.parts.interaction_regions``
+    totals           which images the view weights count: those "before" the condition on parts (A.6), or "after" it
+    folds            only images of these folds, 0 .. 9 by a hash of their key
     scheme           how to group (see chorus.views.Scheme); default: the coarsest that the weighting needs
     where            for a store: a predicate over its rows (columns in, (rows,) bool out), e.g.
                      ``lambda rows: rows["score/overlap"] >= 0.1``
+    batch_size       images at a time; default: 4,096 on a CPU, 65,536 on a GPU
     progress         called with images done and, where known, images in all
+    timings          gains the seconds that the stages took
+    allow_none       an occupancy without images where the selection has none, instead of InputError
 
     Raises InputError for a selection without images and arguments that do not fit, MismatchError for a store made with another
-    body.
+    body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
     """
-    name, count_votes = vote_backend(backend)
+    chosen = vote_backend(backend)
     scheme_ = Scheme(scheme or ("azimuth-elevation" if weighting == "azimuth-elevation" else "azimuth"))
     G, N = scheme_.num_groups, field.resolution
+    if totals not in ("before", "after"):
+        raise InputError(f"totals: expected 'before' or 'after', got {totals!r}")
     scheme_.weights(weighting, np.zeros(G, np.int64))  # refuse a bad weighting before the work, not after it
+    if batch_size is None:
+        batch_size = CPU_IMAGES if chosen.device.type == "cpu" else IMAGES
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise InputError(f"batch_size: expected a positive integer, got {batch_size!r}")
-    batches, total, source, category = _batches(images_or_store, field, prompt, where, batch_size)
+    images = SelectedImages(
+        images_or_store, field, prompt, part, parts=parts, epsilon=epsilon, folds=folds, where=where, backend=backend,
+        batch_size=batch_size,
+    )  # fmt: skip
 
-    counts = empty_counts(field.arrays, G, "cpu")
+    counts = empty_counts(field.arrays, G, chosen.device)
     settled: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
-    totals, num_images, in_counts, done = np.zeros(G, np.int64), np.zeros(G, np.int64), 0, 0
-    sketch = np.zeros(0, np.uint64)
-    for batch in batches:
-        if batch.poses.shape[1] != field.body.num_joints:
-            raise MismatchError(
-                f"poses: the field's body has {field.body.num_joints} joints, the images' poses {batch.poses.shape[1]}"
-            )
-        group = scheme_.groups(batch.cameras, batch.keys)
-        weight = None if batch.weights is None else torch.from_numpy(np.ascontiguousarray(batch.weights))
-        amount = len(batch) if weight is None else int(weight.sum(dtype=torch.int64))
+    group_totals, num_images, in_counts = np.zeros(G, np.int64), np.zeros(G, np.int64), 0
+    before, sketch = np.zeros(G, np.int64), np.zeros(0, np.uint64)
+
+    def grouped() -> Iterator[tuple[ImageBatch, NDArray[np.int64]]]:
+        for batch, keep in images:
+            group = scheme_.groups(batch.cameras, batch.keys)
+            before[:] += _tally(group, batch.weights, G)
+            yield (batch, group) if keep.all() else (batch[keep], group[keep])
+
+    for feed in _feeds(grouped(), chosen, batch_size, timings):
+        amount = len(feed) if feed.weight is None else int(feed.weight.sum(dtype=torch.int64))
         if in_counts + amount > MAX_TOTAL_WEIGHT:  # 32 bits may be full: move them over to 64
             settled = _settle(settled, counts)
             in_counts = 0
-        count_votes(field.arrays, vote_images(batch), torch.from_numpy(group), weight, num_groups=G, out=counts)
+        chosen.count_votes(field.arrays, feed.images, feed.group, feed.weight, num_groups=G, out=counts)
         in_counts += amount
-        num_images += np.bincount(group, minlength=G)
-        totals += np.bincount(group, batch.weights, minlength=G).astype(np.int64)
-        sketch = np.unique(np.concatenate([sketch, key_hash(batch.keys)]))[:SKETCH_SIZE]
-        done += len(batch)
+        for batch, group in zip(feed.batches, feed.groups, strict=True):
+            num_images += np.bincount(group, minlength=G)
+            group_totals += _tally(group, batch.weights, G)
+            sketch = np.unique(np.concatenate([sketch, key_hash(batch.keys)]))[:SKETCH_SIZE]
         if progress is not None:
-            progress(done, total)
-    if done == 0:
-        raise InputError("no image to aggregate: the source is empty")
+            progress(images.read, images.total)
+    done = int(num_images.sum())
+    if done == 0 and not allow_none:
+        raise InputError(images.why_none())
     num: NDArray[Any]
     den: NDArray[Any]
-    num, den = (c.numpy() for c in counts) if settled is None else _settle(settled, counts)
+    num, den = (c.cpu().numpy() for c in counts) if settled is None else _settle(settled, counts)
     return Occupancy(
         num_counts=num.reshape(G, N, N, N),
         den_counts=den.reshape(G, N, N, N),
-        group_totals=totals,
+        group_totals=before if totals == "before" else group_totals,
         group_images=num_images,
         scheme=scheme_,
         weighting=weighting,
         parameters=field.parameters,
         body_hash=field.body.hash,
-        category=category,
+        category=images.category,
         sketch=sketch,
-        provenance=[{**provenance(), "source": source, "images": done, "backend": name, "body": field.body.name}],
+        provenance=[
+            {
+                **provenance(), "source": images.source_id, "images": done, "backend": chosen.name, "body": field.body.name,
+                **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals, "selected": images.read}),
+            }
+        ],
     )
 
 
-def vote_images(batch: ImageBatch) -> VoteImages:
-    """A batch as the kernels take it; nothing is copied but what is not contiguous."""
-    masks, cameras = batch.masks, batch.cameras
-    return VoteImages(
-        poses=_tensor(batch.poses),
-        R=_tensor(cameras.R),
-        t=_tensor(cameras.t),
-        K=_tensor(cameras.K),
-        size=_tensor(masks.size),
-        box=_tensor(masks.box),
-        start=_tensor(masks.start),
-        words=_tensor(masks.words.view(np.int32)),
-    )
+def _tally(group: NDArray[np.int64], weights: NDArray[np.uint8] | None, num_groups: int) -> NDArray[np.int64]:
+    """Sum of weights by group, (G,) int64."""
+    return np.bincount(group, weights, minlength=num_groups).astype(np.int64)
+
+
+def _feeds(
+    batches: Iterator[tuple[ImageBatch, NDArray[np.int64]]], backend: Backend, size: int, timings: Timings | None
+) -> Iterator[Feed]:
+    """Images with their groups: batch by batch as they lie for a CPU; joined in pinned memory, ahead, for a GPU."""
+    if backend.device.type == "cpu":
+        for batch, group in batches:
+            weight = None if batch.weights is None else torch.from_numpy(np.ascontiguousarray(batch.weights))
+            yield Feed(vote_images(batch), torch.from_numpy(group), weight, [batch], [group])
+        return
+    under_way: deque[tuple[torch.cuda.Event, Feed]] = deque()
+    for feed in feeds(batches, pin=True, size=size, timings=timings):
+        yield feed
+        cast = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        cast.record(torch.cuda.current_stream(backend.device))
+        under_way.append((cast, feed))
+        if len(under_way) > 1:  # one feed is cast while the next is copied; more would only fill the memory
+            under_way.popleft()[0].synchronize()
 
 
 def provenance() -> dict[str, Any]:
@@ -130,69 +169,11 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _tensor(array: NDArray[Any]) -> torch.Tensor:
-    with warnings.catch_warnings():
-        # Arrays mapped from a store are read-only, which torch cannot express; the kernels only read them.
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        return torch.from_numpy(np.ascontiguousarray(array))
-
-
 def _settle(
     settled: tuple[NDArray[np.int64], NDArray[np.int64]] | None, counts: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Move 32-bit counts over to 64 bits and clear them."""
-    num, den = (c.numpy().astype(np.int64) for c in counts)
+    num, den = (c.cpu().numpy().astype(np.int64) for c in counts)
     for c in counts:
         c.zero_()
     return (num, den) if settled is None else (settled[0] + num, settled[1] + den)
-
-
-def _batches(
-    source: Source, field: CanonicalField, prompt: str | list[str] | None, where: Any, batch_size: int
-) -> tuple[Iterator[ImageBatch], int | None, str, str]:
-    """Batches of the images selected, how many if known, what they are called, and their category."""
-    if isinstance(source, (str, os.PathLike)):
-        source = open_store(Path(source))
-    if isinstance(source, Store):
-        if source.body_hash and source.body_hash != field.body.hash:
-            raise MismatchError(
-                f"the store was made with body {source.body_hash[:12]}, the field with "
-                f"{field.body.name} {field.body.hash[:12]}"
-            )
-        rows = source.select(where, prompt=prompt)
-        if len(rows) == 0:
-            raise InputError(
-                f"no image of the store is selected: it has {len(source)} rows, prompts: {_shown(source.prompts)}"
-            )
-        return source.batches(rows, size=batch_size), len(rows), source.id, source.category
-    if where is not None:
-        raise InputError("where: a predicate over rows needs a store; select from an ImageBatch by indexing it")
-    if isinstance(source, ImageBatch):
-        known: int | None = len(source) if prompt is None else None
-        source = [source]
-    elif isinstance(source, Iterable):
-        known = None
-    else:
-        raise InputError(
-            "images_or_store: expected an ImageBatch, an iterable of them, a Store or the path of one, "
-            f"got a {type(source).__name__}"
-        )
-    return _pieces(source, prompt, batch_size), known, "memory", ""
-
-
-def _pieces(batches: Iterable[ImageBatch], prompt: str | list[str] | None, batch_size: int) -> Iterator[ImageBatch]:
-    wanted = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-    for batch in batches:
-        if not isinstance(batch, ImageBatch):
-            raise InputError(f"images_or_store: expected ImageBatches, got a {type(batch).__name__} among them")
-        if wanted is not None:
-            if batch.prompts is None:
-                raise InputError("prompt: these images carry no prompts")
-            batch = batch[np.isin(batch.prompts, wanted)]
-        for first in range(0, len(batch), batch_size):
-            yield batch[first : first + batch_size]
-
-
-def _shown(prompts: Any) -> str:
-    names = [repr(str(p)) for p in prompts]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -7,37 +7,35 @@ import json
 import logging
 import os
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numba as nb
 import numpy as np
 import platformdirs
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.spatial import KDTree
 
 from chorus.body import Body
 from chorus.errors import InputError, MismatchError
+from chorus.kernels import neighbours
 from chorus.kernels.arrays import VoxelField
-from chorus.kernels.cpu import default_threads
+from chorus.kernels.cpu_neighbours import NearWeights, near_weights
 
 log = logging.getLogger(__name__)
 
-ALGORITHM = 1
-"""Part of a field's hash: raised when the same parameters give other weights."""
-PELVIS = 0
+ALGORITHM = 2
+"""Part of a field's hash: raised when the same parameters give other weights, be it in the last bits.
+
+2: smoothing joint by joint, from 45 steps on by a Chebyshev series (weights within 1e-6 of those of 1).
+"""
+PELVIS = neighbours.PELVIS
 SMOOTHING_STEPS = 30
 """Jacobi steps at the paper's voxel size (A.5); other sizes take as many as give the same diffusion length."""
 PAPER_SPACING = 3.0 / 48
-RELAXATION = 0.3
+RELAXATION = neighbours.RELAXATION
 SPARSIFY_BELOW = 1e-6
-_POINTS_PER_QUERY = 1 << 19
-"""Voxels whose k neighbours are held at a time: bounds memory at high resolutions."""
 
 
 @dataclass(frozen=True)
@@ -193,82 +191,26 @@ def extend_weights(
     vertices        (V, 3) metres, the mesh in the pose in question (rest, or posed for Eq. 11)
     vertex_weights  (V, J) skinning weights of the vertices
     """
+    N = parameters.resolution
+    weights, _ = _near_weights(vertices, vertex_weights, parameters).dense()
+    dense: NDArray[np.float32] = weights.numpy().reshape(N, N, N, -1)
+    return dense
+
+
+def _near_weights(
+    vertices: NDArray[np.float64], vertex_weights: NDArray[np.float32], parameters: FieldParameters
+) -> NearWeights:
     p = parameters
-    N, J = p.resolution, vertex_weights.shape[1]
-    points = voxel_centres(N, p.extent).reshape(-1, 3)
-    tree = KDTree(vertices)
-    # Beyond tau the pelvis has all the weight, whatever the neighbours: one cheap query settles those voxels.
-    distance, _ = tree.query(points, k=1, distance_upper_bound=np.nextafter(p.tau, np.inf), workers=-1)
-    near = np.flatnonzero(distance <= p.tau)
-    weights = np.zeros((len(points), J), np.float32)
-    weights[:, PELVIS] = 1.0
-    for first in range(0, len(near), _POINTS_PER_QUERY):
-        rows = near[first : first + _POINTS_PER_QUERY]
-        found = tree.query(points[rows], k=np.arange(1, p.k + 1), workers=-1)
-        d, index = np.asarray(found[0]), np.asarray(found[1])
-        touching = d[:, 0] == 0.0
-        with np.errstate(divide="ignore"):
-            inverse = 1.0 / d
-        inverse[touching] = np.arange(p.k) == 0
-        inverse /= inverse.sum(1, keepdims=True)
-        alpha = np.maximum((p.tau - d[:, :1]) / (p.tau + d[:, :1]), 0.0) ** p.s
-        ends = np.arange(len(rows) + 1) * p.k
-        neighbours = csr_array((inverse.ravel(), index.ravel(), ends), shape=(len(rows), len(vertices)))
-        blended = alpha * (neighbours @ vertex_weights.astype(np.float64))
-        blended[:, PELVIS] += 1.0 - alpha[:, 0]
-        weights[rows] = blended
-    if p.smoothing_steps:
-        weights = _smooth(weights, near, N, p.smoothing_steps)
-    return weights.reshape(N, N, N, J)
+    lattice = neighbours.cube(p.resolution, p.extent)
+    return near_weights(lattice, vertices, vertex_weights, k=p.k, tau=p.tau, s=p.s, steps=p.smoothing_steps)
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
-def _smooth_step(rows, N, old, new):  # type: ignore[no-untyped-def]
-    """One Jacobi step w <- 0.7 w + 0.3 mean of the 6 neighbours at ``rows``, renormalised; float32 (V, J)."""
-    J = old.shape[1]
-    keep, take = np.float32(1.0 - RELAXATION), np.float32(RELAXATION / 6.0)
-    for n in range(len(rows)):
-        v = rows[n]
-        total = np.float32(0.0)
-        for j in range(J):
-            around = old[v - 1, j] + old[v + 1, j] + old[v - N, j] + old[v + N, j]
-            around += old[v - N * N, j] + old[v + N * N, j]
-            value = keep * old[v, j] + take * around
-            new[v, j] = value
-            total += value
-        scale = np.float32(1.0) / total
-        for j in range(J):
-            new[v, j] *= scale
-
-
-def _smooth(weights: NDArray[np.float32], near: NDArray[np.intp], N: int, steps: int) -> NDArray[np.float32]:
-    """Laplace smoothing of interior voxels; voxels farther than tau (not ``near``) stay with the pelvis after each step."""
-    ijk = np.stack(np.unravel_index(near, (N, N, N)), -1)
-    rows = near[((ijk > 0) & (ijk < N - 1)).all(1)].astype(np.int64)
-    old, new = weights, weights.copy()
-    threads = default_threads()
-    pieces = np.array_split(rows, 4 * threads)
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(steps):
-            step = (old, new)
-            list(pool.map(lambda piece, step=step: _smooth_step(piece, N, *step), pieces))
-            old, new = new, old
-    return old
-
-
-def _sparse_weights(
-    body: Body, p: FieldParameters
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+def _sparse_weights(body: Body, p: FieldParameters) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
     """offset, joint, weight of ``VoxelField``: weights below 1e-6 dropped, rows renormalised."""
     V = p.resolution**3
     if not p.canonicalize:
         return np.arange(V + 1), np.full(V, PELVIS, np.int32), np.ones(V, np.float32)
-    weights = extend_weights(body.rest_vertices, body.weights, p).reshape(V, -1)
-    weights[weights < SPARSIFY_BELOW] = 0.0
-    weights /= weights.sum(1, keepdims=True)
-    voxel, joint = np.nonzero(weights)
-    offset = np.concatenate([[0], np.cumsum(np.bincount(voxel, minlength=V))]).astype(np.int64)
-    return offset, joint.astype(np.int32), weights[voxel, joint]
+    return _near_weights(body.rest_vertices, body.weights, p).sparse(SPARSIFY_BELOW)
 
 
 def cache_folder() -> Path:

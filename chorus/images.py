@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from chorus.camera import Cameras
 from chorus.errors import InputError, check_array, to_numpy
+from chorus.kernels.arrays import VoteImages
 from chorus.kernels.masks import PackedMasks
 
 
@@ -116,3 +119,25 @@ class ImageBatch:
             value = getattr(self, name)
             object.__setattr__(chosen, name, None if value is None else value[rows])
         return chosen
+
+
+def vote_images(batch: ImageBatch) -> VoteImages:
+    """A batch as the kernels take it; nothing is copied but what is not contiguous."""
+    masks, cameras = batch.masks, batch.cameras
+    return VoteImages(
+        poses=_tensor(batch.poses),
+        R=_tensor(cameras.R),
+        t=_tensor(cameras.t),
+        K=_tensor(cameras.K),
+        size=_tensor(masks.size),
+        box=_tensor(masks.box),
+        start=_tensor(masks.start),
+        words=_tensor(masks.words.view(np.int32)),
+    )
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    with warnings.catch_warnings():
+        # Arrays mapped from a store are read-only, which torch cannot express; the kernels only read them.
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(np.ascontiguousarray(array))

@@ -10,7 +10,7 @@ import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -19,6 +19,11 @@ from numpy.typing import NDArray
 from chorus.errors import InputError, MismatchError
 from chorus.field import FieldParameters, voxel_centres
 from chorus.views import FOLDS, Scheme, fold_of_hash
+
+if TYPE_CHECKING:
+    from chorus.body import Body
+    from chorus.explain import Explanation
+    from chorus.field import CanonicalField
 
 FORMAT = "chorus-occupancy"
 VERSION = 1
@@ -210,6 +215,33 @@ class Occupancy:
             sketch=np.union1d(self.sketch, other.sketch)[:SKETCH_SIZE],
             provenance=[*self.provenance, *other.provenance],
         )
+
+    def posed(
+        self, pose: Any, body: Body | None = None, *, inverse: str = "blend_of_inverses", backend: str = "auto"
+    ) -> NDArray[np.float32]:
+        """phi around a posed person (Eq. 11), (N, N, N) float32 on the same grid in the posed person frame.
+
+        pose     (J, 3) axis-angle in radians, row 0 zero
+        body     the body that the votes were cast with, where it is not the built-in one; MismatchError for another
+        inverse  "blend_of_inverses" (the paper) or "inverse_of_blend"
+        """
+        from chorus.posed import posed_occupancy
+
+        return posed_occupancy(
+            self.probability, pose, self.parameters, self.body_hash, body, inverse=inverse, backend=backend
+        )
+
+    def explain(self, point: Any, source: Any, canonical: CanonicalField, **selection: Any) -> Explanation:
+        """The images of a source behind the voxel at a point (3,) in metres, for and against: ``chorus.explain.explain``.
+
+        canonical  the field that the votes were cast through; MismatchError for another
+        selection  prompt, part, ... as the occupancy was made with
+        """
+        from chorus.explain import explain
+
+        if canonical.hash != self.field_hash:
+            raise MismatchError(f"field: expected the one with hash {self.field_hash[:12]}, got {canonical.hash[:12]}")
+        return explain(point, source, canonical, **selection)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to an HDF5 file (compressed); the name appears only once the file is whole."""

@@ -24,6 +24,14 @@ BACKENDS = {
 """Backends and the modules that hold their ``count_votes``, fastest first."""
 
 
+CONTACTS = {
+    "triton": "chorus.kernels.triton_contacts",
+    "numba": "chorus.kernels.cpu_contacts",
+    "reference": "chorus.kernels.contacts",
+}
+"""Modules that hold their ``touched_regions``."""
+
+
 class BackendUnavailableError(ValueError):
     """The backend asked for cannot run here; the message says why, and what can."""
 
@@ -47,12 +55,17 @@ class CountVotes(Protocol):
 class Backend:
     """What counts the votes, and where.
 
-    device  where it wants its images and leaves its counts
+    device  where it leaves its counts; images may be there or on the CPU
     """
 
     name: str
     count_votes: CountVotes
     device: torch.device
+
+    def touched_regions(self, field: VoxelField, regions: Tensor, images: VoteImages) -> Tensor:
+        """The contacts of ``chorus.kernels.contacts``: regions (V,) int32 -> (I,) int32, where the images are."""
+        touched: Tensor = importlib.import_module(CONTACTS[self.name]).touched_regions(field, regions, images)
+        return touched
 
 
 def why_not_triton() -> str | None:

@@ -99,6 +99,8 @@ def near_weights(
     threads         None for every processor this process may run on; the result is the same bits for any number
     """
     check_mesh(vertices, vertex_weights, k, tau, s)
+    if not np.isfinite(vertices).all():
+        raise ValueError("vertices: expected finite numbers, got some that are not")
     threads = threads or default_threads()
     tiles = cut_into_tiles(np.array(vertices, np.float64, order="C"))
     shape, origin = np.array(lattice.shape), np.array(lattice.origin, np.float64)

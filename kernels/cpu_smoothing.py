@@ -168,13 +168,37 @@ def _term(before, now, total, free, c, x0, x1, y0, y1, v0, v1, NY, row, first, l
                 store(total, at, fma(much, value, load(total, at)))
 
 
+def _smooth_box(
+    lattice: Padded, cell: NDArray[np.int64], weight: NDArray[np.float32], is_pelvis: bool, a: int, b: int, steps: int,
+    by_series: bool, box: tuple[Any, ...], arrays: list[NDArray[np.float32]],
+) -> None:  # fmt: skip
+    """Smooth one joint's weights (S,) in a box, whose slab of planes is the cells a .. b - 1 of the scratch arrays."""
+    for array in arrays:  # what is far from the mesh belongs to the pelvis
+        array[a:b] = 1.0 if is_pelvis else 0.0
+        _put(weight, cell, a, b, array)
+    old, new = arrays[:2]
+    if by_series:
+        c = [np.float32(x) for x in series(steps)]
+        result = arrays[2]
+        _begin(old, new, result, lattice.free, c[0], c[1], *box)
+        for coefficient in c[2:]:
+            _term(old, new, result, lattice.free, coefficient, *box)
+            old, new = new, old
+    else:
+        for _ in range(steps):
+            _step(old, new, lattice.free, *box)
+            old, new = new, old
+        result = old
+    _take(weight, cell, a, b, lattice.free, result)
+
+
 def smooth_slots(
     shape: tuple[int, int, int], near: NDArray[np.bool_], voxel: NDArray[np.int64], weight: NDArray[np.float32],
     steps: int, threads: int, use_series: bool | None = None,
 ) -> None:  # fmt: skip
     """Smooth weights in place: near, voxel (S,) as in ``cpu_neighbours.NearWeights``, weight (J, S) float32.
 
-    use_series  None takes the Chebyshev series where it is cheaper (from some 60 steps on)
+    use_series  None takes the Chebyshev series where it is cheaper (``neighbours.series_pays``)
     """
     if not steps or min(shape) < 3 or not near.any():
         return
@@ -202,24 +226,10 @@ def smooth_slots(
         )  # fmt: skip
         a, b = (int(low[0]) - 1) * plane, (int(high[0]) + 1) * plane
         arrays = scratch.get()
-        for array in arrays:  # what is far from the mesh belongs to the pelvis
-            array[a:b] = 1.0 if joint == PELVIS else 0.0
-            _put(weight[joint], cell, a, b, array)
-        old, new = arrays[:2]
-        if by_series:
-            c = [np.float32(x) for x in series(steps)]
-            result = arrays[2]
-            _begin(old, new, result, lattice.free, c[0], c[1], *box)
-            for m in range(2, len(c)):
-                _term(old, new, result, lattice.free, c[m], *box)
-                old, new = new, old
-        else:
-            for _ in range(steps):
-                _step(old, new, lattice.free, *box)
-                old, new = new, old
-            result = old
-        _take(weight[joint], cell, a, b, lattice.free, result)
-        scratch.put(arrays)
+        try:
+            _smooth_box(lattice, cell, weight[joint], joint == PELVIS, a, b, steps, by_series, box, arrays)
+        finally:  # or the other threads would wait for them
+            scratch.put(arrays)
 
     each(threads, box_of, range(len(weight)))
     size = np.prod(np.maximum(support[:, 3:] - support[:, :3], 0), axis=1)

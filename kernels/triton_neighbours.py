@@ -1,9 +1,10 @@
 """Skinning weights around a mesh, their smoothing and the posed look-up on the GPU: Triton twins of ``neighbours``.
 
 No list of neighbours is ever made. Vertices are sorted in space and cut into tiles of 32; for a brick of 4 x 4 x 4 voxels
-``find_candidates`` keeps the tiles that can hold a neighbour of any of its voxels; ``find_kth`` bisects, for all its voxels at
-once, the bits of the k-th smallest squared distance by counting vertices, until each count is k; ``weigh_bricks`` adds up the
-inverse distances times the vertices' weights as a matrix product. Vertices at equal k-th distances get equal shares.
+``find_candidates`` keeps the tiles that can hold a neighbour of any of its voxels; ``find_kth`` narrows down, for all of them
+at once, the bits of the k-th smallest squared distance by counting vertices below thresholds, until each count is k;
+``weigh_bricks`` adds up the inverse distances times the vertices' weights as a matrix product. Vertices at equal k-th distances
+get equal shares.
 ``smooth_step`` is a Jacobi step, or a term of its Chebyshev series; ``look_up`` is Eq. 11.
 
 Everything is float32. Weights are kept joint by joint, (J, V): neighbouring lanes then read neighbouring voxels.

@@ -34,6 +34,17 @@ def _brick_centre(brick, counts_y, counts_z, origin_x, origin_y, origin_z, spaci
 
 
 @triton.jit
+def _voxels(i, j, k, origin_x, origin_y, origin_z, spacing):
+    """Indices and centres of the 64 voxels of the brick that begins at (i, j, k): the same bits in every kernel."""
+    lane = tl.arange(0, 64)
+    i, j, k = i + lane // 16, j + lane // 4 % 4, k + lane % 4
+    x = tl.fma(i.to(tl.float32), spacing, origin_x)
+    y = tl.fma(j.to(tl.float32), spacing, origin_y)
+    z = tl.fma(k.to(tl.float32), spacing, origin_z)
+    return i, j, k, x, y, z
+
+
+@triton.jit
 def _outside(x, centre, half, side):
     """How far a box begins beyond ``side`` of x along an axis, at least 0."""
     return tl.maximum(tl.abs(centre - x) - half - side, 0.0)
@@ -111,11 +122,20 @@ def _squared(points, tile, x, y, z, TILE: tl.constexpr):
 
 
 @triton.jit
+def _narrow(low, high, below_low, below_high, threshold, found, k, busy):
+    """What a count at a threshold says of the k-th smallest, where ``busy``: low < it <= high, with the counts at both."""
+    enough = busy & (found >= k) & (threshold <= high)
+    high, below_high = tl.where(enough, threshold, high), tl.where(enough, found, below_high)
+    short = busy & (found < k) & (threshold >= low)
+    return tl.where(short, threshold, low), high, tl.where(short, found, below_low), below_high
+
+
+@triton.jit
 def find_kth(
     points, boxes, lists, bounds, counts, reaches, num_tiles, first_brick, NX, NY, NZ, counts_y, counts_z,
     origin_x, origin_y, origin_z, spacing, tau, k, farthest, shares, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The k-th smallest squared distance from each of the 64 voxels of a brick, by bisection; a program a brick.
+    """The k-th smallest squared distance from each of the 64 voxels of a brick, by counting; a program a brick.
 
     points    (T, 3, TILE) float32 vertices in the tiles' order
     farthest  (B, 64) float32 out: that distance; -1 for voxels outside the lattice and those that no box is near
@@ -126,9 +146,7 @@ def find_kth(
     if count == 0:
         return
     i, j, m, cx, cy, cz = _brick_centre(first_brick + program, counts_y, counts_z, origin_x, origin_y, origin_z, spacing)
-    lane = tl.arange(0, 64)
-    i, j, m = i + lane // 16, j + lane // 4 % 4, m + lane % 4
-    x, y, z = origin_x + i * spacing, origin_y + j * spacing, origin_z + m * spacing
+    i, j, m, x, y, z = _voxels(i, j, m, origin_x, origin_y, origin_z, spacing)
     row = program.to(tl.int64) * num_tiles
 
     # Where it lies: at least at the nearest box, at most at the reach from the centre and the way from there.
@@ -145,25 +163,28 @@ def find_kth(
     low = tl.maximum((low2 * (2.0 - _SLACK)).to(tl.int32, bitcast=True) - 1, -1)
     high = (high2 * high2 * _SLACK).to(tl.int32, bitcast=True)
     below_low, below_high = tl.zeros((64,), tl.int32), tl.zeros((64,), tl.int32) + (k + 1)
+    nobody = tl.zeros((TILE, 64), tl.int32)
     busy = wanted
     while tl.max(busy.to(tl.int32)) > 0:
-        middle = low + (high - low) // 2
-        threshold = middle.to(tl.float32, bitcast=True)
-        limit = tl.max(tl.where(busy, threshold, 0.0)) * _SLACK
-        below = tl.zeros((TILE, 64), tl.int32)
+        # Into four parts, not two: a distance costs more than comparing it.
+        step = high - low
+        first, second = low + step // 4, low + step // 2
+        third = second + step // 4
+        limit = tl.max(tl.where(busy, third.to(tl.float32, bitcast=True), 0.0)) * _SLACK
+        below_first, below_second, below_third = nobody, nobody, nobody
         for n in range(count):
             if tl.load(bounds + row + n) <= limit:  # a tile beyond every threshold adds to no count
                 square = _squared(points, tl.load(lists + row + n), x, y, z, TILE)
-                below += (square <= threshold[None, :]).to(tl.int32)
-        found = tl.sum(below, 0)
-        enough = busy & (found >= k)
-        short = busy & (found < k)
-        high = tl.where(enough, middle, high)
-        below_high = tl.where(enough, found, below_high)
-        low = tl.where(short, middle, low)
-        below_low = tl.where(short, found, below_low)
+                # -1 where not above the threshold: the sign of a difference of bits, added at once. A comparison takes longer.
+                bits = square.to(tl.int32, bitcast=True)
+                below_first -= (bits - (first + 1)[None, :]) >> 31
+                below_second -= (bits - (second + 1)[None, :]) >> 31
+                below_third -= (bits - (third + 1)[None, :]) >> 31
+        low, high, below_low, below_high = _narrow(low, high, below_low, below_high, third, tl.sum(below_third, 0), k, busy)
+        low, high, below_low, below_high = _narrow(low, high, below_low, below_high, second, tl.sum(below_second, 0), k, busy)
+        low, high, below_low, below_high = _narrow(low, high, below_low, below_high, first, tl.sum(below_first, 0), k, busy)
         busy = busy & (below_high != k) & (high - low > 1)
-    at = program.to(tl.int64) * 64 + lane
+    at = program.to(tl.int64) * 64 + tl.arange(0, 64)
     tl.store(farthest + at, tl.where(wanted, high.to(tl.float32, bitcast=True), -1.0))
     left = (k - below_low).to(tl.float32) / (below_high - below_low).to(tl.float32)
     tl.store(shares + at, tl.where(below_high > k, left, 1.0))
@@ -184,12 +205,10 @@ def weigh_bricks(
     if count == 0:
         return
     i, j, m, _, _, _ = _brick_centre(first_brick + program, counts_y, counts_z, origin_x, origin_y, origin_z, spacing)
-    lane = tl.arange(0, 64)
-    i, j, m = i + lane // 16, j + lane // 4 % 4, m + lane % 4
-    x, y, z = origin_x + i * spacing, origin_y + j * spacing, origin_z + m * spacing
+    i, j, m, x, y, z = _voxels(i, j, m, origin_x, origin_y, origin_z, spacing)
     row = program.to(tl.int64) * num_tiles
-    last = tl.load(farthest + program.to(tl.int64) * 64 + lane)
-    share = tl.load(shares + program.to(tl.int64) * 64 + lane)
+    at = program.to(tl.int64) * 64 + tl.arange(0, 64)
+    last, share = tl.load(farthest + at), tl.load(shares + at)
     limit = tl.max(last) * _SLACK
     blended = tl.zeros((JOINTS, 64), tl.float32)
     total = tl.zeros((TILE, 64), tl.float32)
@@ -292,7 +311,7 @@ def look_up(
 
 def weigh_warps(columns: int) -> int:
     """Warps of ``weigh_bricks``: more where sums of many joints would not fit the registers of few."""
-    return 4 if columns <= 32 else 8
+    return min(max(4, columns // 8), 16)
 
 
 def compilations() -> list[Compilation]:

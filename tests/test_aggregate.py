@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from chorus import aggregation as module
-from chorus.aggregation import aggregate, vote_images
+from chorus.aggregation import aggregate
 from chorus.body import Body, load_body
 from chorus.camera import Cameras
 from chorus.errors import InputError, MismatchError
 from chorus.field import CanonicalField
-from chorus.images import ImageBatch
+from chorus.images import ImageBatch, vote_images
 from chorus.kernels import reference
 from chorus.occupancy import Occupancy
 from chorus.store import StoreWriter, open_store

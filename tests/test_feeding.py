@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
 import torch
 
-from chorus.aggregation import vote_images
 from chorus.feeding import Timings, feeds
-from chorus.images import ImageBatch
+from chorus.images import ImageBatch, vote_images
 from chorus.kernels import reference
 from tests.stores import make_batch, random_masks
 
 
 def groups(batch: ImageBatch) -> np.ndarray:
     return np.arange(len(batch)) % 3
+
+
+def pairs(
+    batches: Iterable[ImageBatch], group: Callable[[ImageBatch], np.ndarray] = groups
+) -> Iterator[tuple[ImageBatch, np.ndarray]]:
+    return ((batch, group(batch)) for batch in batches)
 
 
 def test_joined_images_are_the_batches_images() -> None:
@@ -29,7 +34,7 @@ def test_joined_images_are_the_batches_images() -> None:
     batches = [images[0:7], images[9:10], mixed, same, images[0:0], images[20:30]]
     timings = Timings()
     for size in (1, 8, 1000):
-        found = list(feeds(iter(batches), groups, pin=False, size=size, timings=timings))
+        found = list(feeds(pairs(batches), pin=False, size=size, timings=timings))
         assert sum(len(feed) for feed in found) == 33
         assert all(len(feed) >= size for feed in found[:-1])
         at = 0
@@ -52,10 +57,10 @@ def test_joined_images_are_the_batches_images() -> None:
 def test_weights_of_some_batches_are_ones_in_the_others() -> None:
     images = make_batch(random_masks(6))
     heavy = ImageBatch(images.masks, images.cameras, images.poses, keys=images.keys, weights=np.full(6, 9, np.uint8))
-    (feed,) = feeds(iter([images[:2], heavy[2:6]]), groups, pin=False)
+    (feed,) = feeds(pairs([images[:2], heavy[2:6]]), pin=False)
     assert feed.weight is not None
     assert feed.weight.tolist() == [1, 1, 9, 9, 9, 9]
-    (feed,) = feeds(iter([images]), groups, pin=False)
+    (feed,) = feeds(pairs([images]), pin=False)
     assert feed.weight is None
 
 
@@ -67,13 +72,13 @@ def test_what_goes_wrong_in_the_thread_is_raised_here() -> None:
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        list(feeds(broken(), groups, pin=False, size=2))
+        list(feeds(pairs(broken()), pin=False, size=2))
 
     def refuse(batch: ImageBatch) -> np.ndarray:
         raise ValueError("not these")
 
     with pytest.raises(ValueError, match="not these"):
-        list(feeds(iter([images]), refuse, pin=False))
+        list(feeds(pairs([images], refuse), pin=False))
 
 
 def test_a_consumer_that_leaves_early_leaves_no_thread() -> None:
@@ -87,7 +92,7 @@ def test_a_consumer_that_leaves_early_leaves_no_thread() -> None:
             drawn += 1
             yield images
 
-    found = feeds(endless(), groups, pin=False, size=4)
+    found = feeds(pairs(endless()), pin=False, size=4)
     next(found)
     found.close()
     assert threading.active_count() == before
@@ -97,7 +102,7 @@ def test_a_consumer_that_leaves_early_leaves_no_thread() -> None:
 def test_masks_without_words() -> None:
     images = make_batch(random_masks(3))
     empty = ImageBatch([np.zeros(tuple(size), bool) for size in images.masks.size], images.cameras, images.poses)
-    (feed,) = feeds(iter([empty]), groups, pin=False)
+    (feed,) = feeds(pairs([empty]), pin=False)
     assert feed.images.words.numel() == 0
     assert feed.images.start.eq(0).all()
     assert dataclasses.is_dataclass(feed)
