@@ -91,7 +91,7 @@ def test_body_info_and_convert(tmp_path: Path) -> None:
         (["aggregate", "nowhere", "-o", "x.h5"], "expected a store"),
         (["aggregate", "STORE", "-o", "x.h5", "--prompt", "a person eats a ball"], "a person holds a ball"),
         (["aggregate", "STORE", "-o", "x.h5", "--weighting", "heavy"], "weighting: expected one of azimuth"),
-        (["aggregate", "STORE", "-o", "x.h5", "--backend", "abacus"], "backend: expected auto, numba, reference"),
+        (["aggregate", "STORE", "-o", "x.h5", "--backend", "abacus"], "backend: expected auto, triton, numba, reference"),
         (["aggregate", "STORE", "-o", "x.h5", "--body", "missing.npz"], "missing.npz"),
         (["simulate", "-o", "y", "--world", "flat"], "--world: expected one of"),
         (["ingest", "records", "missing", "-o", "z"], "missing"),
