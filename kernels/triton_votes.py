@@ -68,7 +68,8 @@ class FieldOnDevice:
         self.rest_joints = field.rest_joints.to(device, torch.float64).contiguous()
         self.parents = field.parents.to(device, torch.int32).contiguous()
         self.rest_inverse = field.rest_inverse.to(device, torch.float64).contiguous()
-        self.cut, self._field = cut, field
+        self.cut = cut
+        self._origin, self._spacing = np.array(field.origin), field.spacing  # not the field, which would never be let go
         self._launches: dict[str, list[_Launch]] = {}
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
@@ -88,7 +89,7 @@ class FieldOnDevice:
             packs = -(-self.joint_counts // PACK)
             for count in np.unique(packs[~lattice]):
                 rows = np.flatnonzero(~lattice & (packs == count))
-                joints, operand = _operand(self.cut, self._field, rows, int(count))
+                joints, operand = _operand(self.cut, self._origin, self._spacing, self.reach, rows, int(count))
                 found.append(
                     _Launch(self._tensor(rows.astype(np.int32)), int(count), self._tensor(joints), self._tensor(operand))
                 )
@@ -107,7 +108,7 @@ def _by_weight(cut: Bricks) -> Bricks:
 
 
 def _operand(
-    cut: Bricks, field: VoxelField, rows: NDArray[np.intp], packs: int
+    cut: Bricks, origin: NDArray[np.float64], spacing: float, reach: float, rows: NDArray[np.intp], packs: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
     """Joints (B, 4 packs) and w_j (x, y, z, 1) as high and low parts (B, packs, 2, 16, 64) of the bricks ``rows``.
 
@@ -119,14 +120,13 @@ def _operand(
     entry = cut.joint_offset[rows][:, None] + np.where(used, slot, 0)
     joints = cut.joint[entry]
     lattice = np.indices((SIDE,) * 3).reshape(3, -1)
-    highest = max(abs(a) + field.spacing * (n + SIDE) for a, n in zip(field.origin, field.shape, strict=True))
-    scale = 2.0 ** (12 - np.ceil(np.log2(max(highest, 1.0))))
+    scale = 2.0 ** (12 - np.ceil(np.log2(max(reach, 1.0))))
     operand = np.empty((len(rows), packs, 2, 4 * PACK, VOXELS), np.float16)
     for begin in range(0, len(rows), 4096):  # bounds the float64 copies
         piece = slice(begin, begin + 4096)
         weight = np.where(used[piece, :, None], cut.weight.reshape(-1, VOXELS)[entry[piece]], 0.0).astype(np.float64)
         at = cut.first[rows[piece]][:, :, None] + lattice
-        place = np.array(field.origin)[:, None] + field.spacing * at
+        place = origin[:, None] + spacing * at
         homogeneous = np.concatenate([place, np.ones_like(place[:, :1])], 1) * scale
         value = (weight[:, :, None] * homogeneous[:, None]).reshape(-1, packs, 4 * PACK, VOXELS)
         high = value.astype(np.float16)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -174,3 +176,13 @@ def test_arguments_are_checked() -> None:
     none = triton_votes.count_votes(field, images[:0], group[:0], num_groups=2)
     assert none[0].shape == (2, 8)
     assert none[0].eq(0).all()
+
+
+def test_a_field_that_nobody_holds_is_let_go() -> None:
+    field = random_field(np.random.default_rng(0), (2, 2, 2), 5)
+    images = random_images(np.random.default_rng(1), field, 2)
+    triton_votes.count_votes(field, images, torch.zeros(2, dtype=torch.int64), num_groups=1, variant="tensor")
+    gone = weakref.ref(field)
+    del field
+    gc.collect()
+    assert gone() is None
