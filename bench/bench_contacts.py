@@ -58,6 +58,31 @@ def check_pieces(touch: Touch, workload: VoteWorkload, name: str) -> Tensor:
     return whole
 
 
+def _triton_contenders(field: VoxelField, regions: Tensor, work: VoteWorkload) -> tuple[list[Contender], Touch]:
+    """On the device: contacts and all votes of the images repeated to 65,536, and the call itself for the gate."""
+    from chorus.kernels.triton_contacts import touched_regions
+    from chorus.kernels.triton_votes import count_votes
+
+    rows = torch.arange(1 << 16) % len(work)
+    images, group, bits = work.images[rows].to("cuda"), work.group[rows].cuda(), regions.cuda()
+
+    def finished(result: Any) -> Any:
+        torch.cuda.synchronize()
+        return result
+
+    def touch_all() -> Any:
+        return finished(touched_regions(field, bits, images))
+
+    def vote_all() -> Any:
+        return finished(count_votes(field, images, group, num_groups=work.num_groups))
+
+    contenders = [
+        Contender("triton", touch_all, len(rows)),
+        Contender("triton, all votes", vote_all, len(rows)),
+    ]
+    return contenders, lambda some: touched_regions(field, bits, some.to("cuda")).cpu()
+
+
 @pytest.mark.benchmark(group="contacts")
 def bench_contacts(benchmark: Any, body: Body, votes_of_1024: VoteWorkload, threads: int, quick: bool) -> None:
     canonical = CanonicalField(body, RESOLUTION)
@@ -76,7 +101,12 @@ def bench_contacts(benchmark: Any, body: Body, votes_of_1024: VoteWorkload, thre
     def votes() -> Any:
         return cpu.count_votes(field, work.images, work.group, num_groups=work.num_groups, threads=threads)
 
-    check_contacts({"numba": numba, "PyTorch float32": eager}, field, regions, work, CHECKED_IMAGES)
+    on_gpu: list[Contender] = []
+    checked: dict[str, Touch] = {"numba": numba, "PyTorch float32": eager}
+    if torch.cuda.is_available():
+        on_gpu, touch = _triton_contenders(field, regions, work)
+        checked["triton"] = touch
+    check_contacts(checked, field, regions, work, CHECKED_IMAGES)
     bits = check_pieces(numba, work, "numba")
 
     records = interleaved(
@@ -85,6 +115,7 @@ def bench_contacts(benchmark: Any, body: Body, votes_of_1024: VoteWorkload, thre
             Contender("numba", partial(numba, work.images), len(work)),
             Contender("numba, all votes", votes, len(work)),
             Contender(f"PyTorch float32, batches of {REFERENCE_BATCH}", partial(eager, few.images), len(few)),
+            *on_gpu,
         ],
         rounds=7 if quick else 15,
     )

@@ -1,84 +1,126 @@
-"""Votes: numba against the PyTorch reference in float32, the same threads, the same images, interleaved."""
+"""Votes by backend, resolution, number of images and size of the masks: same images, same run, interleaved.
+
+Each contender of a cell gets about as many images as it handles in the cell's seconds; where those are fewer than asked for,
+the record says how many (``items``) of how many (``asked``). Rates are of what was really timed.
+"""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
-import torch
 
-from bench.gates import Counts, check_adds_up, check_votes
-from bench.measure import Contender, clock_hz, compile_seconds, interleaved
-from bench.workloads import VoteWorkload
+from bench.cells import (
+    INTERPOLATED_FROM,
+    LARGEST_OWN,
+    Cell,
+    Votes,
+    baselines,
+    crowd_on,
+    limited,
+    numba_votes,
+    on_images,
+    triton_votes,
+    vote_field,
+)
+from bench.crowds import Crowd
+from bench.gates import check_adds_up, check_votes
+from bench.measure import Contender, affordable, clock_hz, compile_seconds, interleaved, rounds_for
 from chorus.body import Body
-from chorus.field import CanonicalField
-from chorus.kernels import cpu, reference
+from chorus.kernels import cpu
+from chorus.kernels.arrays import VoxelField
 
-REFERENCE_IMAGES = {48: 64, 96: 16, 128: 8}
-"""The reference is timed on the first of the images: all of them would take minutes."""
-REFERENCE_BATCHES = {48: (8, 16), 96: (8, 16), 128: (8,)}
-"""Sixteen images at 128^3 would take several gigabytes."""
-CHECKED_IMAGES = {48: 24, 96: 6, 128: 3}
+CHECKED_IMAGES = {48: 12, 96: 4, 128: 4, 192: 3, 256: 3}
 
 
 @pytest.mark.benchmark(group="votes")
 def bench_votes(
-    benchmark: Any, vote_shape: tuple[int, int], body: Body, votes_of_1024: VoteWorkload, threads: int, quick: bool
+    benchmark: Any, vote_cell: Cell, body: Body, crowd_size: int, device: str, threads: int, cell_seconds: float
 ) -> None:
-    resolution, num_images = vote_shape
-    field = CanonicalField(body, resolution).arrays
-    work = votes_of_1024.rows(slice(0, num_images))
-    few = work.rows(slice(0, REFERENCE_IMAGES[resolution]))
-    culling = cpu.CullingStats()
+    N = vote_cell.resolution
+    field = vote_field(N)
+    on_cpu = device == "cpu"
+    work = crowd_on(body, vote_cell.box, crowd_size, device).rows(slice(0, vote_cell.images))
+    kernel = numba_votes(field, threads) if on_cpu else triton_votes(field)
+    contenders_here = [kernel, *baselines(vote_cell, field, device)]
+    chosen, notes = admitted(contenders_here, field.to(device), work, min(CHECKED_IMAGES[N], vote_cell.images))
 
-    def numba(on: VoteWorkload) -> Counts:
-        return cpu.count_votes(field, on.images, on.group, num_groups=on.num_groups, threads=threads, stats=culling)
-
-    def eager(on: VoteWorkload, batch: int) -> Counts:
-        return reference.count_votes(
-            field, on.images, on.group, num_groups=on.num_groups, dtype=torch.float32, batch=batch
-        )
-
-    batches = {f"PyTorch float32, batches of {b}": b for b in REFERENCE_BATCHES[resolution] if b == 8 or b <= num_images}
-    check_votes(
-        {"numba": numba, **{name: partial(eager, batch=b) for name, b in batches.items()}},
-        field, work, CHECKED_IMAGES[resolution],
-    )  # fmt: skip
-    check_adds_up(numba, work, "numba")
-
-    records = interleaved(
-        benchmark,
-        [
-            Contender("numba", partial(numba, work), len(work)),
-            *(Contender(name, partial(eager, few, b), len(few)) for name, b in batches.items()),
-        ],
-        rounds=(5 if quick else 15) if resolution == 48 else 5,
-    )
-    hz = clock_hz(threads)
-    for r in records:
-        r["votes_per_s"] = r["per_s"] * field.num_voxels
-        r["cycles_per_vote"] = threads * hz / r["votes_per_s"]
-        r["ratio"] = r["per_s"] / max(other["per_s"] for other in records[1:])
-        r["ratio_of_least"] = (r["items"] / r["min_s"]) / max(other["items"] / other["min_s"] for other in records[1:])
+    contenders, longest = [], 0.0
+    for votes in chosen:
+        asked = limited(votes, len(work))
+        least = 3 if votes is kernel else 4  # baselines are many
+        items, took = affordable(lambda n, v=votes: v.cast(work.rows(slice(0, n))), asked, cell_seconds / least, votes.batch)
+        facts = {"kind": votes.kind, "asked": len(work), "capped": items < len(work)}
+        contenders.append(Contender(votes.name, on_images(votes, work, items), items, facts=facts))
+        longest = max(longest, took)
+    check_adds_up(kernel.cast, work.rows(slice(0, contenders[0].items)), kernel.name)
+    records = interleaved(benchmark, contenders, rounds_for(longest, cell_seconds))
+    culling = cpu.CullingStats()  # counting it costs time: of the same images once more, untimed
+    counting = numba_votes(field, threads, culling) if on_cpu else triton_votes(field, stats=culling)
+    counting.cast(work.rows(slice(0, contenders[0].items)))
+    finish(records, field.num_voxels, threads if on_cpu else 0)
     benchmark.extra_info.update(
-        what=f"{resolution}^3 voxels, {num_images:,} image{'s'[: num_images > 1]}",
-        resolution=resolution,
+        what=vote_cell.what,
+        resolution=N,
+        images=vote_cell.images,
+        box=vote_cell.box,
+        device=device,
         threads=threads,
-        clock_ghz=round(hz / 1e9, 3),
-        workload=work.facts(),
-        culling={
-            "pairs": culling.pairs,
-            "culled": round(culling.decided / culling.pairs, 4),
-            "outside": round(culling.outside / culling.pairs, 4),
-            "lookups_per_vote": round(culling.lookups / (num_images * field.num_voxels), 4),
-        },
-        ratio_to="the faster reference of the same run, by medians; by the least times: ratio_of_least",
+        workload=work.rows(slice(0, contenders[0].items)).facts(),
+        culling=culled(culling, contenders[0].items * field.num_voxels),
+        field="its own" if N <= LARGEST_OWN else f"interpolated from {INTERPOLATED_FROM}^3",
+        notes=notes,
+        ratio_to="the fastest of the references of the same run, by medians; by the least times: ratio_of_least",
     )
+
+
+def admitted(votes: list[Votes], field: VoxelField, work: Crowd, checked: int) -> tuple[list[Votes], list[str]]:
+    """Contenders whose counts are right, and why others have no figure: only torch.compile may fail, with a note.
+
+    Raises WrongResult where one that was not compiled by PyTorch is wrong.
+    """
+    plain = [v for v in votes if v.kind != "compiled"]
+    check_votes({v.name: v.cast for v in plain}, field, work, checked)
+    kept, notes = list(plain), []
+    for contender in (v for v in votes if v.kind == "compiled"):
+        try:
+            check_votes({contender.name: contender.cast}, field, work, checked)
+        except Exception as problem:  # whatever the compiler throws, or counts that are wrong: the note says it
+            lines = str(problem).strip().splitlines() or [""]
+            notes.append(f"{contender.name}: no figure: {type(problem).__name__}: {lines[0]}")
+            continue
+        kept.append(contender)
+    return kept, notes
+
+
+def culled(stats: Any, votes: int) -> dict[str, float]:
+    """What the culling did: shares of the pairs of brick and image, look-ups a vote; empty where nobody counted."""
+    if not getattr(stats, "pairs", 0):
+        return {}
+    return {
+        "pairs": stats.pairs,
+        "culled": round(stats.decided / stats.pairs, 4),
+        "outside": round(stats.outside / stats.pairs, 4),
+        "lookups_per_vote": round(stats.lookups / votes, 4),
+    }
+
+
+def finish(records: list[dict[str, Any]], voxels: int, threads: int) -> None:
+    """Votes/s, cycles a vote of so many threads (0: not on this machine's cores), and ratios to the fastest reference."""
+    hz = clock_hz(threads) if threads else 0.0
+    references = [r for r in records if r["kind"] == "reference"]
+    for r in records:
+        r["votes_per_s"] = r["per_s"] * voxels
+        r["cycles_per_vote"] = threads * hz / r["votes_per_s"] if threads else None
+        r["ratio"] = r["per_s"] / max(o["per_s"] for o in references) if references else None
+        best = max((o["items"] / o["min_s"] for o in references), default=0.0)
+        r["ratio_of_least"] = r["items"] / r["min_s"] / best if references else None
 
 
 @pytest.mark.benchmark(group="votes")
-def bench_compilation(benchmark: Any) -> None:
+def bench_compilation(benchmark: Any, device: str) -> None:
+    if device != "cpu":
+        pytest.skip("the Triton kernels are compiled ahead of time by python -m bench.static, which says how long each takes")
     seconds: list[float] = []
     benchmark.pedantic(lambda: seconds.append(compile_seconds()), rounds=1)
     benchmark.extra_info.update(

@@ -2,45 +2,108 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 import torch
 
+from bench.cells import CELLS
 from bench.workloads import VoteWorkload, vote_workload
 from chorus.body import Body, load_body
 from chorus.kernels.cpu import default_threads
 
-QUICK: dict[str, list[Any]] = {
-    "vote_shape": [(48, 1), (48, 64), (48, 1024)],
-    "field_resolution": [48],
-    "memory_resolution": [48],
-    "store_images": [512],
-}
-FULL: dict[str, list[Any]] = {
-    "vote_shape": [(resolution, images) for resolution in (48, 96, 128) for images in (1, 64, 1024)],
-    "field_resolution": [48, 96],
-    "memory_resolution": [48, 128],
-    "store_images": [4096],
+PROFILES: dict[str, dict[str, list[Any]]] = {
+    "quick": {
+        "vote_cell": CELLS["quick"],
+        "field_resolution": [48],
+        "memory_resolution": [48],
+        "store_images": [512],
+        "pipeline_images": [2048],
+        "ablation_images": [512],
+    },
+    "default": {
+        "vote_cell": CELLS["default"],
+        "field_resolution": [48, 96],
+        "memory_resolution": [48, 128],
+        "store_images": [4096],
+        "pipeline_images": [8192],
+        "ablation_images": [2048],
+    },
+    "full": {
+        "vote_cell": CELLS["full"],
+        "field_resolution": [48, 96],
+        "memory_resolution": [48, 128],
+        "store_images": [4096],
+        "pipeline_images": [16384],
+        "ablation_images": [4096],
+    },
+    "gpu": {
+        "vote_cell": CELLS["gpu"],
+        "field_resolution": [48],
+        "memory_resolution": [48],
+        "store_images": [4096],
+        "pipeline_images": [65536],
+        "ablation_images": [65536],
+    },
 }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="the smallest shapes and few rounds")
+    parser.addoption("--profile-of-cells", choices=list(PROFILES), default="default", help="which shapes")
+    parser.addoption("--resolutions", default="", help="only votes at these, as in 48,96")
+    parser.addoption("--deadline", type=float, help="seconds after which no further benchmark is begun")
+    parser.addoption("--cell-seconds", type=float, default=2.0, help="timed seconds of each contender in a cell, about")
     parser.addoption("--threads", type=int, default=default_threads(), help="of every contender (default: all cores)")
 
 
+def profile(config: pytest.Config) -> str:
+    return "quick" if config.getoption("--quick") else str(config.getoption("--profile-of-cells"))
+
+
+_BEGAN = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    deadline = item.config.getoption("--deadline")
+    if deadline is not None and time.monotonic() - _BEGAN > deadline:
+        pytest.skip(f"not begun: {deadline:g} s were over")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    shapes = QUICK if metafunc.config.getoption("--quick") else FULL
-    for name, values in shapes.items():
+    wanted = {int(n) for n in metafunc.config.getoption("--resolutions").split(",") if n}
+    for name, values in PROFILES[profile(metafunc.config)].items():
         if name in metafunc.fixturenames:
-            ids = ["x".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in values]
-            metafunc.parametrize(name, values, ids=ids)
+            if name == "vote_cell" and wanted:
+                values = [cell for cell in values if cell.resolution in wanted]
+            metafunc.parametrize(name, values, ids=[str(v) for v in values])
 
 
 @pytest.fixture(scope="session")
 def quick(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--quick"))
+
+
+@pytest.fixture(scope="session")
+def cell_seconds(request: pytest.FixtureRequest) -> float:
+    return float(request.config.getoption("--cell-seconds"))
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    """Where the images lie: "cuda" in the GPU profile, else "cpu"."""
+    if profile(request.config) != "gpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        pytest.fail("the GPU profile needs a CUDA device, and torch sees none")
+    return "cuda"
+
+
+@pytest.fixture(scope="session")
+def crowd_size(request: pytest.FixtureRequest) -> int:
+    """Images of the crowds: as many as the largest cell of the profile has."""
+    return max(cell.images for cell in CELLS[profile(request.config)])
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,18 +12,35 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from bench.workloads import VoteWorkload
 from chorus.body import Body
 from chorus.camera import Cameras
 from chorus.field import RELAXATION, SPARSIFY_BELOW, CanonicalField, FieldParameters, voxel_centres
 from chorus.images import ImageBatch
-from chorus.kernels.arrays import VoxelField
+from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.masks import words_in_box
 from chorus.kernels.reference import count_votes as reference_votes
 from chorus.kernels.reference import vote_band
 
+
+class Workload(Protocol):
+    """Images to vote with: ``bench.workloads.VoteWorkload``, ``bench.crowds.Crowd``."""
+
+    @property
+    def images(self) -> VoteImages: ...
+
+    @property
+    def group(self) -> Tensor: ...
+
+    @property
+    def num_groups(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, rows: slice | NDArray[np.intp]) -> Workload: ...
+
+
 Counts = tuple[Tensor, Tensor]
-CastVotes = Callable[[VoteWorkload], Counts]
+CastVotes = Callable[[Workload], Counts]
 FIELD_TOLERANCE = 2e-5
 """Of a weight: float32 against float64, and the weights below 1e-6 that sparsification drops."""
 
@@ -39,21 +58,59 @@ def check_within_band(counts: Counts, expected: Counts, band: Tensor, name: str)
                 f"{name}: {what} differs from the float64 reference by more than the contract allows in "
                 f"{int((excess > 0).sum()):,} of {excess.numel():,} counts"
             )
-    if int(counts[1].sum()) == 0 or int(counts[0].sum()) == 0:
-        raise WrongResult(f"{name}: no vote was cast; the workload checks nothing")
 
 
-def check_votes(contenders: dict[str, CastVotes], field: VoxelField, workload: VoteWorkload, subset: int) -> None:
-    """Every contender against the float64 reference on ``subset`` images, spread evenly over the workload."""
+def crop(field: VoxelField, first: tuple[int, int, int], shape: tuple[int, int, int]) -> tuple[VoxelField, Tensor]:
+    """A box of a field's voxels as a field of its own, and the flat indices of its voxels in the whole."""
+    device = field.weight.device
+    axes = [torch.arange(f, min(f + n, N), device=device) for f, n, N in zip(first, shape, field.shape, strict=True)]
+    NY, NZ = field.shape[1:]
+    voxels = ((axes[0][:, None, None] * NY + axes[1][:, None]) * NZ + axes[2]).reshape(-1)
+    length = (field.offset[1:] - field.offset[:-1])[voxels]
+    offset = torch.cat([length.new_zeros(1), length.cumsum(0)])
+    entries = torch.repeat_interleave(field.offset[:-1][voxels] - offset[:-1], length)
+    entries += torch.arange(len(entries), device=device)
+    origin = [o + f * field.spacing for o, f in zip(field.origin, first, strict=True)]
+    part = replace(
+        field, shape=tuple(len(a) for a in axes), origin=tuple(origin), offset=offset, joint=field.joint[entries],
+        weight=field.weight[entries],
+    )  # fmt: skip
+    return part, voxels
+
+
+CHECKED_SIDE = 64
+"""Voxels along a side of the boxes checked of large fields: all their voxels in float64 would take minutes and gigabytes."""
+
+
+def checked_parts(field: VoxelField) -> list[tuple[VoxelField, Tensor]]:
+    """What the float64 reference is asked of a field: everything; of a large one the box in its middle and its last corner."""
+    if max(field.shape) <= 1.5 * CHECKED_SIDE:
+        return [crop(field, (0, 0, 0), field.shape)]
+    middle = [(n - CHECKED_SIDE) // 2 for n in field.shape]
+    corner = [n - CHECKED_SIDE // 2 for n in field.shape]
+    side = (CHECKED_SIDE,) * 3
+    return [crop(field, (f[0], f[1], f[2]), side) for f in (middle, corner)]
+
+
+def check_votes(contenders: dict[str, CastVotes], field: VoxelField, workload: Workload, subset: int) -> None:
+    """Every contender against the float64 reference on ``subset`` images, spread evenly over the workload.
+
+    The reference runs where the images are. Of fields beyond 96^3 two boxes of voxels are checked, see ``checked_parts``.
+    """
     rows = np.unique(np.linspace(0, len(workload) - 1, subset).astype(np.intp))
     some = workload.rows(rows)
-    expected = reference_votes(field, some.images, some.group, num_groups=some.num_groups, batch=1)
-    band = vote_band(field, some.images, some.group, num_groups=some.num_groups, batch=1)
-    for name, cast in contenders.items():
-        check_within_band(cast(some), expected, band, name)
+    counts = {name: cast(some) for name, cast in contenders.items()}
+    for name, (num, den) in counts.items():
+        if int(num.sum()) == 0 or int(den.sum()) == 0:
+            raise WrongResult(f"{name}: no vote was cast; the workload checks nothing")
+    for part, voxels in checked_parts(field):
+        expected = reference_votes(part, some.images, some.group, num_groups=some.num_groups, batch=1)
+        band = vote_band(part, some.images, some.group, num_groups=some.num_groups, batch=1)
+        for name, (num, den) in counts.items():
+            check_within_band((num[:, voxels], den[:, voxels]), expected, band, name)
 
 
-def check_adds_up(cast: CastVotes, workload: VoteWorkload, name: str) -> Counts:
+def check_adds_up(cast: CastVotes, workload: Workload, name: str) -> Counts:
     """The counts of the whole workload, bit for bit the sum of those of two pieces; returned."""
     whole = cast(workload)
     split = len(workload) // 3

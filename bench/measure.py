@@ -56,6 +56,35 @@ def interleaved(benchmark: Any, contenders: Sequence[Contender], rounds: int) ->
     return records
 
 
+def affordable(call: Callable[[int], Any], asked: int, seconds: float, step: int = 1) -> tuple[int, float]:
+    """How many of ``asked`` items ``call(items)`` handles in about ``seconds``, and in what time; in steps unless it is all.
+
+    Found by trying with ever more, at most 8 times more at once; every try is one warm call.
+    """
+    items, before = min(step, asked), (0, 0.0)
+    while True:
+        call(items)  # compiles, fills caches
+        began = time.perf_counter()
+        call(items)
+        took = time.perf_counter() - began
+        if items == asked or took > seconds:
+            return items, took
+        # A call costs something whatever it is given, so what one more item costs is told by two calls; by one at first.
+        each = (took - before[1]) / (items - before[0]) if before[0] else took / (4 * items)
+        fits = items + (seconds - took) / max(each, 1e-9)
+        if fits < 1.5 * items:
+            return items, took
+        before = items, took
+        items = int(min(asked, 8 * items, fits))
+        items = items if items == asked else max(items // step * step, before[0] + step)
+        items = min(items, asked)
+
+
+def rounds_for(longest: float, seconds: float, least: int = 3, most: int = 15) -> int:
+    """Rounds of calls of that many seconds that take about ``seconds`` together."""
+    return int(min(most, max(least, seconds / max(longest, 1e-9))))
+
+
 def record(contender: Contender, seconds: Sequence[float]) -> dict[str, Any]:
     """The figures of one contender from the seconds of its rounds."""
     median = statistics.median(seconds)

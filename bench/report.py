@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
+import shutil
+import subprocess
+from collections.abc import Sequence
 from datetime import date
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+import torch
 
+from bench.text import aligned, number, seconds
 from chorus.evaluate import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
 
 
+def slug(name: str) -> str:
+    """A name fit for a file."""
+    words = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|processor|cpu\b|@.*", " ", name.lower()))
+    return words.strip("-")
+
+
 def host_class(facts: dict[str, Any]) -> str:
     """A name for machines of this kind, fit for a file: processor and cores."""
-    words = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|processor|cpu\b|@.*", " ", facts["cpu"].lower()))
-    return f"{words.strip('-')}-{facts['cores']}-cores"
+    return f"{slug(facts['cpu'])}-{facts['cores']}-cores"
 
 
 def default_path() -> Path:
@@ -32,20 +43,70 @@ def load() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
-def make_run(recorded: dict[str, Any], *, quick: bool, failed: list[str], load_before: float | None) -> dict[str, Any]:
+def devices() -> dict[str, Any] | None:
+    """The CUDA device that torch sees first and its driver; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    facts: dict[str, Any] = {
+        "name": properties.name,
+        "processors": properties.multi_processor_count,
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "capability": ".".join(map(str, torch.cuda.get_device_capability(0))),
+        "cuda": torch.version.cuda,
+    }
+    if shutil.which("nvidia-smi"):
+        wanted = "driver_version,clocks.max.sm,clocks.max.mem,power.limit"
+        asked = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={wanted}", "--format=csv,noheader", "--id=0"], capture_output=True, text=True
+        )
+        if asked.returncode == 0:
+            facts |= dict(zip(wanted.split(","), (part.strip() for part in asked.stdout.split(",")), strict=False))
+    return facts
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the project and of what figures depend on, Triton's where it is installed."""
+    found = versions()
+    if importlib.util.find_spec("triton"):
+        found["triton"] = metadata.version("triton")
+    return found
+
+
+def make_run(recorded: dict[str, Any], *, profile: str, failed: list[str], load_before: float | None) -> dict[str, Any]:
     """One run of the suite: the benchmarks that passed their gate, and the names of those that did not."""
     return {
         "date": recorded["datetime"],
         "commit": (recorded.get("commit_info") or {}).get("id"),
-        "quick": quick,
+        "profile": profile,
         "load_before": load_before,
         "machine": machine(),
-        "versions": versions(),
+        "gpu": devices(),
+        "versions": package_versions(),
         "failed": failed,
         "benchmarks": [
             {"name": b["name"], "group": b["group"], **b["extra_info"]} for b in recorded["benchmarks"] if b["extra_info"]
         ],
     }
+
+
+def merged(runs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last run with votes, and what earlier runs of the same day, profile and machine have that it has not.
+
+    The suite may be run in parts, each a run of its own; of a benchmark that was run twice the last counts. None without votes.
+    """
+    found: dict[str, Any] | None = None
+    kept: dict[str, dict[str, Any]] = {}
+    for run in reversed(runs):
+        if found is None and any(b["group"] == "votes" for b in run["benchmarks"]):
+            found = run
+        if found is not None and _origin(run) == _origin(found):
+            kept = {b["name"]: b for b in run["benchmarks"]} | kept
+    return None if found is None else {**found, "benchmarks": list(kept.values())}
+
+
+def _origin(run: dict[str, Any]) -> tuple[Any, ...]:
+    return run["date"][:10], run.get("profile"), run.get("commit"), run["machine"]["cpu"], (run.get("gpu") or {}).get("name")
 
 
 def append(path: Path, run: dict[str, Any]) -> None:
@@ -57,60 +118,53 @@ def append(path: Path, run: dict[str, Any]) -> None:
     part.replace(path)
 
 
-def _seconds(value: float) -> str:
-    for scale, unit in ((1.0, "s"), (1e-3, "ms")):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value * 1e6:.3g} us"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _details(r: dict[str, Any]) -> str:
     if "votes_per_s" in r:
-        return f"{_count(r['votes_per_s'] / 1e6)} M votes/s, {_count(r['cycles_per_vote'])} cycles each"
+        cycles = f", {number(r['cycles_per_vote'])} cycles each" if r.get("cycles_per_vote") else ""
+        return f"{number(r['votes_per_s'] / 1e6)} M votes/s{cycles}"
     return f"{r['mb_per_s']:,.0f} MB/s" if "mb_per_s" in r else ""
 
 
-def tables(run: dict[str, Any]) -> list[Table]:
-    """A table a group: contenders, medians, rates and ratios."""
+def tables(run: dict[str, Any]) -> list[str]:
+    """A table a group: contenders, medians, rates and ratios; then the notes."""
     shown = []
     for group in dict.fromkeys(b["group"] for b in run["benchmarks"]):
-        table = Table(title=group)
-        for heading in ("what", "contender", "median", "IQR", "rate", "", "ratio"):
-            table.add_column(heading, justify="left" if heading in ("what", "contender") else "right")
+        rows: list[Sequence[object]] = [("what", "contender", "median", "IQR", "rate", "", "ratio")]
+        notes: list[str] = []
         for b in (b for b in run["benchmarks"] if b["group"] == group):
+            notes += [f"{b['what']}: {note}" for note in b.get("notes", ())]
             for place, r in enumerate(b["contenders"]):
                 ratio = "" if r.get("ratio") is None else f"{r['ratio']:.3g} x"
-                table.add_row(
-                    b["what"] if place == 0 else "", f"{r['name']} (on {r['items']:,})",
-                    _seconds(r["median_s"]), _seconds(r["iqr_s"]), f"{_count(r['per_s'])} {r['unit']}/s", _details(r), ratio,
-                    end_section=place == len(b["contenders"]) - 1,
+                of = f" of {r['asked']:,}" if r.get("capped") else ""
+                rows.append(
+                    (
+                        b["what"] if place == 0 else "", f"{r['name']} (on {r['items']:,}{of})",
+                        seconds(r["median_s"]), seconds(r["iqr_s"]), f"{number(r['per_s'])} {r['unit']}/s", _details(r), ratio,
+                    )
                 )  # fmt: skip
             if "compile_s" in b:
-                table.add_row(b["what"], "numba", _seconds(b["compile_s"]))
+                rows.append((b["what"], "numba", seconds(b["compile_s"]), "", "", "", ""))
             if "peak_mib" in b:
                 peak = f"peak {b['peak_mib']:,} MiB"
-                table.add_row(b["what"], "field", _seconds(b["build_s"]), "", peak, f"{b['before_mib']:,} MiB before")
-        shown.append(table)
+                rows.append((b["what"], "field", seconds(b["build_s"]), "", peak, f"{b['before_mib']:,} MiB before", ""))
+        shown.append("\n".join([str(group), aligned(rows, left=(0, 1)), *notes]))
     return shown
 
 
 def main_line(run: dict[str, Any]) -> str | None:
-    """The figure the suite exists for, if this run has it."""
-    for b in run["benchmarks"]:
-        if b["what"] == "48^3 voxels, 1,024 images":
-            numba, *references = b["contenders"]
-            best = max(references, key=lambda r: float(r["per_s"]))
-            work = b["workload"]
+    """The figure the suite exists for, if this run has it: the kernel against the fastest PyTorch reference."""
+    for what in ("48^3 voxels, 65,536 images", "48^3 voxels, 1,024 images"):
+        for b in run["benchmarks"]:
+            if b["what"] != what or b["contenders"][0].get("ratio") is None:
+                continue
+            kernel, *others = b["contenders"]
+            best = max((r for r in others if r.get("kind", "reference") == "reference"), key=lambda r: float(r["per_s"]))
+            work, where = b["workload"], f"{b['threads']} threads" if b.get("device", "cpu") == "cpu" else run["gpu"]["name"]
+            culling = f"{b['culling']['culled']:.0%} of brick-image pairs culled; " if b.get("culling") else ""
             return (
-                f"numba is {numba['ratio']:.1f} times as fast as {best['name']} (by the least times "
-                f"{numba['ratio_of_least']:.1f}): {_count(numba['per_s'])} "
-                f"against {_count(best['per_s'])} images/s, {b['threads']} threads, 48^3 voxels, 512 x 512, "
-                f"{_count(numba['items'])} images (the reference on {best['items']} of them); {b['culling']['culled']:.0%} of "
-                f"brick-image pairs culled; masks {work['mean_mask_area']:.1%} of the image in boxes of "
-                f"{work['mean_box_area']:.1%}."
+                f"{kernel['name']} is {kernel['ratio']:.1f} times as fast as {best['name']} (by the least times "
+                f"{kernel['ratio_of_least']:.1f}): {number(kernel['per_s'])} against {number(best['per_s'])} images/s, "
+                f"{where}, 48^3 voxels, 512 x 512, {number(kernel['items'])} images (the reference on {best['items']} of "
+                f"them); {culling}masks {work['mean_mask_area']:.1%} of the image in boxes of {work['mean_box_area']:.1%}."
             )
     return None

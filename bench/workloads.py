@@ -22,10 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chorus.aggregation import vote_images
 from chorus.body import Body
 from chorus.camera import Cameras
-from chorus.images import ImageBatch
+from chorus.images import ImageBatch, vote_images
 from chorus.kernels.arrays import VoteImages
 from chorus.views import AZIMUTH_BINS, azimuth_bin
 from chorus.worlds import CameraDistribution
@@ -119,6 +118,13 @@ def _blob(rng: np.random.Generator, near: NDArray[np.float64], size: int) -> NDA
     area = size**2 * AREA * math.exp(rng.normal(-(AREA_SPREAD**2) / 2, AREA_SPREAD))  # mean AREA
     ratio, tilt = rng.uniform(*AXIS_RATIO), rng.uniform(*TILT) * rng.choice([-1, 1])
     long = min(math.sqrt(area / (math.pi * ratio)), 0.45 * size)  # the few largest would not fit
+    return draw_blob(rng, near, size, long, ratio, tilt)
+
+
+def draw_blob(
+    rng: np.random.Generator, near: NDArray[np.float64], size: int, long: float, ratio: float, tilt: float
+) -> NDArray[np.bool_]:
+    """The ellipse of half axes ``long`` and ``ratio long`` pixels turned by ``tilt``, its outline waved, (size, size) bool."""
     cos, sin = math.cos(tilt), math.sin(tilt)
     reach = (1 + 4 * WAVES) * long * np.array([math.hypot(cos, ratio * sin), math.hypot(sin, ratio * cos)])
     x, y = np.clip(near, np.minimum(reach, size / 2), size - np.minimum(reach, size / 2))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import torch
 from numpy.typing import NDArray
 
@@ -216,7 +215,11 @@ def _sparse_weights(body: Body, p: FieldParameters) -> tuple[NDArray[np.int64], 
 def cache_folder() -> Path:
     """Where fields are kept: CHORUS_CACHE, or the platform's cache folder."""
     chosen = os.environ.get("CHORUS_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("chorus-hoi", appauthor=False))
+    if chosen:
+        return Path(chosen)
+    import platformdirs  # so that what needs no such folder runs without the package
+
+    return Path(platformdirs.user_cache_dir("chorus-hoi", appauthor=False))
 
 
 def _cached(name: str, use_cache: bool, make: Any) -> Any:

@@ -54,13 +54,15 @@ BLACKWELL = TensorShape(64, 4, 1, 1)
 """Accumulators take 192 of the 512 columns of tensor memory, once more for every pack."""
 OTHERS = TensorShape(32, 4, 2, 3)
 """Everything in registers: with 64 rows they would spill."""
+SMALL_BLACKWELL = TensorShape(32, 4, 1, 3)
+"""The same; here a second stage makes one variant spill."""
 
 
 def tensor_shape(capability: tuple[int, int] | None) -> TensorShape:
     """The shape for an NVIDIA compute capability; None for other devices."""
     if capability is None:
         return OTHERS
-    return {9: HOPPER, 10: BLACKWELL}.get(capability[0], OTHERS)
+    return {9: HOPPER, 10: BLACKWELL, 12: SMALL_BLACKWELL}.get(capability[0], OTHERS)
 
 
 @triton.jit
@@ -340,7 +342,8 @@ def compilations() -> list[Compilation]:
     shapes = (
         (HOPPER, frozenset({"sm_90"})),
         (BLACKWELL, frozenset({"sm_100"})),
-        (OTHERS, frozenset(TARGETS) - {"sm_90", "sm_100"}),
+        (SMALL_BLACKWELL, frozenset({"sm_120"})),
+        (OTHERS, frozenset(TARGETS) - {"sm_90", "sm_100", "sm_120"}),
     )
     found = []
     for kind, number in KINDS.items():

@@ -257,7 +257,7 @@ _copy_streams: dict[torch.device, torch.cuda.Stream] = {}
 def _upload(images: VoteImages, device: torch.device) -> VoteImages:
     """The images on the device. From pinned memory they are copied beside the kernels that still run."""
     if images.poses.device == device or device.type != "cuda":
-        return images.to(device)
+        return _plain(images.to(device))
     copying = _copy_streams.setdefault(device, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
     current = torch.cuda.current_stream(device)
     with torch.cuda.stream(copying):
@@ -265,7 +265,18 @@ def _upload(images: VoteImages, device: torch.device) -> VoteImages:
     current.wait_stream(copying)
     for field in fields(there):  # their memory may be used again once the kernels have read them
         getattr(there, field.name).record_stream(current)
-    return there
+    return _plain(there)
+
+
+_DTYPES = {
+    "poses": torch.float32, "R": torch.float64, "t": torch.float64, "K": torch.float64, "size": torch.int32,
+    "box": torch.int32, "start": torch.int64, "words": torch.int32,
+}  # fmt: skip
+
+
+def _plain(images: VoteImages) -> VoteImages:
+    """The images with rows side by side and in the contract's types: what the kernels' addresses take for granted."""
+    return VoteImages(*(getattr(images, name).to(dtype).contiguous() for name, dtype in _DTYPES.items()))
 
 
 def _send(values: Tensor, device: torch.device) -> Tensor:
@@ -313,7 +324,7 @@ def prepare_passes(
     widest, table_limit = (int(x) for x in torch.stack([across.amax(), entries.amax()]).tolist())
     most = min(pass_images, PASS_IMAGES, LIST_BYTES // (4 * plan.num_bricks), TABLE_ENTRIES // table_limit)
     images, entries = _upload(images, device), _send(entries, device)
-    weights = torch.zeros(1, dtype=torch.uint8, device=device) if weight is None else weight.to(device)
+    weights = torch.zeros(1, dtype=torch.uint8, device=device) if weight is None else weight.to(device).contiguous()
     for segments in _pieces(totals, most):
         end = segments[-1][3] + segments[-1][1]
         places = np.zeros(end, np.int64)  # what lies between segments repeats the pass's first image and is never asked for

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from bench import __main__ as suite
 from bench.gates import (
@@ -216,7 +215,7 @@ def a_run() -> dict[str, object]:
             {"name": "bench_votes[48x64]", "group": "votes", "extra_info": {}},  # failed its gate
         ],
     }
-    return make_run(recorded, quick=True, failed=["bench_votes[48x64]"], load_before=0.1)
+    return make_run(recorded, profile="quick", failed=["bench_votes[48x64]"], load_before=0.1)
 
 
 def test_runs_are_appended_and_shown(tmp_path: Path) -> None:
@@ -231,9 +230,10 @@ def test_runs_are_appended_and_shown(tmp_path: Path) -> None:
     assert line is not None
     assert "numba is 60.0 times as fast as less slow" in line
     assert "12,000 against 200 images/s" in line
-    console = Console(width=150, record=True, file=io.StringIO())
-    console.print(*tables(run))
-    assert "60 x" in console.export_text()
+    (table,) = tables(run)
+    assert "60 x" in table
+    assert "12,000 images/s" in table
+    assert "slow (on 64)" in table
     assert main_line({**run, "benchmarks": []}) is None
 
 
@@ -256,7 +256,9 @@ def test_a_failed_gate_has_no_figure_and_a_bad_exit(tmp_path: Path) -> None:
     suite_folder = tmp_path / "suite"
     suite_folder.mkdir()
     (suite_folder / "conftest.py").write_text(
-        "def pytest_addoption(parser):\n    parser.addoption('--quick', action='store_true')\n"
+        "def pytest_addoption(parser):\n"
+        "    parser.addoption('--quick', action='store_true')\n"
+        "    parser.addoption('--cell-seconds', type=float)\n"
     )
     (suite_folder / "bench_field.py").write_text(
         "from bench.gates import WrongResult\n"
@@ -266,6 +268,8 @@ def test_a_failed_gate_has_no_figure_and_a_bad_exit(tmp_path: Path) -> None:
         "    benchmark.extra_info['what'] = 'right'\n"
         "def bench_wrong(benchmark):\n"
         "    raise WrongResult('a count is off')\n"
+        "def bench_late(benchmark):\n"
+        "    import pytest; pytest.skip('not begun: 1 s were over')\n"
     )
     output = tmp_path / "results.json"
     code = (
@@ -280,6 +284,21 @@ def test_a_failed_gate_has_no_figure_and_a_bad_exit(tmp_path: Path) -> None:
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert "no figure: bench_wrong failed" in ran.stdout
     assert "no figure: bench_right" not in ran.stdout
+    assert "no figure: bench_late: not begun: 1 s were over" in ran.stdout
     (run,) = json.loads(output.read_text())["runs"]
     assert [b["name"] for b in run["benchmarks"]] == ["bench_right"]
     assert run["failed"] == ["bench_wrong"]
+    assert run["not_run"] == {"bench_late": "not begun: 1 s were over"}
+
+
+def test_where_no_gpu_is_the_gpu_profile_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU; bench/gpu.sh runs the profile")
+    assert suite.main(["--gpu"]) == 3
+    assert "torch sees none" in capsys.readouterr().err
+    script = subprocess.run(
+        ["bash", "bench/gpu.sh"], cwd=Path(__file__).parents[1], env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert script.returncode == 3, script.stdout + script.stderr
+    assert "sees no GPU; nothing was run" in script.stderr

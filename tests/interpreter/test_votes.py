@@ -186,3 +186,17 @@ def test_a_field_that_nobody_holds_is_let_go() -> None:
     del field
     gc.collect()
     assert gone() is None
+
+
+def test_arrays_whose_rows_do_not_lie_side_by_side() -> None:
+    rng = np.random.default_rng(3)
+    field = random_field(rng, (4, 3, 3), 2)
+    images = random_images(rng, field, 12)
+    group = torch.tensor(rng.integers(0, 2, 12))
+    weight = torch.tensor(rng.integers(0, 9, 12), dtype=torch.uint8)
+    every_other = torch.arange(0, 12, 2)
+    expected = triton_votes.count_votes(field, images[every_other], group[every_other], weight[every_other], num_groups=2)
+    assert equal(expected, triton_votes.count_votes(field, images[::2], group[::2], weight[::2], num_groups=2))
+    odd = dataclasses.replace(images, R=images.R.mT.contiguous().mT, poses=images.poses.double(), start=images.start.int())
+    whole = triton_votes.count_votes(field, images, group, num_groups=2)
+    assert equal(whole, triton_votes.count_votes(field, odd, group, num_groups=2))

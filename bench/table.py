@@ -1,0 +1,112 @@
+"""``python -m bench.table RESULTS.json [--readme README.md] [--check]``: the README's table of votes, from a recorded run.
+
+Rewrites what stands between ``<!-- bench:votes -->`` and ``<!-- /bench:votes -->`` in the README, from the last votes of the
+results file (and those of other parts of the suite run that day); prints it where no README is given. ``--check`` changes
+nothing, and fails where the README is not up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.report import merged
+from bench.text import number
+
+BEGIN, END = "<!-- bench:votes -->", "<!-- /bench:votes -->"
+_CELL = re.compile(r"^(\d+)\^3 voxels, ([\d,]+) images$")
+
+
+def _rows(run: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """(resolution, benchmark) of the votes with the typical masks: the largest number of images with a reference each."""
+    best: dict[int, tuple[int, dict[str, Any]]] = {}
+    for b in run["benchmarks"]:
+        cell = _CELL.match(b["what"])
+        if b["group"] != "votes" or not cell:
+            continue
+        resolution, images = int(cell[1]), int(cell[2].replace(",", ""))
+        has_reference = any(r.get("kind", "reference") == "reference" for r in b["contenders"][1:])
+        if has_reference and images > best.get(resolution, (0, {}))[0]:
+            best[resolution] = images, b
+    return [(resolution, best[resolution][1]) for resolution in sorted(best)]
+
+
+def _figure(r: dict[str, Any]) -> str:
+    return number(r["per_s"]) + (f" (on {r['items']:,})" if r.get("capped") else "")
+
+
+def votes_table(results: dict[str, Any], source: str) -> str:
+    """The table and a sentence on what it was measured on, Markdown; ``source`` is the results file's name."""
+    run = merged(results["runs"])
+    rows = _rows(run) if run else []
+    if run is None or not rows:
+        raise ValueError("results: no run with votes of the typical masks and a reference in it")
+    kernel = rows[0][1]["contenders"][0]["name"]
+    lines = [
+        f"| voxels | images | {kernel}, images/s | votes/s | PyTorch float32 eager, images/s | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for resolution, b in rows:
+        own, *others = b["contenders"]
+        references = [r for r in others if r.get("kind", "reference") == "reference"]
+        best = max(references, key=lambda r: float(r["per_s"]))
+        batch = best["name"].rpartition("batches of ")[2] if "batches of " in best["name"] else "1"
+        images = int(_CELL.match(b["what"])[2].replace(",", ""))  # type: ignore[index]
+        lines.append(
+            f"| {resolution}^3 | {images:,} | {_figure(own)} | {number(own['votes_per_s'] / 1e6)} M | "
+            f"{number(best['per_s'])} (batches of {batch}) | {own['per_s'] / best['per_s']:.1f} |"
+        )
+    gpu = run.get("gpu") if rows[0][1].get("device") == "cuda" else None
+    m, work = run["machine"], rows[0][1]["workload"]
+    where = f"{gpu['name']} (driver {gpu.get('driver_version', 'unknown')})" if gpu else f"{m['cores']} cores of {m['cpu']}"
+    packages = [p for p in ("torch", "triton" if gpu else "numba") if p in run["versions"]]
+    versions = ", ".join(f"{p} {run['versions'][p]}" for p in packages)
+    lines += [
+        "",
+        f"{where}, {versions}, {run['date'][:10]}; 512 x 512 images with masks of {work['mean_mask_area']:.0%} in boxes of "
+        f"{work['mean_box_area']:.0%}; medians of the same run (`{source}`). \"(on n)\": timed on so many of the images.",
+    ]
+    return "\n".join(lines)
+
+
+def replaced(text: str, table: str) -> str:
+    """The README with the table between the markers. ValueError where they are not there once each, in order."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"readme: expected {BEGIN} and after it {END}, once each")
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__.split("\n\n")[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--readme", type=Path)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where the README is not up to date")
+    options = parser.parse_args(arguments)
+    if options.check and options.readme is None:
+        parser.error("--check: expected --readme with it")
+    try:
+        table = votes_table(json.loads(options.results.read_text()), options.results.name)
+        if options.readme is None:
+            print(table)
+            return 0
+        text = options.readme.read_text()
+        new = replaced(text, table)
+    except (OSError, ValueError, KeyError) as problem:
+        parser.error(str(problem))
+    if options.check:
+        if new != text:
+            again = f"python -m bench.table {options.results} --readme {options.readme}"
+            print(f"{options.readme} is not what {options.results} says; run {again}", file=sys.stderr)
+        return int(new != text)
+    options.readme.write_text(new)
+    print(f"wrote {options.readme}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
