@@ -11,8 +11,11 @@ import numpy as np
 NEAREST, FARTHEST = 0.3, 1000.0
 """Bounds of the distance t_z between camera and pelvis in metres."""
 
+LEAST_DEPTH = 0.01
+"""Adam draws joints nearer than this share of t_z as if they were there, as the loss has a pole at 0; the second-order
+solver takes no step that brings them there."""
+
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # Adam's usual constants
-_LEAST_DEPTH = 0.01  # joints nearer than this share of t_z are drawn as if there: the loss has a pole at 0
 
 
 def _loss(y: Any, goal: Any, s0: float, p0: Any, x: Any, gradient: Any) -> Any:
@@ -39,8 +42,8 @@ def _loss(y: Any, goal: Any, s0: float, p0: Any, x: Any, gradient: Any) -> Any:
         down = y[j, 1] + first * c1 + second * (x[2] * c0 - x[0] * c2)
         ahead = y[j, 2] + first * c2 + second * (x[0] * c1 - x[1] * c0)
         depth = 1 + x[6] * ahead
-        free = depth > _LEAST_DEPTH
-        depth = max(depth, _LEAST_DEPTH)
+        free = depth > LEAST_DEPTH
+        depth = max(depth, LEAST_DEPTH)
         u, v = (place_u + scale * right) / depth, (place_v + scale * down) / depth
         off_u, off_v = u - goal[j, 0], v - goal[j, 1]
         square = off_u**2 + off_v**2
@@ -71,14 +74,19 @@ loss_and_gradient = numba.njit(nogil=True, cache=True)(_loss)
 
 
 def _descend(
-    turned: Any, targets: Any, valid: Any, s0: Any, p0: Any, q0: Any, iterations: int, stop_px: float, rate: float,
-    parameters: Any, loss: Any, residual_px: Any, taken: Any,
+    turned: Any, targets: Any, valid: Any, s0: Any, p0: Any, q0: Any, focal: Any, iterations: int, stop_px: float,
+    rate: float, parameters: Any, loss: Any, residual_px: Any, taken: Any,
 ) -> None:  # fmt: skip
-    """Adam on each of n images; the last four are results. Until it stops, an image keeps its iterate of least loss."""
+    """Adam on each of n images; the last four are results. Until it stops, an image keeps its iterate of least loss.
+
+    focal (n,) px where it is known, then q = s / focal follows the scale; 0 where it is an unknown.
+    """
     for i in range(len(turned)):
         y, goal = turned[i][valid[i]], targets[i][valid[i]]
         x, first, second, gradient = np.zeros(7), np.zeros(7), np.zeros(7), np.zeros(7)
         x[6] = min(max(q0[i], 1 / FARTHEST), 1 / NEAREST)
+        if focal[i] > 0:
+            x[3] = math.log(x[6] * focal[i] / s0[i])
         loss[i] = np.inf
         taken[i] = iterations
         for step in range(iterations + 1):
@@ -89,12 +97,19 @@ def _descend(
             if stop:
                 taken[i] = step
                 break
+            if focal[i] > 0:
+                gradient[3] += x[6] * gradient[6]
+                gradient[6] = 0.0
             for k in range(7):
                 first[k] = _BETA1 * first[k] + (1 - _BETA1) * gradient[k]
                 second[k] = _BETA2 * second[k] + (1 - _BETA2) * gradient[k] ** 2
                 change = first[k] / (1 - _BETA1 ** (step + 1))
                 x[k] -= rate * change / (math.sqrt(second[k] / (1 - _BETA2 ** (step + 1))) + _EPS)
+            if focal[i] > 0:
+                x[6] = s0[i] * math.exp(x[3]) / focal[i]
             x[6] = min(max(x[6], 1 / FARTHEST), 1 / NEAREST)
+            if focal[i] > 0:
+                x[3] = math.log(x[6] * focal[i] / s0[i])
 
 
 descend = numba.njit(nogil=True, cache=True)(_descend)

@@ -12,6 +12,7 @@ import click
 from rich.table import Table
 
 from chorus import __version__
+from chorus.commands.coco import ingest_coco_eft_command
 from chorus.commands.console import body_option, err, out, print_json, print_table, progress_bars, wrote
 
 # Heavy modules (torch, numba, matplotlib) are imported inside the commands that need them: `chorus --help` is instant.
@@ -418,6 +419,9 @@ def evaluate_worlds(images: int, seeds: int, output: Path | None, markdown: bool
         out.print(as_rich(table))
     if output is not None:
         wrote(output)
+
+
+ingest.add_command(ingest_coco_eft_command)
 
 
 if __name__ == "__main__":
