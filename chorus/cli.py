@@ -14,6 +14,10 @@ from rich.table import Table
 from chorus import __version__
 from chorus.commands.coco import ingest_coco_eft_command
 from chorus.commands.console import body_option, err, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.pap import evaluate_pap_command
+from chorus.commands.pose import pose_command, roundtrip_command
+from chorus.commands.statistics import store_stats_command
+from chorus.commands.surfaces import mesh_command
 
 # Heavy modules (torch, numba, matplotlib) are imported inside the commands that need them: `chorus --help` is instant.
 
@@ -422,6 +426,11 @@ def evaluate_worlds(images: int, seeds: int, output: Path | None, markdown: bool
 
 
 ingest.add_command(ingest_coco_eft_command)
+evaluate.add_command(evaluate_pap_command)
+evaluate.add_command(roundtrip_command)
+store.add_command(store_stats_command)
+main.add_command(pose_command)
+main.add_command(mesh_command)
 
 
 if __name__ == "__main__":

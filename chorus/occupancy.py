@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,8 @@ from chorus.field import FieldParameters, voxel_centres
 from chorus.views import FOLDS, Scheme, fold_of_hash
 
 if TYPE_CHECKING:
+    from trimesh import Trimesh
+
     from chorus.body import Body
     from chorus.explain import Explanation
     from chorus.field import CanonicalField
@@ -217,19 +220,43 @@ class Occupancy:
         )
 
     def posed(
-        self, pose: Any, body: Body | None = None, *, inverse: str = "blend_of_inverses", backend: str = "auto"
+        self,
+        pose: Any,
+        body: Body | None = None,
+        *,
+        betas: Any = None,
+        inverse: str = "blend_of_inverses",
+        interpolation: str = "nearest",
+        backend: str = "auto",
+        progress: Callable[[int, int], None] | None = None,
     ) -> NDArray[np.float32]:
         """phi around a posed person (Eq. 11), (N, N, N) float32 on the same grid in the posed person frame.
 
-        pose     (J, 3) axis-angle in radians, row 0 zero
-        body     the body that the votes were cast with, where it is not the built-in one; MismatchError for another
-        inverse  "blend_of_inverses" (the paper) or "inverse_of_blend"
+        pose           (J, 3) axis-angle in radians, row 0 zero; or (n, J, 3), for (n, N, N, N)
+        body           that the votes were cast with, where it is not the built-in one; MismatchError for another
+        betas          the person's shape coefficients, (b,) or (n, b); None for the template's shape
+        inverse        "blend_of_inverses" (the paper) or "inverse_of_blend"
+        interpolation  "nearest" (the paper) or "trilinear"
+        progress       told (done, total) after each pose
         """
         from chorus.posed import posed_occupancy
 
         return posed_occupancy(
-            self.probability, pose, self.parameters, self.body_hash, body, inverse=inverse, backend=backend
-        )
+            self.probability, pose, self.parameters, self.body_hash, body, betas=betas, inverse=inverse,
+            interpolation=interpolation, backend=backend, progress=progress,
+        )  # fmt: skip
+
+    def mesh(self, threshold: float | None = None, *, mass: float | None = None, volume: float | None = None) -> Trimesh:
+        """The closed surface around the voxels with phi >= threshold: a trimesh.Trimesh, metres, rest pose's person frame.
+
+        One of the three is given: the threshold itself; ``mass``, the share of the sum of phi that the surface is to hold;
+        ``volume``, what it is to enclose, in m^3. See ``chorus.surfaces``. InputError where nothing is inside, ImportError
+        without the extra ``mesh``.
+        """
+        from chorus.surfaces import choose_threshold, surface
+
+        phi, extent = self.probability, self.parameters.extent
+        return surface(phi, extent, choose_threshold(phi, extent, threshold, mass, volume))
 
     def explain(self, point: Any, source: Any, canonical: CanonicalField, **selection: Any) -> Explanation:
         """The images of a source behind the voxel at a point (3,) in metres, for and against: ``chorus.explain.explain``.
@@ -266,6 +293,9 @@ class Occupancy:
                     file[name] = getattr(self, name)
             with open(temporary, "rb+") as written:
                 os.fsync(written.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)  # as any new file: temporary ones are for their owner alone
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

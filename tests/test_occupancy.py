@@ -346,3 +346,10 @@ def test_counts_are_checked() -> None:
     ):
         with pytest.raises(InputError, match=words):
             dataclasses.replace(good, **change)
+
+
+def test_a_saved_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
+    occ = make()
+    occ.save(tmp_path / "a.h5")
+    (tmp_path / "b").write_text("")
+    assert (tmp_path / "a.h5").stat().st_mode == (tmp_path / "b").stat().st_mode

@@ -1,0 +1,212 @@
+"""``chorus pose`` and ``chorus evaluate roundtrip``: occupancies around posed people, and how well posing can be undone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chorus.commands.console import body_option, out, print_json, print_table, progress_bars, wrote
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from chorus.body import Body
+
+inverse_option = click.option(
+    "--inverse", type=click.Choice(["blend_of_inverses", "inverse_of_blend"]), default="blend_of_inverses", show_default=True,
+    help="How points are taken back to the rest pose (Eq. 11).",
+)  # fmt: skip
+
+
+def read_pose(path: Path) -> NDArray[np.float64]:
+    """A pose, (J, 3) axis-angle in radians with a zero row 0, or several, (n, J, 3).
+
+    path  a .npy file; a .npz file with one array, or with one named ``pose``; or a record's folder (docs/records.md), whose
+          global orientation is left out
+
+    Raises InputError for a path that is none of these, and for arrays of another shape or with numbers that are not finite.
+    """
+    import zipfile
+    import zlib
+
+    import numpy as np
+
+    from chorus.errors import InputError, check_array
+    from chorus.records import read_record
+
+    if path.is_dir():
+        return read_record(path).pose
+    try:
+        loaded: Any = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                names = loaded.files
+                name = "pose" if "pose" in names else names[0] if len(names) == 1 else None
+                if name is None:
+                    raise InputError(f"POSE: expected an array, or one named pose, in {path}, got {', '.join(names) or 'none'}")
+                loaded = loaded[name]
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"POSE: expected a .npy or .npz file or a record's folder; {path} is not there") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"POSE: expected a .npy or .npz file of numbers, got {path} ({error})") from None
+    pose: NDArray[np.float64] = check_array("POSE", loaded, ("n", "J", 3) if np.ndim(loaded) == 3 else ("J", 3), np.float64)
+    return pose
+
+
+def posed_picture(
+    path: Path, phi: NDArray[np.float32], extent: float, body: Body, pose: NDArray[np.float64], title: str
+) -> None:
+    """The posed body inside the distribution around it, from three sides (PNG)."""
+    from types import SimpleNamespace
+    from typing import cast
+
+    from chorus.body import Body
+    from chorus.figures.occupancy import save_three_sides
+
+    # The picture draws a body as it rests; for this one the pose is where it rests.
+    posed = cast(Body, SimpleNamespace(rest_vertices=body.posed_vertices(pose[None])[0], faces=body.faces))
+    save_three_sides(path, [("phi, posed", phi)], extent, posed, title)
+
+
+@click.command("pose")
+@click.argument("occupancy_path", metavar="OCCUPANCY", type=click.Path(path_type=Path))
+@click.argument("pose_path", metavar="POSE", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The .npz file to write.")
+@inverse_option
+@click.option("--interpolation", type=click.Choice(["nearest", "trilinear"]), default="nearest", show_default=True,
+              help="Read phi at the nearest voxel (the paper's), or between the eight around.")  # fmt: skip
+@click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw it with the posed body from three sides (PNG).")
+@click.option("--mesh", "mesh_path", type=click.Path(path_type=Path),
+              help="Also write surface and posed body (.glb, .ply, .obj).")  # fmt: skip
+@click.option("--threshold", default=0.5, show_default=True, help="With --mesh: the surface is around phi >= this.")
+@body_option
+@click.option("--json", "as_json", is_flag=True)
+def pose_command(
+    occupancy_path: Path,
+    pose_path: Path,
+    output: Path,
+    inverse: str,
+    interpolation: str,
+    backend: str,
+    picture: Path | None,
+    mesh_path: Path | None,
+    threshold: float,
+    body_path: Path | None,
+    as_json: bool,
+) -> None:
+    """An occupancy around a person in a pose (Eq. 11).
+
+    POSE is a .npy or .npz file, (J, 3) axis-angle in radians with a zero first row or (n, J, 3), or a record's folder.
+    """
+    import json
+    import time
+
+    import numpy as np
+
+    from chorus.aggregation import provenance
+    from chorus.errors import InputError
+    from chorus.occupancy import load_occupancy
+    from chorus.posed import body_of
+    from chorus.surfaces import check_mesh_path, write_whole
+
+    if output.suffix != ".npz":
+        raise InputError(f"--output: expected a name ending in .npz, got {str(output)!r}")
+    for name, path in (("--output", output), ("--picture", picture)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InputError(f"{name}: expected a file in a folder that is there, got {str(path)!r}")
+    if mesh_path is not None:
+        check_mesh_path("--mesh", mesh_path)
+    occupancy, poses = load_occupancy(occupancy_path), read_pose(pose_path)
+    if poses.ndim == 3 and (picture or mesh_path):
+        raise InputError(f"--picture, --mesh: expected one pose, (J, 3), got {len(poses)} in {pose_path}")
+    body = body_of(occupancy.body_hash, load_given_body(body_path))
+    start = time.perf_counter()
+    with progress_bars() as update:
+        phi = occupancy.posed(
+            poses, body, inverse=inverse, interpolation=interpolation, backend=backend,
+            progress=lambda done, total: update("poses", done, total),
+        )  # fmt: skip
+    seconds = time.perf_counter() - start
+    extent = occupancy.parameters.extent
+    record = {**provenance(), "occupancy": str(occupancy_path), "occupancy_provenance": occupancy.provenance}
+    facts_of_file: dict[str, Any] = {
+        "phi": phi, "extent": extent, "pose": poses, "body_hash": occupancy.body_hash, "field_hash": occupancy.field_hash,
+        "inverse": inverse, "interpolation": interpolation, "category": occupancy.category, "provenance": json.dumps(record),
+    }  # fmt: skip
+    write_whole(output, lambda part: np.savez_compressed(part, **facts_of_file))
+    written = [output]
+    if picture is not None:
+        title = f"{occupancy.category or occupancy_path.name}, posed as {pose_path.name}"
+        write_whole(picture, lambda part: posed_picture(part, phi, extent, body, poses, title))
+        written.append(picture)
+    facts: dict[str, Any] = {
+        "poses": 1 if poses.ndim == 2 else len(poses),
+        "poses_per_second": round((1 if poses.ndim == 2 else len(poses)) / seconds, 2),
+        "largest_phi": round(float(phi.max(initial=0)), 3),
+    }
+    if mesh_path is not None:
+        from dataclasses import asdict
+
+        from chorus.surfaces import OBJECT, PERSON, body_mesh, describe, surface, write_meshes
+
+        found = surface(phi, extent, threshold)
+        person = body_mesh(body.posed_vertices(poses[None])[0], body.faces)
+        made_of = {**record, "inverse": inverse, "interpolation": interpolation, "threshold": threshold, "pose": poses.tolist()}
+        write_meshes(mesh_path, {OBJECT: found, PERSON: person}, made_of)
+        facts["surface"] = asdict(describe(found))
+        written.append(mesh_path)
+    if as_json:
+        print_json({**facts, "wrote": written})
+        return
+    print_table(facts)
+    wrote(*written)
+
+
+def load_given_body(path: Path | None) -> Body | None:
+    """The body of --body; None, which stands for the built-in one, without."""
+    from chorus.body import load_body
+
+    return None if path is None else load_body(path)
+
+
+@click.command("roundtrip")
+@click.option("--poses", default=100, show_default=True, type=click.IntRange(min=1))
+@click.option("--noise", default=0.25, show_default=True, help="Of the poses, radians on every axis of every joint.")
+@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the figures as JSON.")
+@body_option
+@click.option("--json", "as_json", is_flag=True)
+def roundtrip_command(
+    poses: int, noise: float, resolution: int, seed: int, output: Path | None, body_path: Path | None, as_json: bool
+) -> None:
+    """How far voxels land from where they were, moved into random poses (Eq. 5) and back (Eq. 11)."""
+    import json
+
+    from chorus.body import load_body
+    from chorus.errors import InputError
+    from chorus.evaluate.roundtrip import as_rich, roundtrip
+    from chorus.field import CanonicalField
+    from chorus.surfaces import write_whole
+
+    if output is not None and not output.absolute().parent.is_dir():
+        raise InputError(f"--output: expected a file in a folder that is there, got {str(output)!r}")
+    field = CanonicalField(load_body(body_path), resolution)
+    with progress_bars() as update:
+        found = roundtrip(field, poses, noise, seed, progress=lambda done, total: update("poses", done, total))
+    if output is not None:
+        text = json.dumps(found.to_json(), indent=1) + "\n"
+        write_whole(output, lambda part: part.write_text(text))
+    if as_json:
+        print_json(found.to_json())
+        return
+    for inverse in found.inverses:
+        out.print(as_rich(found, inverse))
+    if output is not None:
+        wrote(output)

@@ -1,0 +1,82 @@
+"""Pictures of what stores hold: what was kept and why the rest was not, and where the cameras stood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.projections.polar import PolarAxes
+
+from chorus.errors import InputError
+from chorus.evaluate.statistics import ELEVATION_EDGES, StoreStatistics
+from chorus.figures.occupancy import COLOURS
+from chorus.views import AZIMUTH_BINS
+
+SHOWN_CAMERAS = 5000
+"""On the map of directions: more points would only paint it full. Spread evenly over the kept images."""
+REASONS = 10
+"""Bars of reasons at most; the rest is summed."""
+
+
+def save_statistics(path: str | Path, stores: Sequence[StoreStatistics]) -> None:
+    """A picture with one row a store: kept and rejected images, azimuths, elevations, and a map of camera directions.
+
+    The map is a Mollweide projection, equal in area, with the front of the person in its middle and the person's left on the
+    right, as one who faces the person sees it. Raises InputError for no stores.
+    """
+    if not stores:
+        raise InputError("stores: expected at least one, got none")
+    figure = Figure(figsize=(16.5, 3.6 * len(stores) + 0.5), layout="constrained", dpi=100)
+    grid = figure.add_gridspec(len(stores), 4, width_ratios=[1.35, 0.9, 1.0, 1.6])
+    for row, s in enumerate(stores):
+        bars = figure.add_subplot(grid[row, 0])
+        reasons = list(s.rejected.items())
+        if len(reasons) > REASONS:
+            rest = sum(number for _, number in reasons[REASONS - 1 :])
+            reasons = [*reasons[: REASONS - 1], (f"{len(s.rejected) - REASONS + 1} other reasons", rest)]
+        names = ["kept", *(name for name, _ in reasons)]
+        numbers = [s.kept, *(number for _, number in reasons)]
+        colours = [COLOURS(0.6), *["0.65"] * len(reasons)]
+        drawn = bars.barh(np.arange(len(names)), numbers, color=colours)
+        bars.bar_label(drawn, [f"{n:,} ({100 * n / max(s.images, 1):.0f} %)" for n in numbers], padding=3, fontsize=8)
+        bars.set_yticks(np.arange(len(names)), names)
+        bars.set_ylim(max(len(names), 4) - 0.5, -0.5)
+        bars.set_xlim(0, 1.4 * max(*numbers, 1))
+        bars.set_title(f"{s.name}: {s.images:,} images", fontsize=10)
+        bars.spines[["top", "right"]].set_visible(False)
+
+        around = figure.add_subplot(grid[row, 1], projection="polar")
+        if not isinstance(around, PolarAxes):
+            raise TypeError(f"expected polar axes, got {type(around).__name__}")
+        width = 2 * np.pi / AZIMUTH_BINS
+        around.bar((np.arange(AZIMUTH_BINS) + 0.5) * width, s.azimuths, width=0.94 * width, color=COLOURS(0.6))
+        around.set_xticks([0, np.pi / 2, np.pi, 3 * np.pi / 2], ["left", "front", "right", "back"])
+        around.tick_params(labelsize=7)
+        around.set_title("azimuth (from above)", fontsize=10)
+
+        up = figure.add_subplot(grid[row, 2])
+        up.barh((ELEVATION_EDGES[:-1] + ELEVATION_EDGES[1:]) / 2, s.elevations, height=9.2, color=COLOURS(0.6))
+        up.set_yticks(np.arange(-90, 91, 30))
+        up.set_ylim(-90, 90)
+        up.set_ylabel("elevation, degrees")
+        up.set_xlabel("images")
+        up.set_title("elevation", fontsize=10)
+        up.spines[["top", "right"]].set_visible(False)
+
+        sphere = figure.add_subplot(grid[row, 3], projection="mollweide")
+        shown = (
+            s.directions[np.unique(np.linspace(0, len(s.directions) - 1, SHOWN_CAMERAS).astype(int))]
+            if s.kept
+            else s.directions
+        )
+        longitude, latitude = np.arctan2(shown[:, 0], shown[:, 2]), np.arcsin(np.clip(shown[:, 1], -1, 1))
+        sphere.scatter(longitude, latitude, s=4, color=COLOURS(0.35), alpha=0.5, linewidths=0)
+        ticks = np.radians([-90, 0, 90])
+        sphere.set_xticks(ticks, ["right", "front", "left"], fontsize=8)
+        sphere.set_yticks(np.radians([-60, -30, 0, 30, 60]), ["-60°", "-30°", "0°", "30°", "60°"], fontsize=7)
+        sphere.grid(alpha=0.4)
+        bits = "no cameras" if s.entropy is None else f"{s.entropy:.2f} bits"
+        sphere.set_title(f"camera directions: {bits}", fontsize=10)
+    figure.savefig(path)

@@ -1,0 +1,257 @@
+"""Surfaces of an occupancy: marching cubes of phi >= threshold in metres, and mesh files (GLB, PLY, OBJ).
+
+Vertices are in the person's frame (metres, +x the person's left, +y up, +z forward), which is glTF's too. Needs trimesh and
+scikit-image, the extra ``mesh``; importing this module does not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.errors import InputError, check_array
+
+if TYPE_CHECKING:
+    from trimesh import Trimesh
+
+FORMATS = (".glb", ".ply", ".obj")
+OBJECT, PERSON = "object", "person"
+"""Names of the two nodes of a scene."""
+COLOURS: Mapping[str, tuple[float, float, float]] = {OBJECT: (0.93, 0.42, 0.13), PERSON: (0.62, 0.66, 0.72)}
+"""RGB in 0..1 of meshes by name; others are grey."""
+_GREY = (0.7, 0.7, 0.7)
+_MARGIN = 1e-4
+"""No voxel is taken as nearer to the level than this share of the largest phi: vertices stay apart, and faces have an area."""
+_VOLUME_ERROR = 1e-3
+_HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class SurfaceFacts:
+    """A surface in numbers.
+
+    vertices, faces  how many                  pieces  connected ones
+    watertight       every edge has two faces  volume_m3  enclosed; of no meaning where not watertight
+    area_m2          of the surface            low, high  corners of its box in metres
+    """
+
+    vertices: int
+    faces: int
+    pieces: int
+    watertight: bool
+    volume_m3: float
+    area_m2: float
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+
+
+def describe(mesh: Trimesh) -> SurfaceFacts:
+    """The facts of a mesh in metres."""
+    low, high = (tuple(float(c) for c in corner) for corner in mesh.bounds)
+    return SurfaceFacts(
+        len(mesh.vertices), len(mesh.faces), int(mesh.body_count), bool(mesh.is_watertight and mesh.is_winding_consistent),
+        float(mesh.volume), float(mesh.area), cast(Any, low), cast(Any, high),
+    )  # fmt: skip
+
+
+def surface(phi: Any, extent: float, threshold: float) -> Trimesh:
+    """The closed surface around the voxels with phi >= threshold, outward normals, metres in phi's frame.
+
+    phi        (N, N, N) in [0, 1], indexed [ix, iy, iz], on a cube of ``extent`` metres centred at the origin
+    threshold  positive; compared in float32, as phi is
+
+    Marching cubes between voxel centres at the level ``threshold``, or, where phi takes that very value, half way to the next
+    lower one, so that voxels at the threshold are inside. Beyond the grid phi is 0: at the cube's faces the surface closes, up
+    to half a voxel outside. Raises InputError where no voxel is inside, ImportError without the extra ``mesh``.
+    """
+    values = _checked(phi, extent)
+    level = _checked_threshold(values, threshold)
+    vertices, faces = _march(values, extent, level)
+    mesh: Trimesh = _package("trimesh").Trimesh(vertices, faces, process=False)
+    return mesh
+
+
+def threshold_of_mass(phi: Any, share: float) -> float:
+    """The threshold of the smallest superlevel set that holds ``share`` of the sum of phi, 0 < share <= 1.
+
+    phi (N, N, N). Raises InputError for a share out of range and where phi is 0 everywhere.
+    """
+    values = _checked(phi, 1.0)
+    if not 0 < share <= 1:
+        raise InputError(f"mass: expected a share of the sum of phi, more than 0 and at most 1, got {share}")
+    falling = np.sort(values[values > 0])[::-1]
+    if not falling.size:
+        raise InputError("phi: expected some of it to be positive, got 0 everywhere")
+    held = np.cumsum(falling, dtype=np.float64)
+    return float(falling[np.argmax(held >= share * held[-1])])
+
+
+def threshold_of_volume(phi: Any, extent: float, cubic_metres: float) -> float:
+    """The threshold at which ``surface`` encloses a volume in m^3, to 0.1 %, or as near as it gets where the volume jumps.
+
+    phi (N, N, N) on a cube of ``extent`` metres. Raises InputError for a volume that is not positive, or more than the voxels
+    with positive phi can fill.
+    """
+    values = _checked(phi, extent)
+    if not (np.isfinite(cubic_metres) and cubic_metres > 0):
+        raise InputError(f"volume: expected a positive number of m^3, got {cubic_metres}")
+    positive = values[values > 0]
+    if not positive.size:
+        raise InputError("phi: expected some of it to be positive, got 0 everywhere")
+    low, high = 1e-3 * float(positive.min()), float(positive.max())
+    best = (_volume(values, extent, low), low)
+    if best[0] < cubic_metres * (1 - _VOLUME_ERROR):
+        raise InputError(
+            f"volume: expected at most the {best[0]:.4g} m^3 around all voxels with positive phi, got {cubic_metres:.4g} m^3"
+        )
+    for _ in range(_HALVINGS):
+        if abs(best[0] - cubic_metres) <= _VOLUME_ERROR * cubic_metres:
+            break
+        middle = float(np.float32((low + high) / 2))
+        if not low < middle < high:
+            break
+        enclosed = _volume(values, extent, middle)
+        low, high = (middle, high) if enclosed > cubic_metres else (low, middle)
+        best = min(best, (enclosed, middle), key=lambda tried: abs(tried[0] - cubic_metres))
+    return best[1]
+
+
+def choose_threshold(
+    phi: Any, extent: float, threshold: float | None = None, mass: float | None = None, volume: float | None = None
+) -> float:
+    """The threshold itself, that of a share of the mass, or that of a volume in m^3: of the three one must be given."""
+    given = [name for name, v in (("threshold", threshold), ("mass", mass), ("volume", volume)) if v is not None]
+    if len(given) != 1:
+        raise InputError(f"threshold, mass, volume: expected one of them, got {' and '.join(given) or 'none'}")
+    if mass is not None:
+        return threshold_of_mass(phi, mass)
+    return threshold_of_volume(phi, extent, volume) if volume is not None else cast(float, threshold)
+
+
+def body_mesh(vertices: Any, faces: Any) -> Trimesh:
+    """A body's mesh as it is: vertices (V, 3) metres, faces (F, 3). ImportError without the extra ``mesh``."""
+    mesh: Trimesh = _package("trimesh").Trimesh(
+        check_array("vertices", vertices, ("V", 3), np.float64), check_array("faces", faces, ("F", 3), np.int64), process=False
+    )
+    return mesh
+
+
+def write_meshes(
+    path: str | os.PathLike[str], meshes: Mapping[str, Trimesh], provenance: Mapping[str, Any] | None = None
+) -> None:
+    """Write meshes by name, each in its colour of COLOURS: GLB and OBJ keep them apart by name, PLY holds all as one.
+
+    provenance  what JSON can hold, kept in the file: in the scene's extras (GLB), in a comment as one line of JSON (PLY, OBJ)
+
+    The file, GLB, PLY (binary) or OBJ by its name, appears whole or not at all. Raises InputError for another name, a folder
+    that is not there, and no meshes.
+    """
+    path = check_mesh_path("path", path)
+    if not meshes:
+        raise InputError("meshes: expected at least one, got none")
+    trimesh = _package("trimesh")
+    scene = trimesh.Scene(metadata=None if provenance is None else {"provenance": dict(provenance)})
+    note = "" if provenance is None else json.dumps(dict(provenance))  # without line breaks
+    for name, mesh in meshes.items():
+        colour = COLOURS.get(name, _GREY)
+        plain = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+        if path.suffix == ".glb":  # a material: many viewers pass over colours of vertices
+            material = trimesh.visual.material.PBRMaterial(
+                name=name, baseColorFactor=[round(255 * c) for c in (*colour, 1.0)], metallicFactor=0.0, roughnessFactor=0.8
+            )
+            plain.visual = trimesh.visual.TextureVisuals(material=material)
+        else:
+            plain.visual = trimesh.visual.ColorVisuals(plain, vertex_colors=[round(255 * c) for c in (*colour, 1.0)])
+        scene.add_geometry(plain, node_name=name, geom_name=name)
+    if path.suffix == ".glb":
+        data = scene.export(file_type="glb", include_normals=True)
+    elif path.suffix == ".ply":
+        data = trimesh.util.concatenate(list(scene.geometry.values())).export(file_type="ply")
+        if note:
+            data = data.replace(b"\nelement vertex", b"\ncomment " + note.encode() + b"\nelement vertex", 1)
+    else:
+        data = scene.export(file_type="obj", digits=8, header=note or None).encode()
+    write_whole(path, lambda part: part.write_bytes(data))
+
+
+def check_mesh_path(name: str, path: str | os.PathLike[str]) -> Path:
+    """A path to write a mesh to; InputError, naming the argument, for a name of no known format or a missing folder."""
+    path = Path(path)
+    if path.suffix not in FORMATS or not path.absolute().parent.is_dir():
+        raise InputError(f"{name}: expected a name ending in {', '.join(FORMATS)} in a folder that is there, got {str(path)!r}")
+    return path
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` make a file under another name beside ``path``, and give it that name once it is on the medium."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        write(part)
+        with part.open("rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"surfaces need trimesh and scikit-image, the extra `mesh` (pip install 'chorus-hoi[mesh]'): {error}"
+        ) from error
+
+
+def _checked(phi: Any, extent: float) -> NDArray[np.float32]:
+    if not (np.isfinite(extent) and extent > 0):
+        raise InputError(f"extent: expected a positive number of metres, got {extent}")
+    values: NDArray[np.float32] = check_array("phi", phi, ("N", "N", "N"), np.float32)
+    if not values.size:
+        raise InputError("phi: expected voxels, got none")
+    return values
+
+
+def _checked_threshold(values: NDArray[np.float32], threshold: float) -> float:
+    """The level for marching cubes; InputError where nothing is inside."""
+    level = np.float32(threshold)
+    if not (np.isfinite(level) and level > 0):
+        raise InputError(f"threshold: expected a positive number, got {threshold}")
+    largest = values.max()
+    if largest < level:
+        raise InputError(f"threshold: expected at most the largest phi, {largest:.4g}, got {threshold:.4g}")
+    if not (values == level).any():
+        return float(level)
+    outside = values[values < level]
+    below = max(0.0, float(outside.max())) if outside.size else 0.0
+    return (float(level) + below) / 2
+
+
+def _march(values: NDArray[np.float32], extent: float, level: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Vertices in metres and faces, outward, of the surface that parts what is above the level from what is below."""
+    margin = _MARGIN * float(values.max())
+    inside = values > level
+    apart = np.where(inside, np.maximum(values, level + margin), np.minimum(values, level - margin))
+    # Lorensen's table, not Lewiner's: the latter's cases for ambiguous faces leave holes now and then.
+    outside = min(0.0, level - margin)
+    vertices, faces, _, _ = _package("skimage.measure").marching_cubes(
+        np.pad(apart, 1, constant_values=outside), level, method="lorensen", gradient_direction="ascent"
+    )
+    spacing = extent / len(values)
+    return (vertices.astype(np.float64) - 0.5) * spacing - extent / 2, faces.astype(np.int64)
+
+
+def _volume(values: NDArray[np.float32], extent: float, level: float) -> float:
+    """The volume that the surface at a level encloses, in m^3."""
+    vertices, faces = _march(values, extent, _checked_threshold(values, level))
+    a, b, c = vertices[faces].transpose(1, 0, 2)
+    return float(np.einsum("fa,fa->", a, np.cross(b, c)) / 6)
