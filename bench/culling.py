@@ -26,7 +26,7 @@ LISTS = ("mask's bit alone", "both tests", "border test alone", "settled outside
 
 def shares(resolution: int, num_images: int, num_bricks: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Of B sampled bricks: shares of their images by list, (B, 5); joints, (B,); and the share that the CPU kernel settles."""
-    from chorus.kernels import triton_votes
+    from chorus.kernels import triton_field, triton_passes, triton_votes
 
     body = load_body()
     field = CanonicalField(body, resolution).arrays
@@ -34,11 +34,11 @@ def shares(resolution: int, num_images: int, num_bricks: int) -> tuple[np.ndarra
     stats = cpu.CullingStats()
     cpu.count_votes(field, work.images, work.group, num_groups=work.num_groups, stats=stats)
     here = torch.device("cpu")
-    plan = triton_votes.field_on_device(field, here)
+    plan = triton_field.field_on_device(field, here)
     some = np.sort(np.random.default_rng(0).choice(plan.num_bricks, min(num_bricks, plan.num_bricks), replace=False))
     bricks = torch.from_numpy(some.astype(np.int32))
     found = np.zeros((len(some), 5))
-    for part in triton_votes.prepare_passes(plan, work.images, torch.zeros(num_images, dtype=torch.int64), None, here):
+    for part in triton_passes.prepare_passes(plan, work.images, torch.zeros(num_images, dtype=torch.int64), None, here):
         lists = torch.empty(len(some), 2, part.capacity, dtype=torch.int16)
         lengths = torch.zeros(len(some), part.num_segments, 4, dtype=torch.int32)
         counts = torch.zeros(2, 1, field.num_voxels, dtype=torch.int32)

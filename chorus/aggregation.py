@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -148,14 +149,17 @@ def _feeds(
             weight = None if batch.weights is None else torch.from_numpy(np.ascontiguousarray(batch.weights))
             yield Feed(vote_images(batch), torch.from_numpy(group), weight, [batch], [group])
         return
+    timings = timings if timings is not None else Timings()
     under_way: deque[tuple[torch.cuda.Event, Feed]] = deque()
-    for feed in feeds(batches, pin=True, size=size, timings=timings):
+    for feed in feeds(batches, pin=True, device=backend.device, size=size, timings=timings):
         yield feed
         cast = torch.cuda.Event()  # type: ignore[no-untyped-call]
         cast.record(torch.cuda.current_stream(backend.device))
         under_way.append((cast, feed))
         if len(under_way) > 1:  # one feed is cast while the next is copied; more would only fill the memory
+            began = time.perf_counter()
             under_way.popleft()[0].synchronize()
+            timings.gpu += time.perf_counter() - began
 
 
 def provenance() -> dict[str, Any]:

@@ -12,10 +12,12 @@ import click
 from rich.table import Table
 
 from chorus import __version__
+from chorus.commands.ablate import ablate_command
 from chorus.commands.coco import ingest_coco_eft_command
 from chorus.commands.console import body_option, err, out, print_json, print_table, progress_bars, wrote
 from chorus.commands.pap import evaluate_pap_command
 from chorus.commands.pose import pose_command, roundtrip_command
+from chorus.commands.reconstruct import reconstruct_command
 from chorus.commands.statistics import store_stats_command
 from chorus.commands.surfaces import mesh_command
 from chorus.commands.votes import aggregate_command, explain_command, overlay_command
@@ -240,7 +242,9 @@ def evaluate_worlds(images: int, seeds: int, output: Path | None, markdown: bool
         wrote(output)
 
 
-for command in (aggregate_command, explain_command, overlay_command, pose_command, mesh_command):
+for command in (
+    aggregate_command, explain_command, overlay_command, pose_command, mesh_command, reconstruct_command, ablate_command
+):  # fmt: skip
     main.add_command(command)
 ingest.add_command(ingest_coco_eft_command)
 evaluate.add_command(evaluate_pap_command)

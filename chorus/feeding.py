@@ -33,17 +33,19 @@ class Timings:
 
     read  reading and checking the small arrays, and grouping; copy  joining the masks in (pinned) memory
     wait_for_images  what the votes waited for the two;  wait_for_votes  what the images waited for the votes
+    gpu   waiting for a feed's votes before the one after the next is sent
     """
 
     read: float = 0.0
     copy: float = 0.0
     wait_for_images: float = 0.0
     wait_for_votes: float = 0.0
+    gpu: float = 0.0
 
     def __str__(self) -> str:
         return (
             f"reading {self.read:.2f} s, copying {self.copy:.2f} s, votes waited {self.wait_for_images:.2f} s for images, "
-            f"images {self.wait_for_votes:.2f} s for votes"
+            f"images {self.wait_for_votes:.2f} s for votes, both {self.gpu:.2f} s for the GPU"
         )
 
 
@@ -65,12 +67,14 @@ def feeds(
     batches: Iterator[tuple[ImageBatch, NDArray[np.int64]]],
     *,
     pin: bool,
+    device: torch.device | None = None,
     size: int = IMAGES,
     timings: Timings | None = None,
 ) -> Iterator[Feed]:
     """Join batches to at least ``size`` images where there are so many, one feed ahead of the consumer.
 
     batches  with the group of each image, (I,) int64; drawn in a thread, what they raise is raised here
+    device   the GPU that the thread works with, where it finds contacts
     pin      join them in page-locked memory, from which a GPU copies by itself
     """
     timings = timings if timings is not None else Timings()
@@ -89,6 +93,8 @@ def feeds(
 
     def work() -> None:
         try:
+            if device is not None and device.type == "cuda":
+                torch.cuda.set_device(device)  # a thread starts with the first
             with ThreadPoolExecutor(min(_COPY_THREADS, default_threads())) as pool:
                 parts: list[tuple[ImageBatch, NDArray[np.int64]]] = []
                 held = words = 0

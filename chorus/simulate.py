@@ -32,14 +32,14 @@ from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, pack_mask
 from chorus.objects import OBJECTS, ObjectClass, Shape, joint_index
 from chorus.render import draw_keys, skin
-from chorus.worlds import DEMO, WORLDS, CameraDistribution, MaskNoise, Pose, World
+from chorus.worlds import DEMO, WORLDS, CameraDistribution, MaskNoise, Pose, PoseEstimation, World
 
 if TYPE_CHECKING:
     from chorus.body import Body
 
 __all__ = [
-    "DEMO", "OBJECTS", "WORLDS", "CameraDistribution", "MaskNoise", "ObjectClass", "Pose", "Shape", "SimulatedBatch",
-    "World", "image_key", "simulate", "true_occupancy", "write_world",
+    "DEMO", "OBJECTS", "WORLDS", "CameraDistribution", "MaskNoise", "ObjectClass", "Pose", "PoseEstimation", "Shape",
+    "SimulatedBatch", "World", "image_key", "simulate", "true_occupancy", "write_world",
 ]  # fmt: skip
 
 VIEWS = ("front view", "left side view", "back view", "right side view")
@@ -85,6 +85,12 @@ def _streams(world: World, seed: int, index: int) -> list[np.random.Generator]:
     """Streams of one image for object, pose, camera, masks and scores; what one uses up does not shift another."""
     identity = zlib.crc32(f"{world.object_class}|{world.prompt}".encode())
     return [np.random.default_rng(s) for s in np.random.SeedSequence([seed, identity, index]).spawn(5)]
+
+
+def _estimation_stream(world: World, seed: int, index: int) -> np.random.Generator:
+    """The image's stream for bad estimates of its pose: the sixth, beside those of ``_streams``."""
+    identity = zlib.crc32(f"{world.object_class}|{world.prompt}".encode())
+    return np.random.default_rng(np.random.SeedSequence([seed, identity, index], spawn_key=(5,)))
 
 
 def _draw_pose(world: World, body: Body, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -155,9 +161,12 @@ def _draw_image(world: World, seed: int, ready: _Body, index: int) -> _Image:
     moved = bones[ready.keypoints, :3]
     joints = np.einsum("jab,jb->ja", moved[..., :3], body.rest_joints[ready.keypoints]) + moved[..., 3]
     uvz = joints @ matrix[:, :3].T + matrix[:, 3]
+    confidence: dict[str, float] = {}
     for name, (u, v, z) in zip(KEYPOINTS, uvz, strict=True):
         seen = z > 0 and 0 <= u / z < size[1] and 0 <= v / z < size[0]
-        scores[f"keypoint_{name}"] = score_rng.uniform(*((0.75, 1.0) if seen else (0.0, 0.3)))
+        confidence[f"keypoint_{name}"] = score_rng.uniform(*((0.75, 1.0) if seen else (0.0, 0.3)))
+    pose, confidence = world.estimation.apply(pose, confidence, _estimation_stream(world, seed, index))
+    scores |= confidence
     return _Image(size, pose, (R, t, K), object_packed, person_packed, scores)
 
 

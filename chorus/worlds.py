@@ -141,6 +141,45 @@ class MaskNoise:
         return noisy
 
 
+@dataclass(frozen=True)
+class PoseEstimation:
+    """What an estimator of the 3D pose gets wrong, and what the confidence of the keypoints tells of it. The default does
+    nothing.
+
+    share       probability that the pose recorded is a bad estimate; what is drawn, and the camera, are the true ones
+    sigma       radians, added to every axis of every joint but the global orientation of a bad estimate
+    confidence  range of the confidence that each keypoint has at most in such an image
+    doubted     probability that the keypoints of a well estimated pose are no more confident than that
+    """
+
+    share: float = 0.0
+    sigma: float = 0.6
+    confidence: tuple[float, float] = (0.3, 0.8)
+    doubted: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.share <= 1 and 0 <= self.doubted <= 1 and self.sigma >= 0):
+            raise InputError(f"estimation: expected two probabilities in 0..1 and a sigma >= 0, got {self}")
+        if not 0 <= self.confidence[0] <= self.confidence[1] <= 1:
+            raise InputError(f"estimation: expected confidence as 0 <= least <= most <= 1, got {self.confidence}")
+
+    def apply(
+        self, pose: NDArray[np.float32], confidence: Mapping[str, float], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], dict[str, float]]:
+        """The pose (J, 3) as it is recorded, and the keypoints' confidence by name."""
+        if self.share == 0:
+            return pose, dict(confidence)
+        bad, doubted = rng.random() < self.share, rng.random() < self.doubted
+        off = rng.normal(0, self.sigma, (len(pose) - 1, 3))
+        ceilings = rng.uniform(*self.confidence, len(confidence))
+        if bad:
+            pose = pose.copy()
+            pose[1:] += off.astype(np.float32)
+        if bad or doubted:
+            return pose, {name: min(c, float(most)) for (name, c), most in zip(confidence.items(), ceilings, strict=True)}
+        return pose, dict(confidence)
+
+
 Pose = Mapping[str, tuple[float, float, float]]
 """Axis-angle in radians by joint name; joints not named keep the rest pose."""
 
@@ -156,6 +195,7 @@ class World:
     image_sizes              (height, width) in pixels; one is taken at random for each image
     occlusion                whether the body hides the object behind it, and the object the body; if not, both masks
                              are whole silhouettes
+    estimation               what is recorded of the pose that was drawn, and how sure the keypoints are
 
     Raises InputError for an unknown object class, no key pose or size, a negative noise, sizes that are not positive.
     """
@@ -170,6 +210,7 @@ class World:
     image_sizes: tuple[tuple[int, int], ...] = ((512, 512),)
     mask_noise: MaskNoise = MaskNoise()
     occlusion: bool = True
+    estimation: PoseEstimation = PoseEstimation()
 
     def __post_init__(self) -> None:
         if self.object_class not in OBJECTS:
@@ -188,6 +229,10 @@ class World:
     def occluded(self, occlusion: bool = True) -> World:
         """The same world with the body hiding the object (or not)."""
         return replace(self, name=f"{self.name}-{'' if occlusion else 'un'}occluded", occlusion=occlusion)
+
+    def misestimated(self, share: float = 0.3) -> World:
+        """The same world with bad estimates of this share of the poses, which most of the time the keypoints reveal."""
+        return replace(self, name=f"{self.name}-misestimated", estimation=replace(self.estimation, share=share))
 
 
 _CARRYING: tuple[Pose, ...] = tuple(

@@ -147,13 +147,9 @@ def check_call(
 ) -> None:
     """Raise ValueError where the arguments of a ``count_votes`` call do not fit together."""
     n = len(images)
-    if images.poses.shape != (n, field.num_joints, 3):
-        raise ValueError(
-            f"images.poses: expected shape ({n}, {field.num_joints}, 3), the field's body has {field.num_joints} "
-            f"joints; got {tuple(images.poses.shape)}"
-        )
-    if group.shape != (n,):
-        raise ValueError(f"group: expected shape ({n},), got {tuple(group.shape)}")
+    check_images(field, images)
+    if group.shape != (n,) or group.dtype.is_floating_point or group.dtype == torch.bool:
+        raise ValueError(f"group: expected integers of shape ({n},), got {group.dtype} of shape {tuple(group.shape)}")
     if n and not (int(group.min()) >= 0 and int(group.max()) < num_groups):
         raise ValueError(
             f"group: expected indices 0 .. {num_groups - 1}, got {int(group.min())} .. {int(group.max())}"
@@ -174,3 +170,25 @@ def check_call(
                 f"out: expected int32 of shape ({num_groups}, {field.num_voxels}), "
                 f"got {counts.dtype} of shape {tuple(counts.shape)}"
             )
+    if out is not None and out[0].device != out[1].device:
+        raise ValueError(f"out: expected two tensors on one device, got {out[0].device} and {out[1].device}")
+
+
+def check_images(field: VoxelField, images: VoteImages) -> None:
+    """Raise ValueError where tensors of images do not fit one another, or the field's body."""
+    n = len(images)
+    if images.poses.shape != (n, field.num_joints, 3):
+        raise ValueError(
+            f"images.poses: expected shape ({n}, {field.num_joints}, 3), the field's body has {field.num_joints} "
+            f"joints; got {tuple(images.poses.shape)}"
+        )
+    for name, shape in (("R", (3, 3)), ("t", (3,)), ("K", (3, 3)), ("size", (2,)), ("box", (4,)), ("start", ())):
+        found = tuple(getattr(images, name).shape)
+        if found != (n, *shape):
+            raise ValueError(f"images.{name}: expected shape {(n, *shape)}, one a pose; got {found}")
+    if images.words.ndim != 1:
+        raise ValueError(f"images.words: expected one dimension, got shape {tuple(images.words.shape)}")
+    for tensor in fields(images):
+        device = getattr(images, tensor.name).device
+        if device != images.poses.device:
+            raise ValueError(f"images.{tensor.name}: expected it on {images.poses.device}, as the poses are; got {device}")

@@ -81,12 +81,20 @@ def why_not_triton() -> str | None:
     return None
 
 
-@lru_cache
 def vote_backend(name: str = "auto") -> Backend:
     """The backend of a name. ``auto`` takes triton where an NVIDIA GPU can run it, else numba. The choice is logged once.
 
-    Raises ValueError for a name that is not known, BackendUnavailableError where what was asked for cannot run here.
+    Its device is the current one. Raises ValueError for a name that is not known, BackendUnavailableError where what was asked
+    for cannot run here.
     """
+    chosen = _choose(name)
+    count_votes: CountVotes = importlib.import_module(BACKENDS[chosen]).count_votes
+    device = torch.device("cuda", torch.cuda.current_device()) if chosen == "triton" else torch.device("cpu")
+    return Backend(chosen, count_votes, device)
+
+
+@lru_cache
+def _choose(name: str) -> str:
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"backend: expected auto, {', '.join(BACKENDS)}; got {name!r}")
     reason = "asked for"
@@ -99,7 +107,5 @@ def vote_backend(name: str = "auto") -> Backend:
             declined = "it has not been run on AMD devices yet; ask for it by name"
         chosen = "triton" if declined is None else "numba"
         reason = "a GPU is there" if declined is None else f"the fastest on a CPU; not triton: {declined}"
-    count_votes: CountVotes = importlib.import_module(BACKENDS[chosen]).count_votes
     log.info("vote backend: %s (%s)", chosen, reason)
-    device = torch.device("cuda", torch.cuda.current_device()) if chosen == "triton" else torch.device("cpu")
-    return Backend(chosen, count_votes, device)
+    return chosen

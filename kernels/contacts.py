@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chorus.kernels.arrays import VoteImages, VoxelField
+from chorus.kernels.arrays import VoteImages, VoxelField, check_images
 from chorus.kernels.reference import EDGE_PX, EDGE_Z, project, unpack_mask
 
 MAX_REGIONS = 32
@@ -26,12 +26,7 @@ MAX_REGIONS = 32
 
 def check_contacts(field: VoxelField, regions: Tensor, images: VoteImages) -> None:
     """Raise ValueError where the arguments of a ``touched_regions`` call do not fit together."""
-    n = len(images)
-    if images.poses.shape != (n, field.num_joints, 3):
-        raise ValueError(
-            f"images.poses: expected shape ({n}, {field.num_joints}, 3), the field's body has {field.num_joints} "
-            f"joints; got {tuple(images.poses.shape)}"
-        )
+    check_images(field, images)
     if regions.dtype != torch.int32 or regions.shape != (field.num_voxels,):
         raise ValueError(
             f"regions: expected int32 of shape ({field.num_voxels},), a bit set for each of the field's voxels; "

@@ -193,6 +193,9 @@ def prepare(
         np.ascontiguousarray(np.asarray(a)[order])
         for a in (images.poses, images.R, images.t, images.K, images.size, images.box, images.start)
     )
+    for name, values in (("poses", poses), ("R", R), ("t", t), ("K", K)):
+        if not np.isfinite(values).all():  # they would become addresses
+            raise ValueError(f"images.{name}: expected finite numbers, got some that are not")
     across_down = (box[:, 2:].astype(np.int64) + 15) // 16 - box[:, :2] // 16
     entries = np.where((box[:, 2:] > box[:, :2]).all(1), (across_down + 1).prod(1), 1)
     tables = np.cumsum(entries) - entries

@@ -62,6 +62,7 @@ class Compilation:
     votes       votes (or distances, or whatever a kernel is counted by) that one program decides in one turn of its inner
                 loop: what instructions are counted by
     targets     names of the targets it is meant for; None for all
+    fusion      whether the compiler may join multiplications and additions as it likes; no where two kernels must agree
     """
 
     name: str
@@ -73,6 +74,7 @@ class Compilation:
     divisible: frozenset[str] = field(default_factory=frozenset)
     votes: int = 0
     targets: frozenset[str] | None = None
+    fusion: bool = True
 
     def compile(self, target: Target) -> Any:
         """Triton's CompiledKernel: ``.asm["ptx" | "cubin" | "amdgcn" | "hsaco"]``, ``.metadata.shared``. Needs no device."""
@@ -87,9 +89,8 @@ class Compilation:
         attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in sorted(self.divisible)}
         source = ASTSource(fn=self.fn, signature=signature, constexprs=constants, attrs=attributes)
         device = GPUTarget(target.backend, target.arch, target.warp_size)
-        return triton.compile(
-            source, target=device, options={"num_warps": self.num_warps, "num_stages": self.num_stages}
-        )
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": self.fusion}
+        return triton.compile(source, target=device, options=options)
 
 
 def types_of(text: str) -> dict[str, str]:

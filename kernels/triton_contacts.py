@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import triton
 import triton.language as tl
@@ -11,16 +13,11 @@ from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.contacts import check_contacts
 from chorus.kernels.cpu_contacts import region_bricks
 from chorus.kernels.triton_build import Compilation, types_of
+from chorus.kernels.triton_field import field_on_device, use_ptx, working_device
+from chorus.kernels.triton_passes import PASS_IMAGES, prepare_passes
 from chorus.kernels.triton_pixel import count_votes
 from chorus.kernels.triton_vote import BOTH, high_half, lattice_tile, list_of, low
-from chorus.kernels.triton_votes import (
-    PASS_IMAGES,
-    cull_bricks,
-    field_on_device,
-    prepare_passes,
-    use_ptx,
-    working_device,
-)  # fmt: skip
+from chorus.kernels.triton_votes import cull_bricks
 
 IMAGES = 32
 
@@ -30,7 +27,7 @@ def _or(a, b):
     return a | b
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_segments"])
 def touch_regions(
     lanes, view, words, lists, counts, bricks, centres, joint_offset, joint, voxel_weight, regions, rows, begins, touched,
     capacity, num_segments, spacing,
@@ -101,24 +98,31 @@ def touched_regions(
     check_contacts(field, regions, images)
     home = images.poses.device
     device = working_device(home, home)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        return _touched(field, regions, images, cull, pass_images, device).to(home)
+
+
+def _touched(
+    field: VoxelField, regions: Tensor, images: VoteImages, cull: bool, pass_images: int, device: torch.device
+) -> Tensor:
     plan = field_on_device(field, device)
     touched = torch.zeros(len(images), dtype=torch.int32, device=device)
     chosen = region_bricks(field, regions.cpu(), plan.cut)
     if len(chosen.brick) == 0:
-        return touched.to(home)
+        return touched
     bricks = torch.from_numpy(chosen.brick).to(device, torch.int32)
     any_bits, bits = torch.from_numpy(chosen.any).to(device), torch.from_numpy(chosen.voxel).to(device)
-    group = torch.zeros(len(images), dtype=torch.int64, device=home)
+    group = torch.zeros(len(images), dtype=torch.int64, device=images.poses.device)
     for on in prepare_passes(plan, images, group, None, device, pass_images):
         lists = torch.empty(len(bricks), 2, on.capacity, dtype=torch.int16, device=device)
         lengths = torch.empty(len(bricks), on.num_segments, 4, dtype=torch.int32, device=device)
         cull_bricks(field, plan, on, bricks, lists, lengths, (lengths, lengths), cull, False, any_bits, touched)
         touch_regions[(len(bricks), on.num_segments)](
             on.lanes, on.view, on.words, lists, lengths, bricks, plan.centre, plan.joint_offset, plan.joint, plan.weight, bits,
-            on.rows, on.segments, touched, on.capacity, on.num_segments, field.spacing,
-            IMAGES=IMAGES, PTX=use_ptx(device), num_warps=4, num_stages=1,
+            on.rows, on.segments, touched, on.capacity, on.num_segments, float(field.spacing),
+            IMAGES=IMAGES, PTX=use_ptx(device), num_warps=4, num_stages=1, enable_fp_fusion=False,
         )  # fmt: skip
-    return touched.to(home)
+    return touched
 
 
 def compilations() -> list[Compilation]:
@@ -134,7 +138,7 @@ def compilations() -> list[Compilation]:
     return [
         Compilation(
             "touch_regions", touch_regions, dict(pointers, capacity="i32", num_segments="i32", spacing="fp32"),
-            {"IMAGES": IMAGES, "PTX": True}, 4, 1, frozenset(pointers) | {"capacity"}, IMAGES * 64,
+            {"IMAGES": IMAGES, "PTX": True}, 4, 1, frozenset(pointers) | {"capacity"}, IMAGES * 64, None, False,
         )
     ]  # fmt: skip
 

@@ -45,7 +45,7 @@ def _entries(some, a, b, c, d, on):
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_segments"])
 def cull_bricks(
     lanes, cull, blocks, some, full, weights, bricks, firsts, centres, joint_offset, joint, mean, variation,
     begins, groups, lists, counts, num, den, rows, regions, touched, capacity, num_segments, NX, NY, NZ, spacing,
@@ -83,9 +83,14 @@ def cull_bricks(
         if CULL:
             m = lanes + tl.load(joint + e0) * 12 * capacity + image
             U, V, Z = _centre(m, capacity, cx, cy, cz)
-            # The reference pixel: where the joint with the most weight takes the brick.
+            # The reference pixel: where the joint with the most weight takes the brick; any would do, so none that is far
+            # outside the image, where float32 is coarse.
+            ask = cull + image
+            width = tl.load(ask + 2 * capacity)
+            height = tl.load(ask + 3 * capacity)
+            most = 4.0 * (width + height)
             inverse = 1.0 / tl.where(tl.abs(Z) > 1e-3, Z, 1.0)
-            u, v = U * inverse, V * inverse
+            u, v = tl.minimum(tl.maximum(U * inverse, -most), most), tl.minimum(tl.maximum(V * inverse, -most), most)
             weight = tl.load(mean + e0)
             du, dv = U - u * Z, V - v * Z
             mean_u, mean_v, mean_z = weight * du, weight * dv, weight * Z
@@ -98,7 +103,6 @@ def cull_bricks(
                 mean_u, mean_v, mean_z = mean_u + weight * du, mean_v + weight * dv, mean_z + weight * Z
                 low_u, low_v, low_z = tl.minimum(low_u, du), tl.minimum(low_v, dv), tl.minimum(low_z, Z)
                 top_u, top_v, top_z = tl.maximum(top_u, du), tl.maximum(top_v, dv), tl.maximum(top_z, Z)
-            ask = cull + image
             inverse = 1.0 / mean_z
             off_u, off_v = mean_u * inverse, mean_v * inverse
             u, v = u + off_u, v + off_v
@@ -129,8 +133,6 @@ def cull_bricks(
             v += tl.load(ask + capacity)
             u0, u1 = u - ((left + error) * inverse + 1.0), u + ((right + error) * inverse + 1.0)
             v0, v1 = v - ((above + error) * inverse + 1.0), v + ((below + error) * inverse + 1.0)
-            width = tl.load(ask + 2 * capacity)
-            height = tl.load(ask + 3 * capacity)
             x0 = tl.load(ask + 4 * capacity)
             y0 = tl.load(ask + 5 * capacity)
             x1 = tl.load(ask + 6 * capacity)
@@ -258,7 +260,7 @@ def compilations() -> list[Compilation]:
         )
         for name, cull, weighted, contacts in (
             ("cull", True, False, False), ("cull,weighted", True, True, False), ("all", False, False, False),
-            ("contacts", True, False, True),
+            ("contacts", True, False, True), ("contacts,all", False, False, True),
         )
         for images, targets in ((64, small), (MOST_IMAGES, frozenset(TARGETS) - small))
     ]  # fmt: skip

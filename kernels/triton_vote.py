@@ -126,7 +126,7 @@ def _add_pack(u, v, z, rows, joints, operand, pack):
     return u, v, z
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_segments", "num_packs"])
 def vote_tensor(
     split, view, words, weights, lists, counts, bricks, firsts, joints, operand, begins, groups, num, den,
     capacity, J, num_segments, num_packs, NX, NY, NZ,
@@ -192,21 +192,28 @@ def vote_tensor(
 
 @triton.jit
 def _lattice_row(a0, a1, a2, a3, m, weight, cx, cy, cz, dy, dz, spacing, capacity, ONE_JOINT: tl.constexpr):
-    """One row (U, V or Z) of a brick's voxels at its four x, plus one joint's part; ``m`` points at the images' first entry."""
+    """One row (U, V or Z) of a brick's voxels at its four x, plus one joint's part; ``m`` points at the images' first entry.
+
+    Every operation is written as it is to be done (and compiled with ``enable_fp_fusion=False``): what an image counts must not
+    depend on the list that culling put it in, which other code may read.
+    """
     mx = tl.load(m)
     my = tl.load(m + capacity)
     mz = tl.load(m + 2 * capacity)
-    centre = mx * cx + (my * cy + (mz * cz + tl.load(m + 3 * capacity)))
-    base = centre[None, :] + my[None, :] * dy[:, None] + mz[None, :] * dz[:, None]
-    near = (mx * (0.5 * spacing))[None, :]
-    far = (mx * (1.5 * spacing))[None, :]
-    if ONE_JOINT:
-        return base - far, base - near, base + near, base + far
-    else:  # noqa: RET505 (only one of the two is compiled)
-        return (
-            a0 + tl.load(weight)[:, None] * (base - far), a1 + tl.load(weight + 16)[:, None] * (base - near),
-            a2 + tl.load(weight + 32)[:, None] * (base + near), a3 + tl.load(weight + 48)[:, None] * (base + far),
-        )  # fmt: skip
+    centre = tl.fma(mx, cx, tl.fma(my, cy, tl.fma(mz, cz, tl.load(m + 3 * capacity))))
+    base = tl.fma(my[None, :], dy[:, None], tl.fma(mz[None, :], dz[:, None], centre[None, :]))
+    b0 = tl.fma(mx[None, :], -1.5 * spacing, base)
+    b1 = tl.fma(mx[None, :], -0.5 * spacing, base)
+    b2 = tl.fma(mx[None, :], 0.5 * spacing, base)
+    b3 = tl.fma(mx[None, :], 1.5 * spacing, base)
+    if ONE_JOINT:  # the weight is 1
+        a0, a1, a2, a3 = b0, b1, b2, b3
+    else:
+        a0 = tl.fma(tl.load(weight)[:, None], b0, a0)
+        a1 = tl.fma(tl.load(weight + 16)[:, None], b1, a1)
+        a2 = tl.fma(tl.load(weight + 32)[:, None], b2, a2)
+        a3 = tl.fma(tl.load(weight + 48)[:, None], b3, a3)
+    return a0, a1, a2, a3
 
 
 @triton.jit
@@ -237,7 +244,7 @@ def lattice_tile(
     return u0, u1, u2, u3, v0, v1, v2, v3, z0, z1, z2, z3
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_segments"])
 def vote_lattice(
     lanes, view, words, weights, lists, counts, bricks, firsts, centres, joint_offset, joint, voxel_weight,
     begins, groups, num, den, capacity, num_segments, NX, NY, NZ, spacing,
@@ -355,7 +362,7 @@ def compilations() -> list[Compilation]:
                     Compilation(
                         f"vote_tensor[packs={packs or 'n'}{tail}]", vote_tensor,
                         dict(tensor, **numbers, J="i32", num_packs="i32"), dict(flags, PACKS=packs, IMAGES=shape.images),
-                        shape.num_warps, shape.num_stages, frozenset(tensor) | {"capacity"}, shape.images * 64, targets,
+                        shape.num_warps, shape.num_stages, frozenset(tensor) | {"capacity"}, shape.images * 64, targets, False,
                     )
                     for packs in (0, *range(1, shape.most_packs + 1))
                 ]  # fmt: skip
@@ -363,7 +370,7 @@ def compilations() -> list[Compilation]:
                 Compilation(
                     f"vote_lattice[{'one joint' if one else 'joints'}{tail}]", vote_lattice,
                     dict(lattice, **numbers, spacing="fp32"), dict(flags, ONE_JOINT=one, IMAGES=LATTICE_IMAGES), 4, 1,
-                    frozenset(lattice) | {"capacity"}, LATTICE_IMAGES * 64,
+                    frozenset(lattice) | {"capacity"}, LATTICE_IMAGES * 64, None, False,
                 )
                 for one in (True, False)
             ]  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from chorus.kernels import contacts, reference, triton_contacts, triton_votes
+from chorus.kernels import contacts, reference, triton_contacts, triton_field, triton_passes, triton_votes
 from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.cpu import CullingStats
 from chorus.kernels.masks import PackedMasks
@@ -66,7 +66,7 @@ def test_the_contract_in_every_branch() -> None:
         _, z = reference.project(field, images, field.dense_weights(), field.centres())
         met["behind the camera"] += int((z <= 0).sum())
         met["empty mask"] += int((images.box[:, 2] == 0).sum())
-        plan = triton_votes.field_on_device(field, torch.device("cpu"))
+        plan = triton_field.field_on_device(field, torch.device("cpu"))
         met.update(f"{launch.packs} packs" for launch in plan.launches("tensor"))
         met.update(f"one joint: {launch.one_joint}" for launch in plan.launches("lattice"))
     for branch in (
@@ -101,7 +101,7 @@ def test_any_split_order_and_pass_gives_the_same_bits(monkeypatch: pytest.Monkey
     assert equal(whole, out)
     order = torch.tensor(rng.permutation(40))
     assert equal(whole, triton_votes.count_votes(field, images[order], group[order], weight[order], num_groups=3))
-    monkeypatch.setattr(triton_votes, "SEGMENT", 8)  # many segments and passes
+    monkeypatch.setattr(triton_passes, "SEGMENT", 8)  # many segments and passes
     assert equal(whole, triton_votes.count_votes(field, images, group, weight, num_groups=3, pass_images=20))
 
 
@@ -200,3 +200,30 @@ def test_arrays_whose_rows_do_not_lie_side_by_side() -> None:
     odd = dataclasses.replace(images, R=images.R.mT.contiguous().mT, poses=images.poses.double(), start=images.start.int())
     whole = triton_votes.count_votes(field, images, group, num_groups=2)
     assert equal(whole, triton_votes.count_votes(field, odd, group, num_groups=2))
+
+
+def test_an_output_that_does_not_lie_side_by_side() -> None:
+    rng = np.random.default_rng(5)
+    field = random_field(rng, (3, 3, 3), 2)
+    images = random_images(rng, field, 8)
+    group = torch.tensor(rng.integers(0, 3, 8))
+    expected = triton_votes.count_votes(field, images, group, num_groups=3)
+    turned = tuple(torch.zeros(27, 3, dtype=torch.int32).T for _ in range(2))
+    triton_votes.count_votes(field, images, group, num_groups=3, out=turned)  # type: ignore[arg-type]
+    assert equal(turned, expected)  # type: ignore[arg-type]
+    wide = torch.zeros(2, 3, 54, dtype=torch.int32)
+    triton_votes.count_votes(field, images, group, num_groups=3, out=(wide[0, :, 27:], wide[1, :, 27:]))
+    assert equal((wide[0, :, 27:], wide[1, :, 27:]), expected)
+    assert wide[:, :, :27].eq(0).all()
+
+
+def test_tensors_of_images_must_fit() -> None:
+    rng = np.random.default_rng(0)
+    field = random_field(rng, (2, 2, 2), 2)
+    images = random_images(rng, field, 3)
+    group = torch.zeros(3, dtype=torch.int64)
+    for name, wrong in (("K", images.K[0]), ("R", images.R[:2]), ("box", images.box[:, :2]), ("start", images.start[:1])):
+        with pytest.raises(ValueError, match=rf"images.{name}: expected shape"):
+            triton_votes.count_votes(field, dataclasses.replace(images, **{name: wrong}), group, num_groups=1)
+    with pytest.raises(ValueError, match="group: expected integers"):
+        triton_votes.count_votes(field, images, group.double(), num_groups=1)

@@ -1,0 +1,132 @@
+"""``chorus ablate``: Table 2's rows and more, from stores or on simulated worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chorus.commands.console import body_option, err, out, print_json, progress_bars, wrote
+
+
+def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """Turns "1,2,3" into a tuple; "" is the empty one."""
+
+    def parse(_: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+        try:
+            return None if text is None else tuple(kind(word) for word in text.split(",") if word.strip())
+        except ValueError:
+            raise click.BadParameter(f"expected numbers with commas between them, got {text!r}", param=parameter) from None
+
+    return parse
+
+
+@click.command("ablate")
+@click.argument("stores", metavar="[TRAINING_STORE]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--test", "tests", multiple=True, type=click.Path(path_type=Path), help="Test store (repeatable, one each).")
+@click.option("--other", type=click.Path(path_type=Path), help="A second source's store, of one of the categories.")
+@click.option("--source-names", nargs=2, help="Of the training stores' source and the other one, in the table.")
+@click.option("--simulate", type=click.Path(path_type=Path, file_okay=False),
+              help="Instead of stores: simulate them into this folder, which may hold them already.")  # fmt: skip
+@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=1), help="Simulated, a category and seed.")
+@click.option("--test-images", default=40, show_default=True, type=click.IntRange(min=1), help="Simulated, a category.")
+@click.option("--category", "categories", multiple=True, help="Simulated category (repeatable); default: all four.")
+@click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=2), help="Repetitions.")
+@click.option("--keypoint-confidence", default=0.7, show_default=True, type=click.FloatRange(0, 1),
+              help="The filter: least confidence of a shoulder and a hip (A.3).")  # fmt: skip
+@click.option("--no-filter", is_flag=True, help="The stores keep no keypoint scores: leave the filter and its row out.")
+@click.option("--shares", callback=_numbers(float), default="0.01,0.1", show_default=True, help="Of the images of each prompt.")
+@click.option("--sizes", callback=_numbers(int),
+              help="Images drawn from either source.  [default: 1201,9408; simulated: 256,2000]")  # fmt: skip
+@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=256))
+@click.option("--resolutions", callback=_numbers(int), default="24,64", show_default=True, help="To compare with it.")
+@click.option("--k", callback=_numbers(int), default="1,100", show_default=True, help="Nearest vertices, instead of 30.")
+@click.option("--tau", callback=_numbers(float), default="0.4,1.6", show_default=True, help="Metres, instead of 0.8.")
+@click.option("--table2", is_flag=True, help="Table 2's rows alone.")
+@click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Test images of a category.")
+@click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write everything as JSON.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw the rows with their intervals (PNG).")
+@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@body_option
+def ablate_command(
+    stores: tuple[Path, ...], tests: tuple[Path, ...], other: Path | None, source_names: tuple[str, str] | None,
+    simulate: Path | None, images: int, test_images: int, categories: tuple[str, ...], seeds: int, keypoint_confidence: float,
+    no_filter: bool, shares: tuple[float, ...], sizes: tuple[int, ...] | None, resolution: int, resolutions: tuple[int, ...],
+    k: tuple[int, ...], tau: tuple[float, ...], table2: bool, min_images: int, backend: str, output: Path | None,
+    picture: Path | None, markdown: bool, as_json: bool, body_path: Path | None,
+) -> None:  # fmt: skip
+    """What each part of the method is worth: Table 2's rows and more, mean PAP over seeds with 95 % intervals.
+
+    Learns from the training stores (one a category), scores on the test stores. With --simulate both are made, each seed has
+    training images of its own, and the exit code is 1 where a claim about those worlds does not hold.
+    """
+    import json
+    from dataclasses import replace
+
+    from chorus.body import load_body
+    from chorus.errors import InputError
+    from chorus.evaluate.ablate import ablate
+    from chorus.evaluate.ablate_report import as_markdown, as_rich, mechanism_lines, to_json
+    from chorus.evaluate.ablate_rows import AblationOptions, has_keypoints, keypoint_filter
+    from chorus.evaluate.ablate_worlds import FIRST_SOURCE, OTHER_SOURCE, SIZES, TRAINING, mechanisms, simulate_stores
+    from chorus.store import open_store
+
+    for name, path in (("--output", output), ("--picture", picture)):
+        # Said before minutes of work, not after.
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InputError(f"{name}: expected a file in a folder that is there, got {str(path)!r}")
+    if (simulate is None) != bool(stores and tests) or (simulate is not None and (stores or tests or other)):
+        raise InputError("stores: expected training stores and --test stores, or --simulate FOLDER alone")
+    body = load_body(body_path)
+    with progress_bars() as update:
+        if simulate is not None:
+            made = simulate_stores(
+                simulate, images, test_images, range(seeds), categories=categories or tuple(TRAINING), body=body,
+                progress=lambda done, total: update("simulate images", done, total),
+            )  # fmt: skip
+            training, opened, others = made.training, made.tests, made.other
+        else:
+            training, opened = [[open_store(path) for path in stores]], [open_store(path) for path in tests]
+            others = [open_store(other)] if other is not None else []
+        lacking = [store for one in training for store in one if not has_keypoints(store)]
+        if lacking and not no_filter:
+            raise InputError(f"stores: {lacking[0].path} keeps no keypoint scores to filter by (--no-filter does without)")
+        default_sizes = (1201, 9408) if simulate is None else tuple(sorted({max(1, s * images // 2000) for s in SIZES}))
+        options = AblationOptions(
+            resolution=resolution, shares=shares, sizes=default_sizes if sizes is None else sizes, filtered=not no_filter,
+            resolutions=resolutions, k=k, tau=tau,
+        )  # fmt: skip
+        if table2:
+            options = replace(options, weightings=(), resolutions=(), k=(), tau=(), smoothing=False)
+        table = ablate(
+            training, opened, seeds=range(seeds), where=None if no_filter else keypoint_filter(keypoint_confidence),
+            other=others, options=options, body=body, backend=backend, min_images=min_images, progress=update,
+            source_names=source_names or ((FIRST_SOURCE, OTHER_SOURCE) if simulate else ("first source", "other source")),
+        )  # fmt: skip
+    claims = mechanisms(table) if simulate is not None else []
+    written = [simulate] if simulate is not None else []
+    if output is not None:
+        output.write_text(json.dumps(to_json(table, claims), indent=1) + "\n")
+        written.append(output)
+    if picture is not None:
+        from chorus.figures.ablate import save_ablations
+
+        save_ablations(picture, table)
+        written.append(picture)
+    if as_json:
+        print_json({**to_json(table, claims), "wrote": written})
+    elif markdown:
+        click.echo(as_markdown(table, claims))
+    else:
+        out.print(as_rich(table))
+        for line in mechanism_lines(claims):
+            out.print(line, markup=False)
+        wrote(*written)
+    failed = [claim for claim in claims if not claim.holds]
+    if failed:
+        err.print(f"chorus: {len(failed)} of {len(claims)} claims do not hold", markup=False)
+        click.get_current_context().exit(1)

@@ -1,0 +1,84 @@
+"""``chorus reconstruct``: human and object in 3D from one photograph's record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from chorus.commands.console import body_option, print_json, print_table, progress_bars, wrote
+
+
+@click.command("reconstruct")
+@click.argument("record", type=click.Path(path_type=Path))
+@click.option("--occupancies", multiple=True, required=True, type=click.Path(path_type=Path),
+              help="A folder of `chorus aggregate --all`, one of such folders, or an occupancy file (repeatable).")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder to write to.")
+@click.option("--category", help="The object's category, instead of the record's.")
+@click.option("--photo", type=click.Path(path_type=Path), help="The photograph; default: photo.jpg or .png in the record.")
+@click.option("--threshold", type=float, help="Of phi, for the surface; default: what agrees best with the object's mask.")
+@click.option("--mass", type=float, help="Instead: the threshold that holds this share of phi's sum.")
+@click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="A distribution needs so many.")
+@click.option("--min-support", default=5, show_default=True, type=click.IntRange(min=1),
+              help="Images that must have seen a voxel; else it is empty.")  # fmt: skip
+@click.option("--round-trip", default=0.2, show_default=True, type=click.FloatRange(min=0, min_open=True),
+              help="Metres that a posed voxel may be off where Eq. 5 takes what it shows; inf: Eq. 11 as it is.")  # fmt: skip
+@click.option("--inverse", type=click.Choice(["blend_of_inverses", "inverse_of_blend"]), default="blend_of_inverses",
+              show_default=True, help="How voxels are taken back to the rest pose (Eq. 11).")  # fmt: skip
+@click.option("--backend", default="auto", show_default=True, help="For the posed field: auto, triton, numba or reference.")
+@body_option
+@click.option("--json", "as_json", is_flag=True, help="Print what reconstruction.json holds.")
+def reconstruct_command(
+    record: Path,
+    occupancies: tuple[Path, ...],
+    output: Path,
+    category: str | None,
+    photo: Path | None,
+    threshold: float | None,
+    mass: float | None,
+    min_images: int,
+    min_support: int,
+    round_trip: float,
+    inverse: str,
+    backend: str,
+    body_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Human and object from one photograph: pose, camera and object mask in, GLB, overlay and scores out (4.5)."""
+    from chorus.body import load_body
+    from chorus.errors import InputError
+    from chorus.reconstruct import reconstruct, write_reconstruction
+    from chorus.scene import read_scene
+
+    if not output.absolute().parent.is_dir() or (output.exists() and not output.is_dir()):
+        raise InputError(f"--output: expected a folder, or a name for one in a folder that is there, got {str(output)!r}")
+    body = load_body(body_path)
+    scene = read_scene(record, body, photo)
+    with progress_bars() as update:
+        result = reconstruct(
+            scene, occupancies, body, category=category, threshold=threshold, mass=mass, min_images=min_images,
+            min_support=min_support, round_trip=round_trip, inverse=inverse, backend=backend,
+            progress=lambda done, total: update("compare distributions", done, total),
+        )  # fmt: skip
+    written = write_reconstruction(output, result)
+    facts = result.to_json()
+    if as_json:
+        print_json({**facts, "wrote": written})
+        return
+    residual = facts["camera"]["residual_px"]
+    chosen, shape = facts["chosen"], facts["object"]
+    print_table(
+        {
+            "category": f"{chosen['category']} ({chosen['category_from']})",
+            "prompt": chosen["prompt"] or "any",
+            "part": chosen["part"] or "any",
+            "chosen_as": chosen["cluster_from"],
+            "candidates": f"{sum(not c['skipped'] for c in facts['candidates'])} of {len(facts['candidates'])} stored",
+            "threshold": f"{facts['threshold']['value']:.3f} ({facts['threshold']['from']})",
+            "camera": facts["camera"]["from"] + ("" if residual is None else f", mean distance {residual:.1f} px"),
+            "object": f"{1000 * shape['volume_m3']:.1f} litres in {shape['pieces']} pieces, centre "
+            + ", ".join(f"{c:.2f}" for c in shape["centre"]) + " m",
+            "silhouette_iou": "no mask" if shape["silhouette_iou"] is None else f"{shape['silhouette_iou']:.2f}",
+        }
+    )  # fmt: skip
+    wrote(*written)
