@@ -167,7 +167,8 @@ def test_arguments_that_do_not_fit_are_named(count_votes: Callable[..., Any]) ->
 
     for change, words in (
         ({"images": dataclasses.replace(images, poses=images.poses[:, :5])}, "images.poses.*7 joints"),
-        ({"group": group[:5]}, r"group: expected shape \(6,\), got \(5,\)"),
+        ({"group": group[:5]}, r"group: expected integers of shape \(6,\), got .* of shape \(5,\)"),
+        ({"group": group.float()}, r"group: expected integers of shape \(6,\), got torch.float32"),
         ({"group": group - 1}, r"group: expected indices 0 .. 3, got -1"),
         ({"group": group + 1}, r"group: expected indices 0 .. 3, got .* 4"),
         ({"weight": weight.int()}, "weight: expected uint8"),

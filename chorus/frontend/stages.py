@@ -1,0 +1,243 @@
+"""What the stages of the front end are given and what they give: one protocol each, and the plain data between them.
+
+Conventions of all of them: images are RGB; boxes are x0, y0, x1, y1 in pixels, half open, on a plane where pixel (column c,
+row r) covers [c, c + 1) x [r, r + 1), so that the box of a mask is (least column, least row, greatest column + 1, greatest
+row + 1) and the centre of a pixel lies at + 0.5; points are on the same plane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.errors import InputError, check_array
+
+if TYPE_CHECKING:
+    from chorus.body import Body
+    from chorus.camera import Cameras
+
+PERSON = "person"
+"""The label of people among a detector's instances; the object's is the category that was asked for."""
+
+COCO_KEYPOINTS = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
+    "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
+)  # fmt: skip
+"""The 17 keypoints of COCO, in its order."""
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """One image to make or to read.
+
+    key     its unique name in the store, also the name of its picture: no leading slash, no ``..``
+    prompt  the interaction, as in "A person carries a surfboard"
+    view    the view augmentation of A.1, as in "side view"; "" for none
+    seed    of its latent; 0 .. 2^63 - 1, or -1 where nothing is drawn
+    """
+
+    key: str
+    prompt: str
+    view: str = ""
+    seed: int = -1
+
+    @property
+    def text(self) -> str:
+        """The prompt with its view augmentation, which is what the image is made from."""
+        return f"{self.prompt}, {self.view}" if self.view else self.prompt
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image on its way through the stages: ``pixels`` (H, W, 3) uint8 RGB and what was asked for."""
+
+    request: ImageRequest
+    pixels: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        p = self.pixels
+        if p.ndim != 3 or p.shape[2] != 3 or p.dtype != np.uint8 or 0 in p.shape:
+            raise InputError(f"pixels: expected (H, W, 3) uint8 RGB, got {p.dtype} of shape {p.shape}")
+
+    @property
+    def key(self) -> str:
+        return self.request.key
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height, width in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a stage gives for an image that it has nothing for: why, in a few words that become the row's status."""
+
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not self.reason or self.reason == "complete":
+            raise InputError(f"reason: expected why there is nothing, got {self.reason!r}")
+
+
+@dataclass(frozen=True)
+class Instances:
+    """N things found in one image, most confident first.
+
+    boxes   (N, 4) float32 x0, y0, x1, y1 pixels      scores  (N,) float32 in 0..1
+    labels  N str: "person" or the category           masks   (N, H, W) bool
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: tuple[str, ...]
+    masks: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        for name, value, shape, dtype in (
+            ("boxes", self.boxes, (n, 4), np.float32), ("scores", self.scores, (n,), np.float32),
+            ("masks", self.masks, (n, "H", "W"), np.bool_),
+        ):  # fmt: skip
+            object.__setattr__(self, name, check_array(f"instances.{name}", value, shape, dtype))
+        bad = np.flatnonzero((self.boxes[:, 2:] < self.boxes[:, :2]).any(1))
+        if bad.size:
+            raise InputError(f"instances.boxes: expected x0 <= x1 and y0 <= y1, got {self.boxes[bad[0]].tolist()}")
+        bad = np.flatnonzero((self.scores < 0) | (self.scores > 1))
+        if bad.size:
+            raise InputError(f"instances.scores: expected 0 .. 1, got {self.scores[bad[0]]:g}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Instances:
+        """A selection, by indices or by (N,) bool."""
+        chosen = np.arange(len(self))[rows]
+        labels = tuple(self.labels[i] for i in chosen.tolist())
+        return Instances(self.boxes[chosen], self.scores[chosen], labels, self.masks[chosen])
+
+    def of(self, label: str) -> Instances:
+        """Those with this label."""
+        return self[np.array([found == label for found in self.labels], np.bool_)]
+
+
+@dataclass(frozen=True)
+class Human:
+    """One person's 3D pose and what is known of the camera.
+
+    pose         (J, 3) float64 axis-angle in radians, SMPL joint order; row 0 zero
+    orientation  (3,) float64 axis-angle: the person's frame (+x the person's left, +y up, +z forward) to the camera's axes (x
+                 right, y down, z forward); the global orientation that the pose lacks
+    joints       (J, 2) float64 projected joints in pixels of the whole image, the targets of Eq. 8; they may lie outside of
+                 it, NaN where there is none; None where the camera is known
+    betas        (B,) float64 shape coefficients, or None
+    camera       one camera in the person's frame where it is known; then nothing is fitted
+    estimator    what found it, kept in the store; "" for the stage's name
+    """
+
+    pose: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    joints: NDArray[np.float64] | None
+    betas: NDArray[np.float64] | None = None
+    camera: Cameras | None = None
+    estimator: str = ""
+
+    def __post_init__(self) -> None:
+        pose = check_array("human.pose", self.pose, ("J", 3), np.float64)
+        if len(pose) == 0 or pose[0].any():
+            raise InputError("human.pose: expected a row a joint, the first one zero: the global orientation stands by itself")
+        object.__setattr__(self, "pose", pose)
+        object.__setattr__(self, "orientation", check_array("human.orientation", self.orientation, (3,), np.float64))
+        if self.joints is not None:
+            joints = check_array("human.joints", self.joints, (len(pose), 2), np.float64, finite=False)
+            object.__setattr__(self, "joints", joints)
+        if self.betas is not None:
+            object.__setattr__(self, "betas", check_array("human.betas", self.betas, ("B",), np.float64))
+        if (self.joints is None) == (self.camera is None):
+            raise InputError("human: expected projected joints or a camera, one of them")
+
+
+class PromptSource(Protocol):
+    """Thinks of interactions of people with a category of object."""
+
+    def prompts(self, category: str, count: int) -> list[str]:
+        """At most ``count`` different prompts, at least one. InputError where none can be had."""
+        ...
+
+
+class ImageSource(Protocol):
+    """Makes images, or reads them. The same request gives the same pixels, whatever else is asked for with it."""
+
+    def images(self, requests: Sequence[ImageRequest]) -> Sequence[Picture | Refusal]:
+        """One for each request, in order."""
+        ...
+
+
+class Detector(Protocol):
+    """Finds people and objects of a category, with boxes and masks."""
+
+    def check(self, category: str) -> None:
+        """InputError, naming what can be found, where the category is not among it. Called once, before the work."""
+        ...
+
+    def detect(self, pictures: Sequence[Picture], category: str) -> Sequence[Instances]:
+        """Instances labelled "person" or ``category`` in each picture, by its own confidence threshold; duplicates included."""
+        ...
+
+
+class KeypointEstimator(Protocol):
+    """Finds the 17 keypoints of COCO of one person an image."""
+
+    def keypoints(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(I, 17, 3) x, y in pixels of the whole image and confidence in 0..1, from the persons' boxes (I, 4)."""
+        ...
+
+
+class HumanEstimator(Protocol):
+    """Finds the 3D pose of one person an image."""
+
+    def humans(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> Sequence[Human | Refusal]:
+        """The person of each picture, from the persons' boxes (I, 4)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a stage runs.
+
+    device      a torch device, as in "cuda" or "cpu"
+    dtype       "float32", "float16" or "bfloat16" of the models
+    batch_size  most images a model is given at a time; None: found by what the memory holds
+    options     the stage's own settings, name -> text
+    body        the body that poses belong to; for the stages that need one
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    batch_size: int | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    body: Body | None = None
+
+    def check_options(self, known: Sequence[str]) -> None:
+        """InputError for an option that the stage does not have."""
+        for name in self.options:
+            if name not in known:
+                listed = ", ".join(known) if known else "none"
+                raise InputError(f"--set {name}: expected one of this stage's options ({listed}), got {name!r}")
+
+    def number(self, name: str, default: float, least: float = 0.0, most: float = 1.0) -> float:
+        """An option as a number within bounds."""
+        text = self.options.get(name)
+        if text is None:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise InputError(f"--set {name}: expected a number from {least:g} to {most:g}, got {text!r}")
+        return value
