@@ -137,6 +137,8 @@ class Human:
     betas        (B,) float64 shape coefficients, or None
     camera       one camera in the person's frame where it is known; then nothing is fitted
     estimator    what found it, kept in the store; "" for the stage's name
+    crop_camera  (3,) float64 s, tx, ty of the regressor in its square crop of the person, x in -1..1 across it = s (X + tx) with
+                 X in metres from the pelvis, in the camera's axes; or None. What the paper's camera fit starts from (A.4)
     """
 
     pose: NDArray[np.float64]
@@ -145,6 +147,7 @@ class Human:
     betas: NDArray[np.float64] | None = None
     camera: Cameras | None = None
     estimator: str = ""
+    crop_camera: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         pose = check_array("human.pose", self.pose, ("J", 3), np.float64)
@@ -157,6 +160,8 @@ class Human:
             object.__setattr__(self, "joints", joints)
         if self.betas is not None:
             object.__setattr__(self, "betas", check_array("human.betas", self.betas, ("B",), np.float64))
+        if self.crop_camera is not None:
+            object.__setattr__(self, "crop_camera", check_array("human.crop_camera", self.crop_camera, (3,), np.float64))
         if (self.joints is None) == (self.camera is None):
             raise InputError("human: expected projected joints or a camera, one of them")
 

@@ -4,4 +4,31 @@ from __future__ import annotations
 
 from chorus.frontend.registry import StageInfo
 
-STAGES: tuple[StageInfo, ...] = ()
+STAGES: tuple[StageInfo, ...] = (
+    StageInfo(
+        kind="humans",
+        name="hmr",
+        made_by="chorus.frontend.humans.hmr:make",
+        what="3D pose by the iterative regressor of HMR, with a checkpoint of SPIN, FrankMocap (the paper's) or EFT",
+        model="",
+        licence="code: this project's; weights: FrankMocap and EFT CC BY-NC 4.0, SPIN BSD-3 code with SMPL data for "
+        "non-commercial research only",
+        weights="PATH of a checkpoint that you have: FrankMocap's body module (its scripts/download_data_body_module.sh), SPIN's "
+        "model_checkpoint.pt (its fetch_data.sh) or EFT's (its scripts/download_mocapdata.sh)",
+        needs='pip install "chorus-hoi[frontend]"',
+        options=(
+            ("projection", "how the checkpoint's camera is meant: frankmocap (EFT's too; the default) or spin"),
+            ("crop_scale", "side of the square crop over the longer side of the person's box; 1.2"),
+            ("min_side", "least side of that crop in pixels of the image; smaller people are refused; 20"),
+        ),
+    ),
+    StageInfo(
+        kind="humans",
+        name="records",
+        made_by="chorus.frontend.humans.records:make",
+        what="3D poses found elsewhere, by any model: read from .npz or .json files (docs/humans.md)",
+        model="",
+        licence="code: this project's; that of the predictions is theirs",
+        weights="PATH of a .npz or .json file, or of a folder of them; layout: docs/humans.md",
+    ),
+)

@@ -1,0 +1,226 @@
+"""The network of HMR and its descendants: ResNet-50 features, and a head that corrects a mean pose three times.
+
+Checkpoints hold the names of torchvision's ResNet-50 (conv1, bn1, layer1.0.conv1, ...) beside those of the head (fc1, fc2,
+decpose, decshape, deccam, init_pose, init_shape, init_cam); the backbone is transformers' ResNetModel, whose names differ.
+Depths and widths are read off the checkpoint's shapes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from chorus.errors import InputError
+
+ITERATIONS = 3
+"""Corrections of the mean pose; what the checkpoints are trained with."""
+
+_NAMES = (
+    (re.compile(r"^head\."), ""),
+    (re.compile(r"^backbone\.embedder\.embedder\.convolution\."), "conv1."),
+    (re.compile(r"^backbone\.embedder\.embedder\.normalization\."), "bn1."),
+)
+_BLOCK = re.compile(r"^backbone\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d+)|shortcut)\.(convolution|normalization)\.")
+_OURS = re.compile(r"(conv1|bn1|layer\d+|fc1|fc2|decpose|decshape|deccam)\.|init_(pose|shape|cam)$")
+"""Names that this network knows, or variants of it would have; others in a checkpoint have no part in it."""
+
+_HOW_TO_CONVERT = (
+    "python -c \"import torch; c = torch.load('IN', map_location='cpu', weights_only=False); "
+    "torch.save(dict(c.get('model', c)), 'OUT')\""
+)
+
+
+class Head(nn.Module):
+    """Features (n, F) -> 6D rotations (n, 6 J), shape coefficients (n, B), camera s, tx, ty (n, 3).
+
+    Nothing in it bends: fc1 and fc2 follow each other with dropout alone, so that in use it is an affine map.
+    """
+
+    def __init__(self, features: int, hidden: int, pose: int, shape: int, camera: int = 3) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(features + pose + shape + camera, hidden)
+        self.drop1 = nn.Dropout()
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.drop2 = nn.Dropout()
+        self.decpose = nn.Linear(hidden, pose)
+        self.decshape = nn.Linear(hidden, shape)
+        self.deccam = nn.Linear(hidden, camera)
+        for name, count in (("init_pose", pose), ("init_shape", shape), ("init_cam", camera)):
+            self.register_buffer(name, torch.zeros(1, count))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Three corrections of the mean, each from the features and what stands so far."""
+        n = len(features)
+        pose, shape, camera = (b.expand(n, -1) for b in (self.init_pose, self.init_shape, self.init_cam))
+        for _ in range(ITERATIONS):
+            hidden = self.drop1(self.fc1(torch.cat([features, pose, shape, camera], 1)))
+            hidden = self.drop2(self.fc2(hidden))
+            pose, shape, camera = pose + self.decpose(hidden), shape + self.decshape(hidden), camera + self.deccam(hidden)
+        return pose, shape, camera
+
+
+class Regressor(nn.Module):
+    """Crops (n, 3, 224, 224), normalised as ImageNet's -> what ``Head`` gives. The head stays in float32, whatever the backbone."""
+
+    def __init__(self, backbone: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.backbone(crops).pooler_output.flatten(1)
+        pose, shape, camera = self.head(features.float())
+        return pose, shape, camera
+
+
+def rotations_from_6d(values: Any) -> NDArray[np.float64]:
+    """(..., 6) -> rotations (..., 3, 3) float64: seen as (3, 2), two columns; the first normalised, the second less its share of
+    the first and normalised, the third their cross product. NaN where they span no plane.
+    """
+    pairs = np.asarray(values, np.float64).reshape(*np.shape(values)[:-1], 3, 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first = pairs[..., 0] / np.linalg.norm(pairs[..., 0], axis=-1, keepdims=True)
+        rest = pairs[..., 1] - (first * pairs[..., 1]).sum(-1, keepdims=True) * first
+        length = np.linalg.norm(rest, axis=-1, keepdims=True)
+        # Rounding leaves a little of parallel columns, in no direction that means anything.
+        length = np.where(length > 1e-9 * np.linalg.norm(pairs[..., 1], axis=-1, keepdims=True), length, np.nan)
+        second = rest / length
+    return np.stack([first, second, np.cross(first, second)], -1)
+
+
+def load_regressor(path: str | os.PathLike[str]) -> Regressor:
+    """The network with a checkpoint's weights, in float32 on the CPU, in evaluation mode.
+
+    InputError for files that cannot be read without running what is in them, and for another architecture, with the key, what
+    was expected and what came. ImportError where transformers (or, for .safetensors, safetensors) is missing.
+    """
+    state = read_checkpoint(path)
+    try:
+        return build_regressor(state)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Tensors by name from .safetensors or what torch.save wrote: bare, or under "model" or "state_dict"; with "module." or not."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: expected a checkpoint, a file that exists")
+    content: Any
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
+        except ImportError:
+            raise ImportError(f'{path}: needs safetensors: pip install "chorus-hoi[frontend]"') from None
+        try:
+            content = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"{path}: expected a .safetensors file, got a damaged or foreign one ({error})") from None
+    else:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            what = str(error).split("\n\t")[0].strip().splitlines()[0] if str(error).strip() else "no pickle"
+            raise InputError(
+                f"{path}: expected a checkpoint of tensors alone, which can be read without running code from it; got more than "
+                f"that, or no checkpoint ({what[:160]}). If you trust where it came from, convert it once: {_HOW_TO_CONVERT}"
+            ) from None
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+            raise InputError(f"{path}: expected a checkpoint, got a damaged or foreign file ({str(error)[:160]})") from None
+    for name in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"{path}: expected tensors by name, got {type(content).__name__}")
+    state: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise InputError(f"{path}: expected tensors by name, got {type(value).__name__} under {key!r}")
+        state[key.removeprefix("module.")] = value
+    return state
+
+
+def build_regressor(state: Mapping[str, Tensor]) -> Regressor:
+    """The network that a checkpoint's tensors belong to, with them in it."""
+    try:
+        from transformers import ResNetConfig, ResNetModel
+    except ImportError:
+        raise ImportError('humans hmr: needs transformers: pip install "chorus-hoi[frontend]"') from None
+    depths, widths = [], []
+    for stage in range(1, 5):
+        blocks = {int(m[1]) for key in state if (m := re.match(rf"layer{stage}\.(\d+)\.", key))}
+        depths.append(max(len(blocks), 1))
+        widths.append(_shape(state, f"layer{stage}.0.conv3.weight", 4)[0])
+    stem = _shape(state, "conv1.weight", 4)[0]
+    pose, hidden = _shape(state, "decpose.weight", 2)
+    shape = _shape(state, "decshape.weight", 2)[0]
+    if 0 in (stem, *widths, pose, hidden, shape) or pose % 6 or any(w % 4 for w in widths):
+        raise InputError(
+            "expected a bottleneck ResNet (widths that 4 divides) and 6 numbers a joint, got conv1.weight, layer*.0.conv3.weight "
+            f"and decpose.weight with {stem}, {widths} and {pose} rows"
+        )
+    config = ResNetConfig(embedding_size=stem, hidden_sizes=widths, depths=depths)
+    with torch.device("meta"):  # its own weights would only be thrown away
+        model = Regressor(ResNetModel(config), Head(widths[-1], hidden, pose, shape))
+    weights = {}
+    used = set()
+    for key, wanted in model.state_dict().items():
+        name = checkpoint_name(key)
+        used.add(name)
+        found = state.get(name)
+        if key.endswith("num_batches_tracked"):  # counts training steps; old checkpoints have none, and nothing here uses it
+            weights[key] = torch.zeros((), dtype=torch.int64)
+            continue
+        got = "none" if found is None else f"{tuple(found.shape)}"
+        if found is None or found.shape != wanted.shape:
+            raise InputError(f"{name}: expected a tensor of shape {tuple(wanted.shape)}, got {got}; another architecture?")
+        weights[key] = found.detach().to("cpu", torch.float32, copy=True)
+        if not torch.isfinite(weights[key]).all():
+            raise InputError(f"{name}: expected finite numbers, got some that are not")
+    extra = sorted(set(state) - used)
+    unknown = [key for key in extra if _OURS.match(key)]
+    if unknown:
+        raise InputError(
+            f"{unknown[0]}: expected no such tensor in this network, got {tuple(state[unknown[0]].shape)}; another architecture?"
+        )
+    if extra:
+        logging.getLogger(__name__).info("not used of the checkpoint: %s", ", ".join(extra))
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+def checkpoint_name(key: str) -> str:
+    """The name that a checkpoint has for a tensor of ``Regressor``."""
+    for pattern, name in _NAMES:
+        if pattern.match(key):
+            return pattern.sub(name, key)
+    found = _BLOCK.match(key)
+    if found is None:
+        raise InputError(f"{key}: expected a name of the backbone; is this transformers older than 5?")
+    stage, block, part, kind = found.groups()
+    convolution = kind == "convolution"
+    if part is None:
+        name = f"downsample.{0 if convolution else 1}"
+    else:
+        name = f"{'conv' if convolution else 'bn'}{int(part) + 1}"
+    return f"layer{int(stage) + 1}.{block}.{name}.{key[found.end() :]}"
+
+
+def _shape(state: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a tensor that says how large the network is."""
+    found = state.get(name)
+    if found is None or found.ndim != dimensions:
+        got = "none" if found is None else f"shape {tuple(found.shape)}"
+        raise InputError(f"{name}: expected a tensor of {dimensions} dimensions, got {got}; another architecture?")
+    return tuple(found.shape)
