@@ -137,7 +137,7 @@ class Human:
     betas        (B,) float64 shape coefficients, or None
     camera       one camera in the person's frame where it is known; then nothing is fitted
     estimator    what found it, kept in the store; "" for the stage's name
-    crop_camera  (3,) float64 s, tx, ty of the regressor in its square crop of the person, x in -1..1 across it = s (X + tx) with
+    crop_camera  (3,) float64 s, tx, ty of the regressor in its square crop of the person, x in -1..1 across it = s (X + tx),
                  X in metres from the pelvis, in the camera's axes; or None. What the paper's camera fit starts from (A.4)
     """
 

@@ -16,9 +16,9 @@ KINDS = ("spin", "frankmocap", "eft")
 def tiny_hmr_checkpoint(path: str | Path, kind: str = "spin", seed: int = 0) -> Path:
     """Write a checkpoint of a tiny network and return its path; a ``.safetensors`` path is written bare in that format.
 
-    It finds an upright person who faces the camera in the rest pose, about as tall as the crop's box, a little different from
-    image to image. ``kind``: "spin" has training state beside "model", "frankmocap" is a bare state dict, "eft" has "model" with
-    the prefix of data-parallel training.
+    It finds an upright person who faces the camera in the rest pose, about as tall as the crop's box, a little different
+    from image to image. ``kind``: "spin" has training state beside "model", "frankmocap" is a bare state dict, "eft" has
+    "model" with the prefix of data-parallel training.
     """
     path = Path(path)
     state = tiny_hmr_state(seed)
@@ -61,9 +61,7 @@ def rest_pose_6d() -> Tensor:
     return matrices[:, :, :2].reshape(24, 6)
 
 
-def resnet_state(
-    stem: int, widths: tuple[int, ...], depths: tuple[int, ...], generator: torch.Generator
-) -> dict[str, Tensor]:
+def resnet_state(stem: int, widths: tuple[int, ...], depths: tuple[int, ...], generator: torch.Generator) -> dict[str, Tensor]:
     """Random weights of a bottleneck ResNet by torchvision's names; normalisations that do something."""
     state: dict[str, Tensor] = {}
 

@@ -13,8 +13,8 @@ STAGES: tuple[StageInfo, ...] = (
         model="",
         licence="code: this project's; weights: FrankMocap and EFT CC BY-NC 4.0, SPIN BSD-3 code with SMPL data for "
         "non-commercial research only",
-        weights="PATH of a checkpoint that you have: FrankMocap's body module (its scripts/download_data_body_module.sh), SPIN's "
-        "model_checkpoint.pt (its fetch_data.sh) or EFT's (its scripts/download_mocapdata.sh)",
+        weights="PATH of a checkpoint that you have: FrankMocap's body module (its scripts/download_data_body_module.sh), "
+        "SPIN's model_checkpoint.pt (its fetch_data.sh) or EFT's (its scripts/download_mocapdata.sh)",
         needs='pip install "chorus-hoi[frontend]"',
         options=(
             ("projection", "how the checkpoint's camera is meant: frankmocap (EFT's too; the default) or spin"),

@@ -50,7 +50,7 @@ _BYTES_PER_CROP = 60 << 20  # activations of a ResNet-50 in float32, with what c
 
 
 def make(model: str, runtime: Runtime) -> HmrEstimator:
-    """The stage, from the path of a checkpoint. Errors as of ``load_regressor``; InputError without a body, or for another one."""
+    """The stage, from the path of a checkpoint. Errors of ``load_regressor``; InputError without a body, or for one not SMPL's."""
     projection = runtime.options.get("projection", PROJECTIONS[0])
     if projection not in PROJECTIONS:
         raise InputError(f"--set projection: expected one of {', '.join(PROJECTIONS)}; got {projection!r}")
@@ -62,8 +62,10 @@ def make(model: str, runtime: Runtime) -> HmrEstimator:
     regressor.backbone.to(dtype=getattr(torch, runtime.dtype))
     regressor.to(runtime.device)
     limit = BatchLimit.of(runtime, _BYTES_PER_CROP, _MOST)
-    name = f"hmr {projection} {Path(model).name}"
-    return HmrEstimator(regressor, runtime.body, limit, projection=projection, crop_scale=crop_scale, min_side=min_side, name=name)
+    return HmrEstimator(
+        regressor, runtime.body, limit, projection=projection, crop_scale=crop_scale, min_side=min_side,
+        name=f"hmr {projection} {Path(model).name}",
+    )  # fmt: skip
 
 
 class HmrEstimator:

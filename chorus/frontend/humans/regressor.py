@@ -30,7 +30,9 @@ _NAMES = (
     (re.compile(r"^backbone\.embedder\.embedder\.convolution\."), "conv1."),
     (re.compile(r"^backbone\.embedder\.embedder\.normalization\."), "bn1."),
 )
-_BLOCK = re.compile(r"^backbone\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d+)|shortcut)\.(convolution|normalization)\.")
+_BLOCK = re.compile(
+    r"^backbone\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d+)|shortcut)\.(convolution|normalization)\."
+)
 _OURS = re.compile(r"(conv1|bn1|layer\d+|fc1|fc2|decpose|decshape|deccam)\.|init_(pose|shape|cam)$")
 """Names that this network knows, or variants of it would have; others in a checkpoint have no part in it."""
 
@@ -45,6 +47,10 @@ class Head(nn.Module):
 
     Nothing in it bends: fc1 and fc2 follow each other with dropout alone, so that in use it is an affine map.
     """
+
+    init_pose: Tensor
+    init_shape: Tensor
+    init_cam: Tensor
 
     def __init__(self, features: int, hidden: int, pose: int, shape: int, camera: int = 3) -> None:
         super().__init__()
@@ -70,7 +76,7 @@ class Head(nn.Module):
 
 
 class Regressor(nn.Module):
-    """Crops (n, 3, 224, 224), normalised as ImageNet's -> what ``Head`` gives. The head stays in float32, whatever the backbone."""
+    """Crops (n, 3, 224, 224), normalised as ImageNet's -> what ``Head`` gives. The head is in float32 whatever the backbone is."""
 
     def __init__(self, backbone: nn.Module, head: Head) -> None:
         super().__init__()
@@ -84,8 +90,8 @@ class Regressor(nn.Module):
 
 
 def rotations_from_6d(values: Any) -> NDArray[np.float64]:
-    """(..., 6) -> rotations (..., 3, 3) float64: seen as (3, 2), two columns; the first normalised, the second less its share of
-    the first and normalised, the third their cross product. NaN where they span no plane.
+    """(..., 6) -> rotations (..., 3, 3) float64: seen as (3, 2), two columns; the first normalised, the second less its share
+    of the first and normalised, the third their cross product. NaN where they span no plane.
     """
     pairs = np.asarray(values, np.float64).reshape(*np.shape(values)[:-1], 3, 2)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -112,7 +118,7 @@ def load_regressor(path: str | os.PathLike[str]) -> Regressor:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Tensors by name from .safetensors or what torch.save wrote: bare, or under "model" or "state_dict"; with "module." or not."""
+    """Tensors by name from .safetensors or what torch.save wrote: bare or under "model" or "state_dict", "module." cut off."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: expected a checkpoint, a file that exists")
@@ -133,8 +139,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         except pickle.UnpicklingError as error:
             what = str(error).split("\n\t")[0].strip().splitlines()[0] if str(error).strip() else "no pickle"
             raise InputError(
-                f"{path}: expected a checkpoint of tensors alone, which can be read without running code from it; got more than "
-                f"that, or no checkpoint ({what[:160]}). If you trust where it came from, convert it once: {_HOW_TO_CONVERT}"
+                f"{path}: expected a checkpoint of tensors alone, which can be read without running code from it; got more "
+                f"than that, or no checkpoint ({what[:160]}). If you trust where it came from, convert it: {_HOW_TO_CONVERT}"
             ) from None
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
             raise InputError(f"{path}: expected a checkpoint, got a damaged or foreign file ({str(error)[:160]})") from None
@@ -167,8 +173,8 @@ def build_regressor(state: Mapping[str, Tensor]) -> Regressor:
     shape = _shape(state, "decshape.weight", 2)[0]
     if 0 in (stem, *widths, pose, hidden, shape) or pose % 6 or any(w % 4 for w in widths):
         raise InputError(
-            "expected a bottleneck ResNet (widths that 4 divides) and 6 numbers a joint, got conv1.weight, layer*.0.conv3.weight "
-            f"and decpose.weight with {stem}, {widths} and {pose} rows"
+            "expected a bottleneck ResNet (widths that 4 divides) and 6 numbers a joint, got conv1.weight, "
+            f"layer*.0.conv3.weight and decpose.weight with {stem}, {widths} and {pose} rows"
         )
     config = ResNetConfig(embedding_size=stem, hidden_sizes=widths, depths=depths)
     with torch.device("meta"):  # its own weights would only be thrown away
@@ -191,9 +197,8 @@ def build_regressor(state: Mapping[str, Tensor]) -> Regressor:
     extra = sorted(set(state) - used)
     unknown = [key for key in extra if _OURS.match(key)]
     if unknown:
-        raise InputError(
-            f"{unknown[0]}: expected no such tensor in this network, got {tuple(state[unknown[0]].shape)}; another architecture?"
-        )
+        shown = tuple(state[unknown[0]].shape)
+        raise InputError(f"{unknown[0]}: expected no such tensor in this network, got shape {shown}; another architecture?")
     if extra:
         logging.getLogger(__name__).info("not used of the checkpoint: %s", ", ".join(extra))
     model.load_state_dict(weights, assign=True)
@@ -209,11 +214,8 @@ def checkpoint_name(key: str) -> str:
     if found is None:
         raise InputError(f"{key}: expected a name of the backbone; is this transformers older than 5?")
     stage, block, part, kind = found.groups()
-    convolution = kind == "convolution"
-    if part is None:
-        name = f"downsample.{0 if convolution else 1}"
-    else:
-        name = f"{'conv' if convolution else 'bn'}{int(part) + 1}"
+    names = ("downsample.0", "downsample.1") if part is None else (f"conv{int(part) + 1}", f"bn{int(part) + 1}")
+    name = names[kind == "normalization"]
     return f"layer{int(stage) + 1}.{block}.{name}.{key[found.end() :]}"
 
 
