@@ -50,7 +50,7 @@ _BYTES_PER_CROP = 60 << 20  # activations of a ResNet-50 in float32, with what c
 
 
 def make(model: str, runtime: Runtime) -> HmrEstimator:
-    """The stage, from the path of a checkpoint. Errors of ``load_regressor``; InputError without a body, or for one not SMPL's."""
+    """The stage, from a checkpoint's path. Errors of ``load_regressor``; InputError without a body, or for one not SMPL's."""
     projection = runtime.options.get("projection", PROJECTIONS[0])
     if projection not in PROJECTIONS:
         raise InputError(f"--set projection: expected one of {', '.join(PROJECTIONS)}; got {projection!r}")

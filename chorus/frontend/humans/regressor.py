@@ -76,7 +76,7 @@ class Head(nn.Module):
 
 
 class Regressor(nn.Module):
-    """Crops (n, 3, 224, 224), normalised as ImageNet's -> what ``Head`` gives. The head is in float32 whatever the backbone is."""
+    """Crops (n, 3, 224, 224), normalised as ImageNet's -> what ``Head`` gives, which is in float32 whatever the backbone is."""
 
     def __init__(self, backbone: nn.Module, head: Head) -> None:
         super().__init__()

@@ -1,0 +1,150 @@
+"""The camera step: perspective cameras in the person's frame from what a 3D pose estimator gives (3.3, Eq. 8, A.4)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from chorus._reprojection import LEAST_DEPTH
+from chorus.body import Body
+from chorus.camera import Cameras
+from chorus.camera_fit import METHODS, check_budget, fit_cameras, weak_perspective_start
+from chorus.errors import InputError, check_array
+from chorus.frontend.stages import Human
+
+STARTS = ("fitted", "paper")
+
+
+@dataclass(frozen=True)
+class FoundCameras:
+    """I cameras, one a human.
+
+    cameras      Cameras in the person's frame (origin at the pelvis); where there is a reason a placeholder, of no use
+    residual_px  (I,) float64 mean distance in pixels between targets and projected joints; NaN where the camera was known, and
+                 where there is a reason
+    reasons      (I,) why there is no camera; "" where there is one, whatever its residual: that is for filters to judge
+    """
+
+    cameras: Cameras
+    residual_px: NDArray[np.float64]
+    reasons: tuple[str, ...]
+
+
+def calibrate(
+    humans: Sequence[Human],
+    sizes: Any,
+    body: Body,
+    *,
+    method: str = "adam",
+    iterations: int = 2400,
+    stop_px: float = 0.7,
+    start: str = "fitted",
+    fit_focal: bool = True,
+    fit_betas: bool = False,
+) -> FoundCameras:
+    """Cameras of people seen in images of ``sizes`` (I, 2) height, width; those known already pass through.
+
+    body        whose joints are fitted to the humans' projected ones; J joints
+    method      "adam" is the paper's, and the default, because of where it stops: projections of a weak-perspective camera are
+                matched best from infinitely far away. Adam moves a hundredth at a time and ends at the first camera below
+                ``stop_px``, on exact weak-perspective targets some 20 m away; "levenberg-marquardt" leaps to the minimum, to
+                hundreds of metres, where perspective is gone. It is the better one where targets are perspective (joints
+                found by a network with a perspective camera), and with ``fit_focal=False``
+    iterations, stop_px, fit_focal   as in ``fit_cameras``; without ``fit_focal`` the field of view is 46.4 degrees across
+                the width
+    start       rotation from the human's orientation in any case; then "fitted": translation from the targets' mean and
+                spread; "paper": (tx, ty, 2 f / s) of the regressor's crop, as if the crop were the image (A.4). That is far
+                off where it is not, and the humans must have a ``crop_camera``
+    fit_betas   False: joints of the template, as field and votes have them; True: of each human's shape (A.4's text), with
+                the pelvis of that shape at the origin. The body must have shape directions
+
+    Computed in float64; images do not influence each other. Raises InputError for unknown methods and starts, other shapes,
+    humans of another number of joints, and known cameras of another image size. What is wrong with one image's numbers is its
+    reason.
+    """
+    check_budget(iterations, stop_px)
+    if method not in METHODS:
+        raise InputError(f"method: expected one of {', '.join(METHODS)}; got {method!r}")
+    if start not in STARTS:
+        raise InputError(f"start: expected one of {', '.join(STARTS)}; got {start!r}")
+    if fit_betas and body.shapedirs is None:
+        raise InputError(f"fit_betas: expected a body with shape directions, got {body!r}")
+    n = len(humans)
+    size = check_array("sizes", sizes, (n, 2), np.int32)
+    for row, human in enumerate(humans):
+        if len(human.pose) != body.num_joints:
+            raise InputError(f"humans[{row}].pose: expected the body's {body.num_joints} joints, got {len(human.pose)}")
+    K = np.tile(np.eye(3), (n, 1, 1))
+    K[:, :2, 2] = size[:, ::-1] / 2
+    R, t = np.tile(np.eye(3), (n, 1, 1)), np.tile([0.0, 0.0, 1.0], (n, 1))
+    residual, reasons = np.full(n, np.nan), [""] * n
+    unknown = []
+    for row, human in enumerate(humans):
+        if human.camera is None:
+            unknown.append(row)
+            continue
+        given = human.camera
+        if len(given) != 1 or (given.image_size[0] != size[row]).any():
+            got = given.image_size.tolist()
+            raise InputError(f"humans[{row}].camera: expected one of height, width {size[row].tolist()}, got {got}")
+        R[row], t[row], K[row] = given.R[0], given.t[0], given.K[0]
+    if unknown:
+        people = [humans[row] for row in unknown]
+        joints = _joints(people, body, fit_betas)
+        targets = np.stack([_targets(human) for human in people])
+        valid = np.isfinite(targets).all(2)
+        rotations, translations, focal = _start(people, size[unknown], start)
+        fit = fit_cameras(
+            joints, targets, valid, size[unknown], R0=rotations, t0=translations, focal0=focal, method=method,
+            iterations=iterations, stop_px=stop_px, fit_focal=fit_focal, strict=False,
+        )  # fmt: skip
+        R[unknown], t[unknown], K[unknown] = fit.cameras.R, fit.cameras.t, fit.cameras.K
+        residual[unknown] = fit.residual_px
+        depth = np.einsum("ic,ijc->ij", fit.cameras.R[:, 2], joints) / fit.cameras.t[:, 2:] + 1
+        behind = (valid & (depth <= LEAST_DEPTH)).any(1)
+        for i, row in enumerate(unknown):
+            if behind[i] or np.isnan(fit.residual_px[i]):
+                # fit_cameras counts rows within its own batch, which means nothing to whoever reads it in a store.
+                reasons[row] = re.sub(r" in row \d+", "", fit.reasons[i])
+                residual[row] = np.nan
+    return FoundCameras(Cameras(R, t, K, size), residual, tuple(reasons))
+
+
+def _joints(humans: Sequence[Human], body: Body, fit_betas: bool) -> NDArray[np.float64]:
+    """(I, J, 3) metres, the pelvis at the origin."""
+    poses = np.stack([human.pose for human in humans])
+    if not fit_betas or body.shapedirs is None:
+        return body.posed_joints(poses)
+    betas = np.zeros((len(humans), body.shapedirs.shape[2]))
+    for row, human in zip(betas, humans, strict=True):
+        if human.betas is not None:
+            shared = min(len(row), len(human.betas))
+            row[:shared] = human.betas[:shared]
+    joints = body.posed_joints(poses, betas)
+    return np.asarray(joints - joints[:, :1])
+
+
+def _targets(human: Human) -> NDArray[np.float64]:
+    if human.joints is None:
+        raise InputError("human: expected projected joints or a camera, got neither")
+    return human.joints
+
+
+def _start(
+    humans: Sequence[Human], size: NDArray[np.int32], start: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    orientations = np.stack([human.orientation for human in humans])
+    if start == "fitted":
+        return Rotation.from_rotvec(orientations).as_matrix(), None, None
+    cameras = [human.crop_camera for human in humans if human.crop_camera is not None]
+    if len(cameras) < len(humans):
+        missing = f"{len(humans) - len(cameras)} of {len(humans)} people come without the camera of their crop"
+        raise InputError(f'start: expected "fitted", because {missing}; got {start!r}')
+    scale, tx, ty = np.stack(cameras, 1)
+    return weak_perspective_start(scale, tx, ty, orientations, size)
