@@ -1,7 +1,73 @@
-"""Making images, or reading them from a folder."""
+"""Making images, or reading them from a folder (A.2, B.1).
+
+``stable-diffusion`` is the paper's; ``diffusers`` is any other text-to-image pipeline of that library; ``folder`` is for
+pictures that exist. What each promises about seeds and batches is in docs/synthesis.md.
+"""
 
 from __future__ import annotations
 
 from chorus.frontend.registry import StageInfo
+from chorus.frontend.synthesis.folder import folder_requests
 
-STAGES: tuple[StageInfo, ...] = ()
+__all__ = ["STAGES", "folder_requests"]
+
+_NEEDS = 'pip install "chorus-hoi[frontend]"'
+_GUIDED = (
+    ("guidance", "scale of the classifier-free guidance"),
+    ("negative", "what no image should show, as a negative prompt"),
+    ("safety", "on: images that the model's safety checker flags are refused; off: it is not run. Default: on, and an error "
+     "where the model brings none"),
+    ("revision", "commit, tag or branch of a model of the hub"),
+)  # fmt: skip
+
+STAGES: tuple[StageInfo, ...] = (
+    StageInfo(
+        kind="images",
+        name="stable-diffusion",
+        made_by="chorus.frontend.synthesis.stable_diffusion:make",
+        what="Stable Diffusion 1 and 2 with PLMS, by default as in A.2: v1.4, 50 steps, guidance 7.5, 512 px",
+        model="CompVis/stable-diffusion-v1-4",
+        licence="code: diffusers and transformers, Apache-2.0; weights: CreativeML OpenRAIL-M (uses are restricted), others as "
+        "their model card says",
+        weights="a hub id, or a folder that StableDiffusionPipeline.save_pretrained wrote; the default: the Hugging Face hub",
+        needs=_NEEDS,
+        options=(
+            ("steps", "denoising steps (50)"),
+            ("size", "height and width in pixels (512)"),
+            *_GUIDED,
+            ("view_control", "suffix: the view is told in the prompt alone, as in the paper; negative: its opposites become a "
+             "negative prompt too; perp-neg: they are steered away from by Perp-Neg (suffix)"),
+            ("view_weight", "weight of every opposite view in perp-neg (1)"),
+        ),
+    ),
+    StageInfo(
+        kind="images",
+        name="diffusers",
+        made_by="chorus.frontend.synthesis.any_pipeline:make",
+        what="any text-to-image pipeline of diffusers, with its own scheduler and its own defaults",
+        model="",
+        licence="code: diffusers and transformers, Apache-2.0; weights: as the model card says",
+        weights="a hub id, or a folder that save_pretrained of a pipeline wrote",
+        needs=_NEEDS,
+        options=(
+            ("steps", "denoising steps (the pipeline's)"),
+            ("size", "height and width in pixels (the pipeline's)"),
+            *_GUIDED,
+            ("view_control", "suffix: the view is told in the prompt alone; negative: its opposites become a negative prompt "
+             "too (suffix)"),
+        ),
+    ),
+    StageInfo(
+        kind="images",
+        name="folder",
+        made_by="chorus.frontend.synthesis.folder:make",
+        what="pictures of a folder (JPEG, PNG, WebP, BMP), the shorter side resized, centre crop, as in B.1",
+        model="",
+        licence="code: Pillow, MIT-CMU; the pictures: as whoever holds their rights says",
+        weights="no weights; the folder of the pictures, their keys being their paths in it",
+        options=(
+            ("size", "height and width in pixels (512)"),
+            ("least", "pixels of the shorter side below which a picture is refused (64)"),
+        ),
+    ),
+)  # fmt: skip

@@ -1,0 +1,114 @@
+"""Any text-to-image pipeline of diffusers, with its own scheduler and defaults."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from chorus.errors import InputError
+from chorus.frontend.batching import BatchLimit, in_batches
+from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
+from chorus.frontend.synthesis import loading, views
+
+VIEW_CONTROL = ("suffix", "negative")
+
+_USUAL_SIZE = 1024
+"""Pixels a side for the estimate of memory where the pipeline chooses the size."""
+
+
+def make(model: str, runtime: Runtime) -> AnyPipeline:
+    """The stage, its pipeline loaded from a hub id or a local folder.
+
+    InputError for a model that cannot be loaded, that makes no images from text, or that lacks what an option asks for.
+    """
+    diffusers = loading.import_diffusers()
+    revision = runtime.options.get("revision")
+    index = loading.index_of(model, revision)
+    without: dict[str, Any] = {}
+    if loading.unchecked(index, runtime, model) and "safety_checker" in index:
+        without["safety_checker"] = None
+        if "requires_safety_checker" in index:
+            without["requires_safety_checker"] = False
+    settings = {"revision": revision, "dtype": loading.dtype_of(runtime), **without}
+    with loading.naming(model):
+        place = loading.location(model)
+        try:
+            pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(place, **settings)
+        except ValueError:
+            # It knows the common classes; others are taken as their own index says.
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(place, **settings)
+    return AnyPipeline(pipeline, runtime)
+
+
+class AnyPipeline:
+    """An ImageSource. Options: see the stage's entry in the registry."""
+
+    def __init__(self, pipeline: Any, runtime: Runtime) -> None:
+        self._takes = inspect.signature(pipeline.__call__).parameters
+        if "prompt" not in self._takes:
+            raise InputError(f"model: expected a pipeline that makes images from text, got a {type(pipeline).__name__}")
+        size = loading.whole(runtime, "size", 0, 0, 4096)
+        steps = loading.whole(runtime, "steps", 0, 0, 1000)
+        self.view_control = loading.one_of(runtime, "view_control", VIEW_CONTROL)
+        self.negative = runtime.options.get("negative", "")
+        chosen: dict[str, Any] = {"height": size or None, "width": size or None, "num_inference_steps": steps or None}
+        if "guidance" in runtime.options:
+            chosen["guidance_scale"] = runtime.number("guidance", 0, 0, 100)
+        # What was asked for and cannot be had is an error; what was not asked for stays the pipeline's own default.
+        self.arguments = {name: value for name, value in chosen.items() if value is not None}
+        asked = {"height": "size", "width": "size", "num_inference_steps": "steps", "guidance_scale": "guidance"}
+        for name in self.arguments:
+            self._require(pipeline, name, asked[name])
+        if self.negative:
+            self._require(pipeline, "negative_prompt", "negative")
+        if self.view_control == "negative":
+            self._require(pipeline, "negative_prompt", "view_control")
+        # Without generators of our own no image could be made again.
+        self._require(pipeline, "generator", "seed")
+        self.pipeline = loading.settle(pipeline, runtime)
+        self.limit = BatchLimit.of(runtime, loading.bytes_per_image(size or _USUAL_SIZE, runtime))
+
+    def _require(self, pipeline: Any, argument: str, option: str) -> None:
+        if argument not in self._takes:
+            raise InputError(
+                f"--set {option}: expected a pipeline that takes {argument}, got {type(pipeline).__name__}, which does not"
+            )
+
+    def images(self, requests: Sequence[ImageRequest]) -> list[Picture | Refusal]:
+        """Pictures of the pipeline's size, one for each request and in order; Refusal for those that a safety checker flags.
+
+        Each image has a generator of its own, seeded with ``request.seed`` on the CPU.
+        """
+        return in_batches(requests, self._draw, self.limit)
+
+    def _draw(self, requests: Sequence[ImageRequest]) -> list[Picture | Refusal]:
+        arguments: dict[str, Any] = dict(self.arguments)
+        if "negative_prompt" in self._takes and (self.negative or self.view_control == "negative"):
+            of_view = self.view_control == "negative"
+            arguments["negative_prompt"] = [
+                views.negative_prompt(request.view if of_view else "", self.negative) for request in requests
+            ]
+        if "output_type" in self._takes:
+            arguments["output_type"] = "np"
+        with loading.quiet():
+            made = self.pipeline(
+                prompt=[request.text for request in requests],
+                generator=[loading.generator_of(request) for request in requests],
+                **arguments,
+            )
+        images, flagged = _read(made)
+        return loading.pictures(requests, images, flagged)
+
+
+def _read(made: Any) -> tuple[Any, Any]:
+    """(B, H, W, 3) images in 0..1 and the flags, of whatever a pipeline gives."""
+    import numpy as np
+
+    images = made["images"] if isinstance(made, Mapping) else made[0]
+    flagged = made.get("nsfw_content_detected") if isinstance(made, Mapping) else None
+    if not isinstance(images, np.ndarray):
+        images = np.stack([np.asarray(image.convert("RGB")) / np.float32(255) for image in images])
+    if images.ndim != 4 or images.shape[3] != 3:
+        raise InputError(f"model: expected a pipeline whose images are (B, H, W, 3), got {images.shape}")
+    return images, flagged

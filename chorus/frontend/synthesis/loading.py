@@ -1,0 +1,173 @@
+"""What the stages that draw with diffusers have in common: loading, options, seeds, pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.errors import InputError
+from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
+
+if TYPE_CHECKING:
+    import torch
+
+UNSAFE = Refusal("unsafe image")
+"""The safety checker flagged it."""
+
+BROKEN = Refusal("broken image")
+"""It holds numbers that are not finite, as half precision makes them when it overflows."""
+
+_BYTES_PER_PIXEL = 2500
+"""A rough figure of the activations of a guided image in half precision, of a U-Net of Stable Diffusion's size.
+
+It makes 0.6 GiB at 512 px. Only where a first batch starts: a batch that does not fit is halved.
+"""
+
+
+def import_diffusers() -> Any:
+    """The library. ImportError, naming what to install, without it or what it needs for pipelines with text encoders."""
+    try:
+        import diffusers
+        import transformers  # noqa: F401
+    except ImportError as error:
+        needs = 'diffusers and transformers come with pip install "chorus-hoi[frontend]"'
+        raise ImportError(f"images: {error}; {needs}") from error
+    return diffusers
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars and the warnings of diffusers and transformers, which would cross our own; errors remain."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    logs = (of_diffusers, of_transformers)
+    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, (verbosity, bars) in zip(logs, before, strict=True):
+            log.set_verbosity(verbosity)
+            if bars:
+                log.enable_progress_bar()
+
+
+def location(model: str) -> str:
+    """The model as diffusers takes it. InputError for what is meant as a folder and is none, before the hub is asked for it."""
+    path = os.path.expanduser(model)
+    if os.path.isdir(path):
+        if not os.path.isfile(os.path.join(path, "model_index.json")):
+            raise InputError(f"model: expected a folder that holds model_index.json, got {model!r}")
+        return path
+    if os.path.isfile(path) or model.startswith((".", "~")) or os.path.isabs(path) or model.count("/") > 1:
+        raise InputError(f"model: expected a hub id, or a folder of a diffusers pipeline; got {model!r}")
+    return model
+
+
+@contextlib.contextmanager
+def naming(model: str) -> Iterator[None]:
+    """What goes wrong while a model is loaded, as an InputError that names it."""
+    try:
+        with quiet():
+            yield
+    except (InputError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # the hub's clients, safetensors and pickle each raise exceptions of their own
+        raise InputError(f"model: expected one that can be loaded, got {model!r}: {type(error).__name__}: {error}") from error
+
+
+def index_of(model: str, revision: str | None) -> dict[str, Any]:
+    """model_index.json of a pipeline, from the hub or a folder. InputError where it cannot be had."""
+    diffusers = import_diffusers()
+    with naming(model):
+        return dict(diffusers.DiffusionPipeline.load_config(location(model), revision=revision))
+
+
+def unchecked(index: dict[str, Any], runtime: Runtime, model: str) -> bool:
+    """Whether the safety checker is to be left out, by the option "safety". InputError where it is wanted and there is none."""
+    choice = one_of(runtime, "safety", ("on", "off"))
+    brings_one = bool((index.get("safety_checker") or [None])[0])
+    if choice == "on" and not brings_one:
+        raise InputError(
+            f"--set safety: expected off for {model!r}, which brings no safety checker: its images are then not checked at all"
+        )
+    return choice == "off"
+
+
+def one_of(runtime: Runtime, name: str, known: Sequence[str]) -> str:
+    """An option of few choices, the first of which is the default."""
+    value = runtime.options.get(name, known[0])
+    if value not in known:
+        raise InputError(f"--set {name}: expected {' or '.join(known)}, got {value!r}")
+    return value
+
+
+def whole(runtime: Runtime, name: str, default: int, least: int, most: int) -> int:
+    """An option that is a whole number."""
+    value = runtime.number(name, default, least, most)
+    if value != int(value):
+        raise InputError(f"--set {name}: expected a whole number, got {runtime.options[name]!r}")
+    return int(value)
+
+
+def dtype_of(runtime: Runtime) -> torch.dtype:
+    """The type of the models' numbers."""
+    import torch
+
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if runtime.dtype not in known:
+        raise InputError(f"dtype: expected {' or '.join(known)}, got {runtime.dtype!r}")
+    return known[runtime.dtype]
+
+
+def settle(pipeline: Any, runtime: Runtime) -> Any:
+    """The pipeline on its device, with its type of numbers, silent, its autoencoder decoding image by image."""
+    pipeline.set_progress_bar_config(disable=True)
+    vae: Any = getattr(pipeline, "vae", None)
+    if hasattr(vae, "enable_slicing"):
+        # Decoding takes more memory an image than the U-Net does and is a small part of the time.
+        vae.enable_slicing()
+    try:
+        with quiet():
+            return pipeline.to(runtime.device, dtype_of(runtime))
+    except (RuntimeError, AssertionError) as error:  # AssertionError: "Torch not compiled with CUDA enabled"
+        raise InputError(f"device: expected one that holds the model, got {runtime.device!r}: {error}") from error
+
+
+def bytes_per_image(size: int, runtime: Runtime, branches: int = 2) -> int:
+    """What a batch takes for one more image, roughly; ``branches``: rows of the U-Net's batch an image."""
+    width = 4 if runtime.dtype == "float32" else 2
+    return max(1, int(_BYTES_PER_PIXEL * size * size * (width / 2) * (branches / 2)))
+
+
+def generator_of(request: ImageRequest) -> torch.Generator:
+    """A generator on the CPU, of the request's seed: its numbers are the same whatever device the model is on."""
+    import torch
+
+    if not 0 <= request.seed < 2**63:
+        raise InputError(f"seed: expected 0 .. 2^63 - 1 for an image that is drawn, got {request.seed} for {request.key!r}")
+    return torch.Generator("cpu").manual_seed(request.seed)
+
+
+def pictures(
+    requests: Sequence[ImageRequest], images: NDArray[np.floating[Any]], flagged: Sequence[bool] | None
+) -> list[Picture | Refusal]:
+    """(B, H, W, 3) in 0..1 as pictures, but for those that are flagged or not finite."""
+    results: list[Picture | Refusal] = []
+    for i, request in enumerate(requests):
+        image = images[i]
+        if flagged is not None and flagged[i]:
+            results.append(UNSAFE)
+        elif not np.isfinite(image).all():
+            results.append(BROKEN)
+        else:
+            results.append(Picture(request, np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)))
+    return results

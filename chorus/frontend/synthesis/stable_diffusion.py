@@ -1,0 +1,154 @@
+"""Stable Diffusion as the paper uses it (A.2): v1.4, PLMS, 50 steps, guidance 7.5, 512 px."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.errors import InputError
+from chorus.frontend.batching import BatchLimit, in_batches
+from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
+from chorus.frontend.synthesis import loading, perp_neg, views
+
+STEPS = 50
+GUIDANCE = 7.5
+SIZE = 512
+VIEW_WEIGHT = 1.0
+"""Of every opposite view in Perp-Neg; ours, the paper does not use it."""
+
+VIEW_CONTROL = ("suffix", "negative", "perp-neg")
+
+_BETAS = ("beta_start", "beta_end", "beta_schedule")
+
+
+def make(model: str, runtime: Runtime) -> StableDiffusion:
+    """The stage, its pipeline loaded from a hub id or a local folder by one and the same path.
+
+    InputError for a model that cannot be loaded or is of another class, and for options that make no sense together.
+    """
+    diffusers = loading.import_diffusers()
+    revision = runtime.options.get("revision")
+    index = loading.index_of(model, revision)
+    if index.get("_class_name") != "StableDiffusionPipeline":
+        kind = index.get("_class_name")
+        raise InputError(f"model: expected a StableDiffusionPipeline, got {model!r}, a {kind}: try the stage diffusers={model}")
+    # The keyword is left out where the model's own checker is wanted: passing one would mean to have made it.
+    without: dict[str, Any] = {}
+    if loading.unchecked(index, runtime, model):
+        without = {"safety_checker": None, "requires_safety_checker": False}
+    with loading.naming(model):
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+            loading.location(model), revision=revision, dtype=loading.dtype_of(runtime), **without
+        )
+    return StableDiffusion(pipeline, runtime)
+
+
+def plms(scheduler: Any) -> Any:
+    """PNDM without its Runge-Kutta steps, which is PLMS, with the noise schedule of the model's own scheduler."""
+    from diffusers import PNDMScheduler
+
+    config = scheduler.config
+    if config.get("trained_betas") is None and any(config.get(name) is None for name in _BETAS):
+        raise InputError(f"model: expected a scheduler with betas, got {type(scheduler).__name__}, which has no {_BETAS}")
+    return PNDMScheduler.from_config(
+        config, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading"
+    )
+
+
+class StableDiffusion:
+    """An ImageSource. Options: see the stage's entry in the registry."""
+
+    def __init__(self, pipeline: Any, runtime: Runtime) -> None:
+        self.steps = loading.whole(runtime, "steps", STEPS, 1, 999)
+        self.guidance = runtime.number("guidance", GUIDANCE, 0, 100)
+        self.size = loading.whole(runtime, "size", SIZE, 8, 4096)
+        self.view_control = loading.one_of(runtime, "view_control", VIEW_CONTROL)
+        self.view_weight = runtime.number("view_weight", VIEW_WEIGHT, 0, 100)
+        self.negative = runtime.options.get("negative", "")
+        self._check(pipeline, runtime)
+        pipeline.scheduler = plms(pipeline.scheduler)
+        self.pipeline = loading.settle(pipeline, runtime)
+        most = max(len(names) for names in views.OPPOSITES.values())
+        branches = 2 + (most if self.view_control == "perp-neg" else 0)
+        self.limit = BatchLimit.of(runtime, loading.bytes_per_image(self.size, runtime, branches))
+
+    def _check(self, pipeline: Any, runtime: Runtime) -> None:
+        """InputError for options that make no sense together, or not with this model."""
+        if self.guidance <= 1 and (self.negative or self.view_control != "suffix"):
+            raise InputError(
+                f"--set guidance: expected more than 1 for negative prompts to have an effect, got {self.guidance:g}"
+            )
+        if self.size % pipeline.vae_scale_factor:
+            raise InputError(f"--set size: expected a multiple of {pipeline.vae_scale_factor}, got {self.size}")
+        trained = int(pipeline.scheduler.config.get("num_train_timesteps", 0))
+        if self.steps >= trained:
+            raise InputError(f"--set steps: expected fewer than the {trained} of the model's training, got {self.steps}")
+        if "view_weight" in runtime.options and self.view_control != "perp-neg":
+            raise InputError(f"--set view_weight: expected only with view_control=perp-neg, got {self.view_control!r}")
+        if self.view_control == "perp-neg" and pipeline.unet.config.time_cond_proj_dim is not None:
+            raise InputError("--set view_control: expected suffix for a model distilled to need no guidance, got perp-neg")
+
+    def images(self, requests: Sequence[ImageRequest]) -> list[Picture | Refusal]:
+        """(size, size) pictures, one for each request and in order; Refusal for those that the safety checker flags.
+
+        An image depends on its request, the model, the options and the device's arithmetic. Its noise comes from a generator
+        of its own, seeded with ``request.seed`` on the CPU, in float32; the other images of a batch change it by roundings at
+        most.
+        """
+        return in_batches(requests, self._draw, self.limit)
+
+    def _draw(self, requests: Sequence[ImageRequest]) -> list[Picture | Refusal]:
+        latents = self._noise(requests)
+        with loading.quiet():
+            if self.view_control == "perp-neg":
+                images, flagged = self._perp_neg(requests, latents)
+            else:
+                made = self.pipeline(
+                    [request.text for request in requests],
+                    height=self.size,
+                    width=self.size,
+                    num_inference_steps=self.steps,
+                    guidance_scale=self.guidance,
+                    negative_prompt=[self._negative_prompt(request) for request in requests],
+                    latents=latents,
+                    output_type="np",
+                )
+                images, flagged = made.images, made.nsfw_content_detected
+        return loading.pictures(requests, images, flagged)
+
+    def _noise(self, requests: Sequence[ImageRequest]) -> Any:
+        """(B, C, size/8, size/8) unit noise of the requests' seeds, drawn in float32 whatever the model's type of numbers."""
+        import torch
+
+        side = self.size // self.pipeline.vae_scale_factor
+        shape = (self.pipeline.unet.config.in_channels, side, side)
+        drawn = [torch.randn(shape, generator=loading.generator_of(r), dtype=torch.float32) for r in requests]
+        return torch.stack(drawn).to(self.pipeline.unet.dtype)
+
+    def _negative_prompt(self, request: ImageRequest) -> str:
+        if self.view_control == "suffix":
+            return self.negative
+        return views.negative_prompt(request.view, self.negative)
+
+    def _perp_neg(self, requests: Sequence[ImageRequest], latents: Any) -> tuple[NDArray[np.float32], list[bool] | None]:
+        """(B, size, size, 3) images in 0..1, and which of them are flagged; the pipeline's own parts in a loop of our own."""
+        import torch
+
+        pipeline = self.pipeline
+        with torch.no_grad():
+            latents = perp_neg.denoise(
+                pipeline,
+                prompts=[request.text for request in requests],
+                general=self.negative,
+                negatives=[[f"{request.prompt}, {view}" for view in views.opposites(request.view)] for request in requests],
+                latents=latents,
+                steps=self.steps,
+                scale=self.guidance,
+                weight=self.view_weight,
+            )
+            images = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor, return_dict=False)[0]
+            images, flagged = pipeline.run_safety_checker(images, pipeline._execution_device, pipeline.unet.dtype)
+            return pipeline.image_processor.postprocess(images, output_type="np"), flagged
