@@ -1,14 +1,14 @@
 """Body parts (Table 4) and the interaction regions around them in the canonical space (Eq. 7, 12).
 
 A part is a set of mesh vertices. Without a segmentation a vertex belongs to the part of its dominant joint; one that the
-user has (the published SMPL maps among them) is read from a JSON file.
+user has (the published SMPL maps among them) is read from a JSON file of vertices, or of joints by name.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,9 @@ def body_parts(body: Body) -> dict[str, NDArray[np.int64]]:
 
 
 def load_parts(path: str | os.PathLike[str], body: Body) -> dict[str, NDArray[np.int64]]:
-    """Parts from a JSON file {part: [vertex, ...]}: part -> its vertices, ascending, in the file's order of parts.
+    """Parts from a JSON file {part: [vertex or joint, ...]}: part -> its vertices, ascending, in the file's order of parts.
 
-    A file that has every label of the published SMPL segmentation is merged into the 12 parts of Table 4; any other is
+    A vertex is a number, a joint its name, as "left_knee": it stands for the vertices that it dominates. A file that has every label of the published SMPL segmentation is merged into the 12 parts of Table 4; any other is
     taken as it is, up to 32 parts. A vertex may lie in several parts or in none.
 
     Raises InputError for a file that is not such JSON, and for what ``check_parts`` refuses.
@@ -96,9 +96,9 @@ def load_parts(path: str | os.PathLike[str], body: Body) -> dict[str, NDArray[np
     except OSError as error:
         raise InputError(f"parts: expected a file that can be read, got {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # InputError, JSONDecodeError, UnicodeDecodeError
-        raise InputError(f"parts: expected JSON {{part: [vertex, ...]}} in {path}, got {error}") from None
+        raise InputError(f"parts: expected JSON {{part: [vertex or joint, ...]}} in {path}, got {error}") from None
     if not isinstance(content, dict):
-        raise InputError(f"parts: expected JSON {{part: [vertex, ...]}} in {path}, got {type(content).__name__}")
+        raise InputError(f"parts: expected JSON {{part: [vertex or joint, ...]}} in {path}, got {type(content).__name__}")
     parts = check_parts(content, body)
     if all(label in parts for labels in SEGMENTS.values() for label in labels):
         return {
@@ -118,19 +118,23 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_parts(parts: Mapping[str, Any], body: Body) -> dict[str, NDArray[np.int64]]:
-    """Parts with their vertices ascending, each once.
+    """Parts with their vertices ascending, each once; names of joints among them stand for the vertices that they dominate.
 
-    Raises InputError for no parts, a part that has no vertices, numbers that are not whole, and vertices that the body does
-    not have.
+    Raises InputError for no parts, a part that has no vertices, numbers that are not whole, and vertices and joints that the
+    body does not have.
     """
     if not parts:
         raise InputError("parts: expected at least one part, got none")
-    checked = {}
+    checked: dict[str, NDArray[np.int64]] = {}
     last = len(body.vertices) - 1
     for name, vertices in parts.items():
         if not isinstance(name, str):
             raise InputError(f"parts: expected names of parts, got {name!r}")
         what = f"parts[{name!r}]"
+        if isinstance(vertices, str):
+            raise InputError(f"{what}: expected a list of vertices or joints, got {vertices!r}")
+        if isinstance(vertices, (list, tuple)) and any(isinstance(one, str) for one in vertices):
+            vertices = _with_joints(what, vertices, body)
         try:
             given = np.asarray(vertices)
         except ValueError:  # lists of different lengths
@@ -143,6 +147,22 @@ def check_parts(parts: Mapping[str, Any], body: Body) -> dict[str, NDArray[np.in
             raise InputError(f"{what}: expected vertices 0..{last} of {body.name}, got {wrong}")
         checked[name] = index
     return checked
+
+
+def _with_joints(what: str, given: Sequence[Any], body: Body) -> list[Any]:
+    """A list of vertices and names of joints with each name replaced by the vertices that the joint dominates."""
+    found: list[Any] = []
+    for one in given:
+        if not isinstance(one, str):
+            found.append(one)
+            continue
+        if one not in body.joint_names:
+            raise InputError(f"{what}: expected joints among {', '.join(body.joint_names)}; got {one!r}")
+        dominated = np.flatnonzero(body.dominant_joint == body.joint_names.index(one)).tolist()
+        if not dominated:
+            raise InputError(f"{what}: expected joints that dominate a vertex of {body.name}, which {one!r} does not")
+        found += dominated
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +203,8 @@ def interaction_regions(
 ) -> InteractionRegions:
     """The interaction regions I_a of body parts on a field's voxels (Eq. 12): centres within epsilon of a vertex.
 
-    parts    None for the 12 of Table 4 by dominant joints; {part: vertices} of the field's body, at most 32; or the path of
-             a JSON file of that form (see ``load_parts``)
+    parts    None for the 12 of Table 4 by dominant joints; {part: vertices and names of joints} of the field's body, at most
+             32; or the path of a JSON file of that form (see ``load_parts``)
     epsilon  metres, the bound included
 
     Raises InputError for an epsilon that is not positive, for parts that cannot be used, and for a part without a voxel:

@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 from chorus.body import SMPLH_JOINTS, SMPLX_JOINTS, Body, load_body
 from chorus.errors import InputError
 from chorus.field import CanonicalField, voxel_centres
-from chorus.parts import EPSILON, PARTS, SEGMENTS, InteractionRegions, body_parts, interaction_regions, load_parts
+from chorus.parts import EPSILON, PARTS, SEGMENTS, InteractionRegions, body_parts, check_parts, interaction_regions, load_parts
 
 MIRRORED = {p: p.replace("right", "left") if p.startswith("right") else p.replace("left", "right") for p in PARTS}
 
@@ -201,6 +201,30 @@ def test_parts_from_a_file(body: Body, field: CanonicalField, tmp_path: Path) ->
     assert (given.voxels("all") | ~given.voxels("nose")).all()
 
 
+def test_parts_by_names_of_joints(body: Body, field: CanonicalField, tmp_path: Path) -> None:
+    content = {"shin": ["left_knee"], "both wrists": ["left_wrist", "right_wrist"], "mixed": [5, "head", 3], "plain": [7]}
+    parts = load_parts(write(tmp_path / "parts.json", content), body)
+
+    def of(*joints: str) -> list[int]:
+        wanted = [body.joint_names.index(joint) for joint in joints]
+        return np.flatnonzero(np.isin(body.weights.argmax(1), wanted)).tolist()
+
+    want = {
+        "shin": of("left_knee"), "both wrists": of("left_wrist", "right_wrist"),
+        "mixed": sorted({3, 5, *of("head")}), "plain": [7],
+    }  # fmt: skip
+    assert {name: vertices.tolist() for name, vertices in parts.items()} == want
+    np.testing.assert_array_equal(parts["shin"], body_parts(body)["leftLowerLeg"])
+    np.testing.assert_array_equal(interaction_regions(field, content).bits, interaction_regions(field, parts).bits)
+
+
+def test_a_joint_without_vertices_is_no_part() -> None:
+    weights = np.tile([1.0, 0.0], (3, 1))
+    body = Body("stump", np.eye(3), [[0, 1, 2]], np.zeros((2, 3)), [-1, 0], weights, ("pelvis", "tail"))
+    with pytest.raises(InputError, match=r"parts\['a'\]: expected joints that dominate a vertex of .*, which 'tail' does not"):
+        check_parts({"a": ["tail"]}, body)
+
+
 def test_a_published_segmentation_is_merged_by_table_4(body: Body, tmp_path: Path) -> None:
     labels = [*(label for merged in SEGMENTS.values() for label in merged), "hips"]
     content = {label: [2 * n, 2 * n + 1] for n, label in enumerate(labels)}
@@ -216,7 +240,7 @@ def test_a_published_segmentation_is_merged_by_table_4(body: Body, tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1, 2]", r"parts: expected JSON \{part: \[vertex, ...\]\} in .*, got list"),
+        ("[1, 2]", r"parts: expected JSON \{part: \[vertex or joint, ...\]\} in .*, got list"),
         ("{", r"parts: expected JSON .*, got Expecting property name"),
         ('{"a": [1], "a": [2]}', r"parts: expected JSON .*'a' twice"),
         ("{}", "parts: expected at least one part, got none"),
@@ -225,7 +249,10 @@ def test_a_published_segmentation_is_merged_by_table_4(body: Body, tmp_path: Pat
         ('{"a": [[1, 2]]}', r"parts\['a'\]: expected shape \(n,\), got \(1, 2\)"),
         ('{"a": [[1, 2], 3]}', r"parts\['a'\]: expected a list of vertices, got lists in it"),
         ('{"a": [true, false]}', r"parts\['a'\]: expected a list of vertices, got \[True, False\]"),
-        ('{"a": ["3"]}', r"parts\['a'\]: expected real numbers"),
+        ('{"a": ["3"]}', r"parts\['a'\]: expected joints among pelvis, left_hip, .*; got '3'"),
+        ('{"a": [3, "left_knees"]}', r"parts\['a'\]: expected joints among .*; got 'left_knees'"),
+        ('{"a": ["left_knee", -1]}', r"parts\['a'\]: expected vertices 0..13717 of .*, got -1"),
+        ('{"a": "left_knee"}', r"parts\['a'\]: expected a list of vertices or joints, got 'left_knee'"),
         ('{"a": {"b": 1}}', r"parts\['a'\]: expected real numbers"),
         ('{"a": null}', r"parts\['a'\]: expected real numbers"),
         ('{"a": [1.5]}', r"parts\['a'\]: expected whole numbers that fit int64, got 1.5"),

@@ -73,14 +73,14 @@ def save_three_sides(
     axes = figure.subplots(len(rows), len(SIDES), squeeze=False)
     figure.suptitle(title, fontsize=12)
     half = extent / 2
-    for (label, phi), line in zip(rows, axes, strict=True):
+    for row, ((label, phi), line) in enumerate(zip(rows, axes, strict=True)):
         for side, ax in zip(SIDES, line, strict=True):
             ax.imshow(render_side(phi, extent, body, side), extent=(-half, half, -half, half))
             ax.set_xticks([])
             ax.set_yticks([])
             ax.plot([half - 1.1, half - 0.1], [0.1 - half] * 2, color="0.3", linewidth=1.5)
             ax.text(half - 0.6, 0.15 - half, "1 m", ha="center", fontsize=7, color="0.3")
-            if line is axes[0]:
+            if row == 0:
                 ax.set_title(side, fontsize=10)
         line[0].set_ylabel(label, fontsize=10)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), ax=axes, shrink=0.6, pad=0.02)
