@@ -1,0 +1,72 @@
+"""``chorus prompts``: thinking of interactions, ahead of a run or for a look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chorus.commands.console import err, print_json, wrote
+
+
+@click.command("prompts")
+@click.argument("category")
+@click.option(
+    "--source", "--prompts", "source", default="builtin", show_default=True, metavar="builtin|openai=MODEL|local=MODEL|file=PATH",
+    help="Who thinks of them: our own lists, a server, a language model on this machine (hub id or folder), a file.",
+)  # fmt: skip
+@click.option("--count", type=click.IntRange(min=1), help="At most so many; default: as Table 3 has, else 10; of a file all.")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="An option of the source (repeatable).")
+@click.option("--device", default="cpu", show_default=True, help="For local: cpu, cuda, cuda:1, ...")
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16", "bfloat16"]))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write them as JSON, which file=PATH reads again.")
+@click.option("--views", is_flag=True, help="Show each prompt with its 22 view augmentations, as images are asked for.")
+@click.option("--json", "as_json", is_flag=True)
+def prompts_command(
+    category: str, source: str, count: int | None, assignments: tuple[str, ...], device: str, dtype: str, output: Path | None,
+    views: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Sentences about a person and an object of CATEGORY, to make images from.
+
+    The question and the 22 view augmentations are those of A.1.
+    """
+    import json
+
+    from chorus.errors import InputError
+    from chorus.frontend.prompting import VIEWS, category_name, usual_count
+    from chorus.frontend.registry import make
+    from chorus.frontend.stages import ImageRequest, Runtime
+
+    if output is not None and not output.absolute().parent.is_dir():  # before a model has worked for it
+        raise InputError(f"--output: expected a file in a folder that exists, got {output}")
+    name = category_name(category)
+    stage = make("prompts", source, Runtime(device, dtype, options=_options(assignments)))
+    prompts = stage.prompts(name, usual_count(name, source) if count is None else count)
+    content: dict[str, Any] = {"category": name, "prompts": prompts, "source": stage.provenance()}
+    if output is not None:
+        output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    texts = [ImageRequest("", prompt, view).text for prompt in prompts for view in VIEWS]
+    if as_json:
+        shown = {**content, "dropped": [vars(item) for item in stage.dropped]}
+        print_json({**shown, **({"views": VIEWS, "texts": texts} if views else {}), **({"wrote": output} if output else {})})
+        return
+    for item in stage.dropped:
+        err.print(f"dropped: {item.text[:120]!r}: {item.reason}", markup=False)
+    click.echo("\n".join(texts if views else prompts))
+    if output is not None:
+        wrote(output)
+
+
+def _options(assignments: tuple[str, ...]) -> dict[str, str]:
+    """NAME=VALUE, or prompts.NAME=VALUE as `chorus synthesize` has it."""
+    from chorus.errors import InputError
+
+    options = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        name = name.removeprefix("prompts.")
+        if not equals or not name:
+            raise InputError(f"--set: expected NAME=VALUE, got {text!r}")
+        options[name] = value
+    return options

@@ -1,0 +1,98 @@
+"""Prompts from a text-generation model on this machine."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from chorus.errors import InputError
+from chorus.frontend.prompting.asking import Answer, Asking, Question, whole
+from chorus.frontend.stages import Runtime
+
+
+class LocalModel(Asking):
+    """A causal language model of transformers. The same seed gives the same prompts on the same machine.
+
+    Weights are read from safetensors, or from pickles with weights alone; code that comes with a model is not run.
+    """
+
+    def __init__(
+        self, model: str, question: Question, retries: int = 3, *, temperature: float = 0.7, seed: int = 0,
+        max_tokens: int = 1024, device: str = "cpu", dtype: str = "float32",
+    ) -> None:  # fmt: skip
+        super().__init__(question, retries)
+        try:
+            import torch
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+        except ImportError as error:
+            raise ImportError('the stage "local" needs transformers: pip install "chorus-hoi[frontend]"') from error
+        self._torch = torch
+        self.model, self.temperature, self.seed, self.max_tokens = model, temperature, seed, max_tokens
+        self._device, self._dtype = device, dtype
+        place = os.path.expanduser(model)
+        if not os.path.isdir(place) and (os.path.exists(place) or model.startswith((".", "~", os.sep)) or model.count("/") > 1):
+            raise InputError(f"--prompts local: expected a hub id, or a folder with a language model; got {model!r}")
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(place)
+            self._model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype)).to(device).eval()
+        except Exception as error:  # the hub's clients, safetensors and pickle each raise exceptions of their own
+            first = str(error).strip().split("\n")[0]
+            raise InputError(f"--prompts local: expected a language model and its tokenizer, got {model!r}: {first}") from error
+        words, rows = len(self._tokenizer), self._model.get_input_embeddings().num_embeddings
+        if words > rows:
+            raise InputError(f"--prompts local: expected a tokenizer of at most the model's {rows} tokens, got one of {words}")
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "stage": "local", "model": self.model, "temperature": self.temperature, "seed": self.seed,
+            "max_tokens": self.max_tokens, "device": self._device, "dtype": self._dtype,
+        }  # fmt: skip
+
+    def answer(self, question: str, turn: int) -> Answer:
+        torch, tokenizer = self._torch, self._tokenizer
+        if tokenizer.chat_template:
+            begun = ""
+            asked = tokenizer.apply_chat_template(
+                [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+        else:  # it goes on with a text rather than answers: the list is begun for it
+            begun = "1."
+            asked = tokenizer(f"{question}\n\n{begun}", return_tensors="pt")
+        ids = asked["input_ids"].to(self._device)
+        room = self._room(ids.shape[1])
+        ends = self._model.generation_config.eos_token_id
+        ends = ends if ends is not None else tokenizer.eos_token_id
+        drawn = {"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else {"do_sample": False}
+        cuda = [torch.device(self._device)] if torch.device(self._device).type == "cuda" else []
+        with torch.random.fork_rng(cuda), torch.inference_mode():  # the caller's random numbers stay as they are
+            torch.manual_seed(self.seed + turn)
+            made = self._model.generate(
+                input_ids=ids, attention_mask=asked["attention_mask"].to(self._device), max_new_tokens=room, eos_token_id=ends,
+                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id, **drawn,
+            )  # fmt: skip
+        new = made[0, ids.shape[1] :]
+        stops = ends if isinstance(ends, list) else [ends]
+        ended = len(new) > 0 and int(new[-1]) in stops
+        return Answer(begun + tokenizer.decode(new, skip_special_tokens=True), cut=not ended)
+
+    def _room(self, asked: int) -> int:
+        """Tokens that an answer may have. InputError where the question fills what the model can read."""
+        most = getattr(self._model.config, "max_position_embeddings", None)
+        room = self.max_tokens if most is None else min(self.max_tokens, int(most) - asked)
+        if room < 1:
+            raise InputError(f"--prompts local: expected a question of less than the model's {most} tokens, got {asked}")
+        return room
+
+
+def local(model: str, runtime: Runtime) -> LocalModel:
+    """The stage ``local=MODEL``."""
+    return LocalModel(
+        model,
+        Question.of(runtime),
+        whole(runtime, "retries", 3, 0, 100),
+        temperature=runtime.number("temperature", 0.7, 0.0, 2.0),
+        seed=whole(runtime, "seed", 0, 0, 2**31 - 1000),
+        max_tokens=whole(runtime, "max_tokens", 1024, 1, 100_000),
+        device=runtime.device,
+        dtype=runtime.dtype,
+    )
