@@ -15,11 +15,14 @@ from chorus import __version__
 from chorus.commands.ablate import ablate_command
 from chorus.commands.coco import ingest_coco_eft_command
 from chorus.commands.console import body_option, err, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.filter import filter_command
 from chorus.commands.pap import evaluate_pap_command
 from chorus.commands.pose import pose_command, roundtrip_command
+from chorus.commands.prompts import prompts_command
 from chorus.commands.reconstruct import reconstruct_command
 from chorus.commands.statistics import store_stats_command
 from chorus.commands.surfaces import mesh_command
+from chorus.commands.synthesize import ingest_images_command, remake_command, stages_command, synthesize_command
 from chorus.commands.votes import aggregate_command, explain_command, overlay_command
 
 # Heavy modules (torch, numba, matplotlib) are imported inside the commands that need them: `chorus --help` is instant.
@@ -38,7 +41,9 @@ class _Group(click.Group):
         except Exception as error:
             if ctx.params.get("traceback"):
                 raise
-            expected = isinstance(error, (ValueError, OSError, ImportError))
+            from chorus.errors import StageError
+
+            expected = isinstance(error, (ValueError, OSError, ImportError, StageError))
             text = str(error) or type(error).__name__
             kind = "" if expected else f"unexpected {type(error).__name__}: "
             click.echo(f"chorus: error: {kind}{text}" + ("" if expected else " (--traceback shows where)"), err=True)
@@ -243,10 +248,13 @@ def evaluate_worlds(images: int, seeds: int, output: Path | None, markdown: bool
 
 
 for command in (
-    aggregate_command, explain_command, overlay_command, pose_command, mesh_command, reconstruct_command, ablate_command
+    aggregate_command, explain_command, overlay_command, pose_command, mesh_command, reconstruct_command, ablate_command,
+    synthesize_command, remake_command, stages_command, filter_command,
 ):  # fmt: skip
     main.add_command(command)
+main.add_command(prompts_command)
 ingest.add_command(ingest_coco_eft_command)
+ingest.add_command(ingest_images_command)
 evaluate.add_command(evaluate_pap_command)
 evaluate.add_command(roundtrip_command)
 store.add_command(store_stats_command)

@@ -20,6 +20,10 @@ class MismatchError(InputError):
     """Two things that do not belong together: other bodies, fields, grids or grouping schemes."""
 
 
+class StageError(RuntimeError):
+    """A stage of the front end that cannot go on: not an image's fault, but that of a model, a device or our own."""
+
+
 def to_numpy(value: Any) -> NDArray[Any]:
     """A numpy view (or copy) of an array-like, a torch tensor on any device, or anything with DLPack."""
     if hasattr(value, "detach"):  # a torch tensor; numpy cannot take one that is on a GPU or needs gradients

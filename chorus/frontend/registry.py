@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from chorus.errors import InputError
 from chorus.frontend.stages import Runtime
 
-_PACKAGES = ("prompting", "synthesis", "detection", "keypoints", "humans")
-"""Each has STAGES, its implementations; importing it imports none of them."""
+_PACKAGES = ("prompting", "synthesis", "detection", "keypoints", "humans", "simulated")
+"""Each has STAGES, its implementations, and imports no model library."""
 
 KINDS = ("prompts", "images", "detector", "keypoints", "humans")
 """The stages that can be chosen, in the order in which they run."""
@@ -21,7 +22,7 @@ class StageInfo:
     """One implementation of a stage.
 
     kind      one of KINDS                    name      by which it is chosen
-    made_by   "module:function"; called with the model (a hub id or a local folder or file; None: the default) and a Runtime
+    made_by   "module:function", or a class's method; called with the model (a hub id, a local folder or a file) and a Runtime
     what      what it does, in a line         model     the default model; "" where there is none and one must be named;
                                               None where the stage has no model
     licence   of the code and of the weights  weights   where they come from
@@ -76,13 +77,14 @@ def make(kind: str, spec: str, runtime: Runtime) -> Any:
     """
     name, _, model = spec.partition("=")
     info = find(kind, name)
+    runtime = replace(runtime, kind=kind)
     runtime.check_options([option for option, _ in info.options])
     if info.model is None and model:
         raise InputError(f"--{kind} {name}: expected no model, this stage has none; got {model!r}")
     if info.model == "" and not model:
         raise InputError(f"--{kind} {name}: expected {name}=PATH; {info.weights}")
-    module, _, function = info.made_by.partition(":")
-    return getattr(importlib.import_module(module), function)(model or info.model, runtime)
+    module, _, path = info.made_by.partition(":")
+    return attrgetter(path)(importlib.import_module(module))(model or info.model, runtime)
 
 
 def _load_catalogue() -> None:

@@ -219,6 +219,7 @@ class Runtime:
     batch_size  most images a model is given at a time; None: found by what the memory holds
     options     the stage's own settings, name -> text
     body        the body that poses belong to; for the stages that need one
+    kind        the stage's, for messages about its options
     """
 
     device: str = "cpu"
@@ -226,13 +227,18 @@ class Runtime:
     batch_size: int | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = None
+    kind: str = ""
+
+    def option_name(self, name: str) -> str:
+        """An option as the command line has it."""
+        return f"--set {self.kind}.{name}" if self.kind else f"--set {name}"
 
     def check_options(self, known: Sequence[str]) -> None:
         """InputError for an option that the stage does not have."""
         for name in self.options:
             if name not in known:
                 listed = ", ".join(known) if known else "none"
-                raise InputError(f"--set {name}: expected one of this stage's options ({listed}), got {name!r}")
+                raise InputError(f"{self.option_name(name)}: expected one of this stage's options ({listed}), got {name!r}")
 
     def number(self, name: str, default: float, least: float = 0.0, most: float = 1.0) -> float:
         """An option as a number within bounds."""
@@ -244,5 +250,5 @@ class Runtime:
         except ValueError:
             value = float("nan")
         if not least <= value <= most:
-            raise InputError(f"--set {name}: expected a number from {least:g} to {most:g}, got {text!r}")
+            raise InputError(f"{self.option_name(name)}: expected a number from {least:g} to {most:g}, got {text!r}")
         return value

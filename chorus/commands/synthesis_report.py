@@ -1,0 +1,90 @@
+"""What ``chorus synthesize`` says: before, with --dry-run, and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from chorus.commands.console import out, print_json, print_table, wrote
+
+if TYPE_CHECKING:
+    from chorus.frontend.distributed import Ranks
+    from chorus.frontend.pipeline import RunReport
+    from chorus.frontend.plan import Description
+    from chorus.frontend.run import Settings
+    from chorus.frontend.stages import ImageRequest
+
+
+def _present(output: Path, requests: Sequence[ImageRequest]) -> int:
+    from chorus.store import open_store
+
+    if not (output / "store.json").exists():
+        return 0
+    there = set(open_store(output, verify=False).rows["key"].tolist())
+    return sum(request.key.encode() in there for request in requests)
+
+
+def say_plan(
+    output: Path, requests: Sequence[ImageRequest], description: Description, settings: Settings, as_json: bool
+) -> None:
+    from chorus.frontend.registry import find
+    from chorus.frontend.run import stage_options
+
+    present = _present(output, requests)
+    stages = []
+    for kind, spec in description.stages.items():
+        name, _, model = spec.partition("=")
+        info = find(kind, name)
+        chosen = stage_options(description.options, kind)
+        used = model or info.model or ""
+        stages.append({"stage": kind, "name": name, "model": used, "licence": info.licence, "options": chosen})
+    plan: dict[str, Any] = {
+        "store": output, "category": description.category, "images": len(requests), "present": present,
+        "to_make": len(requests) - present, "prompts": sorted({r.prompt for r in requests}),
+        "views": sorted({r.view for r in requests}), "settings": {**description.settings, "batch": settings.batch},
+    }  # fmt: skip
+    if as_json:
+        print_json({**plan, "stages": stages})
+        return
+    cells = max(1, len({(r.prompt, r.view) for r in requests}))
+    print_table({k: v for k, v in plan.items() if k not in ("prompts", "views", "settings")})
+    click.echo(f"{len(plan['prompts'])} prompts x {len(plan['views'])} views, {len(requests) / cells:,.1f} images each:")
+    for prompt in plan["prompts"]:
+        click.echo(f"  {prompt}")
+    table = Table("stage", "name", "model", "licence")
+    for stage in stages:
+        table.add_row(*(str(stage[name]) for name in ("stage", "name", "model", "licence")))
+    out.print(table)
+    click.echo("nothing was done (--dry-run)")
+
+
+def say_done(output: Path, requests: Sequence[ImageRequest], report: RunReport, own: Ranks, as_json: bool) -> None:
+    facts: dict[str, Any] = {
+        "made": report.images, "rows": dict(report.rows.most_common()), "seconds": round(report.seconds, 1),
+        "images_per_second": round(report.images / report.seconds, 2) if report.seconds else 0.0,
+        "in_the_store": _present(output, requests), "asked_for": len(requests), "stopped": report.stopped,
+    }  # fmt: skip
+    times = [
+        {"stage": t.name, **{name: round(getattr(t, name), 2) for name in ("busy", "starved", "blocked")}} for t in report.times
+    ]
+    if as_json:
+        print_json({**facts, "times": times, "processes": own.world, "store": output})
+        return
+    rows = facts.pop("rows")
+    if rows:
+        table = Table("what became of the images", "")
+        for status, number in rows.items():
+            table.add_row(status, f"{number:,}")
+        out.print(table)
+        table = Table("stage", "busy, s", "waits for input, s", "waits for output, s")
+        for row in times:
+            table.add_row(*(str(value) for value in row.values()))
+        out.print(table)
+    print_table(facts if own.world == 1 else {**facts, "processes": f"{own.world}; made: by the first"})
+    if report.stopped:
+        click.echo("stopped before the end; the same command goes on from here")
+    wrote(output)

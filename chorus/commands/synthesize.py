@@ -1,0 +1,286 @@
+"""Filling stores: ``chorus synthesize``, ``chorus ingest images``, ``chorus remake``, ``chorus stages``."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chorus.commands.console import body_option, err, print_json, progress_bars, wrote
+from chorus.commands.synthesis_report import say_done, say_plan
+
+if TYPE_CHECKING:
+    from chorus.frontend.distributed import Ranks
+    from chorus.frontend.plan import Description
+    from chorus.frontend.run import Settings
+    from chorus.frontend.stages import ImageRequest
+
+INTERRUPTED = 130
+"""Exit code of a run that was asked to stop, as shells have it for Ctrl-C."""
+
+_STAGE = "NAME or NAME=MODEL, where MODEL is a hub id or a local path; `chorus stages` lists them."
+
+
+def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that all runs share."""
+    for option in reversed(
+        (
+            click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The store."),
+            click.option("--detector", default="mask2former", show_default=True, help="What finds people and objects."),
+            click.option("--keypoints", default="vitpose", show_default=True, help="What finds keypoints."),
+            click.option("--humans", help="What finds 3D poses; no default: its weights are yours to get."),
+            click.option("--set", "assignments", multiple=True, metavar="KIND.NAME=VALUE", help="An option of a stage."),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
+            click.option("--dtype", default="auto", show_default=True, help="auto, float32, float16 or bfloat16."),
+            click.option("--batch", default=16, show_default=True, type=click.IntRange(min=1), help="Images at a time."),
+            click.option("--model-batch", type=click.IntRange(min=1), help="Of them, for a model; default: what memory holds."),
+            click.option("--camera-fit", default="levenberg-marquardt", show_default=True,
+                         type=click.Choice(["levenberg-marquardt", "adam"]), help="Eq. 8; adam is the paper's."),
+            click.option("--person-masks", is_flag=True, help="Keep the masks of the person as well."),
+            click.option("--keep-images", default="none", show_default=True, type=click.Choice(["none", "complete", "all"]),
+                         help="Keep JPEGs beside the shards."),
+            click.option("--commit-seconds", default=120.0, show_default=True, type=click.FloatRange(min=0),
+                         help="What a crash can lose."),
+            click.option("--accept-changes", is_flag=True, help="Add to a store that was made with other stages or settings."),
+            click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+            body_option,
+            click.option("--json", "as_json", is_flag=True),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command("synthesize")
+@click.argument("category")
+@click.option("--prompts", "prompt_source", default="builtin", show_default=True, help="Where prompts come from. " + _STAGE)
+@click.option("--prompt-count", type=click.IntRange(min=1), help="At most so many; default: as Table 3 has, else 12.")
+@click.option("--images", "image_source", default="stable-diffusion", show_default=True, help="What makes images.")
+@click.option("--count", type=click.IntRange(min=1), help="Images in all; default: as Table 3 has for the category.")
+@click.option("--view", "views", multiple=True, help='Only these of the 22 view augmentations (repeatable; "" for none).')
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--simulated", is_flag=True, help="Every stage played by a simulated world: to try this without any model.")
+@_run_options
+def synthesize_command(
+    category: str, prompt_source: str, prompt_count: int | None, image_source: str, count: int | None, views: tuple[str, ...],
+    seed: int, simulated: bool, output: Path, body_path: Path | None, **options: Any,
+) -> None:  # fmt: skip
+    """From a CATEGORY's name to a filled store: prompts, images, detection, keypoints, 3D pose, camera.
+
+    Stops cleanly on Ctrl-C; the same command goes on where it stopped. Under torchrun every process takes its share.
+    """
+    from chorus.frontend.distributed import ranks
+    from chorus.frontend.plan import Description, Plan
+    from chorus.frontend.prompting import VIEWS, preset
+    from chorus.frontend.registry import KINDS
+
+    if simulated:
+        stages = dict.fromkeys(KINDS, "simulated")
+    else:
+        stages = {"prompts": prompt_source, "images": image_source, **_analysis(options)}
+    unknown = [view for view in views if view not in VIEWS]
+    if unknown:
+        raise click.BadParameter(f"expected one of the 22 view augmentations ({', '.join(VIEWS)}), got {unknown[0]!r}")
+    settings, assigned = _settings(options), _assigned(options["assignments"])
+    with ranks() as own:
+        prompts = own.agree(lambda: _prompts(output, category, stages["prompts"], assigned, prompt_count))
+        if count is None:
+            count = 100 if simulated else preset(category).images
+        plan = Plan(category, tuple(prompts), views or VIEWS, count, seed)
+        description = Description(category, stages, assigned, plan.prompts, plan.views, seed, settings.described())
+        requests = [_indexed(request, i) for i, request in enumerate(plan)] if simulated else list(plan)
+        _run(output, requests, description, settings, own, body_path, options)
+
+
+@click.command("images")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--category", required=True, help="What the pictures show people with.")
+@click.option("--prompt", help="Of all of them; default: the name of the folder that each lies in.")
+@_run_options
+def ingest_images_command(
+    folder: Path, category: str, prompt: str | None, output: Path, body_path: Path | None, **options: Any
+) -> None:
+    """Send existing pictures (an image search) through detection, keypoints, 3D pose and camera into a store.
+
+    Pictures are resized to a shorter side of 512 pixels and cut to their centre, as the paper has it (B.1).
+    """
+    from chorus.frontend.distributed import ranks
+    from chorus.frontend.plan import Description
+    from chorus.frontend.synthesis import folder_requests
+
+    stages = {"images": f"folder={folder}", **_analysis(options)}
+    settings, assigned = _settings(options), _assigned(options["assignments"])
+    with ranks() as own:
+        requests = own.agree(lambda: folder_requests(folder, prompt))
+        description = Description(category, stages, assigned, settings=settings.described())
+        _run(output, requests, description, settings, own, body_path, options)
+
+
+@click.command("remake")
+@click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
+@click.argument("key")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The PNG to write.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--dtype", help="Default: that of the run.")
+@body_option
+def remake_command(
+    store_path: Path, key: str, output: Path, device: str, dtype: str | None, body_path: Path | None
+) -> None:
+    """Make one image of a store again, from its prompt, view and seed."""
+    import numpy as np
+    from PIL import Image
+
+    from chorus.body import load_body
+    from chorus.errors import InputError
+    from chorus.frontend.distributed import Ranks
+    from chorus.frontend.plan import Description
+    from chorus.frontend.registry import make
+    from chorus.frontend.run import Settings, stage_options
+    from chorus.frontend.stages import ImageRequest, Refusal, Runtime
+    from chorus.store import open_store
+
+    description = Description.load(store_path)
+    if description is None:
+        raise InputError(f"STORE: expected one that the front end made, got {str(store_path)!r}")
+    rows = open_store(store_path, verify=False).rows
+    found = np.flatnonzero(rows["key"] == key.encode())
+    if not found.size:
+        raise InputError(f"KEY: expected one of the store's {len(rows['key'])} keys, got {key!r}")
+    row = int(found[0])
+    where, dtype = Settings(device, dtype or description.settings.get("dtype", "auto")).resolved(Ranks())
+    runtime = Runtime(where, dtype, None, stage_options(description.options, "images"), load_body(body_path))
+    source = make("images", description.stages["images"], runtime)
+    made = source.images([ImageRequest(key, str(rows["prompt"][row]), str(rows["view"][row]), int(rows["seed"][row]))])[0]
+    if isinstance(made, Refusal):
+        raise InputError(f"{key}: nothing to see: {made.reason}")
+    Image.fromarray(made.pixels).save(output, "PNG")
+    wrote(output)
+
+
+@click.command("stages")
+@click.option("--kind", help="Only of this kind: prompts, images, detector, keypoints or humans.")
+@click.option("--json", "as_json", is_flag=True)
+def stages_command(kind: str | None, as_json: bool) -> None:
+    """List what can be chosen for each stage, with licences, where weights come from, and options."""
+    from dataclasses import asdict
+
+    from chorus.errors import InputError
+    from chorus.frontend.registry import KINDS, stages
+
+    if kind is not None and kind not in KINDS:
+        raise InputError(f"--kind: expected one of {', '.join(KINDS)}; got {kind!r}")
+    if as_json:
+        print_json([asdict(info) for info in stages(kind)])
+        return
+    for info in stages(kind):
+        click.echo(f"--{info.kind} {info.name}{'=PATH' if info.model == '' else ''}: {info.what}")
+        for name, value in (
+            ("model", info.model), ("licence", info.licence), ("weights", info.weights), ("needs", info.needs)
+        ):  # fmt: skip
+            if value:
+                click.echo(f"    {name:<8} {value}")
+        for name, meaning in info.options:
+            click.echo(f"    --set {info.kind}.{name}=...  {meaning}")
+
+
+def _analysis(options: dict[str, Any]) -> dict[str, str]:
+    """The stages after the images, by kind."""
+    if not options["humans"]:
+        raise click.UsageError("--humans: expected NAME=MODEL, as hmr=CHECKPOINT or records=FILE; see `chorus stages`")
+    return {kind: options[kind] for kind in ("detector", "keypoints", "humans")}
+
+
+def _indexed(request: ImageRequest, i: int) -> ImageRequest:
+    """Simulated images are numbered, not seeded."""
+    from dataclasses import replace
+
+    return replace(request, seed=i)
+
+
+def _assigned(assignments: Sequence[str]) -> dict[str, str]:
+    from chorus.errors import InputError
+    from chorus.frontend.run import check_options
+
+    for text in assignments:
+        if "=" not in text:
+            raise InputError(f"--set: expected KIND.NAME=VALUE, got {text!r}")
+    assigned = {name: value for name, _, value in (text.partition("=") for text in assignments)}
+    check_options(assigned)
+    return assigned
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    from chorus.frontend.run import Settings
+
+    return Settings(
+        options["device"], options["dtype"], options["batch"], options["model_batch"], {"method": options["camera_fit"]},
+        person_masks=options["person_masks"], keep_images=options["keep_images"], commit_seconds=options["commit_seconds"],
+    )  # fmt: skip
+
+
+def _prompts(output: Path, category: str, source: str, assigned: dict[str, str], count: int | None) -> list[str]:
+    """Those that the store settled on before, or else what the source thinks of now."""
+    from chorus.frontend.plan import Description
+    from chorus.frontend.prompting import preset
+    from chorus.frontend.registry import make
+    from chorus.frontend.run import stage_options
+    from chorus.frontend.stages import Runtime
+
+    there = Description.load(output) if output.exists() else None
+    if there is not None and there.category == category and there.stages.get("prompts") == source:
+        return list(there.prompts)[:count]
+    runtime = Runtime(options=stage_options(assigned, "prompts"))
+    try:
+        wanted = count or preset(category).prompts
+    except ValueError:  # a category that the paper has not
+        wanted = count or 12
+    found: list[str] = make("prompts", source, runtime).prompts(category, wanted)
+    return found
+
+
+def _run(
+    output: Path, requests: list[ImageRequest], description: Description, settings: Settings, own: Ranks,
+    body_path: Path | None, options: dict[str, Any],
+) -> None:  # fmt: skip
+    from chorus.body import load_body
+    from chorus.frontend.run import check_store, synthesize
+
+    if options["dry_run"]:
+        check_store(output, description, options["accept_changes"])
+        if own.first:
+            say_plan(output, requests, description, settings, options["as_json"])
+        return
+    with _stopping() as stop, progress_bars() if own.first else nullcontext() as update:
+        report = synthesize(
+            output, requests, description, load_body(body_path), settings, ranks=own, stop=stop,
+            accept_changes=options["accept_changes"],
+            progress=None if update is None else lambda now, total: update("images", now.images, total),
+        )  # fmt: skip
+    if own.first:
+        say_done(output, requests, report, own, options["as_json"])
+    if report.stopped:
+        raise click.exceptions.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; the second time they end the run at once."""
+    stop = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        err.print("stopping: the batches under way are finished and committed (again: at once, and they are lost)")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,304 @@
+"""The stages in a row: requests in, rows of a store out, each batch whole; failing images are rows with a reason."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from chorus.errors import InputError, StageError, StoreError
+from chorus.frontend.cameras import calibrate
+from chorus.frontend.detection.duplicates import without_duplicates
+from chorus.frontend.flow import Flow, StageTime
+from chorus.frontend.rows import Candidate, append, take_instances, take_keypoints
+from chorus.frontend.stages import (
+    Detector,
+    HumanEstimator,
+    ImageRequest,
+    ImageSource,
+    Instances,
+    KeypointEstimator,
+    Refusal,
+)
+from chorus.store import COMPLETE, StoreWriter
+
+if TYPE_CHECKING:
+    from chorus.body import Body
+
+KEEP = ("none", "complete", "all")
+"""Which pictures are kept as JPEGs beside the shards."""
+IMAGES = "images"
+"""The folder of a store that they lie in."""
+FAILED = "failed: "
+"""How the status of an image begins that a stage raised an error for."""
+FAILURES_IN_A_ROW = 16
+"""So many images of which a stage makes nothing but errors are the stage's fault, not theirs."""
+JPEG_QUALITY = 90
+_REASON = 120  # characters of an error that a status shows
+_REASONS = 100  # different statuses with details in a run; a shard's vocabulary has room for 256
+_R = TypeVar("_R")
+
+
+@dataclass
+class Stages:
+    """The stages of a run, ready to work."""
+
+    images: ImageSource
+    detector: Detector
+    keypoints: KeypointEstimator
+    humans: HumanEstimator
+
+
+@dataclass
+class RunReport:
+    """What a run did.
+
+    rows     status -> images written by it     seconds  from the first request to the last commit
+    times    of the stages                      stopped  whether it was asked to stop before its end
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    times: list[StageTime] = field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def images(self) -> int:
+        return sum(self.rows.values())
+
+
+class Pipeline:
+    """Runs batches of requests through the stages into a store.
+
+    category       what the images are to show, the detector's label of it
+    body           whose poses these are, and whose joints cameras are fitted to
+    calibration    arguments of ``chorus.frontend.cameras.calibrate``
+    duplicates     overlap and confidence of the rule of A.3, as in ``without_duplicates``
+    estimator      what found the people, for the store; a Human's own goes before it
+    person_masks   whether the store keeps masks of the person
+    keep_images    "none", "complete" (those that get a mask, a pose and a camera) or "all"
+    commit_images, commit_seconds   rows are committed once there are so many or the last commit is so long ago: what a
+                   crash can lose
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        category: str,
+        body: Body,
+        *,
+        calibration: dict[str, Any] | None = None,
+        duplicates: tuple[float, float] = (0.8, 0.98),
+        estimator: str = "",
+        person_masks: bool = False,
+        keep_images: str = "none",
+        commit_images: int = 4096,
+        commit_seconds: float = 120.0,
+    ) -> None:
+        if keep_images not in KEEP:
+            raise InputError(f"keep_images: expected one of {', '.join(KEEP)}; got {keep_images!r}")
+        self.stages, self.category, self.body = stages, category, body
+        self._calibration, self._duplicates = calibration or {}, duplicates
+        self._estimator, self._person_masks, self._keep = estimator, person_masks, keep_images
+        self._commit_images, self._commit_seconds = commit_images, commit_seconds
+        self._failures: Counter[str] = Counter()
+        self._reasons: set[str] = set()
+
+    def run(
+        self,
+        batches: Iterable[Sequence[ImageRequest]],
+        writer: StoreWriter,
+        *,
+        stop: threading.Event | None = None,
+        progress: Callable[[RunReport], None] | None = None,
+    ) -> RunReport:
+        """Make the images of the batches and append their rows, in order.
+
+        stop      once set, no further batch is begun; those under way are finished and committed
+        progress  called after each batch
+
+        Rows are committed in whole batches, and what has been appended is committed also when this is left by an error.
+        Raises StageError where a stage fails for FAILURES_IN_A_ROW images on end; batches of which every image failed
+        just before that are not written, so that the next run tries them again.
+        """
+        report, stop = RunReport(), stop or threading.Event()
+        began = committed = time.perf_counter()
+        flow = Flow(
+            ([Candidate(request) for request in batch] for batch in batches),
+            [
+                ("images", self._make), ("detector", self._detect), ("keypoints", self._find_keypoints),
+                ("humans", self._find_humans), ("camera", self._fit_cameras),
+            ],
+            stop=stop,
+        )  # fmt: skip
+        report.times = [*flow.times, StageTime("store")]
+        held: list[list[Candidate]] = []
+        pending = 0
+        try:
+            for batch in flow:
+                start = time.perf_counter()
+                held.append(batch)
+                if all(c.reason.startswith(FAILED) for c in batch):
+                    continue
+                pending += self._write(writer, held, report)
+                if pending >= self._commit_images or time.perf_counter() - committed > self._commit_seconds:
+                    writer.flush()
+                    pending, committed = 0, time.perf_counter()
+                report.times[-1].batches += 1
+                report.times[-1].busy += time.perf_counter() - start
+                if progress is not None:
+                    progress(report)
+            self._write(writer, held, report)
+        except (StoreError, OSError):  # the store's own trouble: nothing more to write there
+            raise
+        except BaseException:
+            writer.flush()
+            raise
+        start = time.perf_counter()
+        writer.flush()
+        report.times[-1].busy += time.perf_counter() - start
+        report.seconds, report.stopped = time.perf_counter() - began, stop.is_set()
+        return report
+
+    def _write(self, writer: StoreWriter, held: list[list[Candidate]], report: RunReport) -> int:
+        """Write batches and forget them; how many images they had."""
+        count = 0
+        while held:
+            batch = held.pop(0)
+            for candidate in batch:
+                candidate.reason = self._known(candidate.reason)
+                if self._keep == "all" or (self._keep == "complete" and not candidate.reason):
+                    keep_picture(writer.path, candidate)
+            append(writer, batch, self._estimator, self._person_masks)
+            report.rows.update(c.reason or COMPLETE for c in batch)
+            count += len(batch)
+        return count
+
+    def _known(self, reason: str) -> str:
+        """The reason; without its details where there have been very many different ones."""
+        if reason not in self._reasons and len(self._reasons) >= _REASONS:
+            reason = ": ".join(reason.split(": ")[:2])[:_REASON] if reason.startswith(FAILED) else reason.split(": ")[0]
+        self._reasons.add(reason)
+        return reason
+
+    def _make(self, batch: list[Candidate]) -> None:
+        for candidate, made in self._each("images", batch, lambda live: self.stages.images.images([c.request for c in live])):
+            if isinstance(made, Refusal):
+                candidate.reason = made.reason
+            else:
+                candidate.picture = made
+
+    def _detect(self, batch: list[Candidate]) -> None:
+        def find(live: list[Candidate]) -> Sequence[Instances]:
+            return self.stages.detector.detect([c.picture for c in live if c.picture is not None], self.category)
+
+        overlap, sure = self._duplicates
+        for candidate, found in self._each("detector", batch, find):
+            if found.masks.shape[1:] != candidate.size:
+                raise StageError(
+                    f"detector: expected masks of height, width {candidate.size}, as the picture, got {found.masks.shape[1:]}"
+                )
+            take_instances(candidate, without_duplicates(found, overlap, sure), self.category)
+
+    def _find_keypoints(self, batch: list[Candidate]) -> None:
+        def find(live: list[Candidate]) -> Sequence[Any]:
+            return list(self.stages.keypoints.keypoints([c.picture for c in live if c.picture is not None], _boxes(live)))
+
+        for candidate, keypoints in self._each("keypoints", batch, find):
+            take_keypoints(candidate, keypoints)
+
+    def _find_humans(self, batch: list[Candidate]) -> None:
+        def find(live: list[Candidate]) -> Sequence[Any]:
+            return self.stages.humans.humans([c.picture for c in live if c.picture is not None], _boxes(live))
+
+        for candidate, human in self._each("humans", batch, find):
+            if isinstance(human, Refusal):
+                candidate.reason = human.reason
+            elif len(human.pose) != self.body.num_joints:
+                raise StageError(f"humans: expected {self.body.num_joints} joints, as the body has, got {len(human.pose)}")
+            else:
+                candidate.human = human
+
+    def _fit_cameras(self, batch: list[Candidate]) -> None:
+        def fit(live: list[Candidate]) -> Sequence[Any]:
+            humans = [c.human for c in live if c.human is not None]
+            sizes = np.array([c.size for c in live], np.int32)
+            found = calibrate(humans, sizes, self.body, **self._calibration)
+            rows = [np.array([i]) for i in range(len(live))]
+            return [
+                (found.cameras[row], float(residual), reason)
+                for row, residual, reason in zip(rows, found.residual_px, found.reasons, strict=True)
+            ]
+
+        for candidate, (camera, residual, reason) in self._each("camera", batch, fit):
+            if reason:
+                candidate.reason = "no camera"
+            else:
+                candidate.camera, candidate.residual_px = camera, residual
+
+    def _each(
+        self, stage: str, batch: list[Candidate], call: Callable[[list[Candidate]], Sequence[_R]]
+    ) -> list[tuple[Candidate, _R]]:
+        """What a stage makes of the images that still go on. If it raises, each is tried alone and the error is its reason."""
+        live = [c for c in batch if not c.reason]
+        if not live:
+            return []
+        try:
+            found = self._called(stage, live, call)
+        except StageError:
+            raise
+        except Exception as error:
+            if len(live) == 1:
+                self._blame(stage, live[0], error)
+                return []
+            return [pair for candidate in live for pair in self._each(stage, [candidate], call)]
+        self._failures[stage] = 0
+        return list(zip(live, found, strict=True))
+
+    @staticmethod
+    def _called(
+        stage: str, live: list[Candidate], call: Callable[[list[Candidate]], Sequence[_R]]
+    ) -> Sequence[_R]:
+        found = call(live)
+        if len(found) != len(live):
+            raise StageError(f"{stage}: expected {len(live)} results, one an image, got {len(found)}")
+        return found
+
+    def _blame(self, stage: str, candidate: Candidate, error: Exception) -> None:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        candidate.reason = f"{FAILED}{stage}: {text}"[:_REASON]
+        self._failures[stage] += 1
+        if self._failures[stage] >= FAILURES_IN_A_ROW:
+            raise StageError(f"{stage}: failed for {FAILURES_IN_A_ROW} images in a row, at last with {text}") from error
+
+
+def _boxes(candidates: Sequence[Candidate]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The persons' boxes, (I, 4)."""
+    return np.stack([c.person.boxes[0] for c in candidates if c.person is not None])
+
+
+def picture_path(store: Path, key: str) -> Path:
+    """Where the picture of an image is kept. InputError for a key that would lead out of the store's folder."""
+    parts = PurePosixPath(key).parts
+    if not parts or key.startswith("/") or ".." in parts or "\\" in key or "\0" in key:
+        raise InputError(f"key: expected a name that stays in the store's folder, got {key!r}")
+    return store / IMAGES / f"{key}.jpg"
+
+
+def keep_picture(store: Path, candidate: Candidate) -> None:
+    """Write an image's JPEG beside the shards, whole or not at all."""
+    if candidate.picture is None:
+        return
+    path = picture_path(store, candidate.request.key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    Image.fromarray(candidate.picture.pixels).save(part, "JPEG", quality=JPEG_QUALITY)
+    part.replace(path)

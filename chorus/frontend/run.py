@@ -1,0 +1,195 @@
+"""A whole run: what is missing in a store is made, by this process or by several, and the store says with what."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chorus.errors import InputError, StoreError
+from chorus.frontend.distributed import Ranks
+from chorus.frontend.filtering import Filter, read_store_filter, write_store_filter
+from chorus.frontend.pipeline import Pipeline, RunReport, Stages
+from chorus.frontend.plan import Description, batches
+from chorus.frontend.registry import KINDS, find, make
+from chorus.frontend.stages import ImageRequest, Runtime
+from chorus.store import StoreWriter
+
+if TYPE_CHECKING:
+    from chorus.body import Body
+
+log = logging.getLogger(__name__)
+
+STAGE_KINDS = tuple(kind for kind in KINDS if kind != "prompts")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run is done; what decides how its rows come out also stands in the store's ``Description``.
+
+    device        a torch device, or "auto": CUDA where there is one, this process's own among several
+    dtype         of the models, or "auto": float16 on CUDA, else float32
+    batch         images that go through the stages together
+    model_batch   most images a model is given at a time; None: as many of a batch as its memory holds
+    calibration   arguments of ``calibrate``     duplicates  overlap and confidence of A.3's rule
+    person_masks, keep_images, commit_images, commit_seconds   as in ``Pipeline``
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    batch: int = 16
+    model_batch: int | None = None
+    calibration: dict[str, Any] = field(default_factory=dict)
+    duplicates: tuple[float, float] = (0.8, 0.98)
+    person_masks: bool = False
+    keep_images: str = "none"
+    commit_images: int = 4096
+    commit_seconds: float = 120.0
+
+    def resolved(self, ranks: Ranks) -> tuple[str, str]:
+        """Device and dtype as they are here."""
+        import torch
+
+        device, dtype = self.device, self.dtype
+        if device == "auto":
+            device = f"cuda:{ranks.local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto":
+            dtype = "float16" if device.startswith("cuda") else "float32"
+        if dtype not in ("float32", "float16", "bfloat16"):
+            raise InputError(f"dtype: expected auto, float32, float16 or bfloat16, got {dtype!r}")
+        return device, dtype
+
+    def described(self) -> dict[str, Any]:
+        """What of it decides how rows come out."""
+        return {
+            "dtype": self.dtype,
+            "calibration": dict(self.calibration),
+            "duplicates": list(self.duplicates),
+            "person_masks": self.person_masks,
+        }
+
+
+def stage_options(options: dict[str, str], kind: str) -> dict[str, str]:
+    """Of ``KIND.NAME -> value`` those of one kind, by NAME."""
+    return {name.partition(".")[2]: value for name, value in options.items() if name.partition(".")[0] == kind}
+
+
+def check_options(options: dict[str, str]) -> None:
+    """InputError for an option of no kind of stage."""
+    for name in options:
+        kind, dot, rest = name.partition(".")
+        if kind not in KINDS or not dot or not rest:
+            raise InputError(f"--set {name}: expected KIND.NAME=VALUE with a kind among {', '.join(KINDS)}; got {name!r}")
+
+
+def make_stages(description: Description, settings: Settings, ranks: Ranks, body: Body) -> Stages:
+    """The stages of a description, ready to work; raises as ``registry.make`` does."""
+    device, dtype = settings.resolved(ranks)
+    made = {}
+    for kind in STAGE_KINDS:
+        runtime = Runtime(device, dtype, settings.model_batch, stage_options(description.options, kind), body)
+        made[kind] = make(kind, description.stages[kind], runtime)
+    stages = Stages(made["images"], made["detector"], made["keypoints"], made["humans"])
+    stages.detector.check(description.category)
+    return stages
+
+
+def check_store(path: Path, description: Description, accept_changes: bool = False) -> None:
+    """StoreError where a store at ``path`` was made with other stages or settings than the description's."""
+    if not (path / "store.json").exists():
+        return
+    there = Description.load(path)
+    if there is None:
+        raise StoreError(f"{path}: expected a store of the front end or a new name, got a store made by something else")
+    difference = there.difference(description)
+    if difference and not accept_changes:
+        raise StoreError(f"{path}: cannot add to this store: {difference} (--accept-changes adds all the same)")
+
+
+def synthesize(
+    path: Path,
+    requests: Sequence[ImageRequest],
+    description: Description,
+    body: Body,
+    settings: Settings | None = None,
+    *,
+    ranks: Ranks | None = None,
+    stages: Stages | None = None,
+    store_filter: Filter | None = None,
+    accept_changes: bool = False,
+    stop: threading.Event | None = None,
+    progress: Callable[[RunReport, int], None] | None = None,
+) -> RunReport:
+    """Make the requested images that the store at ``path`` lacks, through all stages, and add their rows.
+
+    requests      all images the store is to hold; those that it has are left alone, whoever made them
+    description   with what; a store that was made with something else is refused, unless ``accept_changes``
+    ranks         this process among several; each takes every ``world``-th of the batches that are missing at the start
+    stages        ready ones in place of those that the description names
+    store_filter  the filter that a new store gets (``filter.json``); default: the paper's
+    stop          once set, the batches under way are finished and committed, and that is all
+    progress      called after each batch with the report so far and the number of images that this process is to make
+
+    Killed at any moment, the same call goes on where the last commit was. Raises InputError and StoreError for what does not
+    fit, ImportError for missing libraries, StageError where a stage fails altogether.
+    """
+    settings, ranks = settings or Settings(), ranks or Ranks()
+    ranks.agree(lambda: check_store(path, description, accept_changes))
+    stages = stages or make_stages(description, settings, ranks, body)
+
+    def open_writer() -> StoreWriter:
+        return StoreWriter(
+            path, category=description.category, num_joints=body.num_joints, body_hash=body.hash,
+            person_masks=settings.person_masks, shard_size=1 << 30,  # whole batches: the pipeline says when to commit
+            provenance={"frontend": _provenance(description)},
+        )  # fmt: skip
+
+    def prepare() -> list[list[int]]:
+        """The store made ready by the first process, and the images that it lacks, in batches."""
+        with open_writer() as writer:
+            description.save(path)
+            if read_store_filter(path) is None:
+                write_store_filter(path, store_filter or Filter.paper())
+            index = {request.key: i for i, request in enumerate(requests)}
+            if len(index) < len(requests):
+                raise InputError("requests: expected different keys, got one twice")
+            missing = [[index[r.key] for r in batch if r.key not in writer] for batch in batches(requests, settings.batch)]
+        return [batch for batch in missing if batch]
+
+    share = ranks.share(ranks.agree(prepare))
+    total = sum(map(len, share))
+    pipeline = Pipeline(
+        stages, description.category, body, calibration=settings.calibration, duplicates=settings.duplicates,
+        estimator=find("humans", description.stages["humans"].partition("=")[0]).name if description.stages else "",
+        person_masks=settings.person_masks, keep_images=settings.keep_images, commit_images=settings.commit_images,
+        commit_seconds=settings.commit_seconds,
+    )  # fmt: skip
+    with open_writer() as writer:
+        return pipeline.run(
+            ([requests[i] for i in batch] for batch in share), writer, stop=stop,
+            progress=None if progress is None else lambda report: progress(report, total),
+        )  # fmt: skip
+
+
+def _provenance(description: Description) -> dict[str, Any]:
+    """Stages with their licences, options and versions of the libraries, for the shards' headers."""
+    import importlib.metadata as installed
+    import platform
+
+    versions = {}
+    for package in ("torch", "diffusers", "transformers"):
+        try:
+            versions[package] = installed.version(package)
+        except installed.PackageNotFoundError:
+            continue
+    return {
+        "stages": dict(description.stages),
+        "licences": {kind: find(kind, spec.partition("=")[0]).licence for kind, spec in description.stages.items()},
+        "options": dict(description.options),
+        "seed": description.seed,
+        "settings": description.settings,
+        "versions": {"python": platform.python_version(), **versions},
+    }

@@ -1,0 +1,256 @@
+"""The pipeline with stages made for the purpose: what becomes of each image, failures, stopping, committing."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import chorus
+from chorus.errors import InputError, StageError
+from chorus.frontend.pipeline import FAILURES_IN_A_ROW, Pipeline, RunReport, Stages, picture_path
+from chorus.frontend.simulated import (
+    SimulatedDetector,
+    SimulatedHumans,
+    SimulatedImages,
+    SimulatedKeypoints,
+)
+from chorus.frontend.stages import Human, ImageRequest, Instances, Picture, Refusal
+from chorus.store import Store, StoreWriter, open_store, verify_store
+from chorus.worlds import WORLDS
+
+BODY = chorus.load_body()
+PROMPT = WORLDS["ball"].prompt
+
+
+def requests(count: int) -> list[ImageRequest]:
+    return [ImageRequest(f"image-{i:03d}", PROMPT, "side view", i) for i in range(count)]
+
+
+def stages(**replaced: Any) -> Stages:
+    """All oracles, at 96 x 96 pixels, but for those given."""
+    made = Stages(SimulatedImages(BODY, (96, 96)), SimulatedDetector(BODY), SimulatedKeypoints(BODY), SimulatedHumans(BODY))
+    return replace(made, **replaced)
+
+
+def run(path: Path, made: Stages, count: int = 12, batch: int = 4, **options: Any) -> tuple[RunReport, Store]:
+    wanted = requests(count)
+    with StoreWriter(path, category="ball", num_joints=24, body_hash=BODY.hash, shard_size=1 << 20) as writer:
+        run_options = {name: options.pop(name) for name in ("stop", "progress") if name in options}
+        pipeline = Pipeline(made, "ball", BODY, **options)
+        report = pipeline.run((wanted[i : i + batch] for i in range(0, count, batch)), writer, **run_options)
+    return report, open_store(path)
+
+
+class Saying(SimulatedDetector):
+    """A detector that adds to what is there, or takes from it, by the image's number."""
+
+    def detect(self, pictures: Sequence[Picture], category: str) -> Sequence[Instances]:
+        found = super().detect(pictures, category)
+        return [self.changed(p.request.seed, f, category) for p, f in zip(pictures, found, strict=True)]
+
+    def changed(self, i: int, found: Instances, category: str) -> Instances:
+        twice = np.array([0, 1, 0, 1], np.intp)
+        if i == 1:
+            return found.of("person")
+        if i == 2:
+            return found.of(category)
+        if i == 3:
+            return found[np.zeros(0, np.intp)]
+        if i in (4, 5):  # a second one, elsewhere
+            both = found[twice]
+            boxes = both.boxes.copy()
+            boxes[2 if i == 4 else 3] = [0, 0, 3, 3]
+            rows = np.array([0, 1, 2 if i == 4 else 3])
+            return replace(both, boxes=boxes)[rows]
+        if i == 6:  # the same twice: a duplicate, which A.3's rule drops
+            both = found[twice]
+            return replace(both, scores=both.scores * np.array([1, 1, 0.9, 0.9], np.float32))
+        if i == 7:
+            return replace(found, masks=found.masks & (np.arange(len(found)) == 0)[:, None, None])
+        return found
+
+
+def test_each_image_gets_a_row_that_says_what_became_of_it(tmp_path: Path) -> None:
+    report, store = run(tmp_path / "s.chorus", stages(detector=Saying(BODY)))
+    status = dict(zip(store.rows["key"].tolist(), store.rows["status"].tolist(), strict=True))
+    got = [status[f"image-{i:03d}".encode()] for i in range(8)]
+    assert got == [
+        "complete", "no object", "no person", "no person", "several people", "several objects", "complete", "no object"
+    ]  # fmt: skip
+    assert report.rows == Counter(store.rows["status"].tolist())
+    assert report.images == len(store) == 12
+    assert not verify_store(tmp_path / "s.chorus")
+    rows = {key: i for i, key in enumerate(store.rows["key"].tolist())}
+    row = rows[b"image-004"]
+    assert store.rows["score/person_count"][row] == 2
+    assert store.rows["score/object_count"][row] == 1
+    assert store.rows["seed"][row] == 4
+    assert store.rows["view"][row] == "side view"
+    assert store.rows["size"][row].tolist() == [96, 96]
+    assert store.rows["has_camera"].tolist() == [s == "complete" for s in store.rows["status"].tolist()]
+
+
+class Refusing(SimulatedHumans):
+    def humans(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> Sequence[Human | Refusal]:
+        found = super().humans(pictures, boxes)
+        return [Refusal("no 3D pose") if p.request.seed % 3 == 0 else h for p, h in zip(pictures, found, strict=True)]
+
+
+def test_a_stage_may_have_nothing_for_an_image(tmp_path: Path) -> None:
+    _, store = run(tmp_path / "s.chorus", stages(humans=Refusing(BODY)), count=6)
+    assert Counter(store.rows["status"].tolist()) == {"no 3D pose": 2, "complete": 4}
+    refused = store.rows["status"] == "no 3D pose"
+    assert np.isfinite(store.rows["score/keypoint_left_hip"][refused]).all()  # what was known of it is kept
+    assert store.rows["score/keypoints"].shape == (6, 51)
+
+
+class Failing(SimulatedKeypoints):
+    """Fails for a batch in which a bad image is, as a model would."""
+
+    def __init__(self, bad: Sequence[int]) -> None:
+        super().__init__(BODY)
+        object.__setattr__(self, "bad", frozenset(bad))
+        object.__setattr__(self, "calls", [])
+
+    def keypoints(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.calls.append(len(pictures))  # type: ignore[attr-defined]
+        for picture in pictures:
+            if picture.request.seed in self.bad:  # type: ignore[attr-defined]
+                raise RuntimeError(f"cannot read\nimage {picture.request.seed}")
+        return super().keypoints(pictures, boxes)
+
+
+def test_a_failing_image_is_a_row_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
+    report, store = run(tmp_path / "s.chorus", stages(keypoints=Failing([5])))
+    failed = store.rows["status"] != "complete"
+    assert store.rows["key"][failed].tolist() == [b"image-005"]
+    assert store.rows["status"][failed].tolist() == ["failed: keypoints: RuntimeError: cannot read image 5"]
+    assert report.rows["complete"] == 11
+    assert not report.stopped
+
+
+def test_a_stage_that_always_fails_ends_the_run_and_nothing_of_its_fault_is_kept(tmp_path: Path) -> None:
+    bad = range(8, 8 + 2 * FAILURES_IN_A_ROW)
+    with pytest.raises(StageError, match=f"keypoints: failed for {FAILURES_IN_A_ROW} images in a row, .* RuntimeError"):
+        run(tmp_path / "s.chorus", stages(keypoints=Failing(bad)), count=48)
+    store = open_store(tmp_path / "s.chorus")
+    assert len(store) == 8  # what went well is there; the rest is tried again by the next run
+    assert set(store.rows["status"].tolist()) == {"complete"}
+    run(tmp_path / "other.chorus", stages(), count=8)
+
+
+def test_single_images_that_fail_are_kept_once_others_succeed(tmp_path: Path) -> None:
+    _, store = run(tmp_path / "s.chorus", stages(keypoints=Failing([0, 1, 2, 3, 11])), batch=1)
+    status = store.rows["status"].tolist()
+    assert len(status) == 12
+    assert sum(s.startswith("failed: keypoints") for s in status) == 5
+
+
+class Wrong(SimulatedKeypoints):
+    def keypoints(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        return super().keypoints(pictures, boxes)[:-1]
+
+
+class Smaller(SimulatedDetector):
+    def detect(self, pictures: Sequence[Picture], category: str) -> Sequence[Instances]:
+        return [replace(found, masks=found.masks[:, ::2, ::2]) for found in super().detect(pictures, category)]
+
+
+class Jointless(SimulatedHumans):
+    def humans(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> Sequence[Human | Refusal]:
+        return [replace(h, pose=h.pose[:22]) for h in super().humans(pictures, boxes) if isinstance(h, Human)]
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        ({"keypoints": Wrong(BODY)}, "keypoints: expected 4 results, one an image, got 3"),
+        ({"detector": Smaller(BODY)}, r"detector: expected masks of height, width \(96, 96\), as the picture, got \(48, 48\)"),
+        ({"humans": Jointless(BODY)}, "humans: expected 24 joints, as the body has, got 22"),
+    ],
+)
+def test_stages_that_break_their_protocol_end_the_run(tmp_path: Path, made: dict[str, Any], words: str) -> None:
+    with pytest.raises(StageError, match=words):
+        run(tmp_path / "s.chorus", stages(**made))
+    assert len(open_store(tmp_path / "s.chorus")) == 0
+
+
+class Bomb(SimulatedImages):
+    def images(self, requests: Sequence[ImageRequest]) -> Sequence[Picture | Refusal]:
+        return [
+            Refusal(f"unreadable: {request.seed}") if request.seed % 2 else picture
+            for request, picture in zip(requests, super().images(requests), strict=True)
+        ]
+
+
+def test_many_different_reasons_do_not_overflow_a_shards_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chorus.frontend.pipeline._REASONS", 4)
+    report, _ = run(tmp_path / "s.chorus", stages(images=Bomb(BODY, (96, 96))), count=20)
+    assert report.rows["complete"] == 10
+    assert report.rows["unreadable"] == 7
+    assert len(report.rows) == 5
+
+
+def test_stopping_commits_what_was_under_way(tmp_path: Path) -> None:
+    stop = threading.Event()
+    report, store = run(tmp_path / "s.chorus", stages(), count=400, stop=stop, progress=lambda now: stop.set())
+    assert report.stopped
+    assert 4 <= len(store) == report.images < 400
+    assert len(store) % 4 == 0
+
+
+@pytest.mark.parametrize(("keep", "pictures"), [("none", 0), ("complete", 4), ("all", 6)])
+def test_pictures_beside_the_shards(tmp_path: Path, keep: str, pictures: int) -> None:
+    _, store = run(tmp_path / "s.chorus", stages(humans=Refusing(BODY)), count=6, keep_images=keep)
+    assert not verify_store(tmp_path / "s.chorus")
+    files = sorted((tmp_path / "s.chorus" / "images").rglob("*")) if pictures else []
+    assert len(files) == pictures
+    for file in files:
+        assert file.suffix == ".jpg"
+        assert file.stem.encode() in store.rows["key"].tolist()
+        assert Image.open(file).size == (96, 96)
+
+
+@pytest.mark.parametrize("key", ["../up", "/root", "a/../../b", "a\\b", "", "nul\0"])
+def test_keys_that_would_leave_the_folder_are_refused(key: str) -> None:
+    with pytest.raises(InputError, match="key: expected a name that stays"):
+        picture_path(Path("store"), key)
+
+
+def test_rows_are_committed_along_the_way(tmp_path: Path) -> None:
+    committed: list[int] = []
+
+    def look(now: RunReport) -> None:
+        committed.append(len(open_store(tmp_path / "s.chorus", verify=False)))
+
+    run(tmp_path / "s.chorus", stages(), count=24, commit_images=8, progress=look)
+    assert committed == [0, 8, 8, 16, 16, 24]
+    run(tmp_path / "t.chorus", stages(), count=8, commit_seconds=0.0)
+    assert len(open_store(tmp_path / "t.chorus").shards) == 2
+
+
+def test_person_masks_and_betas_are_kept_where_asked(tmp_path: Path) -> None:
+    class Shaped(SimulatedHumans):
+        def humans(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> Sequence[Human | Refusal]:
+            found = [h for h in super().humans(pictures, boxes) if isinstance(h, Human)]
+            return [replace(h, betas=np.full(10, 0.5), estimator="hmr x") if i % 2 else h for i, h in enumerate(found)]
+
+    wanted = requests(4)
+    with StoreWriter(tmp_path / "s.chorus", category="ball", body_hash=BODY.hash, person_masks=True) as writer:
+        Pipeline(stages(humans=Shaped(BODY)), "ball", BODY, person_masks=True, estimator="stage").run([wanted], writer)
+    store = open_store(tmp_path / "s.chorus")
+    rows = np.arange(4)
+    assert (store.person_masks(rows).box[:, 2] > 0).all()
+    shaped = np.isfinite(store.rows["betas"]).all(1)
+    assert shaped.sum() == 2
+    assert set(store.rows["estimator"][shaped].tolist()) == {"hmr x"}
+    assert set(store.rows["estimator"][~shaped].tolist()) == {"stage"}

@@ -1,0 +1,169 @@
+"""Runs that are killed, lose a rank, or are asked for more: the store ends up as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chorus.errors import InputError, StoreError
+from chorus.frontend.distributed import Ranks
+from chorus.frontend.filtering import Filter, read_store_filter, write_store_filter
+from chorus.frontend.plan import Description
+from chorus.frontend.run import Settings, check_store, synthesize
+from chorus.store import StoreWriter, open_store, verify_store
+from tests.frontend.runs import OPTIONS, STAGES, run, same_rows, wanted
+
+ROOT = Path(__file__).parents[2]
+COUNT = 240
+
+KILLER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+from tests.frontend.runs import run  # imported once; every run is a fork of this process, which has run nothing yet
+from chorus.store import open_store
+
+path, count, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+
+def start():
+    child = os.fork()
+    if child == 0:
+        try:
+            run(path, count)
+        except BaseException as error:
+            print(error, file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    return child
+
+rng = random.Random(0)
+seen, codes = [], []
+for _ in range(kills):
+    child = start()
+    time.sleep(rng.uniform(0.05, 0.9))
+    os.kill(child, signal.SIGKILL)
+    codes.append(os.waitpid(child, 0)[1])
+    reader = os.fork()  # looks at what is there, in a process of its own: this one stays as it was
+    if reader == 0:
+        there = len(open_store(path)) if (path / "store.json").exists() else 0
+        Path(sys.argv[4]).write_text(str(there))
+        os._exit(0)
+    os.waitpid(reader, 0)
+    seen.append(int(Path(sys.argv[4]).read_text()))
+child = start()
+last = os.waitpid(child, 0)[1]
+print(json.dumps({"seen": seen, "codes": codes, "last": last}))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_the_rows_are_those_of_a_run_that_was_not(tmp_path: Path) -> None:
+    kills = 20
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(tmp_path / "killed.chorus"), str(COUNT), str(kills), str(tmp_path / "seen")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["last"] == 0, done.stderr
+    assert told["codes"].count(9) >= kills // 2, told  # killed at work, not after it
+    assert told["seen"] == sorted(told["seen"]), told  # nothing that was committed is lost
+    assert len(set(told["seen"])) >= 4, told
+    assert not verify_store(tmp_path / "killed.chorus")
+    report = run(tmp_path / "whole.chorus", COUNT)
+    assert report.images == COUNT
+    same_rows(tmp_path / "killed.chorus", tmp_path / "whole.chorus")
+
+
+def torchrun(path: Path, count: int, processes: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m",
+            "tests.frontend.runs", str(path), str(count),
+        ],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_ranks_share_the_work_and_the_next_run_finishes_what_a_lost_one_left(tmp_path: Path) -> None:
+    done = torchrun(tmp_path / "two.chorus", 40, 2)
+    assert done.returncode == 0, done.stderr
+    assert "rank 0 of 2: 20 images" in done.stdout
+    assert "rank 1 of 2: 20 images" in done.stdout
+    run(tmp_path / "one.chorus", 40)
+    same_rows(tmp_path / "one.chorus", tmp_path / "two.chorus")
+    # A rank that never came: its share is missing, and whoever runs next makes it.
+    run(tmp_path / "lost.chorus", 40, ranks=_Alone(0, 2))
+    assert len(open_store(tmp_path / "lost.chorus")) == 20
+    report = run(tmp_path / "lost.chorus", 40)
+    assert report.images == 20
+    same_rows(tmp_path / "one.chorus", tmp_path / "lost.chorus")
+
+
+class _Alone(Ranks):
+    """A rank whose fellows died at the start."""
+
+    def agree(self, find_out):  # type: ignore[no-untyped-def]
+        return find_out()
+
+
+def test_every_rank_takes_its_share() -> None:
+    items = list(range(11))
+    shares = [Ranks(rank, 3).share(items) for rank in range(3)]
+    assert sorted(i for share in shares for i in share) == items
+    assert [len(share) for share in shares] == [4, 4, 3]
+
+
+def test_what_is_there_is_not_made_again_and_more_is_added(tmp_path: Path) -> None:
+    path = tmp_path / "s.chorus"
+    seen: list[tuple[int, int]] = []
+    assert run(path, 12, progress=lambda now, total: seen.append((now.images, total))).images == 12
+    assert seen == [(4, 12), (8, 12), (12, 12)]
+    assert run(path, 12).images == 0
+    assert run(path, 20, batch=8).images == 8
+    run(tmp_path / "whole.chorus", 20)
+    same_rows(path, tmp_path / "whole.chorus")
+
+
+def test_a_new_store_gets_a_description_and_the_papers_filter_and_keeps_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "s.chorus"
+    run(path, 4)
+    there = Description.load(path)
+    assert there is not None
+    assert (there.stages, there.options, there.category) == (STAGES, OPTIONS, "sports ball")
+    assert read_store_filter(path) == Filter.paper()
+    write_store_filter(path, Filter.none())
+    run(path, 8)
+    assert read_store_filter(path) == Filter.none()
+    header = open_store(path).shards[0].provenance["frontend"]
+    assert header["stages"] == STAGES
+    assert set(header["licences"]) == set(STAGES)
+
+
+def test_a_store_made_with_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.chorus"
+    run(path, 4)
+    other = Description("sports ball", {**STAGES, "humans": "records=x"}, OPTIONS, settings=Settings().described())
+    with pytest.raises(StoreError, match=r"stages.humans: expected 'simulated'.*--accept-changes"):
+        check_store(path, other)
+    check_store(path, other, accept_changes=True)
+    with StoreWriter(tmp_path / "t.chorus", category="ball") as writer:
+        writer.append_rejected(["a"], "no person")
+    with pytest.raises(StoreError, match="made by something else"):
+        run(tmp_path / "t.chorus", 4)
+    assert len(open_store(tmp_path / "t.chorus")) == 1
+
+
+def test_requests_of_one_key_are_refused(tmp_path: Path) -> None:
+    from chorus.body import load_body
+
+    twice = [wanted(1)[0], replace(wanted(2)[1], key=wanted(1)[0].key)]
+    description = Description("sports ball", STAGES, OPTIONS)
+    with pytest.raises(InputError, match="requests: expected different keys"):
+        synthesize(tmp_path / "s.chorus", twice, description, load_body(), Settings(device="cpu"))
