@@ -85,8 +85,9 @@ def body_parts(body: Body) -> dict[str, NDArray[np.int64]]:
 def load_parts(path: str | os.PathLike[str], body: Body) -> dict[str, NDArray[np.int64]]:
     """Parts from a JSON file {part: [vertex or joint, ...]}: part -> its vertices, ascending, in the file's order of parts.
 
-    A vertex is a number, a joint its name, as "left_knee": it stands for the vertices that it dominates. A file that has every label of the published SMPL segmentation is merged into the 12 parts of Table 4; any other is
-    taken as it is, up to 32 parts. A vertex may lie in several parts or in none.
+    A vertex is a number, a joint its name, as "left_knee": it stands for the vertices that it dominates. A vertex may lie in
+    several parts or in none. A file that has every label of the published SMPL segmentation is merged into the 12 parts of
+    Table 4; any other is taken as it is, up to 32 parts.
 
     Raises InputError for a file that is not such JSON, and for what ``check_parts`` refuses.
     """

@@ -98,6 +98,7 @@ class Reconstruction:
         camera, residual = self.scene.camera, self.scene.residual_px
         return {
             "record": self.scene.name,
+            "estimators": dict(self.scene.estimators),
             "chosen": {**_row(self.chosen), "category_from": self.category_from, "cluster_from": self.cluster_from},
             "threshold": {"value": self.threshold, "from": self.threshold_from},
             "object": {
@@ -108,7 +109,7 @@ class Reconstruction:
                 "silhouette_iou": self.silhouette_iou,
             },
             "camera": {
-                "from": "the record" if math.isnan(residual) else "fitted to the keypoints (Eq. 8)",
+                "from": self.scene.camera_from,
                 "residual_px": None if math.isnan(residual) else residual,
                 "R": camera.R[0].tolist(), "t": camera.t[0].tolist(), "K": camera.K[0].tolist(),
                 "image_size": list(self.scene.image_size),
@@ -157,6 +158,13 @@ def occupancy_files(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[Path,
     if not found:
         raise InputError("occupancies: expected at least one, got none")
     return list({place.resolve(): (place, prompt, part) for place, prompt, part in found}.values())
+
+
+def stored_categories(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The categories of the occupancies that paths hold, as for ``occupancy_files``: those of a folder are of one."""
+    files = [file for file, _, _ in occupancy_files(paths)]
+    one_each = {file.parent if (file.parent / "clusters.json").is_file() else file: file for file in files}
+    return list(dict.fromkeys(load_occupancy(file).category for file in one_each.values()))
 
 
 def _compare(
@@ -312,6 +320,8 @@ def reconstruct(
         if progress is not None:
             progress(done + 1, len(files))
     of_category, category_from = _choose_category(view, found, wanted)
+    if scene.estimators and category is None:
+        category_from = "found in the photograph: of those stored, its box overlaps the person's most"
     chosen, cluster_from = _choose_cluster(view, of_category)
     phi, parameters = posing(load_occupancy(chosen.file))
     if threshold is not None or mass is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Scene:
     object_mask, person_mask  (H, W) bool or None
     object_box   (4,) x0, y0, x1, y1 in pixels, half open, or None
     photo        (H, W, 3) uint8 RGB or None
+    estimators   where pose and masks were estimated (``chorus.photo``): by what, kind of stage -> name; empty for a record
     """
 
     name: str
@@ -58,6 +60,14 @@ class Scene:
     person_mask: NDArray[np.bool_] | None
     object_box: NDArray[np.float64] | None
     photo: NDArray[np.uint8] | None
+    estimators: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def camera_from(self) -> str:
+        """Where the camera comes from, in words."""
+        if math.isnan(self.residual_px):
+            return f"the estimator {self.estimators.get('humans', '')}".strip() if self.estimators else "the record"
+        return "fitted to the estimated joints (Eq. 8)" if self.estimators else "fitted to the keypoints (Eq. 8)"
 
 
 def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathLike[str] | None = None) -> Scene:
@@ -101,7 +111,7 @@ def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathL
     if mask is not None:
         if not mask.any():
             raise RecordError("object mask", f"{records.OBJECT_MASK}: expected pixels of the object, got none")
-        box = _mask_box(mask) if box is None else box
+        box = mask_box(mask) if box is None else box
     found = [folder / name for name in PHOTOS if (folder / name).is_file()]
     place = Path(photo) if photo is not None else found[0] if found else None
     return Scene(
@@ -117,7 +127,8 @@ def _box(given: Any, size: tuple[int, int]) -> NDArray[np.float64]:
     return box
 
 
-def _mask_box(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+def mask_box(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The box x0, y0, x1, y1 around a mask that has pixels, half open, (4,)."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
 

@@ -1,16 +1,21 @@
-"""``chorus reconstruct``: human and object in 3D from one photograph's record."""
+"""``chorus reconstruct``: human and object in 3D from one photograph, with its record or by the front end's estimators."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from chorus.commands.console import body_option, print_json, print_table, progress_bars, wrote
 
+if TYPE_CHECKING:
+    from chorus.body import Body
+    from chorus.scene import Scene
+
 
 @click.command("reconstruct")
-@click.argument("record", type=click.Path(path_type=Path))
+@click.argument("record", metavar="RECORD|PHOTO", type=click.Path(path_type=Path))
 @click.option("--occupancies", multiple=True, required=True, type=click.Path(path_type=Path),
               help="A folder of `chorus aggregate --all`, one of such folders, or an occupancy file (repeatable).")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder to write to.")
@@ -26,6 +31,13 @@ from chorus.commands.console import body_option, print_json, print_table, progre
 @click.option("--inverse", type=click.Choice(["blend_of_inverses", "inverse_of_blend"]), default="blend_of_inverses",
               show_default=True, help="How voxels are taken back to the rest pose (Eq. 11).")  # fmt: skip
 @click.option("--backend", default="auto", show_default=True, help="For the posed field: auto, triton, numba or reference.")
+@click.option("--detector", default="mask2former", show_default=True,
+              help="Of a PHOTO: what finds person and object; NAME or NAME=MODEL, as `chorus stages` lists them.")  # fmt: skip
+@click.option("--humans", help="Of a PHOTO: what finds the 3D pose; no default: its weights are yours to get.")
+@click.option("--set", "assignments", multiple=True, metavar="KIND.NAME=VALUE", help="Of a PHOTO: an option of a stage.")
+@click.option("--device", default="auto", show_default=True, help="Of a PHOTO: auto, cpu, cuda, cuda:1, ...")
+@click.option("--camera-fit", default="levenberg-marquardt", show_default=True,
+              type=click.Choice(["levenberg-marquardt", "adam"]), help="Of a PHOTO: Eq. 8; adam is the paper's.")  # fmt: skip
 @body_option
 @click.option("--json", "as_json", is_flag=True, help="Print what reconstruction.json holds.")
 def reconstruct_command(
@@ -41,10 +53,19 @@ def reconstruct_command(
     round_trip: float,
     inverse: str,
     backend: str,
+    detector: str,
+    humans: str | None,
+    assignments: tuple[str, ...],
+    device: str,
+    camera_fit: str,
     body_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Human and object from one photograph: pose, camera and object mask in, GLB, overlay and scores out (4.5)."""
+    """Human and object from one photograph: GLB, overlay and scores (4.5).
+
+    From a RECORD's folder: pose, camera or keypoints, object mask. Or from a PHOTO alone, a JPEG or PNG: the object whose box
+    overlaps a person's most is found among the stored categories, then the person's pose and camera.
+    """
     from chorus.body import load_body
     from chorus.errors import InputError
     from chorus.reconstruct import reconstruct, write_reconstruction
@@ -53,7 +74,14 @@ def reconstruct_command(
     if not output.absolute().parent.is_dir() or (output.exists() and not output.is_dir()):
         raise InputError(f"--output: expected a folder, or a name for one in a folder that is there, got {str(output)!r}")
     body = load_body(body_path)
-    scene = read_scene(record, body, photo)
+    if record.is_file():
+        if photo is not None:
+            raise InputError(f"--photo: expected it beside a record's folder alone, got it with the photograph {str(record)!r}")
+        if humans is None:
+            raise InputError("--humans: expected what finds the 3D pose in a photograph; `chorus stages` lists what there is")
+        scene = _estimated(record, occupancies, body, category, detector, humans, assignments, device, camera_fit)
+    else:
+        scene = read_scene(record, body, photo)
     with progress_bars() as update:
         result = reconstruct(
             scene, occupancies, body, category=category, threshold=threshold, mass=mass, min_images=min_images,
@@ -82,3 +110,33 @@ def reconstruct_command(
         }
     )  # fmt: skip
     wrote(*written)
+
+
+def _estimated(
+    photo: Path, occupancies: tuple[Path, ...], body: Body, category: str | None, detector: str, humans: str,
+    assignments: tuple[str, ...], device: str, camera_fit: str,
+) -> Scene:  # fmt: skip
+    """The scene of a photograph that has no record, by stages of the front end."""
+    import torch
+
+    from chorus.errors import InputError
+    from chorus.frontend.registry import make
+    from chorus.frontend.stages import Runtime
+    from chorus.photo import estimate_scene
+    from chorus.reconstruct import stored_categories
+
+    options: dict[str, dict[str, str]] = {"detector": {}, "humans": {}}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        kind, dot, option = name.partition(".")
+        if not (equals and dot and option and kind in options):
+            raise InputError(f"--set: expected detector.NAME=VALUE or humans.NAME=VALUE, got {text!r}")
+        options[kind][option] = value
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    categories = stored_categories(occupancies)
+    specs = {"detector": detector, "humans": humans}
+    stages = {kind: make(kind, spec, Runtime(device, options=options[kind], body=body)) for kind, spec in specs.items()}
+    return estimate_scene(
+        photo, categories, stages["detector"], stages["humans"], body, category=category, method=camera_fit, estimators=specs
+    )

@@ -17,7 +17,7 @@ from chorus.reconstruct import Reconstruction
 from chorus.render import face_normals, render_mesh, shade
 from chorus.scene import THRESHOLDS, View
 
-BODY_COLOUR, OBJECT_COLOUR, MASK_COLOUR = "limegreen", "orangered", "deepskyblue"
+BODY_COLOUR, OBJECT_COLOUR, MASK_COLOUR, PERSON_COLOUR = "limegreen", "orangered", "deepskyblue", "slategray"
 INCHES = 6.0
 """Width of one of the two pictures."""
 
@@ -25,8 +25,8 @@ INCHES = 6.0
 def save_overlay(path: str | Path, reconstruction: Reconstruction) -> None:
     """A PNG of two pictures over the photograph, or the drawn body where there is none.
 
-    Left: the object's surface, seen through, and the outlines of surface, body and given object mask (or box). Right: the
-    largest phi over each pixel, and the mask's outline.
+    Left: the object's surface, seen through, and the outlines of surface, body and given masks (or box): where the body's
+    leaves the person mask's, pose or camera are wrong. Right: the largest phi over each pixel, and the object mask's outline.
     """
     scene, camera = reconstruction.scene, reconstruction.scene.camera
     human, thing = reconstruction.human, reconstruction.object
@@ -44,7 +44,7 @@ def save_overlay(path: str | Path, reconstruction: Reconstruction) -> None:
     right_image = (1 - heat) * background / 255 + heat * COLOURS(phi / max(float(phi.max()), 1e-6))[..., :3]
 
     height, width = scene.image_size
-    figure = Figure(figsize=(2 * INCHES + 0.9, INCHES * height / width + 1.0), layout="constrained", dpi=110)
+    figure = Figure(figsize=(2 * INCHES + 0.9, INCHES * height / width + 1.2), layout="constrained", dpi=110)
     axes = figure.subplots(1, 2)
     for ax, image in zip(axes, (left_image, right_image), strict=True):
         ax.imshow(image, extent=(0, width, height, 0))
@@ -54,13 +54,18 @@ def save_overlay(path: str | Path, reconstruction: Reconstruction) -> None:
             ax.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=MASK_COLOUR, linewidth=1.2)
         ax.set_xlim(0, width)
         ax.set_ylim(height, 0)
-        ax.set_axis_off()
+        ax.set_xticks([])
+        ax.set_yticks([])
+        ax.spines[:].set_color("0.7")  # the image's border, which a drawn body does not show
+    _outline(axes[0], scene.person_mask, PERSON_COLOUR, "dashed")
     _outline(axes[0], face >= 0, BODY_COLOUR)
     _outline(axes[0], covered, OBJECT_COLOUR)
     given = "object mask" if scene.object_mask is not None else "object box" if scene.object_box is not None else ""
     lines = [("body", BODY_COLOUR), ("object's surface", OBJECT_COLOUR)] + ([(f"{given}, given", MASK_COLOUR)] if given else [])
     handles = [Line2D([], [], color=colour, label=label) for label, colour in lines]
-    axes[0].legend(handles=handles, loc="lower left", fontsize=8, framealpha=0.8)
+    if scene.person_mask is not None:
+        handles.append(Line2D([], [], color=PERSON_COLOUR, label="person mask, given", linestyle="dashed"))
+    axes[0].legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4, fontsize=8, frameon=False)
     axes[0].set_title(f"phi >= {reconstruction.threshold:.2f}", fontsize=9)
     axes[1].set_title("largest phi over each pixel", fontsize=9)
     figure.colorbar(ScalarMappable(Normalize(0, float(phi.max())), COLOURS), ax=axes[1], shrink=0.7)
@@ -83,9 +88,9 @@ def _projected(reconstruction: Reconstruction) -> NDArray[np.float64]:
     return levels[np.ix_(rows, columns)] / len(THRESHOLDS)
 
 
-def _outline(ax: object, mask: NDArray[np.bool_] | None, colour: str) -> None:
+def _outline(ax: object, mask: NDArray[np.bool_] | None, colour: str, style: str = "solid") -> None:
     if mask is None or not mask.any():
         return
     height, width = mask.shape
     x, y = np.arange(-1, width + 1) + 0.5, np.arange(-1, height + 1) + 0.5
-    ax.contour(x, y, np.pad(mask, 1), [0.5], colors=colour, linewidths=1.2)  # type: ignore[attr-defined]
+    ax.contour(x, y, np.pad(mask, 1), [0.5], colors=colour, linewidths=1.2, linestyles=style)  # type: ignore[attr-defined]
