@@ -17,6 +17,7 @@ import chorus
 from chorus.errors import InputError
 from chorus.feeding import IMAGES, Feed, Timings, feeds
 from chorus.field import CanonicalField
+from chorus.frontend.filtering import FilterSpec
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.arrays import MAX_TOTAL_WEIGHT, empty_counts
 from chorus.kernels.backends import Backend, vote_backend
@@ -43,6 +44,7 @@ def aggregate(
     folds: Sequence[int] | None = None,
     scheme: str | None = None,
     where: Callable[[Any], NDArray[np.bool_]] | None = None,
+    filter: FilterSpec = "store",
     batch_size: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
     timings: Timings | None = None,
@@ -62,6 +64,9 @@ def aggregate(
     scheme           how to group (see chorus.views.Scheme); default: the coarsest that the weighting needs
     where            for a store: a predicate over its rows (columns in, (rows,) bool out), e.g.
                      ``lambda rows: rows["score/overlap"] >= 0.1``
+    filter           for a store: "store" its own filter (``chorus filter``), where it has one; "none"; "paper", the rules of
+                     A.3; "soft", these as weights; a ``chorus.frontend.filtering.Filter``; or the path of a file with one.
+                     Images must pass ``where`` as well.
     batch_size       images at a time; default: 4,096 on a CPU, 65,536 on a GPU
     progress         called with images done and, where known, images in all
     timings          gains the seconds that the stages took
@@ -81,8 +86,8 @@ def aggregate(
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise InputError(f"batch_size: expected a positive integer, got {batch_size!r}")
     images = SelectedImages(
-        images_or_store, field, prompt, part, parts=parts, epsilon=epsilon, folds=folds, where=where, backend=backend,
-        batch_size=batch_size,
+        images_or_store, field, prompt, part, parts=parts, epsilon=epsilon, folds=folds, where=where, filter=filter,
+        backend=backend, batch_size=batch_size,
     )  # fmt: skip
 
     counts = empty_counts(field.arrays, G, chosen.device)
@@ -130,6 +135,7 @@ def aggregate(
             {
                 **provenance(), "source": images.source_id, "images": done, "backend": chosen.name, "body": field.body.name,
                 **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals, "selected": images.read}),
+                **({} if images.filtered is None else {"filter": images.filtered.to_json()}),
             }
         ],
     )

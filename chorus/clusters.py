@@ -12,6 +12,7 @@ from typing import Any
 from chorus.aggregation import aggregate
 from chorus.errors import InputError
 from chorus.field import CanonicalField
+from chorus.frontend.filtering import FilterSpec, find_filter
 from chorus.occupancy import Occupancy
 from chorus.parts import EPSILON, interaction_regions
 from chorus.store import Store
@@ -41,15 +42,17 @@ def clusters(
     epsilon: float = EPSILON,
     backend: str = "auto",
     scheme: str | None = None,
+    filter: FilterSpec = "store",
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Cluster]:
     """Every prompt, every part and every pair of them with at least ``min_images`` images, and all images together.
 
-    Prompts are aggregated one by one, with each part; what spans prompts is their sum, which is exact. ``progress`` is
-    called with aggregations done and in all.
+    Prompts are aggregated one by one, with each part; what spans prompts is their sum, which is exact. ``filter`` is that of
+    ``chorus.aggregate``, read once. ``progress`` is called with aggregations done and in all.
     """
     if min_images < 1:
         raise InputError(f"min_images: expected a positive number, got {min_images!r}")
+    chosen = find_filter(filter, store.path) or "none"
     names = interaction_regions(field, parts, epsilon).names
     prompts = list(store.prompts)
     wanted: list[str | None] = [None, *names]
@@ -58,7 +61,7 @@ def clusters(
         for n, part in enumerate(wanted):
             occupancy = aggregate(
                 store, field, "azimuth", backend, [prompt], None if part is None else repr(part), parts=parts,
-                epsilon=epsilon, scheme=scheme, allow_none=True,
+                epsilon=epsilon, scheme=scheme, filter=chosen, allow_none=True,
             )  # fmt: skip
             whole[part] = whole[part] + occupancy if part in whole else occupancy
             if occupancy.num_images >= min_images:

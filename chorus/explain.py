@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from chorus.errors import InputError
 from chorus.field import CanonicalField
+from chorus.frontend.filtering import Filtered
 from chorus.images import vote_images
 from chorus.kernels.arrays import VoxelField
 from chorus.kernels.backends import vote_backend
@@ -26,6 +27,7 @@ class Explanation:
     on_mask   (a,) bytes          keys of the images with the voxel on the object's mask, in the source's order
     off_mask  (b,) bytes          of those that see the voxel, but no object there
     unseen    images whose frame does not hold the voxel
+    filtered  what the store's filter, or the one asked for, did; None without one. A soft one's weights are left out.
     """
 
     voxel: tuple[int, int, int]
@@ -33,6 +35,7 @@ class Explanation:
     on_mask: NDArray[np.bytes_]
     off_mask: NDArray[np.bytes_]
     unseen: int
+    filtered: Filtered | None = None
 
     @property
     def probability(self) -> float:
@@ -44,7 +47,7 @@ class Explanation:
 def explain(point: Any, source: Source, field: CanonicalField, *, backend: str = "auto", **selection: Any) -> Explanation:
     """How the images of a source voted on the voxel around a point (3,) in metres of the rest pose's person frame.
 
-    selection  prompt, part, parts, epsilon, folds, where, as for ``chorus.aggregate``
+    selection  prompt, part, parts, epsilon, folds, where, filter, as for ``chorus.aggregate``
 
     Raises InputError for a point outside the field's cube and what ``chorus.aggregate`` refuses.
     """
@@ -69,7 +72,7 @@ def explain(point: Any, source: Source, field: CanonicalField, *, backend: str =
         raise InputError(images.why_none())
     spacing, half = field.parameters.spacing, field.extent / 2
     centre = (np.array(voxel) + 0.5) * spacing - half
-    return Explanation(voxel, centre, np.concatenate(on), np.concatenate(off), unseen)
+    return Explanation(voxel, centre, np.concatenate(on), np.concatenate(off), unseen, images.filtered)
 
 
 def voxel_of(field: CanonicalField, point: Any) -> tuple[int, int, int]:

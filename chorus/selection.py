@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import fnmatch
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from chorus.contacts import image_contacts, kept_contacts
 from chorus.errors import InputError, MismatchError
 from chorus.field import CanonicalField
+from chorus.frontend.filtering import Filtered, FilterSpec, filter_rows
 from chorus.images import ImageBatch
 from chorus.parts import EPSILON, InteractionRegions, interaction_regions
 from chorus.store import Store, open_store
@@ -104,9 +106,13 @@ class SelectedImages:
                   ``chorus.parts.interaction_regions``. What images of a store touch is kept beside it.
     folds         of these folds, 0 .. 9 by a hash of their key
     where         for a store: a predicate over its rows (columns in, (rows,) bool out)
+    filter        for a store: which of its complete images are used, or how much each counts: "store" its own filter, where it
+                  has one; "none"; "paper" or "soft" the rules of A.3; a ``Filter``; or the path of a file with one.
+                  A soft filter gives the batches weights.
     backend       that finds the contacts
 
-    Iterating gives batches of what prompt, folds and ``where`` select, and which of their images fulfil ``part``, (I,) bool.
+    Iterating gives batches of what prompt, folds, ``where`` and ``filter`` select, and which of their images fulfil ``part``,
+    (I,) bool. ``filtered`` says what the filter did; None without one.
     Raises InputError for arguments that do not fit, MismatchError for images of another body.
     """
 
@@ -121,6 +127,7 @@ class SelectedImages:
         epsilon: float = EPSILON,
         folds: Sequence[int] | None = None,
         where: Callable[[Any], NDArray[np.bool_]] | None = None,
+        filter: FilterSpec = "store",
         backend: str = "auto",
         batch_size: int = 4096,
     ) -> None:
@@ -131,7 +138,14 @@ class SelectedImages:
         self._source, self._field, self._folds, self._backend = source, field, folds, backend
         self._regions = None if part is None else interaction_regions(field, parts, epsilon)
         self._query = None if part is None or self._regions is None else PartQuery.parse(part, self._regions.names)
-        self._batches, self.total, self.source_id, self.category = _batches(source, field, prompt, where, batch_size)
+        self.filtered: Filtered | None = None
+        self.source_id, self.category = "memory", ""
+        self.total: int | None = None
+        if isinstance(source, Store):
+            self._batches, self.total, self.filtered = _of_store(source, field, prompt, where, filter, batch_size)
+            self.source_id, self.category = source.id, source.category
+        else:
+            self._batches, self.total = _of_memory(source, prompt, where, filter, batch_size)
         self.read = 0
         """images drawn so far, of ``total`` where that is known"""
 
@@ -164,6 +178,12 @@ class SelectedImages:
 
     def why_none(self) -> str:
         """What to say where no image was left."""
+        if self.read == 0 and isinstance(self._source, Store):
+            if self.filtered is not None and self.filtered.images:
+                return f"no image of the store is selected: the filter keeps none ({self.filtered})"
+            return (
+                f"no image of the store is selected: it has {len(self._source)} rows, prompts: {_shown(self._source.prompts)}"
+            )
         if self.read == 0:
             return "no image to aggregate: the source is empty"
         asked = [f"part {self._query.text!r}"] if self._query is not None else []
@@ -171,39 +191,46 @@ class SelectedImages:
         return f"no image to aggregate: of the {self.read} read, none is of {' and '.join(asked) or 'the selection'}"
 
 
-def _batches(
-    source: ImageBatch | Store | Iterable[ImageBatch],
-    field: CanonicalField,
-    prompt: str | Sequence[str] | None,
-    where: Any,
-    batch_size: int,
-) -> tuple[Iterator[ImageBatch], int | None, str, str]:
-    """Batches of the images selected, how many if known, what they are called, and their category."""
-    if isinstance(source, Store):
-        if source.body_hash and source.body_hash != field.body.hash:
-            raise MismatchError(
-                f"the store was made with body {source.body_hash[:12]}, the field with "
-                f"{field.body.name} {field.body.hash[:12]}"
-            )
-        rows = source.select(where, prompt=matching_prompts(prompt, source.prompts))
-        if len(rows) == 0:
-            raise InputError(
-                f"no image of the store is selected: it has {len(source)} rows, prompts: {_shown(source.prompts)}"
-            )
-        return source.batches(rows, size=batch_size), len(rows), source.id, source.category
+def _of_store(
+    store: Store, field: CanonicalField, prompt: str | Sequence[str] | None, where: Any, filter: FilterSpec, batch_size: int
+) -> tuple[Iterator[ImageBatch], int, Filtered | None]:
+    """Batches of the images selected, how many they are, and what the filter did."""
+    if store.body_hash and store.body_hash != field.body.hash:
+        raise MismatchError(
+            f"the store was made with body {store.body_hash[:12]}, the field with {field.body.name} {field.body.hash[:12]}"
+        )
+    rows = store.select(where, prompt=matching_prompts(prompt, store.prompts))
+    rows, weights, filtered = filter_rows(store, rows, filter)
+    batches = store.batches(rows, size=batch_size)
+    return (batches if weights is None else _weighed(batches, weights)), len(rows), filtered
+
+
+def _weighed(batches: Iterator[ImageBatch], weights: NDArray[np.uint8]) -> Iterator[ImageBatch]:
+    """The batches with weights, one an image in the order of the batches."""
+    first = 0
+    for batch in batches:
+        weighed = copy.copy(batch)
+        object.__setattr__(weighed, "weights", weights[first : first + len(batch)])
+        first += len(batch)
+        yield weighed
+
+
+def _of_memory(
+    source: ImageBatch | Iterable[ImageBatch], prompt: str | Sequence[str] | None, where: Any, filter: FilterSpec, size: int
+) -> tuple[Iterator[ImageBatch], int | None]:
+    """Batches of the images selected, and how many they are if that is known."""
     if where is not None:
         raise InputError("where: a predicate over rows needs a store; select from an ImageBatch by indexing it")
+    if not isinstance(filter, str) or filter not in ("store", "none"):
+        raise InputError("filter: images in memory have no scores to filter by; give a store, or no filter")
     if isinstance(source, ImageBatch):
-        known: int | None = len(source) if prompt is None else None
-        source = [source]
-    elif isinstance(source, Iterable):
-        known = None
-    else:
+        return _pieces([source], prompt, size), len(source) if prompt is None else None
+    if not isinstance(source, Iterable):
         raise InputError(
             "images_or_store: expected an ImageBatch, an iterable of them, a Store or the path of one, "
             f"got a {type(source).__name__}"
         )
-    return _pieces(source, prompt, batch_size), known, "memory", ""
+    return _pieces(source, prompt, size), None
 
 
 def _pieces(batches: Iterable[ImageBatch], prompt: str | Sequence[str] | None, batch_size: int) -> Iterator[ImageBatch]:

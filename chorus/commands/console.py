@@ -56,6 +56,10 @@ def print_table(facts: dict[str, Any]) -> None:
         click.echo(f"{name.replace('_', ' '):<{width}}  {shown}")
 
 
+filter_option = click.option(
+    "--filter", "filter_name", default="store", show_default=True, metavar="NAME|PATH",
+    help="Which complete images: store (its own filter, if any), none, paper, soft, or a filter's file."
+)  # fmt: skip
 body_option = click.option(
     "--body", "body_path", type=click.Path(path_type=Path),
     help="A body file (SMPL .pkl, .npz), not the mannequin."

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from chorus.commands.console import body_option, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import body_option, filter_option, out, print_json, print_table, progress_bars, wrote
 
 
 @click.command("aggregate")
@@ -30,6 +30,7 @@ from chorus.commands.console import body_option, out, print_json, print_table, p
 @click.option(
     "--min-images", default=100, show_default=True, type=click.IntRange(min=1), help="With --all: images a pair needs."
 )
+@filter_option
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512))
 @click.option("--no-canonicalize", is_flag=True, help="The ablation: every voxel rigid with the pelvis.")
 @click.option("--weighting", default="azimuth", show_default=True, help="azimuth, azimuth-elevation or none.")
@@ -48,6 +49,7 @@ def aggregate_command(
     totals: str,
     every: bool,
     min_images: int,
+    filter_name: str,
     resolution: int,
     no_canonicalize: bool,
     weighting: str,
@@ -68,14 +70,14 @@ def aggregate_command(
     if every:
         if prompts or part or picture:
             raise click.UsageError("--all takes every prompt and part: give no --prompt, --part or --picture with it")
-        _aggregate_all(store_path, output, field, parts, epsilon, backend, scheme, min_images, as_json)
+        _aggregate_all(store_path, output, field, parts, epsilon, backend, scheme, filter_name, min_images, as_json)
         return
     timings = Timings()
     start = time.perf_counter()
     with progress_bars() as update:
         occupancy = aggregate(
             store_path, field, weighting, backend, list(prompts) or None, part, parts=parts, epsilon=epsilon, totals=totals,
-            scheme=scheme, progress=lambda done, total: update("aggregate", done, total), timings=timings,
+            scheme=scheme, filter=filter_name, progress=lambda done, total: update("aggregate", done, total), timings=timings,
         )  # fmt: skip
     seconds = time.perf_counter() - start
     occupancy.save(output)
@@ -87,10 +89,12 @@ def aggregate_command(
         title += f" ({part})" if part else ""
         save_three_sides(picture, [("phi", occupancy.probability)], field.extent, model, title)
         written.append(picture)
+    made_by = occupancy.provenance[0]
     facts = {
         "images": occupancy.num_images,
+        **({"filter": made_by["filter"]["text"]} if "filter" in made_by else {}),
         "images_per_second": round(occupancy.num_images / seconds, 1),
-        "backend": occupancy.provenance[0]["backend"],
+        "backend": made_by["backend"],
         "largest_phi": round(float(occupancy.probability.max()), 3),
         "voxels_seen": int((occupancy.support > 0).sum()),
         **({"time": str(timings)} if timings.copy else {}),
@@ -104,14 +108,18 @@ def aggregate_command(
 
 def _aggregate_all(
     store_path: Path, folder: Path, field: Any, parts: Path | None, epsilon: float, backend: str, scheme: str | None,
-    min_images: int, as_json: bool,
+    filter_name: str, min_images: int, as_json: bool,
 ) -> None:  # fmt: skip
     from chorus.clusters import clusters, write_clusters
+    from chorus.frontend.filtering import filter_rows, find_filter
     from chorus.store import open_store
 
+    store = open_store(store_path)
+    chosen = find_filter(filter_name, store_path) or "none"
+    _, _, filtered = filter_rows(store, store.select(), chosen)
     with progress_bars() as update:
         found = clusters(
-            open_store(store_path), field, min_images, parts=parts, epsilon=epsilon, backend=backend, scheme=scheme,
+            store, field, min_images, parts=parts, epsilon=epsilon, backend=backend, scheme=scheme, filter=chosen,
             progress=lambda done, total: update("prompts and parts", done, total),
         )  # fmt: skip
         rows = write_clusters(folder, found)
@@ -126,6 +134,8 @@ def _aggregate_all(
             row["prompt"] or "any", row["part"] or "any", f"{row['images']:,}", f"{row['largest_phi']:.2f}", row["file"]
         )
     out.print(table)
+    if filtered is not None:
+        out.print(f"filter: {filtered}", markup=False)
     wrote(folder)
 
 
@@ -134,13 +144,14 @@ def _aggregate_all(
 @click.argument("point", nargs=3, type=float)
 @click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable).")
 @click.option("--part", help="Only images whose object touches these body parts.")
+@filter_option
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512))
 @click.option("--show", default=10, show_default=True, type=click.IntRange(min=0), help="Keys to list on either side.")
 @body_option
 @click.option("--json", "as_json", is_flag=True)
 def explain_command(
-    store_path: Path, point: tuple[float, float, float], prompts: tuple[str, ...], part: str | None, resolution: int, show: int,
-    body_path: Path | None, as_json: bool,
+    store_path: Path, point: tuple[float, float, float], prompts: tuple[str, ...], part: str | None, filter_name: str,
+    resolution: int, show: int, body_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """The images behind the voxel at POINT (x y z, metres, canonical frame): who voted for it and who against."""
     from chorus.body import load_body
@@ -148,7 +159,7 @@ def explain_command(
     from chorus.field import CanonicalField
 
     field = CanonicalField(load_body(body_path), resolution)
-    found = explain(point, store_path, field, prompt=list(prompts) or None, part=part)
+    found = explain(point, store_path, field, prompt=list(prompts) or None, part=part, filter=filter_name)
     keys = {"on_mask": found.on_mask, "off_mask": found.off_mask}
     facts = {
         "voxel": list(found.voxel),
@@ -157,6 +168,7 @@ def explain_command(
         "off_mask": len(found.off_mask),
         "unseen": found.unseen,
         "probability, every image alike": round(found.probability, 4),
+        **({} if found.filtered is None else {"filter": str(found.filtered)}),
     }
     if as_json:
         print_json({**facts, "keys": {side: [key.decode() for key in names] for side, names in keys.items()}})
@@ -174,20 +186,27 @@ def explain_command(
 @click.argument("occupancy_path", metavar="OCCUPANCY", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the pictures (PNG).")
 @click.option("--images", default=8, show_default=True, type=click.IntRange(min=1), help="How many images, spread evenly.")
+@filter_option
 @body_option
-def overlay_command(store_path: Path, occupancy_path: Path, output: Path, images: int, body_path: Path | None) -> None:
+def overlay_command(
+    store_path: Path, occupancy_path: Path, output: Path, images: int, filter_name: str, body_path: Path | None
+) -> None:
     """Draw an occupancy posed back into images of a store, over body and mask."""
     import numpy as np
 
     from chorus.body import load_body
+    from chorus.errors import InputError
     from chorus.field import CanonicalField
     from chorus.figures.images import save_posed_back
+    from chorus.frontend.filtering import filter_rows
     from chorus.occupancy import load_occupancy
     from chorus.store import open_store
 
     occupancy, opened = load_occupancy(occupancy_path), open_store(store_path)
     field = CanonicalField.from_parameters(load_body(body_path), occupancy.parameters, occupancy.body_hash)
-    rows = opened.select()
+    rows, _, filtered = filter_rows(opened, opened.select(), filter_name)
+    if len(rows) == 0:
+        raise InputError(f"no image of the store to draw in{'' if filtered is None else f': {filtered}'}")
     batch = opened.batch(rows[np.unique(np.linspace(0, len(rows) - 1, images).astype(int))])
     output.mkdir(parents=True, exist_ok=True)
     for row, key in enumerate(batch.keys):

@@ -100,7 +100,7 @@ def count_rows(
     """Counts of each sample (name -> (n,) bool over the store's rows); every image votes once."""
     counted: dict[Key, Occupancy] = {}
     for members, holders in cells(list(samples.values())):
-        cell = aggregate(store, field, scheme=scheme, backend=backend, where=_exactly(members))
+        cell = aggregate(store, field, scheme=scheme, backend=backend, where=_exactly(members), filter="none")
         for name, held in zip(samples, holders, strict=True):
             if held:
                 counted[name] = counted[name] + cell if name in counted else cell

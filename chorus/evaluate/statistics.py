@@ -19,13 +19,16 @@ from chorus.camera import Cameras
 from chorus.errors import InputError, to_numpy
 from chorus.evaluate import versions
 from chorus.evaluate.entropy import NSIDE, SIGMA, camera_directions, camera_entropy
+from chorus.evaluate.view_statistics import ViewStatistics, view_statistics
+from chorus.frontend.filter_report import FilterReport, filter_report
+from chorus.frontend.filtering import FilterSpec, find_filter
 from chorus.store import COMPLETE, Store, TableColumns, open_store
 from chorus.views import AZIMUTH_BINS, azimuth_bin
 
 ELEVATION_EDGES = np.linspace(-90.0, 90.0, 19)
 """Degrees: 18 bins of 10."""
 FILTERED = "filtered"
-"""The reason of complete images that the filter of ``store_statistics`` turns away."""
+"""The reason of complete images that the predicate ``where`` of ``store_statistics`` turns away."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +38,14 @@ class StoreStatistics:
     name         the store's category          path  where it lies
     images       rows in all                   kept  complete ones that the filter, if any, lets pass
     prompts      different prompts of all rows
-    rejected     images by reason (the store's statuses other than complete, and "filtered"), the most frequent first
+    rejected     images by reason (the store's statuses other than complete, the filter's rules, and "filtered"), the most
+                 frequent first; with ``kept`` they add up to ``images``
     entropy      of the kept images' camera directions in bits (Table 1); None where none was kept
     azimuths     (12,) int64 kept cameras by azimuth, in bins of 30 degrees from the person's left (+x) towards the front (+z)
     elevations   (18,) int64 kept cameras by elevation, in bins of 10 degrees from below (-90) to above
     directions   (kept, 3) float64 unit vectors from the person to the cameras
+    views        the same by view augmentation, where it was asked for
+    filter       what each rule of the filter does; None without one
     """
 
     name: str
@@ -52,6 +58,8 @@ class StoreStatistics:
     azimuths: NDArray[np.int64]
     elevations: NDArray[np.int64]
     directions: NDArray[np.float64]
+    views: tuple[ViewStatistics, ...] = ()
+    filter: FilterReport | None = None
 
     @property
     def rejection_rate(self) -> float | None:
@@ -71,6 +79,8 @@ class StoreStatistics:
             "camera_entropy_bits": self.entropy,
             "azimuth": {"edges_degrees": np.linspace(0, 360, AZIMUTH_BINS + 1).tolist(), "images": self.azimuths.tolist()},
             "elevation": {"edges_degrees": ELEVATION_EDGES.tolist(), "images": self.elevations.tolist()},
+            **({"views": [v.to_json() for v in self.views]} if self.views else {}),
+            **({} if self.filter is None else {"filter": self.filter.to_json()}),
         }
 
 
@@ -81,11 +91,17 @@ def elevation_degrees(directions: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def store_statistics(
-    store: Store | str | os.PathLike[str], where: Callable[[TableColumns], NDArray[np.bool_]] | None = None
+    store: Store | str | os.PathLike[str],
+    where: Callable[[TableColumns], NDArray[np.bool_]] | None = None,
+    *,
+    filter: FilterSpec = "store",
+    by_view: bool = False,
 ) -> StoreStatistics:
     """The statistics of a store, or of the one at a path.
 
-    where  a filter as of ``Store.select``: given the columns of all rows, answers (n,) bool
+    where    a predicate as of ``Store.select``: given the columns of all rows, answers (n,) bool
+    filter   as of ``chorus.aggregate``; of a soft one, images of any weight are kept, and cameras count alike
+    by_view  also by view augmentation
 
     Raises StoreError for a damaged store, InputError for an answer of another kind, and for a kept camera at the person's
     origin, which has no direction.
@@ -95,6 +111,10 @@ def store_statistics(
     status = opened.rows["status"]
     kept = np.asarray(status == COMPLETE, np.bool_)
     reasons = Counter(status[~kept].tolist())
+    chosen = find_filter(filter, opened.path)
+    report = None if chosen is None else filter_report(chosen, opened.rows)
+    if chosen is not None and report is not None:
+        kept, reasons = chosen.passed(opened.rows), Counter(report.reasons)
     if where is not None:
         answer = to_numpy(where(opened.rows))
         if answer.shape != (n,) or answer.dtype != np.bool_:
@@ -103,18 +123,21 @@ def store_statistics(
         if turned_away:
             reasons[FILTERED] += turned_away
         kept &= answer
-    rows = np.flatnonzero(kept)
+    rows, views = np.flatnonzero(kept), tuple[ViewStatistics, ...]()
+    columns = opened.rows
+    if len(rows) or by_view:
+        cameras = Cameras(*(columns[name][rows] for name in ("R", "t", "K", "size")))
+    if by_view:
+        views = view_statistics(columns["view"], kept, cameras)
     entropy, directions = None, np.zeros((0, 3))
     azimuths, elevations = np.zeros(AZIMUTH_BINS, np.int64), np.zeros(len(ELEVATION_EDGES) - 1, np.int64)
     if len(rows):
-        columns = opened.rows
-        cameras = Cameras(*(columns[name][rows] for name in ("R", "t", "K", "size")))
         directions, entropy = camera_directions(cameras), camera_entropy(cameras)
         azimuths = np.bincount(azimuth_bin(cameras), minlength=AZIMUTH_BINS)
         elevations = np.histogram(elevation_degrees(directions), ELEVATION_EDGES)[0].astype(np.int64)
     return StoreStatistics(
         opened.category, str(opened.path), n, len(rows), len(opened.prompts), dict(reasons.most_common()), entropy,
-        azimuths, elevations, directions,
+        azimuths, elevations, directions, views, report,
     )  # fmt: skip
 
 

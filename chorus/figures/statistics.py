@@ -11,6 +11,7 @@ from matplotlib.projections.polar import PolarAxes
 
 from chorus.errors import InputError
 from chorus.evaluate.statistics import ELEVATION_EDGES, StoreStatistics
+from chorus.evaluate.view_statistics import HIGH, NO_VIEW, QUADRANTS
 from chorus.figures.occupancy import COLOURS
 from chorus.views import AZIMUTH_BINS
 
@@ -79,4 +80,38 @@ def save_statistics(path: str | Path, stores: Sequence[StoreStatistics]) -> None
         sphere.grid(alpha=0.4)
         bits = "no cameras" if s.entropy is None else f"{s.entropy:.2f} bits"
         sphere.set_title(f"camera directions: {bits}", fontsize=10)
+    figure.savefig(path)
+
+
+def save_views(path: str | Path, stores: Sequence[StoreStatistics]) -> None:
+    """A picture with one row a store: for each view augmentation, in which quadrants the kept cameras stood, and how high.
+
+    Raises InputError for no stores, and for those whose statistics were not taken by view.
+    """
+    if not stores or not all(s.views for s in stores):
+        raise InputError("stores: expected at least one with images, by view augmentation, got none")
+    heights = [0.32 * len(s.views) + 1.0 for s in stores]
+    figure = Figure(figsize=(13, sum(heights) + 0.4), layout="constrained", dpi=100)
+    grid = figure.add_gridspec(len(stores), 2, width_ratios=[2, 1], height_ratios=heights)
+    shades = [COLOURS(x) for x in (0.75, 0.5, 0.2, 0.35)]
+    for row, s in enumerate(stores):
+        at, kept = np.arange(len(s.views)), np.array([max(v.kept, 1) for v in s.views])
+        around, up = figure.add_subplot(grid[row, 0]), figure.add_subplot(grid[row, 1])
+        start = np.zeros(len(s.views))
+        for q, name in enumerate(QUADRANTS):
+            share = 100 * np.array([v.quadrants[q] for v in s.views]) / kept
+            around.barh(at, share, left=start, color=shades[q], label=name, height=0.8)
+            start += share
+        around.set_yticks(at, [f"{v.view or NO_VIEW} ({v.kept:,} of {v.images:,})" for v in s.views], fontsize=8)
+        around.set_title(f"{s.name}: where the cameras stood, % of those kept", fontsize=10)
+        around.legend(ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+        up.barh(at, 100 * np.array([v.above for v in s.views]) / kept, color=COLOURS(0.6), height=0.8)
+        up.barh(at, -100 * np.array([v.below for v in s.views]) / kept, color="0.6", height=0.8)
+        up.set_xlim(-100, 100)
+        up.axvline(0, color="0.3", linewidth=0.8)
+        up.set_yticks([])
+        up.set_title(f"% below -{HIGH:g}°  |  above {HIGH:g}°", fontsize=10)
+        for axes in (around, up):
+            axes.set_ylim(len(s.views) - 0.4, -0.6)
+            axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)

@@ -1,0 +1,81 @@
+"""``chorus filter``: which images of a store are used, decided by the scores that it keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from chorus.commands.console import out, print_json, wrote
+
+
+@click.command("filter")
+@click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
+@click.option("--set", "assignments", multiple=True, metavar="RULE=NUMBER", help="A rule's threshold: overlap=0.2; repeatable.")
+@click.option("--off", "off", multiple=True, metavar="RULE", help="Switch a rule off; repeatable.")
+@click.option("--torso-mode", type=click.Choice(["any", "all"]), help="A shoulder and a hip (A.3), or all four (3.2).")
+@click.option("--soft/--hard", "soft", default=None, help="A weight for each image by its scores, or yes and no.")
+@click.option("--from", "start", metavar="NAME|PATH", help="Begin with paper, none, soft or a filter's file.")
+@click.option("--reset", is_flag=True, help="Begin with the paper's rules, not with the filter that the store has.")
+@click.option("--dry-run", is_flag=True, help="Say what it would do and write nothing.")
+@click.option("--json", "as_json", is_flag=True)
+def filter_command(
+    store_path: Path, assignments: tuple[str, ...], off: tuple[str, ...], torso_mode: str | None, soft: bool | None,
+    start: str | None, reset: bool, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Choose the images of a store that count, without running a model again.
+
+    Begins with the store's filter, or the paper's rules (A.3) where it has none, and changes what is asked for. The result is
+    kept as filter.json in the store's folder and used by all commands that aggregate it, unless they are told otherwise.
+
+    \b
+    Rules: one-person, one-object, person-confidence, object-confidence, overlap, overlap-smaller, person-side, torso, residual;
+    pose is always on.
+    """
+    from chorus.frontend.filter_report import filter_report, report_table
+    from chorus.frontend.filtering import Filter, find_filter, write_store_filter
+    from chorus.frontend.rules import rule
+    from chorus.store import open_store
+
+    if start is not None and reset:
+        raise click.UsageError("--reset begins with the paper's rules: give no --from with it")
+    store = open_store(store_path, verify=False)
+    if start is not None:
+        chosen = find_filter(start, store_path) or Filter.none()
+    else:
+        chosen = (None if reset else find_filter("store", store_path)) or Filter.paper()
+    if soft is not None:
+        chosen = chosen.softened() if soft else chosen.hardened()
+    thresholds = _assigned(assignments)
+    for name in off:
+        if rule(name).name in thresholds:
+            raise click.UsageError(f"{name} is set and switched off: give one of the two")
+        thresholds[name] = None
+    chosen = chosen.changed(thresholds, torso_mode)
+    report = filter_report(chosen, store.rows)
+    written = [] if dry_run else [write_store_filter(store_path, chosen)]
+    if as_json:
+        print_json({"store": store_path, **report.to_json(), "wrote": written})
+        return
+    out.print(report_table(report))
+    wrote(*written)
+    if dry_run:
+        out.print("dry run: nothing is written")
+
+
+def _assigned(assignments: tuple[str, ...]) -> dict[str, float | None]:
+    """RULE=NUMBER of the command line. InputError for what is none."""
+    from chorus.errors import InputError
+    from chorus.frontend.rules import rule
+
+    thresholds: dict[str, float | None] = {}
+    for text in assignments:
+        name, equals, number = text.partition("=")
+        if not equals:
+            raise InputError(f"--set: expected RULE=NUMBER, as overlap=0.2; got {text!r}")
+        try:
+            value = float(number)
+        except ValueError:
+            raise InputError(f"--set {rule(name).name}: expected a number, got {number!r}") from None
+        thresholds[name] = rule(name).threshold(value)
+    return thresholds
