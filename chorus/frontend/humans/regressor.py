@@ -137,10 +137,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            what = str(error).split("\n\t")[0].strip().splitlines()[0] if str(error).strip() else "no pickle"
+            told = re.search(r"WeightsUnpickler error: ([^\n]{1,160}?)(?: was not an allowed global|\n|$)", str(error))
+            what = told[1] if told else "no pickle of torch's"
             raise InputError(
                 f"{path}: expected a checkpoint of tensors alone, which can be read without running code from it; got more "
-                f"than that, or no checkpoint ({what[:160]}). If you trust where it came from, convert it: {_HOW_TO_CONVERT}"
+                f"than that, or no checkpoint ({what}). If you trust where it came from, convert it: {_HOW_TO_CONVERT}"
             ) from None
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
             raise InputError(f"{path}: expected a checkpoint, got a damaged or foreign file ({str(error)[:160]})") from None
