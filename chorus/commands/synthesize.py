@@ -248,9 +248,10 @@ def _run(
     body_path: Path | None, options: dict[str, Any],
 ) -> None:  # fmt: skip
     from chorus.body import load_body
-    from chorus.frontend.run import check_store, synthesize
+    from chorus.frontend.run import check_stages, check_store, synthesize
 
     if options["dry_run"]:
+        check_stages(description)
         check_store(output, description, options["accept_changes"])
         if own.first:
             say_plan(output, requests, description, settings, options["as_json"])

@@ -25,8 +25,8 @@ _SLUG = 60  # characters of a prompt that a key shows
 class Plan:
     """``images`` images of a category, dealt out evenly over prompts x views.
 
-    The order goes round: image i is number i // (P V) of prompt (i // V) mod P and view i mod V. So a run that stops early has
-    seen every prompt and view alike, and a larger ``images`` only adds at the end.
+    The order goes round: image i is number i // (P V) of prompt i mod P and view (i // P) mod V. So a run that stops early has
+    seen prompts and views alike, and a larger ``images`` only adds at the end.
 
     prompts  P different texts         views  V different view augmentations, "" for none (A.1)
     seed     of the whole run; an image's own seed is derived from it, the category, and the image's prompt, view and number
@@ -60,8 +60,8 @@ class Plan:
         """Image ``i`` of the plan, 0 .. images - 1."""
         if not 0 <= i < self.images:
             raise InputError(f"i: expected 0 .. {self.images - 1}, got {i}")
-        cell, view = divmod(i, len(self.views))
-        number, prompt = divmod(cell, len(self.prompts))
+        cell, prompt = divmod(i, len(self.prompts))
+        number, view = divmod(cell, len(self.views))
         return self.numbered(self.prompts[prompt], self.views[view], number)
 
     def numbered(self, prompt: str, view: str, number: int) -> ImageRequest:

@@ -69,22 +69,30 @@ def find(kind: str, name: str) -> StageInfo:
         raise InputError(f"--{kind}: expected one of {known}; got {name!r}") from None
 
 
-def make(kind: str, spec: str, runtime: Runtime) -> Any:
-    """The stage that ``NAME`` or ``NAME=MODEL`` names, made ready.
+def check(kind: str, spec: str, runtime: Runtime) -> tuple[StageInfo, str | None]:
+    """The stage and the model that ``NAME`` or ``NAME=MODEL`` names; nothing is loaded.
 
-    InputError for unknown names, options and models that cannot be loaded; ImportError, naming what to install, where a
-    library is missing.
+    InputError for unknown names and options, and where a model is missing or one is named that the stage has no use for.
     """
     name, _, model = spec.partition("=")
     info = find(kind, name)
-    runtime = replace(runtime, kind=kind)
-    runtime.check_options([option for option, _ in info.options])
+    replace(runtime, kind=kind).check_options([option for option, _ in info.options])
     if info.model is None and model:
         raise InputError(f"--{kind} {name}: expected no model, this stage has none; got {model!r}")
     if info.model == "" and not model:
         raise InputError(f"--{kind} {name}: expected {name}=PATH; {info.weights}")
+    return info, model or info.model
+
+
+def make(kind: str, spec: str, runtime: Runtime) -> Any:
+    """The stage that ``NAME`` or ``NAME=MODEL`` names, made ready.
+
+    InputError as of ``check`` and for models that cannot be loaded; ImportError, naming what to install, where a library is
+    missing.
+    """
+    info, model = check(kind, spec, runtime)
     module, _, path = info.made_by.partition(":")
-    return attrgetter(path)(importlib.import_module(module))(model or info.model, runtime)
+    return attrgetter(path)(importlib.import_module(module))(model, replace(runtime, kind=kind))
 
 
 def _load_catalogue() -> None:

@@ -14,7 +14,7 @@ from chorus.frontend.distributed import Ranks
 from chorus.frontend.filtering import Filter, read_store_filter, write_store_filter
 from chorus.frontend.pipeline import Pipeline, RunReport, Stages
 from chorus.frontend.plan import Description, batches
-from chorus.frontend.registry import KINDS, find, make
+from chorus.frontend.registry import KINDS, check, find, make
 from chorus.frontend.stages import ImageRequest, Runtime
 from chorus.store import StoreWriter
 
@@ -85,8 +85,15 @@ def check_options(options: dict[str, str]) -> None:
             raise InputError(f"--set {name}: expected KIND.NAME=VALUE with a kind among {', '.join(KINDS)}; got {name!r}")
 
 
+def check_stages(description: Description) -> None:
+    """InputError for stages and options that there are not; nothing is loaded."""
+    for kind, spec in description.stages.items():
+        check(kind, spec, Runtime(options=stage_options(description.options, kind)))
+
+
 def make_stages(description: Description, settings: Settings, ranks: Ranks, body: Body) -> Stages:
     """The stages of a description, ready to work; raises as ``registry.make`` does."""
+    check_stages(description)
     device, dtype = settings.resolved(ranks)
     made = {}
     for kind in STAGE_KINDS:

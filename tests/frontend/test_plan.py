@@ -24,8 +24,8 @@ def test_images_are_dealt_out_evenly_and_a_larger_plan_only_adds() -> None:
     assert set(cells.values()) == {3, 4}
     assert requests == list(Plan("surfboard", PROMPTS, VIEWS, 50))[:20]
     assert requests[0].text == PROMPTS[0]
-    assert requests[1].text == "A person carries a surfboard, side view"
-    assert [r.view for r in requests[:3]] == list(VIEWS)
+    assert requests[2].text == "A person carries a surfboard, side view"
+    assert [r.view for r in requests[:6]] == ["", "", "side view", "side view", "back view", "back view"]
 
 
 def test_keys_are_unique_readable_and_stable() -> None:
@@ -33,8 +33,8 @@ def test_keys_are_unique_readable_and_stable() -> None:
     keys = [r.key for r in requests]
     assert len(set(keys)) == 500
     assert keys[0] == "a-person-carries-a-surfboard-235f29a2.plain.000000"
-    assert keys[4].startswith("a-person-rides-a-surfboard-smiling-")
-    assert keys[4].endswith(".side-view.000000")
+    assert keys[3].startswith("a-person-rides-a-surfboard-smiling-")
+    assert keys[3].endswith(".side-view.000000")
     assert all(len(key.encode()) <= 255 and "/" not in key for key in keys)
 
 

@@ -1,0 +1,170 @@
+"""``chorus synthesize`` and its relatives as a user meets them, with every stage played by a simulated world."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from chorus.cli import main
+from chorus.commands.synthesize import INTERRUPTED
+from chorus.frontend.plan import Description
+from chorus.store import open_store
+
+SMALL = ("--set", "images.size=64", "--batch", "4")
+
+
+def chorus(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def simulated(path: Path, *more: Any, count: int = 12) -> Result:
+    return chorus("synthesize", "sports ball", "--simulated", "-o", path, "--count", count, *SMALL, *more)
+
+
+def test_from_a_category_to_a_store_and_on(tmp_path: Path) -> None:
+    path = tmp_path / "balls.chorus"
+    done = simulated(path)
+    assert done.exit_code == 0, done.output
+    store = open_store(path)
+    assert len(store) == 12
+    assert len(store.prompts) == 2
+    assert done.output.rstrip().endswith(f"wrote {path}")
+    for word in ("complete", "images", "detector", "keypoints", "humans", "camera", "store", "images per second"):
+        assert word in done.output, word
+    again = simulated(path, "--json")
+    facts = json.loads(again.output)
+    assert (facts["made"], facts["in_the_store"], facts["asked_for"]) == (0, 12, 12)
+    more = json.loads(simulated(path, "--json", count=20).output)
+    assert (more["made"], more["in_the_store"]) == (8, 20)
+    assert sum(more["rows"].values()) == 8
+    assert [t["stage"] for t in more["times"]] == ["images", "detector", "keypoints", "humans", "camera", "store"]
+    occupancy = chorus("aggregate", path, "-o", tmp_path / "ball.h5", "--resolution", 16)
+    assert occupancy.exit_code == 0, occupancy.output
+
+
+def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "balls.chorus"
+    told = simulated(path, "--dry-run")
+    assert told.exit_code == 0, told.output
+    assert "nothing was done" in told.output
+    assert "a person kicks a ball with the left foot" in told.output
+    assert not path.exists()
+    simulated(path, count=5)
+    facts = json.loads(simulated(path, "--dry-run", "--json").output)
+    assert (facts["images"], facts["present"], facts["to_make"]) == (12, 5, 7)
+    assert [stage["stage"] for stage in facts["stages"]] == ["prompts", "images", "detector", "keypoints", "humans"]
+    assert all(stage["licence"] for stage in facts["stages"])
+    assert len(open_store(path)) == 5
+
+
+def test_the_real_stages_by_default_need_no_model_for_a_dry_run(tmp_path: Path) -> None:
+    told = chorus("synthesize", "surfboard", "-o", tmp_path / "s.chorus", "--humans", "hmr=x.pt", "--dry-run", "--json")
+    assert told.exit_code == 0, told.output
+    facts = json.loads(told.output)
+    assert facts["images"] == 73920
+    assert len(facts["prompts"]) == 16
+    assert len(facts["views"]) == 22
+    assert {s["stage"]: s["model"] for s in facts["stages"]}["images"] == "CompVis/stable-diffusion-v1-4"
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--set", "images.colour=red"), "--set images.colour: expected one of this stage's options (size)"),
+        (("--set", "colour=red"), "--set colour: expected KIND.NAME=VALUE"),
+        (("--set", "images.size"), "--set: expected KIND.NAME=VALUE, got 'images.size'"),
+        (("--view", "from the moon"), "expected one of the 22 view augmentations"),
+        (("--dtype", "int4"), "dtype: expected auto, float32, float16 or bfloat16, got 'int4'"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_no_store_is_left(tmp_path: Path, more: tuple[str, ...], words: str) -> None:
+    done = simulated(tmp_path / "s.chorus", *more)
+    assert done.exit_code == 2
+    assert words in " ".join(done.output.split())
+    assert not (tmp_path / "s.chorus").exists()
+
+
+def test_other_categories_and_missing_humans_are_named(tmp_path: Path) -> None:
+    done = chorus("synthesize", "piano", "--simulated", "--count", 3, "-o", tmp_path / "s.chorus")
+    assert done.exit_code == 2
+    assert "category: expected one that is simulated" in done.output
+    done = chorus("synthesize", "surfboard", "-o", tmp_path / "s.chorus")
+    assert done.exit_code == 2
+    assert "--humans: expected NAME=MODEL" in done.output
+    done = chorus("synthesize", "surfboard", "-o", tmp_path / "s.chorus", "--humans", "hmr", "--count", 2)
+    assert done.exit_code == 2
+    assert "--humans hmr: expected hmr=PATH" in done.output
+    assert not (tmp_path / "s.chorus").exists()
+
+
+def test_other_settings_than_the_stores_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.chorus"
+    simulated(path, count=4)
+    done = simulated(path, "--camera-fit", "adam")
+    assert done.exit_code == 2
+    assert "settings.calibration" in done.output
+    assert "--accept-changes" in done.output
+    done = simulated(path, "--camera-fit", "adam", "--accept-changes")
+    assert done.exit_code == 0, done.output
+    assert len(open_store(path)) == 12
+    there = Description.load(path)
+    assert there is not None
+    assert there.settings["calibration"] == {"method": "adam"}
+
+
+def test_an_image_can_be_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "s.chorus"
+    simulated(path, "--keep-images", "all", count=4)
+    key = open_store(path).rows["key"][2].decode()
+    done = chorus("remake", path, key, "-o", tmp_path / "again.png")
+    assert done.exit_code == 0, done.output
+    again = np.asarray(Image.open(tmp_path / "again.png"), np.int16)
+    kept = np.asarray(Image.open(path / "images" / f"{key}.jpg"), np.int16)
+    assert again.shape == kept.shape == (64, 64, 3)
+    assert np.abs(again - kept).mean() < 8  # the kept one is a JPEG
+    done = chorus("remake", path, "nobody", "-o", tmp_path / "x.png")
+    assert done.exit_code == 2
+    assert "KEY: expected one of the store's 4 keys" in done.output
+
+
+def test_stages_are_listed_with_licences_and_options() -> None:
+    told = chorus("stages")
+    assert told.exit_code == 0, told.output
+    chosen = ("--images stable-diffusion", "--detector mask2former", "--keypoints vitpose", "--humans hmr=PATH")
+    for word in (*chosen, "licence", "--set"):
+        assert word in told.output, word
+    only = json.loads(chorus("stages", "--kind", "humans", "--json").output)
+    assert {"hmr", "records", "simulated"} <= {info["name"] for info in only}
+    assert chorus("stages", "--kind", "cats").exit_code == 2
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    path, count = tmp_path / "s.chorus", 4000
+    command = [
+        sys.executable, "-m", "chorus.cli", "synthesize", "sports ball", "--simulated", "-o", str(path), "--count", str(count),
+        *SMALL, "--commit-seconds", "0",
+    ]  # fmt: skip
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((path / "shards").glob("*.h5")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    output, errors = child.communicate(timeout=60)
+    assert child.returncode == INTERRUPTED, errors
+    assert "stopping: the batches under way are finished and committed" in errors
+    assert "stopped before the end; the same command goes on from here" in output
+    assert "Traceback" not in errors
+    store = open_store(path)
+    assert 4 <= len(store) < count
+    assert len(store) % 4 == 0
