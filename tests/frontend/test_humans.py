@@ -296,6 +296,20 @@ def test_what_is_found_depends_on_the_persons_pixels_alone(tmp_path):
     assert np.abs(half[0].pose - together[0].pose).max() < 0.05
 
 
+def test_the_network_sees_the_crop_in_rgb_normalised_as_imagenets(tmp_path):
+    stage = estimator(tmp_path)
+    got = []
+    stage.regressor.backbone.register_forward_pre_hook(lambda module, inputs: got.append(inputs[0]))
+    pixels = np.zeros((200, 300, 3), np.uint8)
+    pixels[:] = [255, 51, 0]  # red, a little green
+    stage.humans([picture(pixels)], BOX)
+    assert got[0].shape == (1, 3, 224, 224)
+    expected = (np.array([1.0, 0.2, 0.0]) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(got[0][0, :, 112, 112], expected, atol=1e-6)
+    outside = (0.0 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225]  # the box is 80 wide, its crop 204: x < 0
+    np.testing.assert_allclose(got[0][0, :, 112, 0], outside, atol=1e-6)
+
+
 def test_bodies_with_joints_of_their_own(tmp_path):
     names = (*("left_index1" if n == "left_hand" else n for n in BODY.joint_names), "jaw")
     joints = np.vstack([BODY.joints, BODY.joints[15:16] + np.array([0, 0.05, 0.05])])
