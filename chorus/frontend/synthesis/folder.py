@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chorus.errors import InputError
 from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
@@ -27,8 +26,8 @@ MOST_PIXELS = 80_000_000
 """Above, a picture is refused before it is decoded: a file of a few kilobytes can claim any size. Below Pillow's own limit."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP")
-"""What a file may be, whatever its name says; MPO are the JPEGs with a second picture that some cameras write."""
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""What a file may be, whatever its name says. JPEG includes those with a second picture, which some cameras write."""
 
 FROM_FOLDERS = "from-folders"
 """The prompt that stands for: each picture's is the name of its folder."""
@@ -72,11 +71,14 @@ class FolderImages:
                 return MISSING
         except (OSError, ValueError, RuntimeError):  # a loop of links, a name too long, a null in it
             return MISSING
-        pixels = self._decode(path)
-        return pixels if isinstance(pixels, Refusal) else Picture(request, pixels)
+        image = self._decode(path)
+        if isinstance(image, Refusal):
+            return image
+        return Picture(request, np.asarray(square(_rgb(_upright(image)), self.size)))
 
-    def _decode(self, path: Path) -> NDArray[np.uint8] | Refusal:
-        from PIL import Image, ImageOps
+    def _decode(self, path: Path) -> Image.Image | Refusal:
+        """The picture, its pixels in memory."""
+        from PIL import Image
 
         try:
             with Image.open(path, formats=_FORMATS) as image:
@@ -85,11 +87,7 @@ class FolderImages:
                 if min(image.size) < self.least:
                     return SMALL
                 image.load()
-                try:
-                    turned = ImageOps.exif_transpose(image)
-                except Exception:  # damaged EXIF says nothing of the pixels
-                    turned = image
-                return np.asarray(square(_rgb(turned), self.size))
+                return image
         except Image.DecompressionBombError:
             return LARGE
         except Exception:  # decoders raise nearly anything on damaged data: OSError, SyntaxError, struct.error, IndexError, ...
@@ -107,6 +105,16 @@ def square(image: Image.Image, size: int) -> Image.Image:
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As its EXIF orientation says; as it is where that is damaged, which says nothing of the pixels."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # its parser raises as decoders do
+        return image
 
 
 def _rgb(image: Image.Image) -> Image.Image:
