@@ -32,7 +32,8 @@ from chorus.evaluate.statistics import (
     statistics_table,
     store_statistics,
 )
-from chorus.figures.statistics import save_statistics
+from chorus.evaluate.view_statistics import QUADRANTS, quadrant, view_statistics, views_table
+from chorus.figures.statistics import save_statistics, save_views
 from chorus.store import StoreWriter
 from chorus.views import azimuth_bin
 from tests.stores import write
@@ -219,6 +220,45 @@ def test_a_store_in_numbers(tmp_path: Path) -> None:
     assert sum(even.rejected.values()) + even.kept == even.images
     with pytest.raises(InputError, match=r"where: expected an answer of bool and shape \(12,\)"):
         store_statistics(tmp_path / "a", where=lambda rows: rows["seed"])
+
+
+def test_quadrants_by_hand() -> None:
+    by_name = {"front": [0, 0, 1], "left": [1, 0, 0], "back": [0, 0, -1], "right": [-1, 0, 0]}
+    assert [QUADRANTS[q] for q in quadrant(np.array(list(by_name.values()), float))] == list(by_name)
+    degrees = np.array([-44.9, 44.9, 45.1, 134.9, 135.1, 224.9, 225.1, 314.9])
+    around = np.stack([np.cos(np.radians(degrees)), np.zeros(8), np.sin(np.radians(degrees))], 1)
+    names = ["left", "left", "front", "front", "right", "right", "back", "back"]
+    assert [QUADRANTS[q] for q in quadrant(around)] == names
+    # Height does not matter, but for straight above, which has no azimuth.
+    tilted = around + np.array([0, 5, 0])
+    assert [QUADRANTS[q] for q in quadrant(tilted / np.linalg.norm(tilted, axis=1, keepdims=True))] == names
+    assert quadrant(np.zeros((0, 3))).shape == (0,)
+
+
+def test_cameras_by_view(tmp_path: Path) -> None:
+    half, low = math.sqrt(0.5), math.radians(29.9)
+    directions = np.array([[0, 0, 1.0], [0, half, half], [1, 0, 0], [0, -half, -half], [0, math.sin(low), -math.cos(low)]])
+    views = np.array(["front view", "front view", "front view", "", "back view", "back view", "gone"])
+    kept = np.array([True, True, True, False, True, True, False])
+    found = view_statistics(views, kept, towards(directions))
+    assert [(v.view, v.images) for v in found] == [("front view", 3), ("back view", 2), ("", 1), ("gone", 1)]
+    front, back, none, gone = found
+    assert (front.images, front.kept, front.quadrants, front.above, front.below) == (3, 3, (2, 1, 0, 0), 1, 0)
+    assert (back.images, back.kept, back.quadrants, back.above, back.below) == (2, 2, (0, 0, 2, 0), 0, 1)
+    assert (gone.images, gone.kept, gone.quadrants, gone.entropy) == (1, 0, (0, 0, 0, 0), None)
+    assert (none.images, none.kept) == (1, 0)
+    assert front.entropy == camera_entropy(towards(directions[:3]))
+    json.dumps([v.to_json() for v in (front, gone)], allow_nan=False)
+    assert views_table("views", (front, back, gone, none)).row_count == 4
+
+    write(tmp_path / "a", n=10)
+    statistics = store_statistics(tmp_path / "a", by_view=True)
+    assert {v.view: (v.images, v.kept) for v in statistics.views} == {"from the left": (10, 9), "": (2, 0)}
+    assert np.sum([v.quadrants for v in statistics.views]) == 9
+    save_views(tmp_path / "v.png", [statistics])
+    assert (tmp_path / "v.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(InputError, match="stores: expected at least one with images, by view augmentation"):
+        save_views(tmp_path / "v.png", [store_statistics(tmp_path / "a")])
 
 
 def test_stores_of_nothing(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import chorus
 from chorus.cli import main
 from chorus.clusters import clusters
 from chorus.errors import InputError, StoreError
+from chorus.evaluate.ablate_score import count_rows
 from chorus.evaluate.statistics import store_statistics
 from chorus.explain import explain
 from chorus.field import CanonicalField
@@ -227,6 +228,14 @@ def test_everything_that_selects_goes_through_it(
     both = store_statistics(store_path, where=lambda rows: rows["residual_px"] < 6)
     assert (both.kept, both.rejected["filtered"]) == (16, 30)
     assert sum(both.rejected.values()) + both.kept == 94
+
+
+def test_ablations_take_their_own_filter(store_path: Path, images: ImageBatch, field: CanonicalField) -> None:
+    write_store_filter(store_path, Filter({"overlap": 0.9}))
+    store = open_store(store_path)
+    members = np.asarray(store.rows["residual_px"] < 4)
+    counted = count_rows(store, {"all": members}, field, "azimuth")
+    assert same(counted["all"], chorus.aggregate(images[np.arange(90) < 40], field))
 
 
 def test_what_is_refused(store_path: Path, images: ImageBatch, field: CanonicalField) -> None:
