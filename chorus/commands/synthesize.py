@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code of a run that was asked to stop, as shells have it for Ctrl-C."""
 
+_SIMULATED = 100  # images, where nobody says how many
 _STAGE = "NAME or NAME=MODEL, where MODEL is a hub id or a local path; `chorus stages` lists them."
 
 
@@ -76,7 +77,7 @@ def synthesize_command(
     """
     from chorus.frontend.distributed import ranks
     from chorus.frontend.plan import Description, Plan
-    from chorus.frontend.prompting import VIEWS, preset
+    from chorus.frontend.prompting import VIEWS
     from chorus.frontend.registry import KINDS
 
     if simulated:
@@ -90,7 +91,7 @@ def synthesize_command(
     with ranks() as own:
         prompts = own.agree(lambda: _prompts(output, category, stages["prompts"], assigned, prompt_count))
         if count is None:
-            count = 100 if simulated else preset(category).images
+            count = _SIMULATED if simulated else _images_of_table_3(category)
         plan = Plan(category, tuple(prompts), views or VIEWS, count, seed)
         description = Description(category, stages, assigned, plan.prompts, plan.views, seed, settings.described())
         requests = [_indexed(request, i) for i, request in enumerate(plan)] if simulated else list(plan)
@@ -188,6 +189,15 @@ def stages_command(kind: str | None, as_json: bool) -> None:
             click.echo(f"    --set {info.kind}.{name}=...  {meaning}")
 
 
+def _images_of_table_3(category: str) -> int:
+    from chorus.errors import InputError
+    from chorus.frontend.prompting import PRESETS, category_name, preset
+
+    if category_name(category) not in PRESETS:
+        raise InputError(f"--count: expected how many images to make, for {category!r} is not of the paper's Table 3")
+    return preset(category).images
+
+
 def _analysis(options: dict[str, Any]) -> dict[str, str]:
     """The stages after the images, by kind."""
     if not options["humans"]:
@@ -226,7 +236,7 @@ def _settings(options: dict[str, Any]) -> Settings:
 def _prompts(output: Path, category: str, source: str, assigned: dict[str, str], count: int | None) -> list[str]:
     """Those that the store settled on before, or else what the source thinks of now."""
     from chorus.frontend.plan import Description
-    from chorus.frontend.prompting import preset
+    from chorus.frontend.prompting import usual_count
     from chorus.frontend.registry import make
     from chorus.frontend.run import stage_options
     from chorus.frontend.stages import Runtime
@@ -235,10 +245,7 @@ def _prompts(output: Path, category: str, source: str, assigned: dict[str, str],
     if there is not None and there.category == category and there.stages.get("prompts") == source:
         return list(there.prompts)[:count]
     runtime = Runtime(options=stage_options(assigned, "prompts"))
-    try:
-        wanted = count or preset(category).prompts
-    except ValueError:  # a category that the paper has not
-        wanted = count or 12
+    wanted = count or usual_count(category, source)
     found: list[str] = make("prompts", source, runtime).prompts(category, wanted)
     return found
 

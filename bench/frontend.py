@@ -1,0 +1,87 @@
+"""``python -m bench.frontend [--images N] [--size PIXELS] [-o FILE]``: the disk and the time that the front end takes.
+
+A run of N images through the whole pipeline with every stage played by a simulated world, so that what is measured is the
+pipeline's own: bytes of a store per generated image, kept and rejected, what Table 3 would come to beside the published
+pipeline's >= 5 TB, and where the time goes. Masks are those of the world's objects at this size of image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.report import package_versions
+from chorus.body import load_body
+from chorus.evaluate import machine
+from chorus.frontend.plan import Description
+from chorus.frontend.prompting import PRESETS
+from chorus.frontend.run import STAGE_KINDS, Settings, synthesize
+from chorus.frontend.stages import ImageRequest
+from chorus.kernels.masks import words_in_box
+from chorus.store import COMPLETE, open_store, store_info
+from chorus.worlds import WORLDS
+
+KEPT_OF_TABLE_3 = 161_835
+"""Images after filtering, all categories (Table 3)."""
+
+
+def measure(images: int, size: int, batch: int, folder: Path) -> dict[str, Any]:
+    """A run's bytes and times."""
+    path = folder / "bench.chorus"
+    stages = dict.fromkeys(STAGE_KINDS, "simulated")
+    description = Description("sports ball", stages, {"images.size": str(size), "humans.camera": "fitted"})
+    names = ("ball-held", "ball-kicked")
+    requests = [ImageRequest(f"image-{i:06d}", WORLDS[names[i % 2]].prompt, "side view", i) for i in range(images)]
+    report = synthesize(path, requests, description, load_body(), Settings(device="cpu", batch=batch))
+    store = open_store(path)
+    if len(store) != images or report.images != images:
+        raise SystemExit(f"expected {images} rows, got {len(store)}")
+    kept = store.rows["status"] == COMPLETE
+    words = 4 * words_in_box(store.rows["box"])
+    total = int(store_info(path)["bytes"])
+    fixed = (total - int(words.sum())) / images
+    mask = float(words[kept].mean())
+    made = sum(p.images for p in PRESETS.values())
+    gigabytes = (made * fixed + KEPT_OF_TABLE_3 * mask) / 1e9
+    busy = {t.name: t.busy for t in report.times}
+    return {
+        "images": images, "size": size, "kept": int(np.count_nonzero(kept)), "bytes": total,
+        "bytes_rejected": round(fixed, 1), "bytes_kept": round(fixed + mask, 1), "bytes_mask": round(mask, 1),
+        "table_3": {"images": made, "kept": KEPT_OF_TABLE_3, "gigabytes": round(gigabytes, 3)},
+        "images_per_s": round(images / report.seconds, 1), "busy_s": {name: round(s, 2) for name, s in busy.items()},
+    }  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.frontend", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(options.images, options.size, options.batch, Path(folder))
+    print(f"{found['images']:,} images of {found['size']} pixels, {found['kept']:,} with mask, pose and camera")
+    print(f"bytes an image: {found['bytes_rejected']:,.0f} rejected, {found['bytes_kept']:,.0f} kept")
+    table = found["table_3"]
+    told = f"{table['images']:,} images, {table['kept']:,} kept"
+    print(f"Table 3 ({told}) would take {table['gigabytes']:.2f} GB with such masks; published: >= 5 TB")
+    total = sum(found["busy_s"].values())
+    shares = ", ".join(f"{name} {100 * s / total:.0f} %" for name, s in found["busy_s"].items())
+    print(f"{found['images_per_s']:,.0f} images/s, all stages simulated; of their time: {shares}")
+    if options.output is not None:
+        record = {"date": date.today().isoformat(), "machine": machine(), "versions": package_versions(), **found}
+        options.output.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"wrote {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
