@@ -44,8 +44,8 @@ class Rule:
 
     def threshold(self, value: Any) -> float:
         """A threshold for this rule; InputError for anything but a number that makes sense."""
-        number = type(value) in (int, float) and self.least <= value <= self.most
-        if not number:
+        number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+        if not number or not self.least <= value <= self.most:
             wanted = f"{self.least:g}" if self.least == self.most else f"a number from {self.least:g} to {self.most:g}"
             raise InputError(f"{self.name}: expected {wanted}, got {value!r}")
         return float(value)

@@ -48,6 +48,7 @@ def test_the_papers_rules_in_the_order_of_the_cascade() -> None:
     assert tuple(name for name in paper.thresholds if paper.thresholds[name] is not None) == PAPER
     assert (paper.torso_mode, paper.soft, paper.required) == ("any", False, frozenset())
     assert [name for name, t in Filter.none().thresholds.items() if t is not None] == ["pose"]
+    assert Filter({"overlap": np.float32(0.5), "person-side": np.int64(9)}) == Filter({"overlap": 0.5, "person-side": 9.0})
 
 
 @pytest.mark.parametrize(
