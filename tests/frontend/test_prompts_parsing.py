@@ -166,7 +166,8 @@ def test_a_colon_inside_stays() -> None:
     assert collect("A 3-year-old child sits on a motorcycle").prompts == ["A 3-year-old child sits on a motorcycle"]
 
 
-PIECES = st.one_of(st.sampled_from([*SHAPES.values(), A, B, "[", '"', "1. ", "- ", "|", ": ", "\n", "**"]), st.text(max_size=20))
+MARKS = ("[", '"', "1. ", "- ", "|", ": ", "\n", "**")
+PIECES = st.one_of(st.sampled_from([*SHAPES.values(), A, B, *MARKS]), st.text(max_size=20))
 
 
 @settings(max_examples=200, deadline=None)

@@ -70,10 +70,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said; ``cut`` where it was stopped for its length."""
+    """What a model said; ``cut`` where it was stopped for its length; ``refusal``: why it did not do it, where it says so."""
 
     text: str
     cut: bool = False
+    refusal: str = ""
 
 
 class Asking(ABC):
@@ -121,7 +122,7 @@ class Asking(ABC):
                 why = f": {error}"  # what came before is good; it is not thrown away for what is missing
                 break
             self.asked += 1
-            last = said.text
+            last = said.text or said.refusal
             found.add(said.text, count, said.cut)
         if not found.prompts:
             raise InputError(

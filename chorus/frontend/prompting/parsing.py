@@ -28,7 +28,7 @@ _PRONOUNS = frozenset(
 )  # fmt: skip
 _TALK = frozenset(
     ("sure", "certainly", "absolutely", "okay", "ok", "here", "note", "let", "please", "hello", "hi", "sorry", "feel", "as",
-     "unfortunately")
+     "unfortunately", "no", "not", "yes", "great", "thanks")
 )  # fmt: skip
 _ABOUT_PROMPTS = re.compile(r"\b(prompts?|sentences?|subject-verb|svo|examples?|json|list of)\b", re.I)
 

@@ -96,12 +96,12 @@ class Server(Asking):
         try:
             choice = value["choices"][0]
             message = choice["message"]
-            content = message.get("content") or message.get("refusal") or ""
+            content, refusal = message.get("content") or "", message.get("refusal") or ""
             if isinstance(content, list):  # of parts, as some servers have it
                 content = "\n".join(part["text"] for part in content if part.get("type") == "text")
             if not isinstance(content, str):
                 raise TypeError
-            return Answer(content, choice.get("finish_reason") == "length")
+            return Answer(content, choice.get("finish_reason") == "length", str(refusal))
         except (LookupError, TypeError, AttributeError):
             raise InputError(f"{self._who()}: expected a chat completion with choices, got {shortened(body)}") from None
 
