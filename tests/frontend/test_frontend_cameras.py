@@ -14,7 +14,7 @@ from chorus.errors import InputError
 from chorus.frontend import registry
 from chorus.frontend.cameras import calibrate
 from chorus.frontend.stages import Human, ImageRequest, Picture, Runtime
-from tests.frontend.tiny_humans import tiny_hmr_checkpoint
+from tests.frontend.tiny_humans import shapely, tiny_hmr_checkpoint
 from tests.test_camera_fit import degrees_between, people
 
 BODY = load_body()
@@ -129,19 +129,6 @@ def test_the_papers_start_needs_the_regressors_camera(tmp_path):
         assert (fit.residual_px < 0.7).all()
         np.testing.assert_allclose(fit.residual_px, residuals(found, fit.cameras), atol=1e-9)
         assert (fit.cameras.centres[:, 2] > 1).all()  # they face the camera
-
-
-def shapely() -> Body:
-    """The mannequin with two shape coefficients: taller, and with the pelvis lower in it."""
-    shape = np.zeros((len(BODY.vertices), 3, 2), np.float32)
-    shape[..., 0] = 0.1 * BODY.vertices
-    joint_shape = np.zeros((24, 3, 2))
-    joint_shape[..., 0] = 0.1 * BODY.joints
-    joint_shape[:, 1, 1] = -0.05
-    return Body(
-        "shapely", BODY.vertices, BODY.faces, BODY.joints, BODY.parents, BODY.weights, BODY.joint_names,
-        shapedirs=shape, joint_shapedirs=joint_shape,
-    )  # fmt: skip
 
 
 def test_shape_is_fitted_when_asked():

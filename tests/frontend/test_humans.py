@@ -18,7 +18,7 @@ from chorus.frontend.humans import hmr
 from chorus.frontend.humans.crop import Crop
 from chorus.frontend.humans.regressor import build_regressor, load_regressor, read_checkpoint, rotations_from_6d
 from chorus.frontend.stages import Human, ImageRequest, Picture, Refusal, Runtime
-from tests.frontend.tiny_humans import KINDS, RESNET50, resnet_state, tiny_hmr_checkpoint, tiny_hmr_state
+from tests.frontend.tiny_humans import KINDS, RESNET50, resnet_state, shapely, tiny_hmr_checkpoint, tiny_hmr_state
 
 BODY = load_body()
 
@@ -263,6 +263,19 @@ def test_joints_lie_where_the_regressors_own_software_projects_them(tmp_path, pr
     assert np.abs(weak - crop).max() < (2.0 if projection == "spin" else 1e-3)
 
 
+def test_shape_goes_into_the_joints_where_the_body_has_it(tmp_path):
+    body = shapely()
+
+    def change(state):
+        state["init_shape"] = torch.tensor([[1.5, 2.0, *[9.0] * 8]])  # more than the body has
+
+    (human,) = estimator(tmp_path, still=True, change=change, runtime=Runtime(body=body)).humans(noise(1), BOX)
+    np.testing.assert_allclose(human.betas, [1.5, 2.0, *[9.0] * 8])
+    model = body.posed_joints(np.vstack([human.orientation[None], human.pose[1:]])[None], [[1.5, 2.0]])[0] + hmr.SMPL_PELVIS
+    side = 1.2 * 170
+    np.testing.assert_allclose(human.joints, [100, 105] + side / 2 * 0.9 * model[:, :2], atol=1e-3)
+
+
 def test_small_people_and_unusable_predictions_are_refused(tmp_path):
     stage = estimator(tmp_path)
     boxes = np.array([[10, 10, 26, 20], [10, 10, 27, 20], [10, 10, 10, 90], [20, 30, 10, 90], [0, 0, 300, 200]], np.float32)
@@ -387,6 +400,10 @@ def test_crops_are_black_outside_and_do_not_alias():
     assert not cut[:, :110].any()
     assert (cut[115:, 115:] == 255).all()
     assert not Crop((-500.0, 100.0), 100.0).cut(white).any()
+    ramp = np.repeat(np.arange(250, dtype=np.uint8)[None, :, None], 250, 0).repeat(3, 2)
+    crop = Crop((125.0, 125.0), 192.0, 32)  # 6 pixels to 1: the filter reaches beyond the crop's edge, where the ramp goes on
+    x = crop.to_image(np.stack([np.arange(32) + 0.5] * 2, 1))[:, 0]
+    np.testing.assert_allclose(crop.cut(ramp)[16, :, 0], x - 0.5, atol=0.6)
     board = np.zeros((1000, 1000, 3), np.uint8)
     board[::2, ::2] = board[1::2, 1::2] = 255
     grey = Crop((500.0, 500.0), 800.0).cut(board)

@@ -16,6 +16,7 @@ from chorus.frontend import registry
 from chorus.frontend.humans import records
 from chorus.frontend.humans.records import RecordedHumans
 from chorus.frontend.stages import Human, ImageRequest, Picture, Refusal, Runtime
+from tests.frontend.tiny_humans import shapely
 
 BODY = load_body()
 HEIGHT, WIDTH = 120, 200
@@ -92,6 +93,14 @@ def test_a_weak_camera_without_crop_is_of_the_images_width_and_may_have_an_origi
     expected = WIDTH / 2 * 0.8 * (turned[:, :2] + [0.1, -0.05]) + [WIDTH / 2, HEIGHT / 2]
     np.testing.assert_allclose(human.joints, expected, atol=1e-9)
     assert human.estimator == "model 7"
+
+
+def test_shape_moves_the_joints_but_not_the_pelvis_that_the_origin_names(tmp_path):
+    content, body = weak(), shapely()
+    (human,) = RecordedHumans(write(tmp_path / "x.npz", content), body).humans([picture("set/1.jpg")], np.zeros((1, 4)))
+    turned = body.posed_joints(content["pose"][1:2], content["betas"][1:2, :2])[0]
+    expected = 0.8 * ((turned - turned[0])[:, :2] + [0.1, -0.05])
+    np.testing.assert_allclose(human.joints, 50 * expected + [90, 70], atol=1e-9)
 
 
 def test_perspective_cameras_move_into_the_persons_frame(find):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from chorus.body import Body, load_body
 
 STEM, WIDTHS, DEPTHS, HIDDEN = 8, (16, 32, 64, 128), (1, 1, 1, 1), 32
 RESNET50 = (64, (256, 512, 1024, 2048), (3, 4, 6, 3), 1024)
@@ -91,3 +94,17 @@ def resnet_state(stem: int, widths: tuple[int, ...], depths: tuple[int, ...], ge
                 normalisation(f"{name}.downsample.1", width)
             into = width
     return state
+
+
+def shapely() -> Body:
+    """The mannequin with two shape coefficients: taller, and with the pelvis lower in it."""
+    body = load_body()
+    shape = np.zeros((len(body.vertices), 3, 2), np.float32)
+    shape[..., 0] = 0.1 * body.vertices
+    joint_shape = np.zeros((24, 3, 2))
+    joint_shape[..., 0] = 0.1 * body.joints
+    joint_shape[:, 1, 1] = -0.05
+    return Body(
+        "shapely", body.vertices, body.faces, body.joints, body.parents, body.weights, body.joint_names,
+        shapedirs=shape, joint_shapedirs=joint_shape,
+    )  # fmt: skip
