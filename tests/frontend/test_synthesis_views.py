@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from chorus.frontend.prompting import VIEWS
 from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
 from chorus.frontend.synthesis.perp_neg import guided, perpendicular
 from chorus.frontend.synthesis.stable_diffusion import StableDiffusion
@@ -48,7 +49,7 @@ def difference(a: Picture | Refusal, b: Picture | Refusal) -> int:
 
 def test_every_view_of_the_paper_has_its_opposites() -> None:
     assert len(A1) == 22
-    assert sorted(OPPOSITES) == sorted(A1)
+    assert sorted(OPPOSITES) == sorted(A1) == sorted(VIEWS)
     for view, others in OPPOSITES.items():
         assert view not in others
         assert len(set(others)) == len(others)
