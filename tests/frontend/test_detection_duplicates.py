@@ -41,7 +41,7 @@ def test_thresholds_are_arguments() -> None:
     assert which(without_duplicates(rows, overlap=0.59)) == [0]
     assert which(without_duplicates(rows, overlap=0.61)) == [0, 1]
     assert which(without_duplicates(rows, overlap=0.59, sure=0.79)) == [0, 1]
-    with pytest.raises(InputError, match="overlap: expected 0 .. 1, got 1.5"):
+    with pytest.raises(InputError, match=r"overlap: expected 0 \.\. 1, got 1\.5"):
         without_duplicates(rows, overlap=1.5)
     with pytest.raises(InputError, match="sure"):
         without_duplicates(rows, sure=float("nan"))

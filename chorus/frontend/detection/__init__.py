@@ -1,7 +1,65 @@
-"""Finding people and objects with boxes and masks."""
+"""Finding people and objects with boxes and masks (A.3).
+
+``mask2former`` knows the categories of COCO; ``grounding-dino-sam`` and ``owlv2-sam`` take any category by its name;
+``detectron2`` is the paper's. Defaults, licences and how scores and boxes come about: docs/detection.md.
+"""
 
 from __future__ import annotations
 
 from chorus.frontend.registry import StageInfo
 
-STAGES: tuple[StageInfo, ...] = ()
+_NEEDS = 'pip install "chorus-hoi[frontend]"'
+_FOLDER = "a hub id, or a folder that save_pretrained wrote; the default: the Hugging Face hub"
+_FOLDERS = "two hub ids or folders that save_pretrained wrote, DETECTOR,SAM; the default: the Hugging Face hub"
+
+STAGES: tuple[StageInfo, ...] = (
+    StageInfo(
+        kind="detector",
+        name="mask2former",
+        made_by="chorus.frontend.detection.mask2former:make",
+        what="instances of people and of the 80 categories of COCO by Mask2Former; boxes are those of the masks",
+        model="facebook/mask2former-swin-large-coco-instance",
+        licence="code: transformers, Apache-2.0; weights: published beside code under the MIT licence, trained on COCO, whose "
+        "annotations are CC BY 4.0; others as their model card says",
+        weights=_FOLDER,
+        needs=_NEEDS,
+        options=(("threshold", "least score of an instance (0.5)"),),
+    ),
+    StageInfo(
+        kind="detector",
+        name="grounding-dino-sam",
+        made_by="chorus.frontend.detection.open_vocabulary:make_grounding_dino",
+        what="any category by its name: boxes by GroundingDINO, their masks by SAM",
+        model="IDEA-Research/grounding-dino-base,facebook/sam-vit-huge",
+        licence="code: transformers, Apache-2.0; weights: both Apache-2.0, others as their model card says",
+        weights=_FOLDERS,
+        needs=_NEEDS,
+        options=(("threshold", "least score of a box (0.35)"),),
+    ),
+    StageInfo(
+        kind="detector",
+        name="owlv2-sam",
+        made_by="chorus.frontend.detection.open_vocabulary:make_owlv2",
+        what="any category by its name: boxes by OWLv2, their masks by SAM",
+        model="google/owlv2-base-patch16-ensemble,facebook/sam-vit-huge",
+        licence="code: transformers, Apache-2.0; weights: both Apache-2.0, others as their model card says",
+        weights=_FOLDERS,
+        needs=_NEEDS,
+        options=(("threshold", "least score of a box (0.2)"),),
+    ),
+    StageInfo(
+        kind="detector",
+        name="detectron2",
+        made_by="chorus.frontend.detection.detectron2:make",
+        what="the paper's: PointRend for the categories of COCO, Mask R-CNN for those of LVIS; one picture at a time",
+        model="COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x.yaml",
+        licence="code: detectron2, Apache-2.0; weights of its model zoo: CC BY-SA 3.0",
+        weights="CONFIG or CONFIG,WEIGHTS: a name of detectron2's model zoo, or a YAML file and a checkpoint, as for "
+        "PointRend, whose files lie under projects/PointRend of detectron2's source; weights: dl.fbaipublicfiles.com",
+        needs="detectron2 from its source (it is not on PyPI)",
+        options=(
+            ("threshold", "least score of an instance (0.8 for LVIS as in A.3, 0.5 for COCO)"),
+            ("objects", "CONFIG or CONFIG,WEIGHTS of a second model, for the category alone; people then by the first"),
+        ),
+    ),
+)

@@ -1,7 +1,33 @@
-"""Finding a person's keypoints in the image."""
+"""Finding the 17 keypoints of COCO of a person in the image (A.3).
+
+``vitpose`` is a current model of transformers; ``mmpose`` runs the paper's, HRNet with DARK. docs/detection.md says more.
+"""
 
 from __future__ import annotations
 
 from chorus.frontend.registry import StageInfo
 
-STAGES: tuple[StageInfo, ...] = ()
+STAGES: tuple[StageInfo, ...] = (
+    StageInfo(
+        kind="keypoints",
+        name="vitpose",
+        made_by="chorus.frontend.keypoints.vitpose:make",
+        what="ViTPose, decoded with DARK",
+        model="usyd-community/vitpose-base-simple",
+        licence="code: transformers, Apache-2.0; weights: Apache-2.0, others as their model card says",
+        weights="a hub id, or a folder that save_pretrained wrote; the default: the Hugging Face hub",
+        needs='pip install "chorus-hoi[frontend]"',
+        options=(("dataset", "number of the expert of a ViTPose++ model, a mixture trained on several data sets (0: COCO's)"),),
+    ),
+    StageInfo(
+        kind="keypoints",
+        name="mmpose",
+        made_by="chorus.frontend.keypoints.mmpose:make",
+        what="the paper's: HRNet-w48 with DARK at 384 x 288, or any top-down model of mmpose for COCO's keypoints",
+        model="",
+        licence="code: mmpose, Apache-2.0; weights of its model zoo: Apache-2.0",
+        weights="a checkpoint of td-hm_hrnet-w48_dark-8xb32-210e_coco-384x288 from mmpose's model zoo "
+        "(download.openmmlab.com), or CONFIG,CHECKPOINT",
+        needs='pip install "mmpose>=1.3" "mmengine>=0.10" "mmcv>=2.0.1"; mmcv and chumpy build with pain on current Pythons',
+    ),
+)

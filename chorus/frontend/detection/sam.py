@@ -1,0 +1,63 @@
+"""Masks of boxes, by SAM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.frontend.batching import BatchLimit, in_batches
+from chorus.frontend.pretrained import dtype_of, load_pretrained
+from chorus.frontend.stages import Picture, Runtime
+
+_BYTES_PER_PICTURE = 3 << 30
+"""What a picture takes beside the weights, roughly, with ViT-H at 1024 px. Only where a first batch starts."""
+
+_Item = tuple[Picture, NDArray[np.float32]]
+
+
+class Sam:
+    """The mask of each box, from SAM's output for prompts that leave no doubt of what is meant, as a box."""
+
+    def __init__(self, model: str, runtime: Runtime) -> None:
+        # Boxes are prompts in pixels of 1024: in half precision they would be off by up to 4. Only the large part is halved.
+        exact = replace(runtime, dtype="float32")
+        self._network, self._processor = load_pretrained(model, exact, "SamModel", "SamProcessor")
+        self._network.vision_encoder.to(dtype_of(runtime))
+        self._dtype = dtype_of(runtime)
+        self._limit = BatchLimit.of(runtime, _BYTES_PER_PICTURE)
+
+    def masks(self, pictures: Sequence[Picture], boxes: Sequence[NDArray[np.float32]]) -> list[NDArray[np.bool_]]:
+        """(N, H, W) for each picture of its boxes (N, 4) in x0, y0, x1, y1 pixels; a mask may reach out of its box."""
+        items = [(picture, own) for picture, own in zip(pictures, boxes, strict=True) if len(own)]
+        found = iter(in_batches(items, self._masks, self._limit))
+        return [
+            next(found) if len(own) else np.zeros((0, *picture.size), np.bool_)
+            for picture, own in zip(pictures, boxes, strict=True)
+        ]
+
+    def _masks(self, items: Sequence[_Item]) -> list[NDArray[np.bool_]]:
+        import torch
+
+        # Each picture needs as many boxes as the others; each is decoded by itself, so repeating the last is harmless.
+        most = max(len(boxes) for _, boxes in items)
+        padded = [np.concatenate([boxes, np.repeat(boxes[-1:], most - len(boxes), 0)]).tolist() for _, boxes in items]
+        inputs = self._processor(
+            images=[picture.pixels for picture, _ in items], input_boxes=padded, input_data_format="channels_last",
+            return_tensors="pt",
+        )  # fmt: skip
+        device = self._network.device
+        with torch.inference_mode():
+            seen: Any = self._network.vision_encoder(inputs["pixel_values"].to(device, self._dtype)).last_hidden_state
+            logits = self._network(
+                image_embeddings=seen.float(), input_boxes=inputs["input_boxes"].to(device, torch.float32),
+                multimask_output=False,
+            ).pred_masks  # fmt: skip
+            masks = self._processor.image_processor.post_process_masks(
+                [logits[i, : len(boxes)] for i, (_, boxes) in enumerate(items)],
+                inputs["original_sizes"].tolist(), inputs["reshaped_input_sizes"].tolist(),
+            )  # fmt: skip
+        return [mask[:, 0].cpu().numpy() for mask in masks]

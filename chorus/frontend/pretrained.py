@@ -1,0 +1,95 @@
+"""Loading models and processors of transformers, by a hub id or from a folder, for the stages that look at pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from chorus.errors import InputError
+from chorus.frontend.stages import Runtime
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_pretrained(model: str, runtime: Runtime, model_class: str, processor_class: str) -> tuple[Any, Any]:
+    """A model of transformers, ready on ``runtime.device`` with its dtype, and its processor.
+
+    ``model_class`` and ``processor_class`` are names in transformers. InputError where the model cannot be loaded, or is one of
+    another class; ImportError, naming what to install, without the library.
+    """
+    transformers = import_transformers(runtime.kind)
+    where = _location(model, runtime.kind)
+    with _naming(model, runtime.kind):
+        config = transformers.AutoConfig.from_pretrained(where)
+        expected = getattr(transformers, model_class).config_class.model_type
+        if config.model_type != expected:
+            raise InputError(f"--{runtime.kind}: expected a model of type {expected!r}, got {model!r} of {config.model_type!r}")
+        processor = getattr(transformers, processor_class).from_pretrained(where)
+        made, info = getattr(transformers, model_class).from_pretrained(
+            where, dtype=dtype_of(runtime), output_loading_info=True
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        # transformers fills what is missing with random numbers and only warns.
+        raise InputError(f"--{runtime.kind}: expected all weights of {model_class} in {model!r}, {len(missing)} are missing, "
+                         f"as {missing[0]}")  # fmt: skip
+    try:
+        return made.to(runtime.device).eval(), processor
+    except (RuntimeError, AssertionError) as error:  # AssertionError: "Torch not compiled with CUDA enabled"
+        raise InputError(f"device: expected one that holds the model, got {runtime.device!r}: {error}") from error
+
+
+def import_transformers(kind: str) -> Any:
+    """The library. ImportError, naming what to install, without it."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(f'{kind}: {error}; transformers comes with pip install "chorus-hoi[frontend]"') from error
+    return transformers
+
+
+def dtype_of(runtime: Runtime) -> torch.dtype:
+    """The type of the models' numbers. InputError for an unknown one."""
+    import torch
+
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if runtime.dtype not in known:
+        raise InputError(f"dtype: expected {' or '.join(known)}, got {runtime.dtype!r}")
+    return known[runtime.dtype]
+
+
+def _location(model: str, kind: str) -> str:
+    """The model as transformers takes it. InputError for what is meant as a folder and is none, before the hub is asked."""
+    path = os.path.expanduser(model)
+    if os.path.isdir(path):
+        if not os.path.isfile(os.path.join(path, "config.json")):
+            raise InputError(f"--{kind}: expected a folder that holds config.json, got {model!r}")
+        return path
+    if os.path.isfile(path) or model.startswith((".", "~")) or os.path.isabs(path) or model.count("/") > 1:
+        raise InputError(f"--{kind}: expected a hub id, or a folder that save_pretrained wrote; got {model!r}")
+    return model
+
+
+@contextlib.contextmanager
+def _naming(model: str, kind: str) -> Iterator[None]:
+    """What goes wrong while a model is loaded, as an InputError that names it; without progress bars or warnings meanwhile."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (InputError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # the hub's clients, safetensors and pickle each raise exceptions of their own
+        raise InputError(
+            f"--{kind}: expected a model that can be loaded, got {model!r}: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
