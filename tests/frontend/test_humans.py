@@ -343,7 +343,7 @@ def test_bodies_with_joints_of_their_own(tmp_path):
 def test_bad_choices_are_named(tmp_path, monkeypatch):
     path = tiny_hmr_checkpoint(tmp_path / "x.pt")
     for spec, runtime, message in (
-        ("hmr", Runtime(body=BODY), "expected hmr=PATH.*FrankMocap"),
+        ("hmr", Runtime(body=BODY), "expected hmr=MODEL.*FrankMocap"),
         (f"hmr={path}", Runtime(), "body: expected"),
         (f"hmr={path}", Runtime(body=BODY, options={"projection": "x"}), "frankmocap, spin; got 'x'"),
         (f"hmr={path}", Runtime(body=BODY, options={"crop_scale": "9"}), "crop_scale"),
@@ -401,9 +401,9 @@ def test_crops_are_black_outside_and_do_not_alias():
     assert (cut[115:, 115:] == 255).all()
     assert not Crop((-500.0, 100.0), 100.0).cut(white).any()
     ramp = np.repeat(np.arange(250, dtype=np.uint8)[None, :, None], 250, 0).repeat(3, 2)
-    crop = Crop((125.0, 125.0), 192.0, 32)  # 6 pixels to 1: the filter reaches beyond the crop's edge, where the ramp goes on
-    x = crop.to_image(np.stack([np.arange(32) + 0.5] * 2, 1))[:, 0]
-    np.testing.assert_allclose(crop.cut(ramp)[16, :, 0], x - 0.5, atol=0.6)
+    crop = Crop((125.0, 125.0), 192.0, 16)  # 12 pixels to 1: the filter reaches beyond the crop's edge, where the ramp goes on
+    x = crop.to_image(np.stack([np.arange(16) + 0.5] * 2, 1))[:, 0]
+    np.testing.assert_allclose(crop.cut(ramp)[8, :, 0], x - 0.5, atol=0.6)
     board = np.zeros((1000, 1000, 3), np.uint8)
     board[::2, ::2] = board[1::2, 1::2] = 255
     grey = Crop((500.0, 500.0), 800.0).cut(board)
