@@ -11,6 +11,17 @@ from rich.table import Table
 
 from chorus.commands.console import body_option, filter_option, out, print_json, print_table, progress_bars, wrote
 
+_parts_option = click.option(
+    "--parts", type=click.Path(path_type=Path), help="A JSON file {part: [vertices or joints]} instead of the 12 of Table 4."
+)
+_epsilon_option = click.option(
+    "--epsilon", default=0.13, show_default=True, help="Radius of the parts' regions, metres (Eq. 12)."
+)
+_fold_option = click.option(
+    "--fold", "folds", multiple=True, type=click.IntRange(0, 9),
+    help="Only images of this fold, 0 to 9 by a hash of their key (repeatable).",
+)  # fmt: skip
+
 
 @click.command("aggregate")
 @click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
@@ -20,12 +31,13 @@ from chorus.commands.console import body_option, filter_option, out, print_json,
 )
 @click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable).")
 @click.option("--part", help='Only images whose object touches these body parts: "rightHand and not leftHand".')
-@click.option("--parts", type=click.Path(path_type=Path), help="A JSON file {part: [vertices]} instead of the 12 of Table 4.")
-@click.option("--epsilon", default=0.13, show_default=True, help="Radius of the parts' regions, metres (Eq. 12).")
+@_parts_option
+@_epsilon_option
 @click.option(
     "--totals", default="before", show_default=True, type=click.Choice(["before", "after"]),
     help="View weights count images before or after the condition on parts."
 )
+@_fold_option
 @click.option("--all", "every", is_flag=True, help="Every prompt, every part and every pair, with a summary.")
 @click.option(
     "--min-images", default=100, show_default=True, type=click.IntRange(min=1), help="With --all: images a pair needs."
@@ -47,6 +59,7 @@ def aggregate_command(
     parts: Path | None,
     epsilon: float,
     totals: str,
+    folds: tuple[int, ...],
     every: bool,
     min_images: int,
     filter_name: str,
@@ -68,8 +81,8 @@ def aggregate_command(
     model = load_body(body_path)
     field = CanonicalField(model, resolution, canonicalize=not no_canonicalize)
     if every:
-        if prompts or part or picture:
-            raise click.UsageError("--all takes every prompt and part: give no --prompt, --part or --picture with it")
+        if prompts or part or picture or folds:
+            raise click.UsageError("--all takes every prompt and part: give no --prompt, --part, --fold or --picture with it")
         _aggregate_all(store_path, output, field, parts, epsilon, backend, scheme, filter_name, min_images, as_json)
         return
     timings = Timings()
@@ -77,7 +90,8 @@ def aggregate_command(
     with progress_bars() as update:
         occupancy = aggregate(
             store_path, field, weighting, backend, list(prompts) or None, part, parts=parts, epsilon=epsilon, totals=totals,
-            scheme=scheme, filter=filter_name, progress=lambda done, total: update("aggregate", done, total), timings=timings,
+            folds=folds or None, scheme=scheme, filter=filter_name, timings=timings,
+            progress=lambda done, total: update("aggregate", done, total),
         )  # fmt: skip
     seconds = time.perf_counter() - start
     occupancy.save(output)
@@ -144,14 +158,17 @@ def _aggregate_all(
 @click.argument("point", nargs=3, type=float)
 @click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable).")
 @click.option("--part", help="Only images whose object touches these body parts.")
+@_parts_option
+@_epsilon_option
+@_fold_option
 @filter_option
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512))
 @click.option("--show", default=10, show_default=True, type=click.IntRange(min=0), help="Keys to list on either side.")
 @body_option
 @click.option("--json", "as_json", is_flag=True)
 def explain_command(
-    store_path: Path, point: tuple[float, float, float], prompts: tuple[str, ...], part: str | None, filter_name: str,
-    resolution: int, show: int, body_path: Path | None, as_json: bool,
+    store_path: Path, point: tuple[float, float, float], prompts: tuple[str, ...], part: str | None, parts: Path | None,
+    epsilon: float, folds: tuple[int, ...], filter_name: str, resolution: int, show: int, body_path: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """The images behind the voxel at POINT (x y z, metres, canonical frame): who voted for it and who against."""
     from chorus.body import load_body
@@ -159,7 +176,10 @@ def explain_command(
     from chorus.field import CanonicalField
 
     field = CanonicalField(load_body(body_path), resolution)
-    found = explain(point, store_path, field, prompt=list(prompts) or None, part=part, filter=filter_name)
+    found = explain(
+        point, store_path, field, prompt=list(prompts) or None, part=part, parts=parts, epsilon=epsilon, folds=folds or None,
+        filter=filter_name,
+    )  # fmt: skip
     keys = {"on_mask": found.on_mask, "off_mask": found.off_mask}
     facts = {
         "voxel": list(found.voxel),
