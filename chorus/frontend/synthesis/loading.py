@@ -25,7 +25,7 @@ BROKEN = Refusal("broken image")
 _BYTES_PER_PIXEL = 2500
 """What a guided image takes in half precision, a figure on the safe side: 0.6 GiB at 512 px, twice that in float32.
 
-The U-Net of Stable Diffusion was measured to take 0.4 GiB in float32 on a CPU; a GPU's libraries want room to work besides. Only
+The U-Net of Stable Diffusion was measured to take 0.4 GiB in float32 on a CPU; a GPU's libraries want some room besides. Only
 where a first batch starts: one that does not fit is halved.
 """
 
