@@ -17,7 +17,7 @@ import pytest
 import chorus
 
 ROOT = Path(__file__).resolve().parent.parent
-OPTIONAL = ("triton", "diffusers", "transformers", "accelerate", "safetensors", "pycocotools", "smplx", "viser")
+OPTIONAL = ("triton", "diffusers", "transformers", "accelerate", "safetensors", "pycocotools", "smplx", "viser", "openai")
 
 
 def run(code: str, *path: Path, cwd: Path) -> Any:

@@ -89,7 +89,8 @@ def synthesize_command(
         raise click.BadParameter(f"expected one of the 22 view augmentations ({', '.join(VIEWS)}), got {unknown[0]!r}")
     settings, assigned = _settings(options), _assigned(options["assignments"])
     with ranks() as own:
-        prompts = own.agree(lambda: _prompts(output, category, stages["prompts"], assigned, prompt_count))
+        where = settings.resolved(own)
+        prompts = own.agree(lambda: _prompts(output, category, stages["prompts"], assigned, prompt_count, where))
         if count is None:
             count = _SIMULATED if simulated else _images_of_table_3(category)
         plan = Plan(category, tuple(prompts), views or VIEWS, count, seed)
@@ -179,7 +180,7 @@ def stages_command(kind: str | None, as_json: bool) -> None:
         print_json([asdict(info) for info in stages(kind)])
         return
     for info in stages(kind):
-        click.echo(f"--{info.kind} {info.name}{'=PATH' if info.model == '' else ''}: {info.what}")
+        click.echo(f"--{info.kind} {info.name}{'=MODEL' if info.model == '' else ''}: {info.what}")
         for name, value in (
             ("model", info.model), ("licence", info.licence), ("weights", info.weights), ("needs", info.needs)
         ):  # fmt: skip
@@ -233,7 +234,9 @@ def _settings(options: dict[str, Any]) -> Settings:
     )  # fmt: skip
 
 
-def _prompts(output: Path, category: str, source: str, assigned: dict[str, str], count: int | None) -> list[str]:
+def _prompts(
+    output: Path, category: str, source: str, assigned: dict[str, str], count: int | None, where: tuple[str, str]
+) -> list[str]:
     """Those that the store settled on before, or else what the source thinks of now."""
     from chorus.frontend.plan import Description
     from chorus.frontend.prompting import usual_count
@@ -244,7 +247,7 @@ def _prompts(output: Path, category: str, source: str, assigned: dict[str, str],
     there = Description.load(output) if output.exists() else None
     if there is not None and there.category == category and there.stages.get("prompts") == source:
         return list(there.prompts)[:count]
-    runtime = Runtime(options=stage_options(assigned, "prompts"))
+    runtime = Runtime(*where, options=stage_options(assigned, "prompts"))
     wanted = count or usual_count(category, source)
     found: list[str] = make("prompts", source, runtime).prompts(category, wanted)
     return found

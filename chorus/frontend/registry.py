@@ -80,7 +80,7 @@ def check(kind: str, spec: str, runtime: Runtime) -> tuple[StageInfo, str | None
     if info.model is None and model:
         raise InputError(f"--{kind} {name}: expected no model, this stage has none; got {model!r}")
     if info.model == "" and not model:
-        raise InputError(f"--{kind} {name}: expected {name}=PATH; {info.weights}")
+        raise InputError(f"--{kind} {name}: expected {name}=MODEL; {info.weights}")
     return info, model or info.model
 
 

@@ -103,7 +103,7 @@ def test_other_categories_and_missing_humans_are_named(tmp_path: Path) -> None:
     assert "--humans: expected NAME=MODEL" in done.output
     done = chorus("synthesize", "surfboard", "-o", tmp_path / "s.chorus", "--humans", "hmr", "--count", 2)
     assert done.exit_code == 2
-    assert "--humans hmr: expected hmr=PATH" in done.output
+    assert "--humans hmr: expected hmr=MODEL" in done.output
     assert not (tmp_path / "s.chorus").exists()
 
 
@@ -140,7 +140,7 @@ def test_an_image_can_be_made_again(tmp_path: Path) -> None:
 def test_stages_are_listed_with_licences_and_options() -> None:
     told = chorus("stages")
     assert told.exit_code == 0, told.output
-    chosen = ("--images stable-diffusion", "--detector mask2former", "--keypoints vitpose", "--humans hmr=PATH")
+    chosen = ("--images stable-diffusion", "--detector mask2former", "--keypoints vitpose", "--humans hmr=MODEL")
     for word in (*chosen, "licence", "--set"):
         assert word in told.output, word
     only = json.loads(chorus("stages", "--kind", "humans", "--json").output)
