@@ -120,7 +120,7 @@ def body_convert(source: Path, target: Path) -> None:
 
 @main.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The store to make or complete.")
-@click.option("--world", "worlds", multiple=True, help="Which world (repeatable; a wrong name lists them); default: the demo's.")
+@click.option("--world", "worlds", multiple=True, help="Which world (repeatable; a wrong one lists them); default: the demo's.")
 @click.option("--images", default=2000, show_default=True, type=click.IntRange(min=1), help="In all, split over the worlds.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--biased", is_flag=True, help="80 % of the cameras in front of the person.")
