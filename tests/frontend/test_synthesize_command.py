@@ -42,9 +42,9 @@ def test_from_a_category_to_a_store_and_on(tmp_path: Path) -> None:
     for word in ("complete", "images", "detector", "keypoints", "humans", "camera", "store", "images per second"):
         assert word in done.output, word
     again = simulated(path, "--json")
-    facts = json.loads(again.output)
+    facts = json.loads(again.stdout)
     assert (facts["made"], facts["in_the_store"], facts["asked_for"]) == (0, 12, 12)
-    more = json.loads(simulated(path, "--json", count=20).output)
+    more = json.loads(simulated(path, "--json", count=20).stdout)
     assert (more["made"], more["in_the_store"]) == (8, 20)
     assert sum(more["rows"].values()) == 8
     assert [t["stage"] for t in more["times"]] == ["images", "detector", "keypoints", "humans", "camera", "store"]
@@ -60,7 +60,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path) -> Non
     assert "a person kicks a ball with the left foot" in told.output
     assert not path.exists()
     simulated(path, count=5)
-    facts = json.loads(simulated(path, "--dry-run", "--json").output)
+    facts = json.loads(simulated(path, "--dry-run", "--json").stdout)
     assert (facts["images"], facts["present"], facts["to_make"]) == (12, 5, 7)
     assert [stage["stage"] for stage in facts["stages"]] == ["prompts", "images", "detector", "keypoints", "humans"]
     assert all(stage["licence"] for stage in facts["stages"])
@@ -70,7 +70,7 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path) -> Non
 def test_the_real_stages_by_default_need_no_model_for_a_dry_run(tmp_path: Path) -> None:
     told = chorus("synthesize", "surfboard", "-o", tmp_path / "s.chorus", "--humans", "hmr=x.pt", "--dry-run", "--json")
     assert told.exit_code == 0, told.output
-    facts = json.loads(told.output)
+    facts = json.loads(told.stdout)
     assert facts["images"] == 73920
     assert len(facts["prompts"]) == 16
     assert len(facts["views"]) == 22
@@ -143,7 +143,7 @@ def test_stages_are_listed_with_licences_and_options() -> None:
     chosen = ("--images stable-diffusion", "--detector mask2former", "--keypoints vitpose", "--humans hmr=MODEL")
     for word in (*chosen, "licence", "--set"):
         assert word in told.output, word
-    only = json.loads(chorus("stages", "--kind", "humans", "--json").output)
+    only = json.loads(chorus("stages", "--kind", "humans", "--json").stdout)
     assert {"hmr", "records", "simulated"} <= {info["name"] for info in only}
     assert chorus("stages", "--kind", "cats").exit_code == 2
 
