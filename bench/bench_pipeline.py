@@ -27,6 +27,7 @@ N = 48
 BATCH = 4096
 VOTE_BATCH = {"cpu": 4096, "cuda": 65536}
 """Images that the aggregation votes with at a time."""
+SMALL_FEED = 16384
 SHARD = 8192
 GROUPS = 12
 CHECKED = 8
@@ -108,6 +109,12 @@ def bench_end_to_end(
         *(Contender(name, call, len(work)) for name, call in stages.items()),
         Contender("end to end, digests checked", lambda: chorus.aggregate(open_store(path), field, backend=backend), len(work)),
     ]
+    if device != "cpu":  # smaller feeds overlap more within one store, and start kernels more often
+        name = f"end to end, feeds of {SMALL_FEED:,}"
+        contenders.append(
+            Contender(name, lambda: chorus.aggregate(open_store(path, verify=False), field, backend=backend,
+                                                     batch_size=SMALL_FEED), len(work))
+        )  # fmt: skip
     records = interleaved(benchmark, contenders, rounds=3 if quick else 5)
     slowest = min(records[1 : 1 + len(stages)], key=lambda r: float(r["per_s"]))
     for r in records:

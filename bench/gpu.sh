@@ -3,7 +3,9 @@
 #
 #     bench/gpu.sh [RESULTS.json]
 #
-# The tests of tests/gpu, the benchmarks on the device, the roofline, and compute-sanitizer's memcheck where it is installed.
+# Every kernel compiled for this device on all cores (its static figures are printed, and what runs afterwards finds the machine
+# code in Triton's cache), the tests of tests/gpu, the benchmarks on the device, the roofline, and compute-sanitizer's memcheck
+# where it is installed.
 # Needs Python with torch, triton, numpy, scipy, h5py, numba, pytest and pytest-benchmark; the project need not be installed.
 # Every step has a time limit; a step that fails does not stop the others. Exit code 0: all passed; 1: a step failed; 3: no GPU.
 # PYTHON names the interpreter (default: python3). Results are appended to RESULTS.json (default:
@@ -25,12 +27,19 @@ except ImportError as problem:
 if not torch.cuda.is_available():
     print(f"bench/gpu.sh: torch {torch.__version__} sees no GPU; nothing was run", file=sys.stderr)
     sys.exit(3)
-from bench.report import slug
-print(slug(torch.cuda.get_device_name(0)))
+try:
+    from bench.report import slug
+    from chorus.kernels.triton_build import TARGETS
+except ImportError as problem:
+    sys.exit(f"bench/gpu.sh: {problem}; name a Python that has it: PYTHON=... bench/gpu.sh")
+name = torch.cuda.get_device_properties(0).gcnArchName.partition(":")[0] if torch.version.hip else ""
+name = name or "sm_{}{}".format(*torch.cuda.get_device_capability(0))
+print(slug(torch.cuda.get_device_name(0)), name if name in TARGETS else "-")
 PYTHON
 )
 status=$?
 [ $status -eq 0 ] || exit $status
+target=${device##* } device=${device% *}
 
 results=${1:-bench/results/$(date +%F)-$device.json}
 logs=${results%.json}-logs
@@ -58,11 +67,16 @@ step() { # step NAME SECONDS COMMAND...
 }
 
 bench=("$PYTHON" -m bench --gpu -o "$results")
-step tests 130 "$PYTHON" -m pytest tests/gpu -q -p no:cacheprovider --durations=8
-step votes 95 "${bench[@]}" --only votes --resolution 48 96 128 --deadline 80
-step others 75 "${bench[@]}" --only pipeline --only contacts --only posed --only ablations --deadline 60
-step votes-192 40 "${bench[@]}" --only votes --resolution 192 --deadline 28
-step votes-256 70 "${bench[@]}" --only votes --resolution 256 --deadline 45 # most of it until the field is in bricks
+if [ "$target" = - ]; then
+  summary+=("compile: not run, no figures are kept for this kind of device")
+else
+  step compile 45 "$PYTHON" -m bench.static --target "$target" --processes "$(nproc)"
+fi
+step tests 110 "$PYTHON" -m pytest tests/gpu -q -p no:cacheprovider --durations=8
+step votes 90 "${bench[@]}" --only votes --resolution 48 96 128 --deadline 72
+step others 70 "${bench[@]}" --only pipeline --only contacts --only posed --only ablations --deadline 54
+step votes-192 35 "${bench[@]}" --only votes --resolution 192 --deadline 24
+step votes-256 60 "${bench[@]}" --only votes --resolution 256 --deadline 40 # most of it until the field is in bricks
 step roofline 45 "$PYTHON" -m bench.roofline -o "$results"
 left=$((470 - (SECONDS - began)))
 if ! command -v compute-sanitizer >/dev/null; then

@@ -76,8 +76,8 @@ class Compilation:
     targets: frozenset[str] | None = None
     fusion: bool = True
 
-    def compile(self, target: Target) -> Any:
-        """Triton's CompiledKernel: ``.asm["ptx" | "cubin" | "amdgcn" | "hsaco"]``, ``.metadata.shared``. Needs no device."""
+    def source(self, target: Target) -> tuple[ASTSource, dict[str, Any]]:
+        """What Triton is given to compile for a target, and its options: the same, to the key of its cache, as at a launch."""
         constants = dict(self.constants)
         if "PTX" in constants:
             constants["PTX"] = target.is_nvidia
@@ -86,11 +86,19 @@ class Compilation:
         if unknown:
             raise ValueError(f"{self.name}: no type for {', '.join(sorted(unknown))}")
         signature = {name: "constexpr" if name in constants else self.signature[name] for name in names}
-        attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in sorted(self.divisible)}
-        source = ASTSource(fn=self.fn, signature=signature, constexprs=constants, attrs=attributes)
-        device = GPUTarget(target.backend, target.arch, target.warp_size)
+        # Of every pointer and integer that the launcher looks at it says whether it is a multiple of 16; of constants, nothing.
+        attributes = {
+            (place,): [["tt.divisibility", 16]] if name in self.divisible else []
+            for place, name in enumerate(names)
+            if name in constants or (signature[name][0] in "*iu" and not self.fn.params[place].do_not_specialize)
+        }
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": self.fusion}
-        return triton.compile(source, target=device, options=options)
+        return ASTSource(fn=self.fn, signature=signature, constexprs=constants, attrs=attributes), options
+
+    def compile(self, target: Target) -> Any:
+        """Triton's CompiledKernel: ``.asm["ptx" | "cubin" | "amdgcn" | "hsaco"]``, ``.metadata.shared``. Needs no device."""
+        source, options = self.source(target)
+        return triton.compile(source, target=GPUTarget(target.backend, target.arch, target.warp_size), options=options)
 
 
 def types_of(text: str) -> dict[str, str]:

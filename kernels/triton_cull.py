@@ -45,7 +45,7 @@ def _entries(some, a, b, c, d, on):
     )
 
 
-@triton.jit(do_not_specialize=["num_segments"])
+@triton.jit(do_not_specialize=["num_segments", "NX", "NY", "NZ"])
 def cull_bricks(
     lanes, cull, blocks, some, full, weights, bricks, firsts, centres, joint_offset, joint, mean, variation,
     begins, groups, lists, counts, num, den, rows, regions, touched, capacity, num_segments, NX, NY, NZ, spacing,

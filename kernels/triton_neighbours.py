@@ -36,8 +36,10 @@ from chorus.kernels.triton_build import Compilation
 from chorus.kernels.triton_weights import (
     CELLS,
     CHUNK,
+    FEWEST_COLUMNS,
     POINTS,
     SIDE,
+    STAGES,
     TILE,
     find_candidates,
     find_kth,
@@ -88,7 +90,7 @@ def _joint_weights(
     boxes = torch.cat([(low + high) / 2, (high - low) / 2 * 1.000001 + 1e-6], 1).T.contiguous()
     sorted_points[P:] = _FAR_AWAY
     points = sorted_points.view(T, TILE, 3).mT.contiguous()
-    columns = max(16, triton.next_power_of_2(J))
+    columns = max(FEWEST_COLUMNS, triton.next_power_of_2(J))
     table = torch.zeros(columns, T * TILE, device=device)
     table[:J] = vertex_weights.float()[padded].T
 
@@ -107,15 +109,17 @@ def _joint_weights(
         grid = (min(most, total - first),)
         find_candidates[grid](
             boxes, T, P, first, counts_y, counts_z, *lattice.origin, lattice.spacing, tau, k,
-            lists, bounds, found, reaches, TILE=TILE, CHUNK=CHUNK, num_warps=4,
+            lists, bounds, found, reaches, TILE=TILE, CHUNK=CHUNK, num_warps=4, num_stages=STAGES,
         )  # fmt: skip
         find_kth[grid](
             points, boxes, lists, bounds, found, reaches, T, first, NX, NY, NZ, counts_y, counts_z,
             *lattice.origin, lattice.spacing, tau, k, farthest, shares, TILE=TILE, num_warps=4,
+            num_stages=STAGES,
         )  # fmt: skip
         weigh_bricks[grid](
             points, table, lists, bounds, found, farthest, shares, T, J, first, NX, NY, NZ, counts_y, counts_z,
             *lattice.origin, lattice.spacing, tau, s, weights, near, JOINTS=columns, TILE=TILE, num_warps=weigh_warps(columns),
+            num_stages=STAGES,
         )  # fmt: skip
     return weights, near
 
@@ -131,7 +135,10 @@ def _smooth_joints(lattice: Lattice, weights: Tensor, near: Tensor, steps: int) 
     grid = (triton.cdiv(V, CELLS), J)
 
     def step(now: Tensor, out: Tensor, total: Tensor, take: float, c: float, is_term: bool) -> None:
-        smooth_step[grid](now, out, total, inner, V, NZ, NY * NZ, take, c, CELLS=CELLS, SERIES=is_term, num_warps=CELLS // 32)
+        smooth_step[grid](
+            now, out, total, inner, V, NZ, NY * NZ, take, c,
+            CELLS=CELLS, SERIES=is_term, num_warps=CELLS // 32, num_stages=STAGES,
+        )  # fmt: skip
 
     old, new = weights, weights.clone()
     if not series_pays(steps):
@@ -158,6 +165,7 @@ def _look_up(lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid
     look_up[(triton.cdiv(V, POINTS),)](
         weights, matrices, phi.float().contiguous(), out, J, V, *lattice.shape[1:], *lattice.origin, lattice.spacing,
         *grid.shape, *grid.origin, grid.spacing, POINTS=POINTS, INVERTED=inverse == INVERSES[0], num_warps=4,
+        num_stages=STAGES,
     )  # fmt: skip
     return out
 

@@ -157,14 +157,14 @@ def _prepare(
     triton_prepare.prepare_images[(triton.cdiv(count, triton_prepare.IMAGES),)](
         rows, images.poses, images.R, images.t, images.K, images.size, images.box, images.start,
         plan.rest_joints, plan.parents, plan.rest_inverse, tables, chain, lanes, scale, view, cull, blocks,
-        count, capacity, J, plan.reach, IMAGES=triton_prepare.IMAGES, num_warps=2,
+        count, capacity, J, plan.reach, IMAGES=triton_prepare.IMAGES, num_warps=2, num_stages=1,
     )  # fmt: skip
     triton_prepare.split_matrices[(triton.cdiv(count, triton_prepare.SPLIT_IMAGES), J)](
-        lanes, scale, split, count, capacity, J, IMAGES=triton_prepare.SPLIT_IMAGES, num_warps=4,
+        lanes, scale, split, count, capacity, J, IMAGES=triton_prepare.SPLIT_IMAGES, num_warps=4, num_stages=1,
     )  # fmt: skip
     triton_prepare.sum_blocks[(count,)](
         images.words, images.start, blocks, images.box, rows, some, full, capacity,
-        COLUMNS=max(16, triton.next_power_of_2(widest)), num_warps=1,
+        COLUMNS=max(16, triton.next_power_of_2(widest)), num_warps=1, num_stages=1,
     )  # fmt: skip
     table = np.array(segments, np.int32)
     return Pass(

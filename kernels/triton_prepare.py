@@ -66,7 +66,7 @@ def _pair(low, high):
     return (high.to(tl.int64) << 32) | (low.to(tl.int64) & 0xFFFFFFFF)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "J"])
 def prepare_images(
     order, poses, R, t, K, size, box, start, joints, parents, rest_inverse, tables, chain, lanes, scale, view, cull, blocks,
     count, capacity, J, reach,
@@ -241,7 +241,7 @@ def _power_of_two(largest):
     return ((k + 127) << 23).to(tl.float32, bitcast=True)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "J"])
 def split_matrices(lanes, scale, split, count, capacity, J, IMAGES: tl.constexpr):
     """(J, 12, C) float32 to (C, J, 3, 8) float16: per row four high parts, then what they leave. Grid (images, J)."""
     image = tl.program_id(0) * IMAGES + tl.arange(0, IMAGES)

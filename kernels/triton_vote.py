@@ -126,7 +126,7 @@ def _add_pack(u, v, z, rows, joints, operand, pack):
     return u, v, z
 
 
-@triton.jit(do_not_specialize=["num_segments", "num_packs"])
+@triton.jit(do_not_specialize=["J", "num_segments", "num_packs", "NX", "NY", "NZ"])
 def vote_tensor(
     split, view, words, weights, lists, counts, bricks, firsts, joints, operand, begins, groups, num, den,
     capacity, J, num_segments, num_packs, NX, NY, NZ,
@@ -244,7 +244,7 @@ def lattice_tile(
     return u0, u1, u2, u3, v0, v1, v2, v3, z0, z1, z2, z3
 
 
-@triton.jit(do_not_specialize=["num_segments"])
+@triton.jit(do_not_specialize=["num_segments", "NX", "NY", "NZ"])
 def vote_lattice(
     lanes, view, words, weights, lists, counts, bricks, firsts, centres, joint_offset, joint, voxel_weight,
     begins, groups, num, den, capacity, num_segments, NX, NY, NZ, spacing,

@@ -98,8 +98,8 @@ def cull_bricks(
         on.lanes, on.cull, on.blocks, on.some, on.full, on.weights, bricks, plan.first, plan.centre, plan.joint_offset,
         plan.joint, plan.mean, plan.variation, on.segments, on.groups, lists, lengths, *counts, on.rows,
         lengths if regions is None else regions, lengths if touched is None else touched, on.capacity, on.num_segments,
-        *field.shape, float(field.spacing), CULL=cull, WEIGHTED=weighted, CONTACTS=touched is not None,
-        IMAGES=triton_cull.images_at_a_time(capability(plan.device)), num_warps=1,
+        *field.shape, float(field.spacing), CULL=cull, WEIGHTED=weighted and cull, CONTACTS=touched is not None,
+        IMAGES=triton_cull.images_at_a_time(capability(plan.device)), num_warps=1, num_stages=1,
     )  # fmt: skip
 
 

@@ -18,6 +18,10 @@ CELLS = 256
 """Voxels of a program that smooths: one a thread, or loads of different alignment would be shuffled to fit each other."""
 POINTS = 128
 """Voxels of a program that looks up."""
+FEWEST_COLUMNS = 32
+"""Joints that ``weigh_bricks`` is compiled for at least; for more, the next power of two."""
+STAGES = 2
+"""Software pipelining of all kernels here; said at every launch, as what Triton takes by default is another number."""
 _SIDE = tl.constexpr(SIDE)
 _LARGEST = tl.constexpr(0x7F7FFFFF)  # bits of the largest float32; non-negative floats are ordered as their bits
 _SLACK = tl.constexpr(1.00001)  # bounds are widened by more than float32 rounds
@@ -50,7 +54,7 @@ def _outside(x, centre, half, side):
     return tl.maximum(tl.abs(centre - x) - half - side, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles", "num_vertices", "first_brick", "counts_y", "counts_z", "k"])
 def find_candidates(
     boxes, num_tiles, num_vertices, first_brick, counts_y, counts_z, origin_x, origin_y, origin_z, spacing, tau, k,
     lists, bounds, counts, reaches, TILE: tl.constexpr, CHUNK: tl.constexpr,
@@ -130,7 +134,7 @@ def _narrow(low, high, below_low, below_high, threshold, found, k, busy):
     return tl.where(short, threshold, low), high, tl.where(short, found, below_low), below_high
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles", "first_brick", "NX", "NY", "NZ", "counts_y", "counts_z", "k"])
 def find_kth(
     points, boxes, lists, bounds, counts, reaches, num_tiles, first_brick, NX, NY, NZ, counts_y, counts_z,
     origin_x, origin_y, origin_z, spacing, tau, k, farthest, shares, TILE: tl.constexpr,
@@ -190,7 +194,7 @@ def find_kth(
     tl.store(shares + at, tl.where(below_high > k, left, 1.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles", "joints", "first_brick", "NX", "NY", "NZ", "counts_y", "counts_z"])
 def weigh_bricks(
     points, table, lists, bounds, counts, farthest, shares, num_tiles, joints, first_brick, NX, NY, NZ, counts_y, counts_z,
     origin_x, origin_y, origin_z, spacing, tau, s, weights, near, JOINTS: tl.constexpr, TILE: tl.constexpr,
@@ -241,7 +245,7 @@ def weigh_bricks(
     tl.store(near + voxel, close.to(tl.uint8), mask=close)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_voxels", "NZ", "plane"])
 def smooth_step(now, out, total, free, num_voxels, NZ, plane, take, coefficient, CELLS: tl.constexpr, SERIES: tl.constexpr):
     """out <- a step, or a term, of ``now`` at the free voxels of one joint; the others are left as they are.
 
@@ -265,7 +269,7 @@ def smooth_step(now, out, total, free, num_voxels, NZ, plane, take, coefficient,
         tl.store(total + at, tl.fma(value, coefficient, sum_so_far), mask=is_free)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["joints", "num_voxels", "NY", "NZ", "PX", "PY", "PZ"])
 def look_up(
     weights, matrices, phi, out, joints, num_voxels, NY, NZ, origin_x, origin_y, origin_z, spacing,
     PX, PY, PZ, grid_x, grid_y, grid_z, grid_spacing, POINTS: tl.constexpr, INVERTED: tl.constexpr,
@@ -338,5 +342,5 @@ def compilations() -> list[Compilation]:
         names = [n for n in fn.arg_names if n not in constants]
         signature = {n: pointers.get(n, "fp32" if n in floats else "i32") for n in names}
         divisible = frozenset(n for n in names if n in pointers)
-        found.append(Compilation(name, fn, signature, constants, warps, 2, divisible, work))
+        found.append(Compilation(name, fn, signature, constants, warps, STAGES, divisible, work))
     return found
