@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.commands.console import body_option, err, print_json, progress_bars, wrote
+from chorus.commands.console import body_option, print_json, progress_bars, wrote
 from chorus.commands.synthesis_report import say_done, say_plan
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--dtype", default="auto", show_default=True, help="auto, float32, float16 or bfloat16."),
             click.option("--batch", default=16, show_default=True, type=click.IntRange(min=1), help="Images at a time."),
             click.option("--model-batch", type=click.IntRange(min=1), help="Of them, for a model; default: what memory holds."),
-            click.option("--camera-fit", default="levenberg-marquardt", show_default=True,
-                         type=click.Choice(["levenberg-marquardt", "adam"]), help="Eq. 8; adam is the paper's."),
+            click.option("--camera-fit", default="adam", show_default=True, help="How Eq. 8 is solved; adam is the paper's.",
+                         type=click.Choice(["adam", "levenberg-marquardt"])),
+            click.option("--fixed-focal", is_flag=True, help="Fit R and t alone, with a field of view of 46.4 degrees."),
             click.option("--person-masks", is_flag=True, help="Keep the masks of the person as well."),
             click.option("--keep-images", default="none", show_default=True, type=click.Choice(["none", "complete", "all"]),
                          help="Keep JPEGs beside the shards."),
@@ -229,7 +231,8 @@ def _settings(options: dict[str, Any]) -> Settings:
     from chorus.frontend.run import Settings
 
     return Settings(
-        options["device"], options["dtype"], options["batch"], options["model_batch"], {"method": options["camera_fit"]},
+        options["device"], options["dtype"], options["batch"], options["model_batch"],
+        {"method": options["camera_fit"], "fit_focal": not options["fixed_focal"]},
         person_masks=options["person_masks"], keep_images=options["keep_images"], commit_seconds=options["commit_seconds"],
     )  # fmt: skip
 
@@ -287,7 +290,8 @@ def _stopping() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        err.print("stopping: the batches under way are finished and committed (again: at once, and they are lost)")
+        # Not by print: a handler runs between any two instructions, be they of print itself or of an import.
+        os.write(2, b"\nstopping: the batches under way are finished and committed (again: at once, and they are lost)\n")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

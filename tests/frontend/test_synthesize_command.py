@@ -110,16 +110,16 @@ def test_other_categories_and_missing_humans_are_named(tmp_path: Path) -> None:
 def test_other_settings_than_the_stores_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.chorus"
     simulated(path, count=4)
-    done = simulated(path, "--camera-fit", "adam")
+    done = simulated(path, "--fixed-focal")
     assert done.exit_code == 2
     assert "settings.calibration" in done.output
     assert "--accept-changes" in done.output
-    done = simulated(path, "--camera-fit", "adam", "--accept-changes")
+    done = simulated(path, "--fixed-focal", "--accept-changes")
     assert done.exit_code == 0, done.output
     assert len(open_store(path)) == 12
     there = Description.load(path)
     assert there is not None
-    assert there.settings["calibration"] == {"method": "adam"}
+    assert there.settings["calibration"] == {"method": "adam", "fit_focal": False}
 
 
 def test_an_image_can_be_made_again(tmp_path: Path) -> None:
