@@ -30,8 +30,8 @@ def picture(pixels: NDArray[np.uint8], key: str = "a") -> Picture:
 class Follower:
     """In the place of the network: every keypoint's heat map peaks where the crop is brightest in one of three colours.
 
-    Heat maps span crops as in the training of ViTPose (unbiased data processing): the first and last pixel centres of a heat map
-    lie on those of the crop.
+    Heat maps span crops as in the training of ViTPose (unbiased data processing): the first and last pixel centres of a heat
+    map lie on those of the crop.
     """
 
     def __init__(self, mean: NDArray[np.float32], std: NDArray[np.float32]) -> None:
@@ -141,7 +141,7 @@ def test_order_of_names() -> None:
     short = {"left": "L", "right": "R"}
     check_order({i: "_".join(short.get(w, w.title()) for w in name.split("_")) for i, name in ours.items()}, "model")
     check_order({i: f"LABEL_{i}" for i in ours}, "model")
-    with pytest.raises(InputError, match="keypoint 1 to be 'left_eye'.*'right_eye'"):
+    with pytest.raises(InputError, match=r"keypoint 1 to be 'left_eye'.*'right_eye'"):
         check_order({**ours, 1: "right_eye", 2: "left_eye"}, "model")
     with pytest.raises(InputError, match="expected the 17 keypoints of COCO, got 16"):
         check_order({i: name for i, name in ours.items() if i < 16}, "model")

@@ -218,7 +218,7 @@ def tiny_grounding_dino(folder: Path, words: tuple[str, ...] = COCO_NAMES, seed:
                 vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
             ),
             d_model=32, num_queries=12, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
-            encoder_attention_heads=2, decoder_attention_heads=2, max_text_len=32,
+            encoder_attention_heads=2, decoder_attention_heads=2, max_text_len=32, num_feature_levels=3,
         )  # fmt: skip
         model = GroundingDinoForObjectDetection(config).eval()
     images = GroundingDinoImageProcessorPil(size={"shortest_edge": SIDE, "longest_edge": 2 * SIDE})

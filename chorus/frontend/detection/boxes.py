@@ -23,7 +23,7 @@ def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
     """(N, 4) x0, y0, x1, y1 pixels, half open, of masks (N, H, W); all zero for an empty mask."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for low, high, axis in ((0, 2, 1), (1, 3, 2)):  # columns, then rows
-        hit = masks.any(axis)
+        hit = np.asarray(masks.any(axis))
         boxes[:, low] = hit.argmax(1)
         boxes[:, high] = hit.shape[1] - hit[:, ::-1].argmax(1)
     boxes[~masks.any((1, 2))] = 0

@@ -41,4 +41,5 @@ def overlap_of_smaller(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
     shared = np.clip(most - least, 0, None).prod(-1)
     area = (b[:, 2:] - b[:, :2]).prod(-1)
     smaller = np.minimum(area[:, None], area[None, :])
-    return np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0)
+    result: NDArray[np.float64] = np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0)
+    return result
