@@ -19,8 +19,8 @@ STAGES: tuple[StageInfo, ...] = (
         made_by="chorus.frontend.detection.mask2former:make",
         what="instances of people and of the 80 categories of COCO by Mask2Former; boxes are those of the masks",
         model="facebook/mask2former-swin-large-coco-instance",
-        licence="code: transformers, Apache-2.0; weights: as their model card says (the default's were released beside code under "
-        "the MIT licence and trained on COCO)",
+        licence="code: transformers, Apache-2.0; weights: as their model card says (the default's were released beside code "
+        "under the MIT licence and trained on COCO)",
         weights=_FOLDER,
         needs=_NEEDS,
         options=(("threshold", "least score of an instance (0.5)"),),
