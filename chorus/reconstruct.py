@@ -265,6 +265,11 @@ def _on_object(view: View, phi: NDArray[np.float32], extent: float, threshold: f
     return np.isin(labels, kept), count - kept.size
 
 
+def _surface_of(phi: NDArray[np.float32], inside: NDArray[np.bool_], extent: float, threshold: float) -> Trimesh:
+    """The surface of the pieces of {phi >= threshold} that are ``inside``."""
+    return surfaces.surface(np.where(inside | (phi < np.float32(threshold)), phi, 0), extent, threshold)
+
+
 def _best_threshold(view: View, phi: NDArray[np.float32], extent: float, chosen: Candidate) -> tuple[float, str]:
     """The threshold of the surface, and why it is that one."""
     if view.box is None or chosen.box_threshold is None:
@@ -276,7 +281,8 @@ def _best_threshold(view: View, phi: NDArray[np.float32], extent: float, chosen:
     # The projection shows voxels whole, the surface passes between their centres: it takes a lower threshold to be as large.
     tried = {float(t): 0.0 for t in np.linspace(0.5 * near[0], near[-1], SURFACE_STEPS, dtype=np.float32)}
     for value in tried:
-        tried[value] = _silhouette_iou(view, surfaces.surface(phi, extent, value)) or 0.0
+        inside, _ = _on_object(view, phi, extent, value)
+        tried[value] = _silhouette_iou(view, _surface_of(phi, inside, extent, value)) or 0.0
     best = max(tried, key=lambda value: (tried[value], value))
     return best, f"the surface's silhouette agrees best with the object's mask (IoU {tried[best]:.2f})"
 
@@ -330,7 +336,7 @@ def reconstruct(
     else:
         value, value_from = _best_threshold(view, phi, parameters.extent, chosen)
     inside, left_out = _on_object(view, phi, parameters.extent, value)
-    mesh = surfaces.surface(np.where(inside | (phi < np.float32(value)), phi, 0), parameters.extent, value)
+    mesh = _surface_of(phi, inside, parameters.extent, value)
     return Reconstruction(
         scene, tuple(found), chosen, category_from, cluster_from, value, value_from, phi, inside, left_out, parameters,
         body.hash, surfaces.body_mesh(vertices, body.faces), mesh, _silhouette_iou(view, mesh),

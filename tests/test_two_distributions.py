@@ -65,4 +65,4 @@ def test_each_is_near_its_own_truth(
         assert mine > 2 * other
         core = field.centres[phi >= 0.7 * phi.max()]
         distance, _ = tree.query(core)
-        assert distance.max() < 0.3  # the balls' far side is 26 cm from hand or foot
+        assert distance.max() < 0.35  # the balls' far side is 26 cm from hand or foot

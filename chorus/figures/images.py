@@ -60,6 +60,8 @@ def save_view_distribution(path: str | Path, occupancies: Sequence[tuple[str, Oc
             raise TypeError(f"expected polar axes, got {type(ax).__name__}")
         counts = occupancy.group_images.reshape(occupancy.scheme.shape).sum((0, 2))
         ax.bar((np.arange(AZIMUTH_BINS) + 0.5) * width, counts, width=0.94 * width, color=COLOURS(0.6))
+        ax.set_theta_zero_location("W")  # from above, with the front up, the person's left is on the left
+        ax.set_theta_direction(-1)
         ax.set_xticks([0, np.pi / 2, np.pi, 3 * np.pi / 2], ["left", "front", "right", "back"])
         ax.set_title(f"{label}\n{counts.sum()} images, {counts.min()} to {counts.max()} a bin", fontsize=10)
     figure.suptitle("where the cameras stood (azimuth around the person)", fontsize=11)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
+from matplotlib.ticker import MaxNLocator
 
 from chorus.errors import InputError
 from chorus.evaluate.statistics import ELEVATION_EDGES, StoreStatistics
@@ -53,7 +54,11 @@ def save_statistics(path: str | Path, stores: Sequence[StoreStatistics]) -> None
             raise TypeError(f"expected polar axes, got {type(around).__name__}")
         width = 2 * np.pi / AZIMUTH_BINS
         around.bar((np.arange(AZIMUTH_BINS) + 0.5) * width, s.azimuths, width=0.94 * width, color=COLOURS(0.6))
+        around.set_theta_zero_location("W")  # from above, with the front up, the person's left is on the left
+        around.set_theta_direction(-1)
         around.set_xticks([0, np.pi / 2, np.pi, 3 * np.pi / 2], ["left", "front", "right", "back"])
+        around.set_rlabel_position(45)
+        around.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         around.tick_params(labelsize=7)
         around.set_title("azimuth (from above)", fontsize=10)
 
@@ -76,6 +81,8 @@ def save_statistics(path: str | Path, stores: Sequence[StoreStatistics]) -> None
         sphere.scatter(longitude, latitude, s=4, color=COLOURS(0.35), alpha=0.5, linewidths=0)
         ticks = np.radians([-90, 0, 90])
         sphere.set_xticks(ticks, ["right", "front", "left"], fontsize=8)
+        for label in sphere.get_xticklabels():  # they lie on the equator, among the points
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
         sphere.set_yticks(np.radians([-60, -30, 0, 30, 60]), ["-60°", "-30°", "0°", "30°", "60°"], fontsize=7)
         sphere.grid(alpha=0.4)
         bits = "no cameras" if s.entropy is None else f"{s.entropy:.2f} bits"
