@@ -21,8 +21,8 @@ def load_pretrained(model: str, runtime: Runtime, model_class: str, processor_cl
     another class; ImportError, naming what to install, without the library.
     """
     transformers = import_transformers(runtime.kind)
-    where = _location(model, runtime.kind)
-    with _naming(model, runtime.kind):
+    where = location(model, runtime.kind, "config.json")
+    with _quietly_naming(model, runtime.kind):
         config = transformers.AutoConfig.from_pretrained(where)
         expected = getattr(transformers, model_class).config_class.model_type
         if config.model_type != expected:
@@ -61,12 +61,15 @@ def dtype_of(runtime: Runtime) -> torch.dtype:
     return known[runtime.dtype]
 
 
-def _location(model: str, kind: str) -> str:
-    """The model as transformers takes it. InputError for what is meant as a folder and is none, before the hub is asked."""
+def location(model: str, kind: str, index: str) -> str:
+    """The model as the libraries take it, be it a hub id or a folder that holds the file ``index``.
+
+    InputError for what is meant as a folder and is none, before the hub is asked.
+    """
     path = os.path.expanduser(model)
     if os.path.isdir(path):
-        if not os.path.isfile(os.path.join(path, "config.json")):
-            raise InputError(f"--{kind}: expected a folder that holds config.json, got {model!r}")
+        if not os.path.isfile(os.path.join(path, index)):
+            raise InputError(f"--{kind}: expected a folder that holds {index}, got {model!r}")
         return path
     if os.path.isfile(path) or model.startswith((".", "~")) or os.path.isabs(path) or model.count("/") > 1:
         raise InputError(f"--{kind}: expected a hub id, or a folder that save_pretrained wrote; got {model!r}")
@@ -74,13 +77,8 @@ def _location(model: str, kind: str) -> str:
 
 
 @contextlib.contextmanager
-def _naming(model: str, kind: str) -> Iterator[None]:
-    """What goes wrong while a model is loaded, as an InputError that names it; without progress bars or warnings meanwhile."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+def naming(model: str, kind: str) -> Iterator[None]:
+    """What goes wrong while a model is loaded, as an InputError that names it."""
     try:
         yield
     except (InputError, ImportError, MemoryError):
@@ -89,6 +87,19 @@ def _naming(model: str, kind: str) -> Iterator[None]:
         raise InputError(
             f"--{kind}: expected a model that can be loaded, got {model!r}: {type(error).__name__}: {error}"
         ) from error
+
+
+@contextlib.contextmanager
+def _quietly_naming(model: str, kind: str) -> Iterator[None]:
+    """``naming``, without progress bars or warnings of transformers meanwhile."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with naming(model, kind):
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

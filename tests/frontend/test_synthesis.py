@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +19,6 @@ from tests.frontend import tiny_diffusion
 pytest.importorskip("diffusers")
 
 BASE = {"size": "64", "steps": "6", "safety": "off"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads for an 8 x 8 picture spend their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +188,7 @@ def test_from_the_hubs_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     by_id = stage("someone/tiny").images(FOUR[:1])
     assert difference(by_id[0], stage(folder).images(FOUR[:1])[0]) == 0
-    with pytest.raises(InputError, match="model: expected one that can be loaded, got 'someone/else'"):
+    with pytest.raises(InputError, match="--images: expected a model that can be loaded, got 'someone/else'"):
         stage("someone/else")
 
 
@@ -206,18 +196,18 @@ def test_models_that_are_none(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds model_index\.json"):
         stage(tmp_path)
     for missing in ("./nowhere", str(tmp_path / "nowhere"), "~/nowhere", "a/b/c"):
-        with pytest.raises(InputError, match="model: expected a hub id, or a folder"):
+        with pytest.raises(InputError, match="--images: expected a hub id, or a folder"):
             stage(missing)
     damaged = tmp_path / "damaged"
     shutil.copytree(folder, damaged)
     (damaged / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"\x08" + bytes(7) + b"nonsense")
-    with pytest.raises(InputError, match=r"model: expected one that can be loaded, got '.*damaged'"):
+    with pytest.raises(InputError, match=r"--images: expected a model that can be loaded, got '.*damaged'"):
         stage(damaged)
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     index = other / "model_index.json"
     index.write_text(index.read_text().replace('"StableDiffusionPipeline"', '"StableDiffusionXLPipeline"'))
-    with pytest.raises(InputError, match="a StableDiffusionXLPipeline: try the stage diffusers="):
+    with pytest.raises(InputError, match="a StableDiffusionXLPipeline: try diffusers="):
         stage(other)
 
 

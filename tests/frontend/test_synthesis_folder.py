@@ -279,7 +279,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     with pytest.raises(InputError, match="folder: expected pictures"):
         folder_requests(tmp_path / "bare", "p")
-    with pytest.raises(InputError, match="expected folder=PATH"):
+    with pytest.raises(InputError, match="expected folder=MODEL"):
         make("images", "folder", Runtime())
 
 

@@ -21,14 +21,6 @@ pytest.importorskip("diffusers")
 BASE = {"size": "64", "steps": "4", "safety": "off"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_diffusion.save(tmp_path_factory.mktemp("tiny") / "plain")

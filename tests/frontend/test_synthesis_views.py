@@ -20,14 +20,6 @@ views/seen from close view/seen from far away/scenic view/full body photo/hand p
 taken close to face/selfie/close-up photo/hand only/face only""".replace("\n", " ").split("/")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory):
     return tiny_diffusion.pipeline(tmp_path_factory.mktemp("tiny"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from chorus.errors import InputError
 from chorus.frontend.batching import BatchLimit, in_batches
+from chorus.frontend.pretrained import dtype_of
 from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
 from chorus.frontend.synthesis import loading, views
 
@@ -30,9 +31,8 @@ def make(model: str, runtime: Runtime) -> AnyPipeline:
         without["safety_checker"] = None
         if "requires_safety_checker" in index:
             without["requires_safety_checker"] = False
-    settings = {"revision": revision, "dtype": loading.dtype_of(runtime), **without}
-    with loading.naming(model):
-        place = loading.location(model)
+    settings = {"revision": revision, "dtype": dtype_of(runtime), **without}
+    with loading.quietly(model) as place:
         try:
             pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(place, **settings)
         except ValueError:
@@ -47,7 +47,7 @@ class AnyPipeline:
     def __init__(self, pipeline: Any, runtime: Runtime) -> None:
         self._takes = inspect.signature(pipeline.__call__).parameters
         if "prompt" not in self._takes:
-            raise InputError(f"model: expected a pipeline that makes images from text, got a {type(pipeline).__name__}")
+            raise InputError(f"--images: expected a pipeline that makes images from text, got a {type(pipeline).__name__}")
         size = loading.whole(runtime, "size", 0, 0, 4096)
         steps = loading.whole(runtime, "steps", 0, 0, 1000)
         self.view_control = loading.one_of(runtime, "view_control", VIEW_CONTROL)
@@ -110,5 +110,5 @@ def _read(made: Any) -> tuple[Any, Any]:
     if not isinstance(images, np.ndarray):
         images = np.stack([np.asarray(image.convert("RGB")) / np.float32(255) for image in images])
     if images.ndim != 4 or images.shape[3] != 3:
-        raise InputError(f"model: expected a pipeline whose images are (B, H, W, 3), got {images.shape}")
+        raise InputError(f"--images: expected a pipeline whose images are (B, H, W, 3), got {images.shape}")
     return images, flagged

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import InputError
+from chorus.frontend import pretrained
 from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
 
 if TYPE_CHECKING:
@@ -61,35 +61,18 @@ def quiet() -> Iterator[None]:
                 log.enable_progress_bar()
 
 
-def location(model: str) -> str:
-    """The model as diffusers takes it. InputError for what is meant as a folder and is none, before the hub is asked for it."""
-    path = os.path.expanduser(model)
-    if os.path.isdir(path):
-        if not os.path.isfile(os.path.join(path, "model_index.json")):
-            raise InputError(f"model: expected a folder that holds model_index.json, got {model!r}")
-        return path
-    if os.path.isfile(path) or model.startswith((".", "~")) or os.path.isabs(path) or model.count("/") > 1:
-        raise InputError(f"model: expected a hub id, or a folder of a diffusers pipeline; got {model!r}")
-    return model
-
-
 @contextlib.contextmanager
-def naming(model: str) -> Iterator[None]:
-    """What goes wrong while a model is loaded, as an InputError that names it."""
-    try:
-        with quiet():
-            yield
-    except (InputError, ImportError, MemoryError):
-        raise
-    except Exception as error:  # the hub's clients, safetensors and pickle each raise exceptions of their own
-        raise InputError(f"model: expected one that can be loaded, got {model!r}: {type(error).__name__}: {error}") from error
+def quietly(model: str) -> Iterator[str]:
+    """The model as diffusers takes it; what goes wrong meanwhile is an InputError that names it, and nothing else is said."""
+    with pretrained.naming(model, "images"), quiet():
+        yield pretrained.location(model, "images", "model_index.json")
 
 
 def index_of(model: str, revision: str | None) -> dict[str, Any]:
     """model_index.json of a pipeline, from the hub or a folder. InputError where it cannot be had."""
     diffusers = import_diffusers()
-    with naming(model):
-        return dict(diffusers.DiffusionPipeline.load_config(location(model), revision=revision))
+    with quietly(model) as place:
+        return dict(diffusers.DiffusionPipeline.load_config(place, revision=revision))
 
 
 def unchecked(index: dict[str, Any], runtime: Runtime, model: str) -> bool:
@@ -98,7 +81,7 @@ def unchecked(index: dict[str, Any], runtime: Runtime, model: str) -> bool:
     brings_one = bool((index.get("safety_checker") or [None])[0])
     if choice == "on" and not brings_one:
         raise InputError(
-            f"--set safety: expected off for {model!r}, which brings no safety checker: its images are then not checked at all"
+            f"--set images.safety: expected off for {model!r}, which brings no safety checker: nothing is checked then"
         )
     return choice == "off"
 
@@ -107,7 +90,7 @@ def one_of(runtime: Runtime, name: str, known: Sequence[str]) -> str:
     """An option of few choices, the first of which is the default."""
     value = runtime.options.get(name, known[0])
     if value not in known:
-        raise InputError(f"--set {name}: expected {' or '.join(known)}, got {value!r}")
+        raise InputError(f"{runtime.option_name(name)}: expected {' or '.join(known)}, got {value!r}")
     return value
 
 
@@ -115,18 +98,8 @@ def whole(runtime: Runtime, name: str, default: int, least: int, most: int) -> i
     """An option that is a whole number."""
     value = runtime.number(name, default, least, most)
     if value != int(value):
-        raise InputError(f"--set {name}: expected a whole number, got {runtime.options[name]!r}")
+        raise InputError(f"{runtime.option_name(name)}: expected a whole number, got {runtime.options[name]!r}")
     return int(value)
-
-
-def dtype_of(runtime: Runtime) -> torch.dtype:
-    """The type of the models' numbers."""
-    import torch
-
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if runtime.dtype not in known:
-        raise InputError(f"dtype: expected {' or '.join(known)}, got {runtime.dtype!r}")
-    return known[runtime.dtype]
 
 
 def settle(pipeline: Any, runtime: Runtime) -> Any:
@@ -138,7 +111,7 @@ def settle(pipeline: Any, runtime: Runtime) -> Any:
         vae.enable_slicing()
     try:
         with quiet():
-            return pipeline.to(runtime.device, dtype_of(runtime))
+            return pipeline.to(runtime.device, pretrained.dtype_of(runtime))
     except (RuntimeError, AssertionError) as error:  # AssertionError: "Torch not compiled with CUDA enabled"
         raise InputError(f"device: expected one that holds the model, got {runtime.device!r}: {error}") from error
 

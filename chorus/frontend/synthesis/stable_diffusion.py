@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from chorus.errors import InputError
 from chorus.frontend.batching import BatchLimit, in_batches
+from chorus.frontend.pretrained import dtype_of
 from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
 from chorus.frontend.synthesis import loading, perp_neg, views
 
@@ -34,14 +35,14 @@ def make(model: str, runtime: Runtime) -> StableDiffusion:
     index = loading.index_of(model, revision)
     if index.get("_class_name") != "StableDiffusionPipeline":
         kind = index.get("_class_name")
-        raise InputError(f"model: expected a StableDiffusionPipeline, got {model!r}, a {kind}: try the stage diffusers={model}")
+        raise InputError(f"--images: expected a StableDiffusionPipeline, got {model!r}, a {kind}: try diffusers={model}")
     # The keyword is left out where the model's own checker is wanted: passing one would mean to have made it.
     without: dict[str, Any] = {}
     if loading.unchecked(index, runtime, model):
         without = {"safety_checker": None, "requires_safety_checker": False}
-    with loading.naming(model):
+    with loading.quietly(model) as place:
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-            loading.location(model), revision=revision, dtype=loading.dtype_of(runtime), **without
+            place, revision=revision, dtype=dtype_of(runtime), **without
         )
     return StableDiffusion(pipeline, runtime)
 
@@ -52,7 +53,7 @@ def plms(scheduler: Any) -> Any:
 
     config = scheduler.config
     if config.get("trained_betas") is None and any(config.get(name) is None for name in _BETAS):
-        raise InputError(f"model: expected a scheduler with betas, got {type(scheduler).__name__}, which has no {_BETAS}")
+        raise InputError(f"--images: expected a scheduler with betas, got {type(scheduler).__name__}, which has no {_BETAS}")
     return PNDMScheduler.from_config(
         config, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading"
     )
@@ -82,10 +83,10 @@ class StableDiffusion:
                 f"--set guidance: expected more than 1 for negative prompts to have an effect, got {self.guidance:g}"
             )
         if self.size % pipeline.vae_scale_factor:
-            raise InputError(f"--set size: expected a multiple of {pipeline.vae_scale_factor}, got {self.size}")
+            raise InputError(f"--set images.size: expected a multiple of {pipeline.vae_scale_factor}, got {self.size}")
         trained = int(pipeline.scheduler.config.get("num_train_timesteps", 0))
         if self.steps >= trained:
-            raise InputError(f"--set steps: expected fewer than the {trained} of the model's training, got {self.steps}")
+            raise InputError(f"--set images.steps: expected fewer than the {trained} of the model's training, got {self.steps}")
         if "view_weight" in runtime.options and self.view_control != "perp-neg":
             raise InputError(f"--set view_weight: expected only with view_control=perp-neg, got {self.view_control!r}")
         if self.view_control == "perp-neg" and pipeline.unet.config.time_cond_proj_dim is not None:
