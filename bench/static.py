@@ -1,8 +1,8 @@
-"""``python -m bench.static [--target sm_90 ...] [--kernel SUBSTRING] [--json]``: what the compilers made of every kernel.
+"""``python -m bench.static [--target sm_90 ...] [--kernel SUBSTRING] [--json | -o FILE]``: what the compilers made of it all.
 
 Compiles ahead of time, without a device, and reads the machine code: registers, spills, stack, shared and tensor memory,
 instructions of the main loop and per vote; and the images/s at which an H200 could issue those. Exit code 1 where a budget is
-exceeded or a kernel does not compile.
+exceeded or a kernel does not compile. A record of it is kept in ``bench/results/static-<date>.json``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 from bench.compiled import MATRIX_OPCODES, Row, chosen, compile_all
 from bench.issue import H200, RESOLUTION, Mean, mean_per_vote
+from bench.report import package_versions
 from bench.text import aligned
 
 TMEM_COLUMNS = 512
@@ -166,6 +169,16 @@ def as_json(rows: Sequence[Row], means: Sequence[Mean], wrong: Sequence[str]) ->
     }  # fmt: skip
 
 
+def write_record(path: Path, rows: Sequence[Row], means: Sequence[Mean], wrong: Sequence[str]) -> None:
+    """The figures without the loops, a kernel and target a line, with the date and the versions that they depend on."""
+    found = as_json(rows, means, wrong)
+    lines = [json.dumps({k: v for k, v in row.items() if k != "loops"}) for row in found.pop("rows")]
+    head = {"date": date.today().isoformat(), "versions": package_versions(), **found}
+    text = json.dumps(head, indent=1).removesuffix("\n}") + ',\n "rows": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.static", description=__doc__)
     parser.add_argument("--target", action="append", nargs="+", metavar="TARGET", help="sm_90, gfx942, ...; default: all")
@@ -173,6 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--module", action="append", default=[], help="compilations() of this module instead of the project's")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("-o", "--output", type=Path, help="write a record of the figures, JSON")
     options = parser.parse_args(arguments)
     if options.processes < 1:
         parser.error(f"--processes: expected at least 1, got {options.processes}")
@@ -192,11 +206,15 @@ def main(arguments: list[str] | None = None) -> int:
     rows = compile_all(jobs, options.processes, options.module, progress if shown else None)
     means = [] if options.kernel else mean_per_vote(rows)
     wrong = check_budgets(rows, means)
+    if options.output:
+        write_record(options.output, rows, means, wrong)
     if options.json:
         print(json.dumps(as_json(rows, means, wrong), indent=1))
     else:
         print("\n\n".join(filter(None, (table(rows), bound_table(means), "\n".join(wrong)))))
         print(f"\n{len(rows)} compiled, {len(wrong)} over budget")
+        if options.output:
+            print(f"wrote {options.output}")
     return 1 if wrong else 0
 
 

@@ -49,6 +49,9 @@ TARGETS = {
     )
 }
 
+_CONSTANTS_ARE_SAID = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 7)
+"""Whether the launcher lists constants among the arguments whose alignment it tells, with nothing to tell."""
+
 
 @dataclass(frozen=True)
 class Compilation:
@@ -86,11 +89,12 @@ class Compilation:
         if unknown:
             raise ValueError(f"{self.name}: no type for {', '.join(sorted(unknown))}")
         signature = {name: "constexpr" if name in constants else self.signature[name] for name in names}
-        # Of every pointer and integer that the launcher looks at it says whether it is a multiple of 16; of constants, nothing.
+        # Of every pointer and integer that the launcher looks at it says whether it is a multiple of 16.
         attributes = {
             (place,): [["tt.divisibility", 16]] if name in self.divisible else []
             for place, name in enumerate(names)
-            if name in constants or (signature[name][0] in "*iu" and not self.fn.params[place].do_not_specialize)
+            if (name in constants and _CONSTANTS_ARE_SAID)
+            or (signature[name][0] in "*iu" and not self.fn.params[place].do_not_specialize)
         }
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": self.fusion}
         return ASTSource(fn=self.fn, signature=signature, constexprs=constants, attrs=attributes), options

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import triton
@@ -218,12 +219,17 @@ def test_every_kernel_on_every_target_is_within_its_budget(capsys: pytest.Captur
             assert any(row.in_main_loop(kind) for kind in static.MATRIX_OPCODES), f"{row.name} on {row.target}"
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert static.main(["--target", "sm_90", "--kernel", "split_matrices", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert (row["kernel"], row["target"], row["spills"]) == ("split_matrices", "sm_90", 0)
-    assert static.main(["--target", "sm_90", "--kernel", "split_matrices"]) == 0
+    record = tmp_path / "results" / "static.json"
+    assert static.main(["--target", "sm_90", "--kernel", "split_matrices", "-o", str(record)]) == 0
     assert "1 compiled, 0 over budget" in capsys.readouterr().out
+    kept = json.loads(record.read_text())
+    assert kept["rows"] == [{k: v for k, v in row.items() if k != "loops"}]
+    assert kept["versions"]["triton"] == triton.__version__
+    assert kept["exceeded"] == kept["means"] == []
     for arguments, message in (
         (["--target", "sm_42"], "target: expected sm_80"),
         (["--kernel", "no such kernel"], "no kernel's name holds"),
