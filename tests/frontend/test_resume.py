@@ -20,7 +20,7 @@ from chorus.store import StoreWriter, open_store, verify_store
 from tests.frontend.runs import OPTIONS, STAGES, run, same_rows, wanted
 
 ROOT = Path(__file__).parents[2]
-COUNT = 240
+COUNT = 480
 
 KILLER = """
 import json, os, random, signal, sys, time
@@ -41,11 +41,17 @@ def start():
         os._exit(0)
     return child
 
+def shards():
+    return len(list((path / "shards").glob("*.h5")))
+
 rng = random.Random(0)
 seen, codes = [], []
-for _ in range(kills):
-    child = start()
-    time.sleep(rng.uniform(0.05, 0.9))
+for attempt in range(kills):
+    before, child, deadline = shards(), start(), time.monotonic() + 60
+    if attempt % 2:  # at any moment of its work, however slow the machine: some time after the next commit
+        while shards() == before and time.monotonic() < deadline:
+            time.sleep(0.002)
+    time.sleep(rng.uniform(0.0, 0.3))
     os.kill(child, signal.SIGKILL)
     codes.append(os.waitpid(child, 0)[1])
     reader = os.fork()  # looks at what is there, in a process of its own: this one stays as it was
