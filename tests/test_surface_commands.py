@@ -170,3 +170,29 @@ def test_poses_are_read(body: Body, tmp_path: Path) -> None:
             read_pose(tmp_path / name)
     with pytest.raises(RecordError):
         read_pose(tmp_path / "empty")
+
+
+def test_the_pose_command_takes_shape_coefficients(kept: Path, raised: Path, body: Body, tmp_path: Path) -> None:
+    shaped = Body(
+        "shaped", body.vertices, body.faces, body.joints, body.parents, body.weights, body.joint_names,
+        shapedirs=0.1 * np.asarray(body.vertices)[..., None], joint_shapedirs=0.1 * np.asarray(body.joints)[..., None],
+    )  # fmt: skip
+    shaped.save(tmp_path / "shaped.npz")
+    hand = body.rest_joints[body.joint_names.index("left_hand")]
+    occupancy_of(ball(0.15, hand, 24), shaped).save(tmp_path / "ball.h5")
+    out, mesh = tmp_path / "posed.npz", tmp_path / "posed.ply"
+    common = [tmp_path / "ball.h5", raised, "--body", tmp_path / "shaped.npz", "-o", out]
+    run(pose_command, *common, "--betas", "-1.5", "--mesh", mesh)
+    occupancy, pose = load_occupancy(tmp_path / "ball.h5"), np.load(raised)
+    with np.load(out) as file:
+        assert np.array_equal(file["phi"], occupancy.posed(pose, shaped, betas=[-1.5]))
+        assert not np.array_equal(file["phi"], occupancy.posed(pose, shaped))
+        assert file["betas"].tolist() == [-1.5]
+    vertices = trimesh.load(mesh, force="mesh", process=False).vertices
+    assert np.allclose(vertices[-len(body.vertices) :], shaped.posed_vertices(pose[None], [-1.5])[0], atol=1e-5)
+    with pytest.raises(InputError, match="--betas: expected numbers with commas between them, got '1,x'"):
+        run(pose_command, *common, "--betas", "1,x")
+    with pytest.raises(InputError, match="--betas: expected finite numbers"):
+        run(pose_command, *common, "--betas", "1,nan")
+    with pytest.raises(InputError, match="betas: expected at most the body's 0 shape coefficients, got 1"):
+        run(pose_command, kept, raised, "-o", out, "--betas", "1")

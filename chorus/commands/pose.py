@@ -58,8 +58,23 @@ def read_pose(path: Path) -> NDArray[np.float64]:
     return pose
 
 
+def read_betas(text: str) -> NDArray[np.float64]:
+    """Shape coefficients (b,) of a text such as "0.5,-1.2"; InputError for another."""
+    import numpy as np
+
+    from chorus.errors import InputError, check_array
+
+    try:
+        return check_array("--betas", np.array([float(word) for word in text.split(",")]), ("b",), np.float64)
+    except InputError:
+        raise
+    except ValueError:
+        raise InputError(f"--betas: expected numbers with commas between them, got {text!r}") from None
+
+
 def posed_picture(
-    path: Path, phi: NDArray[np.float32], extent: float, body: Body, pose: NDArray[np.float64], title: str
+    path: Path, phi: NDArray[np.float32], extent: float, body: Body, pose: NDArray[np.float64], title: str,
+    betas: NDArray[np.float64] | None = None,
 ) -> None:
     """The posed body inside the distribution around it, from three sides (PNG)."""
     from types import SimpleNamespace
@@ -69,7 +84,7 @@ def posed_picture(
     from chorus.figures.occupancy import save_three_sides
 
     # The picture draws a body as it rests; for this one the pose is where it rests.
-    posed = cast(Body, SimpleNamespace(rest_vertices=body.posed_vertices(pose[None])[0], faces=body.faces))
+    posed = cast(Body, SimpleNamespace(rest_vertices=body.posed_vertices(pose[None], betas)[0], faces=body.faces))
     save_three_sides(path, [("phi, posed", phi)], extent, posed, title)
 
 
@@ -85,6 +100,7 @@ def posed_picture(
 @click.option("--mesh", "mesh_path", type=click.Path(path_type=Path),
               help="Also write surface and posed body (.glb, .ply, .obj).")  # fmt: skip
 @click.option("--threshold", default=0.5, show_default=True, help="With --mesh: the surface is around phi >= this.")
+@click.option("--betas", "betas_text", help="The person's shape coefficients, numbers with commas between them.")
 @body_option
 @click.option("--json", "as_json", is_flag=True)
 def pose_command(
@@ -97,6 +113,7 @@ def pose_command(
     picture: Path | None,
     mesh_path: Path | None,
     threshold: float,
+    betas_text: str | None,
     body_path: Path | None,
     as_json: bool,
 ) -> None:
@@ -126,10 +143,11 @@ def pose_command(
     if poses.ndim == 3 and (picture or mesh_path):
         raise InputError(f"--picture, --mesh: expected one pose, (J, 3), got {len(poses)} in {pose_path}")
     body = body_of(occupancy.body_hash, load_given_body(body_path))
+    betas = None if betas_text is None else read_betas(betas_text)
     start = time.perf_counter()
     with progress_bars() as update:
         phi = occupancy.posed(
-            poses, body, inverse=inverse, interpolation=interpolation, backend=backend,
+            poses, body, betas=betas, inverse=inverse, interpolation=interpolation, backend=backend,
             progress=lambda done, total: update("poses", done, total),
         )  # fmt: skip
     seconds = time.perf_counter() - start
@@ -139,11 +157,13 @@ def pose_command(
         "phi": phi, "extent": extent, "pose": poses, "body_hash": occupancy.body_hash, "field_hash": occupancy.field_hash,
         "inverse": inverse, "interpolation": interpolation, "category": occupancy.category, "provenance": json.dumps(record),
     }  # fmt: skip
+    if betas is not None:
+        facts_of_file["betas"] = betas
     write_whole(output, lambda part: np.savez_compressed(part, **facts_of_file))
     written = [output]
     if picture is not None:
         title = f"{occupancy.category or occupancy_path.name}, posed as {pose_path.name}"
-        write_whole(picture, lambda part: posed_picture(part, phi, extent, body, poses, title))
+        write_whole(picture, lambda part: posed_picture(part, phi, extent, body, poses, title, betas))
         written.append(picture)
     facts: dict[str, Any] = {
         "poses": 1 if poses.ndim == 2 else len(poses),
@@ -156,8 +176,11 @@ def pose_command(
         from chorus.surfaces import OBJECT, PERSON, body_mesh, describe, surface, write_meshes
 
         found = surface(phi, extent, threshold)
-        person = body_mesh(body.posed_vertices(poses[None])[0], body.faces)
-        made_of = {**record, "inverse": inverse, "interpolation": interpolation, "threshold": threshold, "pose": poses.tolist()}
+        person = body_mesh(body.posed_vertices(poses[None], betas)[0], body.faces)
+        made_of = {
+            **record, "inverse": inverse, "interpolation": interpolation, "threshold": threshold, "pose": poses.tolist(),
+            **({} if betas is None else {"betas": betas.tolist()}),
+        }  # fmt: skip
         write_meshes(mesh_path, {OBJECT: found, PERSON: person}, made_of)
         facts["surface"] = asdict(describe(found))
         written.append(mesh_path)
