@@ -121,6 +121,28 @@ def test_a_voxel_on_the_axis_behind_the_camera_does_not_vote() -> None:
             assert num.tolist() == den.tolist() == [[inside]]
 
 
+@pytest.mark.parametrize(("joints", "weighted"), [(1, False), (55, True)])
+def test_images_of_one_pixel_and_of_many_and_the_same_image_twice(joints: int, weighted: bool) -> None:
+    """Masks as wide as a table has columns, or one pixel high; words shared, out of order, among others that are set."""
+    rng = np.random.default_rng(joints)
+    field = random_field(rng, (5, 1, 3), joints)
+    images = random_images(
+        rng, field, 7, kinds=("full", "noise", "corners", "one pixel"), zoom=(0.5, 4.0),
+        sizes=((1, 1), (1, 500), (500, 1), (256, 256), (17, 256), (40, 513)),
+    )  # fmt: skip
+    words = torch.full((len(images.words) + 70,), -1, dtype=torch.int32)
+    words[31 : 31 + len(images.words)] = images.words
+    images = dataclasses.replace(images, words=words, start=images.start + 31)[torch.tensor(rng.integers(0, 7, 10))]
+    group = torch.tensor(rng.integers(0, 3, 10))
+    weight = torch.tensor(rng.choice([0, 1, 255], 10), dtype=torch.uint8) if weighted else None
+    for variant in ("lattice", "tensor"):
+        ours = triton_votes.count_votes(field, images, group, weight, num_groups=3, variant=variant)
+        assert within_band(ours, field, images, group, weight, 3)
+        assert 0 < int(ours[0].sum()) < int(ours[1].sum())
+        whole = triton_votes.count_votes(field, images, group, weight, num_groups=3, variant=variant, cull=False)
+        assert equal(ours, whole)
+
+
 def test_an_offset_principal_point_and_a_long_lens() -> None:
     """Image centres far outside the image, with fractions, and focal lengths that fill float16 without their scale."""
     rng = np.random.default_rng(11)
