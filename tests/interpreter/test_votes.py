@@ -124,10 +124,10 @@ def test_a_voxel_on_the_axis_behind_the_camera_does_not_vote() -> None:
 @pytest.mark.parametrize(("joints", "weighted"), [(1, False), (55, True)])
 def test_images_of_one_pixel_and_of_many_and_the_same_image_twice(joints: int, weighted: bool) -> None:
     """Masks as wide as a table has columns, or one pixel high; words shared, out of order, among others that are set."""
-    rng = np.random.default_rng(joints)
+    rng = np.random.default_rng([joints, 0])
     field = random_field(rng, (5, 1, 3), joints)
     images = random_images(
-        rng, field, 7, kinds=("full", "noise", "corners", "one pixel"), zoom=(0.5, 4.0),
+        rng, field, 7, kinds=("full", "noise", "corners"), zoom=(0.5, 4.0),
         sizes=((1, 1), (1, 500), (500, 1), (256, 256), (17, 256), (40, 513)),
     )  # fmt: skip
     words = torch.full((len(images.words) + 70,), -1, dtype=torch.int32)
