@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from chorus.body import Body
@@ -62,6 +63,8 @@ def save_view_distribution(path: str | Path, occupancies: Sequence[tuple[str, Oc
         ax.bar((np.arange(AZIMUTH_BINS) + 0.5) * width, counts, width=0.94 * width, color=COLOURS(0.6))
         ax.set_theta_zero_location("W")  # from above, with the front up, the person's left is on the left
         ax.set_theta_direction(-1)
+        ax.set_rlabel_position(45)
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.set_xticks([0, np.pi / 2, np.pi, 3 * np.pi / 2], ["left", "front", "right", "back"])
         ax.set_title(f"{label}\n{counts.sum()} images, {counts.min()} to {counts.max()} a bin", fontsize=10)
     figure.suptitle("where the cameras stood (azimuth around the person)", fontsize=11)
