@@ -13,7 +13,8 @@ from chorus.commands.console import err, print_json, wrote
 @click.command("prompts")
 @click.argument("category")
 @click.option(
-    "--source", "--prompts", "source", default="builtin", show_default=True, metavar="builtin|openai=MODEL|local=MODEL|file=PATH",
+    "--source", "--prompts", "source", default="builtin", show_default=True,
+    metavar="builtin|openai=MODEL|local=MODEL|file=PATH",
     help="Who thinks of them: our own lists, a server, a language model on this machine (hub id or folder), a file.",
 )  # fmt: skip
 @click.option("--count", type=click.IntRange(min=1), help="At most so many; default: as Table 3 has, else 10; of a file all.")

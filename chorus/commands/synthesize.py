@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -296,6 +297,10 @@ def _stopping() -> Iterator[threading.Event]:
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
+    except KeyboardInterrupt:
+        # Stages may be deep in a model's library, in threads of their own, and must not have Python torn down under them.
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

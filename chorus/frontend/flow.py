@@ -42,7 +42,9 @@ class Flow(Generic[T]):
     times   a StageTime for each stage, growing as they work
 
     An exception in the source or a stage is raised by the iteration, after the batches that were ahead of it. Closing the
-    iterator, or leaving it by an exception, ends the threads after the call that each is in.
+    iterator ends the threads after the call that each is in; ``close`` also waits for that.
+
+    cut_short  whether ``stop`` kept a batch from being begun
     """
 
     def __init__(
@@ -57,12 +59,23 @@ class Flow(Generic[T]):
         self._stop = stop or threading.Event()
         self._abandoned = threading.Event()
         self._queues: list[queue.Queue[Any]] = [queue.Queue(depth) for _ in range(len(self._stages) + 1)]
+        self._threads: list[threading.Thread] = []
+        self.cut_short = False
         self.times = [StageTime(name) for name, _ in self._stages]
 
+    def close(self) -> None:
+        """End the threads, each after the call that it is in, and wait for them.
+
+        A process that ends while one of them is inside a model's library is torn down under it, and crashes.
+        """
+        self._abandoned.set()
+        for thread in self._threads:
+            thread.join()
+
     def __iter__(self) -> Iterator[T]:
-        threads = [threading.Thread(target=self._feed, daemon=True)]
-        threads += [threading.Thread(target=self._work, args=(i,), daemon=True) for i in range(len(self._stages))]
-        for thread in threads:
+        self._threads = [threading.Thread(target=self._feed, daemon=True)]
+        self._threads += [threading.Thread(target=self._work, args=(i,), daemon=True) for i in range(len(self._stages))]
+        for thread in self._threads:
             thread.start()
         try:
             while True:
@@ -78,7 +91,10 @@ class Flow(Generic[T]):
     def _feed(self) -> None:
         try:
             for batch in self._source:
-                if self._stop.is_set() or not self._put(0, batch):
+                if self._stop.is_set():
+                    self.cut_short = True
+                    break
+                if not self._put(0, batch):
                     break
             self._put(0, _End())
         except BaseException as error:  # handed to whoever iterates

@@ -62,7 +62,7 @@ class RunReport:
     """What a run did.
 
     rows     status -> images written by it     seconds  from the first request to the last commit
-    times    of the stages                      stopped  whether it was asked to stop before its end
+    times    of the stages                      stopped  whether it was asked to stop and left something undone
     """
 
     rows: Counter[str] = field(default_factory=Counter)
@@ -158,14 +158,21 @@ class Pipeline:
                     progress(report)
             self._write(writer, held, report)
         except (StoreError, OSError):  # the store's own trouble: nothing more to write there
+            flow.close()
             raise
-        except BaseException:
+        except Exception:
+            try:
+                writer.flush()
+            finally:
+                flow.close()
+            raise
+        except BaseException:  # a second Ctrl-C: at once means not to wait for the batches under way
             writer.flush()
             raise
         start = time.perf_counter()
         writer.flush()
         report.times[-1].busy += time.perf_counter() - start
-        report.seconds, report.stopped = time.perf_counter() - began, stop.is_set()
+        report.seconds, report.stopped = time.perf_counter() - began, flow.cut_short
         return report
 
     def _write(self, writer: StoreWriter, held: list[list[Candidate]], report: RunReport) -> int:

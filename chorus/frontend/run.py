@@ -17,6 +17,7 @@ from chorus.frontend.plan import Description, batches
 from chorus.frontend.registry import KINDS, check, find, make
 from chorus.frontend.stages import ImageRequest, Runtime
 from chorus.store import StoreWriter
+from chorus.store.schema import shard_paths
 
 if TYPE_CHECKING:
     from chorus.body import Body
@@ -110,6 +111,8 @@ def check_store(path: Path, description: Description, accept_changes: bool = Fal
         return
     there = Description.load(path)
     if there is None:
+        if not shard_paths(path):  # empty: that of a run that was killed before it could say what it makes
+            return
         raise StoreError(f"{path}: expected a store of the front end or a new name, got a store made by something else")
     difference = there.difference(description)
     if difference and not accept_changes:

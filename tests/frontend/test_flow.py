@@ -120,3 +120,34 @@ def test_leaving_early_ends_the_threads() -> None:
             break
         time.sleep(0.05)
     assert threading.active_count() <= before
+
+
+def test_closing_waits_for_the_calls_that_the_threads_are_in() -> None:
+    inside, done = threading.Event(), threading.Event()
+
+    def slow(batch: list[int]) -> None:
+        if batch[0] == 1:
+            inside.set()
+            time.sleep(0.3)
+            done.set()
+
+    flow = Flow(([i] for i in range(100)), [("slow", slow), ("after", lambda b: None)])
+    batches = iter(flow)
+    assert next(batches) == [0]
+    assert inside.wait(20)
+    assert not done.is_set()
+    before = threading.active_count()
+    flow.close()
+    assert done.is_set()
+    assert threading.active_count() == before - 3
+
+
+def test_only_what_was_not_begun_is_cut_short() -> None:
+    stop = threading.Event()
+    flow = Flow(([i] for i in range(2)), [("a", lambda b: None)], stop=stop)
+    assert len(list(flow)) == 2
+    stop.set()
+    assert not flow.cut_short
+    flow = Flow(([i] for i in range(2)), [("a", lambda b: None)], stop=stop)
+    assert list(flow) == []
+    assert flow.cut_short

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -206,6 +207,49 @@ def test_stopping_commits_what_was_under_way(tmp_path: Path) -> None:
     assert report.stopped
     assert 4 <= len(store) == report.images < 400
     assert len(store) % 4 == 0
+
+
+def test_asked_to_stop_when_all_is_under_way_it_was_not_stopped(tmp_path: Path) -> None:
+    stop = threading.Event()
+    report, store = run(tmp_path / "s.chorus", stages(), count=4, stop=stop, progress=lambda now: stop.set())
+    assert len(store) == 4
+    assert not report.stopped
+
+
+@pytest.mark.parametrize("fault", ["stage", "store"])
+def test_an_error_leaves_no_stage_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """A process that ends while a stage is inside a library crashes instead of saying what was wrong."""
+    working: list[int] = []
+    busy = threading.Event()
+
+    class Slow(SimulatedImages):
+        def images(self, requests: Sequence[ImageRequest]) -> Sequence[Picture | Refusal]:
+            working.append(1)
+            if len(working) > 3:
+                busy.set()
+                time.sleep(0.5)
+            made = super().images(requests)
+            working.append(-1)
+            return made
+
+    class Stops(Wrong):
+        def keypoints(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+            assert busy.wait(20)
+            return super().keypoints(pictures, boxes)
+
+    made = stages(images=Slow(BODY, (96, 96)))
+    if fault == "stage":
+        made = replace(made, keypoints=Stops(BODY))
+    else:
+
+        def full(self: StoreWriter) -> None:
+            assert busy.wait(20)
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(StoreWriter, "flush", full)
+    with pytest.raises(StageError if fault == "stage" else OSError):
+        run(tmp_path / "s.chorus", made, count=80, commit_images=1)
+    assert sum(working) == 0
 
 
 @pytest.mark.parametrize(("keep", "pictures"), [("none", 0), ("complete", 4), ("all", 6)])

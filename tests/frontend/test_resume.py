@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from chorus.body import load_body
 from chorus.errors import InputError, StoreError
 from chorus.frontend.distributed import Ranks
 from chorus.frontend.filtering import Filter, read_store_filter, write_store_filter
@@ -166,9 +167,15 @@ def test_a_store_made_with_something_else_is_refused(tmp_path: Path) -> None:
     assert len(open_store(tmp_path / "t.chorus")) == 1
 
 
-def test_requests_of_one_key_are_refused(tmp_path: Path) -> None:
-    from chorus.body import load_body
+def test_killed_between_the_stores_making_and_its_description_the_next_run_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "s.chorus"
+    StoreWriter(path, category="sports ball", body_hash=load_body().hash).close()
+    assert not (path / "frontend.json").exists()
+    assert run(path, 4).images == 4
+    assert Description.load(path) is not None
 
+
+def test_requests_of_one_key_are_refused(tmp_path: Path) -> None:
     twice = [wanted(1)[0], replace(wanted(2)[1], key=wanted(1)[0].key)]
     description = Description("sports ball", STAGES, OPTIONS)
     with pytest.raises(InputError, match="requests: expected different keys"):

@@ -168,3 +168,23 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> No
     store = open_store(path)
     assert 4 <= len(store) < count
     assert len(store) % 4 == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_twice_ends_at_once_and_without_a_crash(tmp_path: Path) -> None:
+    path = tmp_path / "s.chorus"
+    command = [
+        sys.executable, "-m", "chorus.cli", "synthesize", "sports ball", "--simulated", "-o", str(path), "--count", "4000",
+        "--batch", "256", "--commit-seconds", "0",
+    ]  # fmt: skip
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (path / "frontend.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)  # the first batch takes longer: its threads are at work
+    child.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == INTERRUPTED, errors  # SIGABRT, where Python ends under threads in C++
+    assert "Traceback" not in errors
