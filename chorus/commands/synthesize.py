@@ -93,7 +93,8 @@ def synthesize_command(
     settings, assigned = _settings(options), _assigned(options["assignments"])
     with ranks() as own:
         where = settings.resolved(own)
-        prompts = own.agree(lambda: _prompts(output, category, stages["prompts"], assigned, prompt_count, where))
+        think = None if options["dry_run"] else where
+        prompts = own.agree(lambda: _prompts(output, category, stages["prompts"], assigned, prompt_count, think))
         if count is None:
             count = _SIMULATED if simulated else _images_of_table_3(category)
         plan = Plan(category, tuple(prompts), views or VIEWS, count, seed)
@@ -149,17 +150,22 @@ def remake_command(
     from chorus.frontend.stages import ImageRequest, Refusal, Runtime
     from chorus.store import open_store
 
-    description = Description.load(store_path)
-    if description is None:
+    if Description.load(store_path) is None:
         raise InputError(f"STORE: expected one that the front end made, got {str(store_path)!r}")
-    rows = open_store(store_path, verify=False).rows
+    store = open_store(store_path, verify=False)
+    rows = store.rows
     found = np.flatnonzero(rows["key"] == key.encode())
     if not found.size:
         raise InputError(f"KEY: expected one of the store's {len(rows['key'])} keys, got {key!r}")
     row = int(found[0])
-    where, dtype = Settings(device, dtype or description.settings.get("dtype", "auto")).resolved(Ranks())
-    runtime = Runtime(where, dtype, None, stage_options(description.options, "images"), load_body(body_path))
-    source = make("images", description.stages["images"], runtime)
+    # The shard tells what it was made with. The description is of the last run, which --accept-changes allows to differ.
+    shard = int(np.searchsorted(np.cumsum([len(s) for s in store.shards]), row, side="right"))
+    made_with = store.shards[shard].provenance.get("frontend")
+    if made_with is None:
+        raise InputError(f"KEY: expected one that the front end made, got {key!r}, which was put into the store by other means")
+    where, dtype = Settings(device, dtype or made_with["settings"].get("dtype", "auto")).resolved(Ranks())
+    runtime = Runtime(where, dtype, None, stage_options(made_with["options"], "images"), load_body(body_path))
+    source = make("images", made_with["stages"]["images"], runtime)
     made = source.images([ImageRequest(key, str(rows["prompt"][row]), str(rows["view"][row]), int(rows["seed"][row]))])[0]
     if isinstance(made, Refusal):
         raise InputError(f"{key}: nothing to see: {made.reason}")
@@ -239,20 +245,27 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 def _prompts(
-    output: Path, category: str, source: str, assigned: dict[str, str], count: int | None, where: tuple[str, str]
+    output: Path, category: str, source: str, assigned: dict[str, str], count: int | None, where: tuple[str, str] | None
 ) -> list[str]:
-    """Those that the store settled on before, or else what the source thinks of now."""
+    """Those that the store settled on before, or else what the source thinks of now.
+
+    Without ``where``, a device and a dtype, no server and no model is asked: what they would think of is only counted.
+    """
     from chorus.frontend.plan import Description
     from chorus.frontend.prompting import usual_count
-    from chorus.frontend.registry import make
+    from chorus.frontend.registry import check, make
     from chorus.frontend.run import stage_options
     from chorus.frontend.stages import Runtime
 
     there = Description.load(output) if output.exists() else None
     if there is not None and there.category == category and there.stages.get("prompts") == source:
         return list(there.prompts)[:count]
-    runtime = Runtime(*where, options=stage_options(assigned, "prompts"))
-    wanted = count or usual_count(category, source)
+    chosen, wanted = stage_options(assigned, "prompts"), count or usual_count(category, source)
+    if where is None:
+        info, _ = check("prompts", source, Runtime(options=chosen))
+        if info.name in ("openai", "local"):
+            return [f"(prompt {i + 1} of up to {wanted} that {source} will be asked for)" for i in range(wanted)]
+    runtime = Runtime(options=chosen) if where is None else Runtime(*where, options=chosen)
     found: list[str] = make("prompts", source, runtime).prompts(category, wanted)
     return found
 

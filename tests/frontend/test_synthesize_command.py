@@ -148,6 +148,37 @@ def test_stages_are_listed_with_licences_and_options() -> None:
     assert chorus("stages", "--kind", "cats").exit_code == 2
 
 
+def test_a_dry_run_asks_no_server_and_loads_no_language_model(tmp_path: Path) -> None:
+    for source in ("openai=gpt", f"local={tmp_path / 'none'}"):
+        told = chorus(
+            "synthesize", "hula hoop", "--prompts", source, "-o", tmp_path / "s.chorus", "--humans", "hmr=x.pt", "--count", 5,
+            "--prompt-count", 3, "--set", "prompts.retries=0", "--dry-run",
+            *(("--set", "prompts.base_url=http://127.0.0.1:9/v1") if source.startswith("openai") else ()),
+        )  # fmt: skip
+        assert told.exit_code == 0, told.output
+        assert f"(prompt 3 of up to 3 that {source} will be asked for)" in told.output
+        assert "nothing was done" in told.output
+    wrong = chorus(
+        "synthesize", "chair", "--prompts", "openai=x", "--set", "prompts.nope=1", "-o", tmp_path / "s.chorus", "--humans",
+        "hmr=x.pt", "--dry-run",
+    )  # fmt: skip
+    assert wrong.exit_code == 2
+    assert "--set prompts.nope" in wrong.output
+    assert not (tmp_path / "s.chorus").exists()
+
+
+def test_remake_makes_an_image_with_what_its_own_rows_were_made_with(tmp_path: Path) -> None:
+    path, picture = tmp_path / "s.chorus", tmp_path / "image.png"
+    assert simulated(path, count=4).exit_code == 0
+    assert simulated(path, "--set", "images.size=96", "--accept-changes", count=8).exit_code == 0
+    rows = open_store(path).rows
+    assert sorted(rows["size"][:, 0].tolist()) == [64] * 4 + [96] * 4
+    for row in (0, 7):
+        done = chorus("remake", path, rows["key"][row].decode(), "-o", picture)
+        assert done.exit_code == 0, done.output
+        assert Image.open(picture).size == (rows["size"][row, 1], rows["size"][row, 0])
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
     path, count = tmp_path / "s.chorus", 4000
