@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -42,6 +43,7 @@ FAILED = "failed: "
 FAILURES_IN_A_ROW = 16
 """So many images of which a stage makes nothing but errors are the stage's fault, not theirs."""
 JPEG_QUALITY = 90
+_FILE_NAME = 255  # bytes that a file system takes
 _REASON = 120  # characters of an error that a status shows
 _REASONS = 100  # different statuses with details in a run; a shard's vocabulary has room for 256
 _R = TypeVar("_R")
@@ -293,11 +295,22 @@ def _boxes(candidates: Sequence[Candidate]) -> np.ndarray[Any, np.dtype[np.float
 
 
 def picture_path(store: Path, key: str) -> Path:
-    """Where the picture of an image is kept. InputError for a key that would lead out of the store's folder."""
+    """Where the picture of an image is kept. InputError for a key that would lead out of the store's folder.
+
+    A name too long for a file system ends in part of a hash.
+    """
     parts = PurePosixPath(key).parts
     if not parts or key.startswith("/") or ".." in parts or "\\" in key or "\0" in key:
         raise InputError(f"key: expected a name that stays in the store's folder, got {key!r}")
-    return store / IMAGES / f"{key}.jpg"
+    path = store / IMAGES / f"{key}.jpg"
+    if len(path.name.encode()) <= _FILE_NAME:
+        return path
+    mark = f"-{_mark(key)}.jpg"  # a picture's own name may be as long as names can be, and then leaves no room for the ending
+    return path.with_name(path.name.encode()[: _FILE_NAME - len(mark)].decode(errors="ignore") + mark)
+
+
+def _mark(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def keep_picture(store: Path, candidate: Candidate) -> None:
@@ -306,6 +319,6 @@ def keep_picture(store: Path, candidate: Candidate) -> None:
         return
     path = picture_path(store, candidate.request.key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{_mark(candidate.request.key)}.{os.getpid()}.part")
     Image.fromarray(candidate.picture.pixels).save(part, "JPEG", quality=JPEG_QUALITY)
     part.replace(path)

@@ -270,6 +270,17 @@ def test_keys_that_would_leave_the_folder_are_refused(key: str) -> None:
         picture_path(Path("store"), key)
 
 
+def test_names_as_long_as_a_file_system_takes_are_kept(tmp_path: Path) -> None:
+    keys = ["y" * 251 + ".png", "y" * 250 + "z.png", "\u30b9" * 84 + ".p"]
+    wanted = [replace(request, key=key) for request, key in zip(requests(3), keys, strict=True)]
+    with StoreWriter(tmp_path / "s.chorus", category="ball", body_hash=BODY.hash) as writer:
+        Pipeline(stages(), "ball", BODY, keep_images="all").run([wanted], writer)
+    assert len(open_store(tmp_path / "s.chorus")) == 3
+    files = {picture_path(tmp_path / "s.chorus", key) for key in keys}
+    assert len(files) == 3
+    assert {*(tmp_path / "s.chorus" / "images").iterdir()} == files
+
+
 def test_rows_are_committed_along_the_way(tmp_path: Path) -> None:
     committed: list[int] = []
 
