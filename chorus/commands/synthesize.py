@@ -44,7 +44,9 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--model-batch", type=click.IntRange(min=1), help="Of them, for a model; default: what memory holds."),
             click.option("--camera-fit", default="adam", show_default=True, help="How Eq. 8 is solved; adam is the paper's.",
                          type=click.Choice(["adam", "levenberg-marquardt"])),
-            click.option("--fixed-focal", is_flag=True, help="Fit R and t alone, with a field of view of 46.4 degrees."),
+            click.option("--focal", default="auto", show_default=True, type=click.Choice(["auto", "fitted", "fixed"]),
+                         help="fitted is the paper's; fixed: 46.4 degrees; auto: fixed where people come with "
+                         "weak-perspective cameras."),
             click.option("--person-masks", is_flag=True, help="Keep the masks of the person as well."),
             click.option("--keep-images", default="none", show_default=True, type=click.Choice(["none", "complete", "all"]),
                          help="Keep JPEGs beside the shards."),
@@ -84,6 +86,7 @@ def synthesize_command(
     from chorus.frontend.registry import KINDS
 
     if simulated:
+        _refuse_beside_simulated()
         stages = dict.fromkeys(KINDS, "simulated")
     else:
         stages = {"prompts": prompt_source, "images": image_source, **_analysis(options)}
@@ -215,6 +218,17 @@ def _analysis(options: dict[str, Any]) -> dict[str, str]:
     return {kind: options[kind] for kind in ("detector", "keypoints", "humans")}
 
 
+def _refuse_beside_simulated() -> None:
+    """--simulated chooses all stages: one that was chosen beside it would be left out without a word."""
+    context = click.get_current_context()
+    for name, option in (
+        ("prompt_source", "--prompts"), ("image_source", "--images"), ("detector", "--detector"),
+        ("keypoints", "--keypoints"), ("humans", "--humans"),
+    ):  # fmt: skip
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option}: expected none beside --simulated, which plays every stage")
+
+
 def _indexed(request: ImageRequest, i: int) -> ImageRequest:
     """Simulated images are numbered, not seeded."""
     from dataclasses import replace
@@ -235,11 +249,14 @@ def _assigned(assignments: Sequence[str]) -> dict[str, str]:
 
 
 def _settings(options: dict[str, Any]) -> Settings:
+    from chorus.frontend.distributed import Ranks
     from chorus.frontend.run import Settings
 
+    # The type of numbers that "auto" comes to decides how rows come out, so it stands in the store's description.
+    _, dtype = Settings(options["device"], options["dtype"]).resolved(Ranks())
     return Settings(
-        options["device"], options["dtype"], options["batch"], options["model_batch"],
-        {"method": options["camera_fit"], "fit_focal": not options["fixed_focal"]},
+        options["device"], dtype, options["batch"], options["model_batch"],
+        {"method": options["camera_fit"], "focal": options["focal"]},
         person_masks=options["person_masks"], keep_images=options["keep_images"], commit_seconds=options["commit_seconds"],
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from chorus.errors import InputError, check_array
 from chorus.frontend.stages import Human
 
 STARTS = ("fitted", "paper")
+FOCALS = ("auto", "fitted", "fixed")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def calibrate(
     iterations: int = 2400,
     stop_px: float = 0.7,
     start: str = "fitted",
-    fit_focal: bool = True,
+    focal: str = "auto",
     fit_betas: bool = False,
 ) -> FoundCameras:
     """Cameras of people seen in images of ``sizes`` (I, 2) height, width; those known already pass through.
@@ -55,9 +56,11 @@ def calibrate(
                 matched best from infinitely far away. Adam moves a hundredth at a time and ends at the first camera below
                 ``stop_px``, on exact weak-perspective targets some 20 m away; "levenberg-marquardt" leaps to the minimum, to
                 hundreds of metres, where perspective is gone. It is the better one where targets are perspective (joints
-                found by a network with a perspective camera), and with ``fit_focal=False``
-    iterations, stop_px, fit_focal   as in ``fit_cameras``; without ``fit_focal`` the field of view is 46.4 degrees across
-                the width
+                found by a network with a perspective camera), and with a fixed focal length
+    iterations, stop_px   as in ``fit_cameras``
+    focal       "fitted" is the paper's; "fixed": the field of view is 46.4 degrees across the width, the paper's start;
+                "auto": fixed for people that come with a weak-perspective camera (``crop_camera``), whose joints say nothing of
+                perspective, so that fitting it puts the camera many times too far away; fitted for the others
     start       rotation from the human's orientation in any case; then "fitted": translation from the targets' mean and
                 spread; "paper": (tx, ty, 2 f / s) of the regressor's crop, as if the crop were the image (A.4). That is far
                 off where it is not, and the humans must have a ``crop_camera``
@@ -73,6 +76,8 @@ def calibrate(
         raise InputError(f"method: expected one of {', '.join(METHODS)}; got {method!r}")
     if start not in STARTS:
         raise InputError(f"start: expected one of {', '.join(STARTS)}; got {start!r}")
+    if focal not in FOCALS:
+        raise InputError(f"focal: expected one of {', '.join(FOCALS)}; got {focal!r}")
     if fit_betas and body.shapedirs is None:
         raise InputError(f"fit_betas: expected a body with shape directions, got {body!r}")
     n = len(humans)
@@ -94,21 +99,24 @@ def calibrate(
             got = given.image_size.tolist()
             raise InputError(f"humans[{row}].camera: expected one of height, width {size[row].tolist()}, got {got}")
         R[row], t[row], K[row] = given.R[0], given.t[0], given.K[0]
-    if unknown:
-        people = [humans[row] for row in unknown]
+    fixed = [row for row in unknown if focal == "fixed" or (focal == "auto" and humans[row].crop_camera is not None)]
+    for rows, fit_focal in ((fixed, False), ([row for row in unknown if row not in set(fixed)], True)):
+        if not rows:
+            continue
+        people = [humans[row] for row in rows]
         joints = _joints(people, body, fit_betas)
         targets = np.stack([_targets(human) for human in people])
         valid = np.isfinite(targets).all(2)
-        rotations, translations, focal = _start(people, size[unknown], start)
+        rotations, translations, focal0 = _start(people, size[rows], start)
         fit = fit_cameras(
-            joints, targets, valid, size[unknown], R0=rotations, t0=translations, focal0=focal, method=method,
+            joints, targets, valid, size[rows], R0=rotations, t0=translations, focal0=focal0, method=method,
             iterations=iterations, stop_px=stop_px, fit_focal=fit_focal, strict=False,
         )  # fmt: skip
-        R[unknown], t[unknown], K[unknown] = fit.cameras.R, fit.cameras.t, fit.cameras.K
-        residual[unknown] = fit.residual_px
+        R[rows], t[rows], K[rows] = fit.cameras.R, fit.cameras.t, fit.cameras.K
+        residual[rows] = fit.residual_px
         depth = np.einsum("ic,ijc->ij", fit.cameras.R[:, 2], joints) / fit.cameras.t[:, 2:] + 1
         behind = (valid & (depth <= LEAST_DEPTH)).any(1)
-        for i, row in enumerate(unknown):
+        for i, row in enumerate(rows):
             if behind[i] or np.isnan(fit.residual_px[i]):
                 # fit_cameras counts rows within its own batch, which means nothing to whoever reads it in a store.
                 reasons[row] = re.sub(r" in row \d+", "", fit.reasons[i])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from chorus.errors import InputError
@@ -28,6 +29,7 @@ class StageInfo:
     licence   of the code and of the weights  weights   where they come from
     needs     what to install for it
     options   what ``--set KIND.NAME=VALUE`` can say, name -> meaning
+    local     the model is a path of this machine, which must be there
     """
 
     kind: str
@@ -39,6 +41,7 @@ class StageInfo:
     weights: str
     needs: str = ""
     options: tuple[tuple[str, str], ...] = ()
+    local: bool = False
 
 
 _STAGES: dict[tuple[str, str], StageInfo] = {}
@@ -81,6 +84,8 @@ def check(kind: str, spec: str, runtime: Runtime) -> tuple[StageInfo, str | None
         raise InputError(f"--{kind} {name}: expected no model, this stage has none; got {model!r}")
     if info.model == "" and not model:
         raise InputError(f"--{kind} {name}: expected {name}=MODEL; {info.weights}")
+    if info.local and not Path(model).expanduser().exists():
+        raise InputError(f"--{kind} {name}: expected a path that is there, got {model!r}")
     return info, model or info.model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from chorus.frontend.plan import Description, batches
 from chorus.frontend.registry import KINDS, check, find, make
 from chorus.frontend.stages import ImageRequest, Runtime
 from chorus.store import StoreWriter
+from chorus.store.durable import exclusive_lock
 from chorus.store.schema import shard_paths
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RUN_LOCK = ".run.lock"
+"""In a store: held by the run that is at work on it."""
 STAGE_KINDS = tuple(kind for kind in KINDS if kind != "prompts")
 
 
@@ -160,6 +164,10 @@ def synthesize(
     def prepare() -> list[list[int]]:
         """The store made ready by the first process, and the images that it lacks, in batches."""
         with open_writer() as writer:
+            try:
+                held.enter_context(exclusive_lock(path / RUN_LOCK, wait=False))
+            except BlockingIOError:
+                raise StoreError(f"{path}: expected to be alone on this store, but another run is at work on it") from None
             description.save(path)
             if read_store_filter(path) is None:
                 write_store_filter(path, store_filter or Filter.paper())
@@ -169,19 +177,20 @@ def synthesize(
             missing = [[index[r.key] for r in batch if r.key not in writer] for batch in batches(requests, settings.batch)]
         return [batch for batch in missing if batch]
 
-    share = ranks.share(ranks.agree(prepare))
-    total = sum(map(len, share))
-    pipeline = Pipeline(
-        stages, description.category, body, calibration=settings.calibration, duplicates=settings.duplicates,
-        estimator=find("humans", description.stages["humans"].partition("=")[0]).name if description.stages else "",
-        person_masks=settings.person_masks, keep_images=settings.keep_images, commit_images=settings.commit_images,
-        commit_seconds=settings.commit_seconds,
-    )  # fmt: skip
-    with open_writer() as writer:
-        return pipeline.run(
-            ([requests[i] for i in batch] for batch in share), writer, stop=stop,
-            progress=None if progress is None else lambda report: progress(report, total),
+    with ExitStack() as held:  # the lock of the run, in the first process
+        share = ranks.share(ranks.agree(prepare))
+        total = sum(map(len, share))
+        pipeline = Pipeline(
+            stages, description.category, body, calibration=settings.calibration, duplicates=settings.duplicates,
+            estimator=find("humans", description.stages["humans"].partition("=")[0]).name if description.stages else "",
+            person_masks=settings.person_masks, keep_images=settings.keep_images, commit_images=settings.commit_images,
+            commit_seconds=settings.commit_seconds,
         )  # fmt: skip
+        with open_writer() as writer:
+            return pipeline.run(
+                ([requests[i] for i in batch] for batch in share), writer, stop=stop,
+                progress=None if progress is None else lambda report: progress(report, total),
+            )  # fmt: skip
 
 
 def _provenance(description: Description) -> dict[str, Any]:

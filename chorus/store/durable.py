@@ -12,8 +12,8 @@ from chorus.store.schema import PART_SUFFIX
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, created where missing; waits for another holder.
+def exclusive_lock(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file ``path``, created where missing; waits for another holder, or not: BlockingIOError where there is one.
 
     The system releases it when its holder dies, however it dies. StoreError where there are no such locks.
     """
@@ -24,7 +24,9 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
         except OSError as error:
             raise StoreError(f"{path}: expected a file system with locks for writing a store, got {error}") from None
         try:

@@ -327,13 +327,18 @@ def _write_new(path: Path, content: bytes) -> None:
 
 
 def _write_shard(path: Path, header: bytes, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """The shard is made in memory and written as plain bytes: HDF5 on a full disk leaves handles that crash the process."""
     digests = {name: digest(array) for name, array in arrays.items()}
     # Object headers of HDF5 1.8 and later carry checksums, so that damage to metadata is noticed as well.
     with h5py.File(
-        path, "x", libver=("v108", "v108"), locking=False, alignment_threshold=1, alignment_interval=ALIGNMENT
-    ) as file:
+        path, "w", driver="core", backing_store=False, libver=("v108", "v108"), alignment_threshold=1,
+        alignment_interval=ALIGNMENT,
+    ) as file:  # fmt: skip
         file.attrs["header"] = np.bytes_(header)
         file.attrs["sha256"] = np.bytes_(shard_digest(header, digests))
         for name, array in arrays.items():
             dataset = file.create_dataset(name, data=array, track_times=False)
             dataset.attrs["sha256"] = np.bytes_(digests[name])
+        file.flush()
+        image = file.id.get_file_image()
+    _write_new(path, image)

@@ -111,8 +111,32 @@ def test_weak_perspective_targets_stop_adam_nearer_than_levenberg_marquardt():
     assert (newton.residual_px < 0.7).all()
     assert np.median(adam.cameras.t[:, 2]) < 40
     assert np.median(newton.cameras.t[:, 2]) > 100
-    fixed = calibrate(humans, truth.image_size, BODY, method="levenberg-marquardt", fit_focal=False)
+    fixed = calibrate(humans, truth.image_size, BODY, method="levenberg-marquardt", focal="fixed")
     np.testing.assert_allclose(fixed.cameras.K[:, 0, 0], truth.image_size[:, 1] / 2 / np.tan(np.radians(23.2)), rtol=1e-12)
+
+
+def test_the_focal_length_of_weak_perspective_people_is_fixed_and_the_distance_then_right():
+    """What the default of ``focal`` rests on: their joints say nothing of perspective."""
+    humans, truth = seen(24)
+    flat = []
+    for row, human in enumerate(humans):
+        turned = truth.R[row] @ BODY.posed_joints(human.pose[None])[0].T
+        scale = truth.K[row, 0, 0] / truth.t[row, 2]
+        middle = truth.K[row, :2, 2] + scale * truth.t[row, :2]
+        flat.append(dataclasses.replace(human, joints=scale * turned[:2].T + middle, crop_camera=np.array([1.0, 0.0, 0.0])))
+    nearly = truth.K[:, 0, 0] / truth.image_size[:, 1] / 1.167  # true focal lengths, in those that are assumed
+    found = {focal: calibrate(flat, truth.image_size, BODY, focal=focal) for focal in ("auto", "fitted", "fixed")}
+    off = {name: fit.cameras.t[:, 2] / truth.t[:, 2] for name, fit in found.items()}
+    assert np.abs(np.median(off["auto"] * nearly) - 1) < 0.05
+    assert np.median(off["fitted"]) > 3
+    np.testing.assert_array_equal(found["auto"].cameras.K, found["fixed"].cameras.K)
+    # Others, of whom no weak-perspective camera is known, are fitted as in the paper; each by itself.
+    mixed = calibrate([flat[0], humans[1]], truth.image_size[:2], BODY)
+    np.testing.assert_allclose(mixed.cameras.K[0], found["auto"].cameras.K[0])
+    np.testing.assert_allclose(mixed.cameras.K[1], calibrate(humans[1:2], truth.image_size[1:2], BODY).cameras.K[0])
+    assert mixed.cameras.K[1, 0, 0] != mixed.cameras.K[0, 0, 0]
+    with pytest.raises(InputError, match="focal: expected one of auto, fitted, fixed; got 'free'"):
+        calibrate(humans, truth.image_size, BODY, focal="free")
 
 
 def test_the_papers_start_needs_the_regressors_camera(tmp_path):
@@ -124,7 +148,7 @@ def test_the_papers_start_needs_the_regressors_camera(tmp_path):
     pictures = [Picture(ImageRequest(key, "x"), pixels) for key in "ab"]
     found = stage.humans(pictures, np.array([[50, 10, 400, 500], [100, 100, 300, 420]], np.float32))
     for start in ("fitted", "paper"):
-        fit = calibrate(found, [[512, 512]] * 2, BODY, start=start)
+        fit = calibrate(found, [[512, 512]] * 2, BODY, start=start, focal="fitted")
         assert fit.reasons == ("", "")
         assert (fit.residual_px < 0.7).all()
         np.testing.assert_allclose(fit.residual_px, residuals(found, fit.cameras), atol=1e-9)

@@ -179,6 +179,20 @@ def test_killed_between_the_stores_making_and_its_description_the_next_run_goes_
     assert Description.load(path) is not None
 
 
+def test_a_second_run_on_one_store_is_refused_while_the_first_is_at_work(tmp_path: Path) -> None:
+    path = tmp_path / "s.chorus"
+    refused: list[str] = []
+
+    def meanwhile(now: object, total: int) -> None:
+        with pytest.raises(StoreError, match="another run is at work on it") as told:
+            run(path, 12)
+        refused.append(str(told.value))
+
+    assert run(path, 8, progress=meanwhile).images == 8
+    assert len(refused) == 2
+    assert run(path, 12).images == 4
+
+
 def test_requests_of_one_key_are_refused(tmp_path: Path) -> None:
     twice = [wanted(1)[0], replace(wanted(2)[1], key=wanted(1)[0].key)]
     description = Description("sports ball", STAGES, OPTIONS)

@@ -67,7 +67,9 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path: Path) -> Non
     assert len(open_store(path)) == 5
 
 
-def test_the_real_stages_by_default_need_no_model_for_a_dry_run(tmp_path: Path) -> None:
+def test_the_real_stages_by_default_need_no_model_for_a_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.pt").touch()
     told = chorus("synthesize", "surfboard", "-o", tmp_path / "s.chorus", "--humans", "hmr=x.pt", "--dry-run", "--json")
     assert told.exit_code == 0, told.output
     facts = json.loads(told.stdout)
@@ -104,22 +106,28 @@ def test_other_categories_and_missing_humans_are_named(tmp_path: Path) -> None:
     done = chorus("synthesize", "surfboard", "-o", tmp_path / "s.chorus", "--humans", "hmr", "--count", 2)
     assert done.exit_code == 2
     assert "--humans hmr: expected hmr=MODEL" in done.output
+    done = chorus("synthesize", "surfboard", "-o", tmp_path / "s.chorus", "--humans", "hmr=nowhere.pt", "--count", 2)
+    assert done.exit_code == 2
+    assert "--humans hmr: expected a path that is there, got 'nowhere.pt'" in done.output
+    done = chorus("synthesize", "sports ball", "--simulated", "-o", tmp_path / "s.chorus", "--detector", "mask2former")
+    assert done.exit_code == 2
+    assert "--detector: expected none beside --simulated" in done.output
     assert not (tmp_path / "s.chorus").exists()
 
 
 def test_other_settings_than_the_stores_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.chorus"
     simulated(path, count=4)
-    done = simulated(path, "--fixed-focal")
+    done = simulated(path, "--focal", "fixed")
     assert done.exit_code == 2
     assert "settings.calibration" in done.output
     assert "--accept-changes" in done.output
-    done = simulated(path, "--fixed-focal", "--accept-changes")
+    done = simulated(path, "--focal", "fixed", "--accept-changes")
     assert done.exit_code == 0, done.output
     assert len(open_store(path)) == 12
     there = Description.load(path)
     assert there is not None
-    assert there.settings["calibration"] == {"method": "adam", "fit_focal": False}
+    assert there.settings["calibration"] == {"method": "adam", "focal": "fixed"}
 
 
 def test_an_image_can_be_made_again(tmp_path: Path) -> None:
@@ -148,7 +156,9 @@ def test_stages_are_listed_with_licences_and_options() -> None:
     assert chorus("stages", "--kind", "cats").exit_code == 2
 
 
-def test_a_dry_run_asks_no_server_and_loads_no_language_model(tmp_path: Path) -> None:
+def test_a_dry_run_asks_no_server_and_loads_no_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.pt").touch()
     for source in ("openai=gpt", f"local={tmp_path / 'none'}"):
         told = chorus(
             "synthesize", "hula hoop", "--prompts", source, "-o", tmp_path / "s.chorus", "--humans", "hmr=x.pt", "--count", 5,

@@ -11,6 +11,7 @@ STAGES: tuple[StageInfo, ...] = (
         made_by="chorus.frontend.humans.hmr:make",
         what="3D pose by the iterative regressor of HMR, with a checkpoint of SPIN, FrankMocap (the paper's) or EFT",
         model="",
+        local=True,
         licence="code: this project's; weights: FrankMocap and EFT CC BY-NC 4.0, SPIN BSD-3 code with SMPL data for "
         "non-commercial research only",
         weights="PATH of a checkpoint that you have: FrankMocap's body module (its scripts/download_data_body_module.sh), "
@@ -28,6 +29,7 @@ STAGES: tuple[StageInfo, ...] = (
         made_by="chorus.frontend.humans.records:make",
         what="3D poses found elsewhere, by any model: read from .npz or .json files (docs/humans.md)",
         model="",
+        local=True,
         licence="code: this project's; that of the predictions is theirs",
         weights="PATH of a .npz or .json file, or of a folder of them; layout: docs/humans.md",
     ),

@@ -62,6 +62,7 @@ STAGES: tuple[StageInfo, ...] = (
         made_by="chorus.frontend.prompting.fixed:file",
         what="prompts of a file: what `chorus prompts -o` writes, a JSON list, or text with a prompt a line",
         model="",
+        local=True,
         licence="yours",
         weights="a file .json or .txt",
     ),

@@ -63,6 +63,7 @@ STAGES: tuple[StageInfo, ...] = (
         made_by="chorus.frontend.synthesis.folder:make",
         what="pictures of a folder (JPEG, PNG, WebP, BMP), the shorter side resized, centre crop, as in B.1",
         model="",
+        local=True,
         licence="code: Pillow, MIT-CMU; the pictures: as whoever holds their rights says",
         weights="no weights; the folder of the pictures, their keys being their paths in it",
         options=(
