@@ -19,6 +19,7 @@ import pytest
 from chorus.camera import Cameras
 from chorus.images import ImageBatch
 from chorus.store import StoreWriter, open_store, verify_store
+from tests.stores import make_batch, random_masks
 
 NUM_IMAGES = 24
 KILLS = 50
@@ -293,3 +294,34 @@ def test_leftovers_are_ignored_and_removed(tmp_path: Path) -> None:
     assert leftover.exists()
     StoreWriter(path, category="ball").close()
     assert not leftover.exists()
+
+
+NO_ROOM = """
+import resource, sys
+from pathlib import Path
+from chorus.store import StoreWriter
+from tests.stores import make_batch, random_masks
+
+writer = StoreWriter(Path(sys.argv[1]), category="ball")
+writer.append(make_batch(random_masks(4), 100))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # files end here, as on a full disk
+try:
+    writer.flush()
+except OSError as error:
+    print("no room:", error.strerror)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+writer.close()  # what was appended is still there, and there is room again
+"""
+
+
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
+    """HDF5 itself, writing to the disk, would leave handles behind that crash the process at its end."""
+    with StoreWriter(tmp_path / "s.chorus", category="ball") as writer:
+        writer.append(make_batch(random_masks(4)))
+    done = subprocess.run(
+        [sys.executable, "-c", NO_ROOM, str(tmp_path / "s.chorus")],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "no room: File too large\n"), done.stderr
+    assert len(open_store(tmp_path / "s.chorus")) == 8
+    assert not list((tmp_path / "s.chorus" / "shards").glob("*.part"))
