@@ -18,6 +18,7 @@ from chorus.cli import main
 from chorus.frontend.filtering import Filter, write_store_filter
 from chorus.store import open_store, verify_store
 from tests.frontend.runs import same_rows
+from tests.frontend.servers import Servers, says, url
 from tests.frontend.tiny_diffusion import save as tiny_stable_diffusion
 from tests.frontend.tiny_humans import tiny_hmr_checkpoint
 from tests.frontend.tiny_vision import pictures_of_many_kinds, tiny_mask2former_that_finds, tiny_vitpose
@@ -151,3 +152,18 @@ def test_pictures_that_exist_go_through_the_same_stages(models: dict[str, Any], 
         "--set", "images.least=8", *analysis(models), "--json",
     )  # fmt: skip
     assert json.loads(again.stdout)["made"] == 0
+
+
+@pytest.mark.slow
+def test_prompts_of_a_server_are_asked_for_once(models: dict[str, Any], serve: Servers, tmp_path: Path) -> None:
+    """The store keeps what the server answered: a run that goes on asks nobody."""
+    script = serve(says("1. A person carries a surfboard\n2. A person paddles on a surfboard"))
+    path = tmp_path / "surfboard.chorus"
+    asked = ("--prompts", "openai=any-model", "--set", f"prompts.base_url={url(script)}", "--set", "prompts.retries=0")
+    done = synthesize(path, models, *asked, count=4)
+    assert done.exit_code == 0, done.output
+    more = synthesize(path, models, *asked, count=8)
+    assert more.exit_code == 0, more.output
+    assert open_store(path).prompts == ["A person carries a surfboard", "A person paddles on a surfboard"]
+    assert len(open_store(path)) == 8
+    assert len(script.asked) == 1

@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 
 from chorus.cli import main
 from chorus.frontend.prompting.lists import PROMPTS
-from tests.frontend.test_prompts_server import RIDES, SITS, Servers, says, serve, url
+from tests.frontend.servers import Servers, says, url
 
-__all__ = ["serve"]  # the fixture
+RIDES, SITS = "A person rides a bicycle", "A person sits on a bicycle"
 
 
 def run(*arguments: str | Path, code: int = 0) -> Result:
