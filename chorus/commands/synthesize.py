@@ -65,7 +65,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("synthesize")
 @click.argument("category")
 @click.option("--prompts", "prompt_source", default="builtin", show_default=True, help="Where prompts come from. " + _STAGE)
-@click.option("--prompt-count", type=click.IntRange(min=1), help="At most so many; default: as Table 3 has, else 12.")
+@click.option("--prompt-count", type=click.IntRange(min=1), help="At most so many; default: as Table 3 has, else 10.")
 @click.option("--images", "image_source", default="stable-diffusion", show_default=True, help="What makes images.")
 @click.option("--count", type=click.IntRange(min=1), help="Images in all; default: as Table 3 has for the category.")
 @click.option("--view", "views", multiple=True, help='Only these of the 22 view augmentations (repeatable; "" for none).')
