@@ -1,0 +1,152 @@
+"""``python -m bench.first_contact [--images N] [--only-run] [-o FOLDER]``: the Triton votes' first minutes on a GPU.
+
+In this order, each line printed as soon as it is known: every variant against the float64 definition (a gate: the exit code is
+1 where one is off by more than its band), images/s by the wall and by the device's own events, and the time of each kernel.
+``--only-run`` casts the votes twice and marks the second time for a profiler (``ncu --profile-from-start off``). ``--stages``
+tries another depth of the software pipeline for bricks of up to two packs. ``--device cpu`` is for the interpreter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from bench.crowds import crowd, people
+from bench.workloads import VoteWorkload
+from chorus.body import load_body
+from chorus.field import CanonicalField
+from chorus.kernels import reference, triton_vote, triton_votes
+from chorus.kernels.arrays import VoxelField
+
+GROUPS = 12
+GATE_IMAGES = 64
+ROUNDS = 15
+KERNELS = 14
+"""The longest kernels that are printed."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the options ask for; 0 only where every variant met the contract."""
+    parser = argparse.ArgumentParser(prog="python -m bench.first_contact", description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", type=int, default=65536)
+    parser.add_argument("--resolution", type=int, default=48)
+    parser.add_argument("--stages", type=int, help="stages of the tensor kernels for up to two packs (default: as shipped)")
+    parser.add_argument("--only-run", action="store_true", help="for a profiler: no gate, no timing")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("-o", "--output", type=Path, help="folder for a JSON file of every time measured")
+    options = parser.parse_args(arguments)
+    if options.stages:
+        try_stages(options.stages)
+    body = load_body()
+    field = CanonicalField(body, options.resolution).arrays
+    began = time.perf_counter()
+    work = crowd(people(body, options.images), "typical")
+    print(f"{options.images:,} images made in {time.perf_counter() - began:.1f} s", flush=True)
+    there = work.to(options.device)
+    if options.only_run:
+        run_for_profiler(field, there)
+        return 0
+    if not meets_contract(field, work, there):
+        return 1
+    results = rates(field, there)
+    if options.output:
+        name = f"rates-{options.resolution}-{options.stages or 'shipped'}-stages.json"
+        (options.output / name).write_text(json.dumps(results))
+    print_kernels(field, there)
+    return 0
+
+
+def try_stages(stages: int) -> None:
+    """Let the tensor kernels of up to two packs have more loads under way."""
+    launch_votes = triton_votes._vote
+
+    def vote(field: Any, plan: Any, on: Any, launch: Any, *rest: Any) -> None:
+        depth = stages if launch.packs <= 2 else 2
+        triton_vote.tensor_shape = lambda capability: triton_vote.TensorShape(64, 4, depth, 3)
+        launch_votes(field, plan, on, launch, *rest)
+
+    triton_votes._vote = vote
+
+
+def cast(field: VoxelField, work: VoteWorkload, **options: Any) -> tuple[Tensor, Tensor]:
+    return triton_votes.count_votes(field, work.images, work.group, num_groups=GROUPS, **options)
+
+
+def run_for_profiler(field: VoxelField, there: VoteWorkload) -> None:
+    """Cast the votes once to compile, and once between the marks that a profiler looks for."""
+    cast(field, there)
+    torch.cuda.synchronize()
+    torch.cuda.cudart().cudaProfilerStart()
+    cast(field, there)
+    torch.cuda.synchronize()
+    torch.cuda.cudart().cudaProfilerStop()
+
+
+def meets_contract(field: VoxelField, work: VoteWorkload, there: VoteWorkload) -> bool:
+    """Every variant against the float64 definition on a few images, with culling and without."""
+    few, few_there = (w.rows(slice(0, GATE_IMAGES)) for w in (work, there))
+    band = reference.vote_band(field, few.images, few.group, num_groups=GROUPS)
+    expected = reference.count_votes(field, few.images, few.group, num_groups=GROUPS)
+    right = True
+    for variant in ("lattice", "tensor", "auto"):
+        for cull in (True, False):
+            off = [(a.cpu() - b).abs() for a, b in zip(cast(field, few_there, variant=variant, cull=cull), expected, strict=True)]
+            over = [int((o - band).max()) for o in off]
+            right &= max(over) <= 0
+            differing = sum(int((o > 0).sum()) for o in off)
+            print(f"gate: {variant}, cull={cull}: at most {over} over the band, {differing} counts differ", flush=True)
+    return right
+
+
+def rates(field: VoxelField, there: VoteWorkload) -> list[dict[str, Any]]:
+    """Seconds by the wall and by the device's events, for growing numbers of images."""
+    results = []
+    n = len(there.images)
+    for count in sorted({k for k in (64, 4096, 16384, n) if k <= n}):
+        some = there.rows(slice(0, count))
+        for options in ({}, {"cull": False}):
+            for _ in range(3):
+                cast(field, some, **options)
+            torch.cuda.synchronize()
+            wall, events = [], []
+            for _ in range(ROUNDS):
+                first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                began = time.perf_counter()
+                first.record()
+                cast(field, some, **options)
+                last.record()
+                torch.cuda.synchronize()
+                wall.append(time.perf_counter() - began)
+                events.append(first.elapsed_time(last) / 1e3)
+            results.append({"images": count, **options, "wall_s": wall, "event_s": events})
+            by_wall, by_events = count / median(wall), count / median(events)
+            print(f"{count:,} images {options}: {by_wall:,.0f} images/s by the wall, {by_events:,.0f} by events", flush=True)
+    return results
+
+
+def print_kernels(field: VoxelField, there: VoteWorkload) -> None:
+    """Device time of the longest kernels of one pass, and the peak of memory."""
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
+        cast(field, there)
+        torch.cuda.synchronize()
+    kernels = [event for event in seen.key_averages() if event.device_type == DeviceType.CUDA]
+    kernels.sort(key=lambda event: -event.self_device_time_total)
+    for event in kernels[:KERNELS]:
+        print(f"{event.self_device_time_total / 1e3:9.3f} ms {event.count:4d} x {event.key[:80]}")
+    total = sum(event.self_device_time_total for event in kernels[:KERNELS]) / 1e3
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    print(f"{total:.2f} ms of the device in these; peak {peak:.2f} GiB; {torch.cuda.get_device_name()}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
