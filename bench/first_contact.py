@@ -100,7 +100,9 @@ def meets_contract(field: VoxelField, work: VoteWorkload, there: VoteWorkload) -
     right = True
     for variant in ("lattice", "tensor", "auto"):
         for cull in (True, False):
-            off = [(a.cpu() - b).abs() for a, b in zip(cast(field, few_there, variant=variant, cull=cull), expected, strict=True)]
+            off = [
+                (a.cpu() - b).abs() for a, b in zip(cast(field, few_there, variant=variant, cull=cull), expected, strict=True)
+            ]
             over = [int((o - band).max()) for o in off]
             right &= max(over) <= 0
             differing = sum(int((o > 0).sum()) for o in off)
