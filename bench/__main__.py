@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.report import append, default_path, load, main_line, make_run, tables
+from bench.harness.report import append, default_path, load, main_line, make_run, tables
 
 HERE = Path(__file__).parent
 GROUPS = tuple(sorted((path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py")), key=lambda n: (n != "votes", n)))

@@ -13,13 +13,13 @@ import torch
 
 import chorus
 from bench.bench_votes import finish
-from bench.cells import Votes, crowd_on, numba_votes, on_images, reference_votes, triton_votes, vote_field
-from bench.crowds import Crowd
-from bench.gates import WrongResult, check_votes
-from bench.measure import Contender, affordable, interleaved, rounds_for
-from chorus.body import Body
+from bench.harness.cells import Votes, crowd_on, numba_votes, on_images, reference_votes, triton_votes, vote_field
+from bench.harness.crowds import Crowd
+from bench.harness.gates import WrongResult, check_votes
+from bench.harness.measure import Contender, affordable, interleaved, rounds_for
+from chorus.body.model import Body
+from chorus.camera.views import WEIGHTINGS, Scheme
 from chorus.kernels.arrays import VoxelField
-from chorus.views import WEIGHTINGS, Scheme
 
 N = 48
 CHECKED = 8

@@ -11,11 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bench.gates import WrongResult
-from bench.measure import Contender, interleaved
-from chorus.body import Body
-from chorus.camera import Cameras
-from chorus.camera_fit import CameraFit, fit_cameras
+from bench.harness.gates import WrongResult
+from bench.harness.measure import Contender, interleaved
+from chorus.body.model import Body
+from chorus.camera.cameras import Cameras
+from chorus.camera.fit import CameraFit, fit_cameras
 from chorus.kernels.kinematics import rotation_matrices
 
 NOISE_PX = 2.0

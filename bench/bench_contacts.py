@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.gates import WrongResult
-from bench.measure import Contender, interleaved
-from bench.workloads import VoteWorkload
-from chorus.body import Body
+from bench.harness.gates import WrongResult
+from bench.harness.measure import Contender, interleaved
+from bench.harness.workloads import VoteWorkload
+from chorus.body.model import Body
 from chorus.field import CanonicalField
-from chorus.kernels import contacts, cpu, cpu_contacts
 from chorus.kernels.arrays import VoteImages, VoxelField
-from chorus.parts import interaction_regions
+from chorus.kernels.cpu import contacts as cpu_contacts
+from chorus.kernels.cpu import votes as cpu
+from chorus.kernels.reference import contacts
+from chorus.votes.parts import interaction_regions
 
 RESOLUTION = 48
 CHECKED_IMAGES = 64
@@ -60,8 +62,8 @@ def check_pieces(touch: Touch, workload: VoteWorkload, name: str) -> Tensor:
 
 def _triton_contenders(field: VoxelField, regions: Tensor, work: VoteWorkload) -> tuple[list[Contender], Touch]:
     """On the device: contacts and all votes of the images repeated to 65,536, and the call itself for the gate."""
-    from chorus.kernels.triton_contacts import touched_regions
-    from chorus.kernels.triton_votes import count_votes
+    from chorus.kernels.gpu.contacts import touched_regions
+    from chorus.kernels.gpu.votes import count_votes
 
     rows = torch.arange(1 << 16) % len(work)
     images, group, bits = work.images[rows].to("cuda"), work.group[rows].cuda(), regions.cuda()

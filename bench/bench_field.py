@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from bench.gates import check_field, plain_weights
-from bench.measure import Contender, field_probe, interleaved
-from chorus.body import Body
+from bench.harness.gates import check_field, plain_weights
+from bench.harness.measure import Contender, field_probe, interleaved
+from chorus.body.model import Body
 from chorus.field import CanonicalField
 
 

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from bench.gates import WrongResult
-from bench.measure import Contender, interleaved
-from bench.workloads import vote_workload
-from chorus.body import Body
-from chorus.camera import Cameras
-from chorus.evaluate.pap import (
+from bench.harness.gates import WrongResult
+from bench.harness.measure import Contender, interleaved
+from bench.harness.workloads import vote_workload
+from chorus.body.model import Body
+from chorus.camera.cameras import Cameras
+from chorus.evaluate.pap.categories import SCORES
+from chorus.evaluate.pap.metric import (
     PapImage,
     PapProtocol,
     body_pixels,
@@ -26,10 +27,9 @@ from chorus.evaluate.pap import (
     render_levels,
     render_levels_on,
 )
-from chorus.evaluate.pap_report import SCORES
 from chorus.field import FieldParameters
 from chorus.kernels.masks import unpack_mask, words_in_box
-from chorus.posed import posed_occupancy
+from chorus.occupancy.posed import posed_occupancy
 
 RESOLUTION = 48
 IMAGES = 32

@@ -12,16 +12,17 @@ import pytest
 import torch
 
 import chorus
-from bench.cells import crowd_on, vote_field
-from bench.crowds import Crowd
-from bench.gates import WrongResult, check_within_band
-from bench.measure import Contender, interleaved
-from chorus.body import Body
-from chorus.feeding import Timings
+from bench.harness.cells import crowd_on, vote_field
+from bench.harness.crowds import Crowd
+from bench.harness.gates import WrongResult, check_within_band
+from bench.harness.measure import Contender, interleaved
+from chorus.body.model import Body
 from chorus.images import vote_images
-from chorus.kernels import cpu, reference
 from chorus.kernels.arrays import VoteImages, empty_counts
+from chorus.kernels.cpu import votes as cpu
+from chorus.kernels.reference import votes as reference
 from chorus.store import StoreWriter, open_store
+from chorus.votes.prefetch import Timings
 
 N = 48
 BATCH = 4096
@@ -82,7 +83,7 @@ def bench_end_to_end(
         def cast(on: Crowd, out: Any = None) -> Any:
             return cpu.count_votes(arrays, on.images, on.group, num_groups=GROUPS, threads=threads, out=out)
     else:
-        from chorus.kernels import triton_votes
+        from chorus.kernels.gpu import votes as triton_votes
 
         here, arrays = work.to(device), field.arrays
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bench.gates import WrongResult, plain_weights
-from bench.measure import Contender, interleaved
-from chorus.body import Body
+from bench.harness.gates import WrongResult, plain_weights
+from bench.harness.measure import Contender, interleaved
+from chorus.body.model import Body
 from chorus.field import FieldParameters
-from chorus.kernels.neighbours import canonical_points, cube
-from chorus.posed import posed_occupancy
+from chorus.kernels.reference.skinning import canonical_points, cube
+from chorus.occupancy.posed import posed_occupancy
 
 RESOLUTION = 48
 POSE_NOISE = 0.25

@@ -12,20 +12,20 @@ import torch
 
 import chorus
 from bench.bench_pipeline import write
-from bench.cells import crowd_on
-from bench.crowds import Crowd
-from bench.gates import WrongResult
-from bench.measure import Contender, interleaved
-from chorus.body import Body
-from chorus.contacts import FOLDER, image_contacts, store_contacts
-from chorus.explain import explain
+from bench.harness.cells import crowd_on
+from bench.harness.crowds import Crowd
+from bench.harness.gates import WrongResult
+from bench.harness.measure import Contender, interleaved
+from chorus.body.model import Body
+from chorus.camera.views import Scheme
 from chorus.images import vote_images
-from chorus.kernels import cpu
 from chorus.kernels.backends import vote_backend
-from chorus.parts import interaction_regions
-from chorus.selection import PartQuery
+from chorus.kernels.cpu import votes as cpu
 from chorus.store import open_store
-from chorus.views import Scheme
+from chorus.votes.contacts import FOLDER, image_contacts, store_contacts
+from chorus.votes.explain import explain
+from chorus.votes.parts import interaction_regions
+from chorus.votes.selection import PartQuery
 
 N = 48
 QUERY_IMAGES, CONTACT_IMAGES = 20_000, 100_000

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.gates import WrongResult
-from bench.measure import Contender, interleaved
-from chorus.camera import Cameras
-from chorus.evaluate.entropy import NSIDE, SIGMA, camera_directions, camera_entropy, cell_centres
+from bench.harness.gates import WrongResult
+from bench.harness.measure import Contender, interleaved
+from chorus.camera.cameras import Cameras
+from chorus.evaluate.statistics.entropy import NSIDE, SIGMA, camera_directions, camera_entropy, cell_centres
 
 CAMERAS = 20_000
 PLAIN_CAMERAS = 32

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.gates import check_same_images
-from bench.measure import Contender, interleaved
-from bench.workloads import VoteWorkload
+from bench.harness.gates import check_same_images
+from bench.harness.measure import Contender, interleaved
+from bench.harness.workloads import VoteWorkload
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, words_in_box
 from chorus.store import StoreWriter, open_store

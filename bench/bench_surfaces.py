@@ -12,12 +12,21 @@ import trimesh
 from numpy.typing import NDArray
 
 from bench.bench_posed import a_pose, plain_points
-from bench.gates import WrongResult
-from bench.measure import Contender, interleaved
-from chorus.body import Body
+from bench.harness.gates import WrongResult
+from bench.harness.measure import Contender, interleaved
+from chorus.body.model import Body
 from chorus.field import FieldParameters, voxel_centres
-from chorus.posed import posed_occupancy
-from chorus.surfaces import OBJECT, PERSON, body_mesh, describe, surface, threshold_of_mass, threshold_of_volume, write_meshes
+from chorus.occupancy.posed import posed_occupancy
+from chorus.occupancy.surfaces import (
+    OBJECT,
+    PERSON,
+    body_mesh,
+    describe,
+    surface,
+    threshold_of_mass,
+    threshold_of_volume,
+    write_meshes,
+)
 
 EXTENT = 3.0
 RADIUS = 0.3

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.cells import (
+from bench.harness.cells import (
     INTERPOLATED_FROM,
     LARGEST_OWN,
     Cell,
@@ -23,12 +23,12 @@ from bench.cells import (
     triton_votes,
     vote_field,
 )
-from bench.crowds import Crowd
-from bench.gates import check_adds_up, check_votes
-from bench.measure import Contender, affordable, clock_hz, compile_seconds, interleaved, rounds_for
-from chorus.body import Body
-from chorus.kernels import cpu
+from bench.harness.crowds import Crowd
+from bench.harness.gates import check_adds_up, check_votes
+from bench.harness.measure import Contender, affordable, clock_hz, compile_seconds, interleaved, rounds_for
+from chorus.body.model import Body
 from chorus.kernels.arrays import VoxelField
+from chorus.kernels.cpu import votes as cpu
 
 CHECKED_IMAGES = {48: 12, 96: 4, 128: 4, 192: 3, 256: 3}
 

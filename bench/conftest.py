@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench.cells import CELLS
-from bench.workloads import VoteWorkload, vote_workload
-from chorus.body import Body, load_body
-from chorus.kernels.cpu import default_threads
+from bench.harness.cells import CELLS
+from bench.harness.workloads import VoteWorkload, vote_workload
+from chorus.body.model import Body, load_body
+from chorus.kernels.cpu.votes import default_threads
 
 PROFILES: dict[str, dict[str, list[Any]]] = {
     "quick": {

@@ -16,17 +16,19 @@ os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
 import numpy as np
 import torch
 
-from bench.workloads import vote_workload
-from chorus.body import load_body
+from bench.harness.workloads import vote_workload
+from chorus.body.model import load_body
 from chorus.field import CanonicalField
-from chorus.kernels import cpu
+from chorus.kernels.cpu import votes as cpu
 
 LISTS = ("mask's bit alone", "both tests", "border test alone", "settled outside", "settled inside")
 
 
 def shares(resolution: int, num_images: int, num_bricks: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Of B sampled bricks: shares of their images by list, (B, 5); joints, (B,); and the share that the CPU kernel settles."""
-    from chorus.kernels import triton_field, triton_passes, triton_votes
+    from chorus.kernels.gpu import field as triton_field
+    from chorus.kernels.gpu import passes as triton_passes
+    from chorus.kernels.gpu import votes as triton_votes
 
     body = load_body()
     field = CanonicalField(body, resolution).arrays

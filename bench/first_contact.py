@@ -21,12 +21,14 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from bench.crowds import crowd, people
-from bench.workloads import VoteWorkload
-from chorus.body import load_body
+from bench.harness.crowds import crowd, people
+from bench.harness.workloads import VoteWorkload
+from chorus.body.model import load_body
 from chorus.field import CanonicalField
-from chorus.kernels import reference, triton_vote, triton_votes
 from chorus.kernels.arrays import VoxelField
+from chorus.kernels.gpu import vote_kernels as triton_vote
+from chorus.kernels.gpu import votes as triton_votes
+from chorus.kernels.reference import votes as reference
 
 GROUPS = 12
 GATE_IMAGES = 64

@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from bench.report import package_versions
-from chorus.body import load_body
+from bench.harness.report import package_versions
+from chorus.body.model import load_body
 from chorus.evaluate import machine
 from chorus.frontend.plan import Description
 from chorus.frontend.prompting import PRESETS
 from chorus.frontend.run import STAGE_KINDS, Settings, synthesize
 from chorus.frontend.stages import ImageRequest
 from chorus.kernels.masks import words_in_box
+from chorus.simulate.worlds import WORLDS
 from chorus.store import COMPLETE, open_store, store_info
-from chorus.worlds import WORLDS
 
 KEPT_OF_TABLE_3 = 161_835
 """Images after filtering, all categories (Table 3)."""

@@ -4,7 +4,7 @@
 #     bench/gpu.sh [RESULTS.json]
 #
 # Every kernel compiled for this device on all cores (its static figures are printed, and what runs afterwards finds the machine
-# code in Triton's cache), the tests of tests/gpu, the benchmarks on the device, the roofline, and compute-sanitizer's memcheck
+# code in Triton's cache), the tests of tests/kernels/gpu, the benchmarks on the device, the roofline, and compute-sanitizer's memcheck
 # where it is installed.
 # Needs Python with torch, triton, numpy, scipy, h5py, numba, pytest and pytest-benchmark; the project need not be installed.
 # Every step has a time limit; a step that fails does not stop the others. Exit code 0: all passed; 1: a step failed; 3: no GPU.
@@ -28,8 +28,8 @@ if not torch.cuda.is_available():
     print(f"bench/gpu.sh: torch {torch.__version__} sees no GPU; nothing was run", file=sys.stderr)
     sys.exit(3)
 try:
-    from bench.report import slug
-    from chorus.kernels.triton_build import TARGETS
+    from bench.harness.report import slug
+    from chorus.kernels.gpu.ahead_of_time import TARGETS
 except ImportError as problem:
     sys.exit(f"bench/gpu.sh: {problem}; name a Python that has it: PYTHON=... bench/gpu.sh")
 name = torch.cuda.get_device_properties(0).gcnArchName.partition(":")[0] if torch.version.hip else ""
@@ -46,7 +46,7 @@ logs=${results%.json}-logs
 mkdir -p "$(dirname "$results")" "$logs"
 "$PYTHON" - <<'PYTHON'
 import sys
-from bench.report import devices, package_versions
+from bench.harness.report import devices, package_versions
 print("device", devices())
 print("versions", package_versions(), "Python", sys.version.split()[0])
 PYTHON
@@ -72,7 +72,7 @@ if [ "$target" = - ]; then
 else
   step compile 45 "$PYTHON" -m bench.static --target "$target" --processes "$(nproc)"
 fi
-step tests 110 "$PYTHON" -m pytest tests/gpu -q -p no:cacheprovider --durations=8
+step tests 110 "$PYTHON" -m pytest tests/kernels/gpu -q -p no:cacheprovider --durations=8
 step votes 90 "${bench[@]}" --only votes --resolution 48 96 128 --deadline 72
 step others 70 "${bench[@]}" --only pipeline --only contacts --only posed --only ablations --deadline 54
 step votes-192 35 "${bench[@]}" --only votes --resolution 192 --deadline 24
@@ -88,9 +88,9 @@ else
   step memcheck $((left > 60 ? 60 : left)) env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
     compute-sanitizer --tool memcheck --error-exitcode 9 \
     "$PYTHON" -m pytest -q -p no:cacheprovider \
-    "tests/gpu/test_votes.py::test_random_worlds_meet_the_contract["{0,1,2}"]" \
-    "tests/gpu/test_rest.py::test_contacts_lie_within_the_bounds[1]" \
-    tests/gpu/test_rest.py::test_weights_around_a_posed_mesh_are_the_cpu_twins
+    "tests/kernels/gpu/test_votes.py::test_random_worlds_meet_the_contract["{0,1,2}"]" \
+    "tests/kernels/gpu/test_rest.py::test_contacts_lie_within_the_bounds[1]" \
+    tests/kernels/gpu/test_rest.py::test_weights_around_a_posed_mesh_are_the_cpu_twins
 fi
 
 echo

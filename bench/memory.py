@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.workloads import vote_workload
-from chorus.body import load_body
+from bench.harness.workloads import vote_workload
+from chorus.body.model import load_body
 from chorus.images import ImageBatch
 from chorus.kernels.masks import words_in_box
 from chorus.store import StoreWriter, store_info

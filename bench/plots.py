@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.cells import BOXES
-from bench.report import merged
+from bench.harness.cells import BOXES
+from bench.harness.report import merged
 
 SIZE = (7.2, 4.4)
 DPI = 150

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.cells import crowd_on, numba_votes, triton_votes, vote_field
-from bench.report import append, default_path, devices, load, make_run
-from bench.text import aligned, number, seconds
-from chorus.body import load_body
+from bench.harness.cells import crowd_on, numba_votes, triton_votes, vote_field
+from bench.harness.report import append, default_path, devices, load, make_run
+from bench.harness.text import aligned, number, seconds
+from chorus.body.model import load_body
 from chorus.kernels.bricks import VOXELS, cut_into_bricks
-from chorus.kernels.cpu import CullingStats, default_threads
+from chorus.kernels.cpu.votes import CullingStats, default_threads
 
 FLOPS_PER_JOINT = 24
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 28}
@@ -72,7 +72,7 @@ def fp32_rate(device: str) -> dict[str, float]:
         a, b = torch.rand(n, n), torch.rand(n, n)
         took = timed(lambda: a @ b, device)
         return {"per_s": 2 * n**3 / took["median_s"], **took}
-    from bench.fma import CHAINS, UNROLLED, multiply_add
+    from bench.harness.fma import CHAINS, UNROLLED, multiply_add
 
     processors = torch.cuda.get_device_properties(0).multi_processor_count
     programs, lanes, turns = processors * 16, 256, 512
@@ -153,8 +153,8 @@ def instructions_per_vote() -> dict[str, float]:
     """Mean instructions per vote of the vote kernels on sm_90, from their machine code; empty off sm_90."""
     if torch.cuda.get_device_capability(0) != (9, 0):
         return {}
-    from bench.compiled import chosen, compile_all, parse_name
-    from bench.issue import SPECIAL, mean_per_vote
+    from bench.machine_code.compiled import chosen, compile_all, parse_name
+    from bench.machine_code.issue_rate import SPECIAL, mean_per_vote
 
     plain = [job for job in chosen(["sm_90"], "vote_") if not parse_name(job[0]).flags & SPECIAL]
     return {m.kernel: m.per_vote for m in mean_per_vote(compile_all(plain, min(8, os.cpu_count() or 1)))}

@@ -19,10 +19,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from bench.compiled import MATRIX_OPCODES, Row, chosen, compile_all
-from bench.issue import H200, RESOLUTION, Mean, mean_per_vote
-from bench.report import package_versions
-from bench.text import aligned
+from bench.harness.report import package_versions
+from bench.harness.text import aligned
+from bench.machine_code.compiled import MATRIX_OPCODES, Row, chosen, compile_all
+from bench.machine_code.issue_rate import H200, RESOLUTION, Mean, mean_per_vote
 
 TMEM_COLUMNS = 512
 REGISTER_FILE = 65536

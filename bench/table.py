@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.report import merged
-from bench.text import number
+from bench.harness.report import merged
+from bench.harness.text import number
 
 BEGIN, END = "<!-- bench:votes -->", "<!-- /bench:votes -->"
 _CELL = re.compile(r"^(\d+)\^3 voxels, ([\d,]+) images$")

@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from chorus.aggregation import aggregate as aggregate
-    from chorus.body import Body as Body
-    from chorus.body import load_body as load_body
-    from chorus.camera import Cameras as Cameras
+    from chorus.body.model import Body as Body
+    from chorus.body.model import load_body as load_body
+    from chorus.camera.cameras import Cameras as Cameras
     from chorus.field import CanonicalField as CanonicalField
     from chorus.images import ImageBatch as ImageBatch
-    from chorus.occupancy import Occupancy as Occupancy
-    from chorus.occupancy import load_occupancy as load_occupancy
+    from chorus.occupancy.aggregation import aggregate as aggregate
+    from chorus.occupancy.counts import Occupancy as Occupancy
+    from chorus.occupancy.counts import load_occupancy as load_occupancy
     from chorus.store import Store as Store
     from chorus.store import StoreWriter as StoreWriter
     from chorus.store import open_store as open_store
 
 _HOME = {
-    "Body": "body",
+    "Body": "body.model",
     "CanonicalField": "field",
-    "Cameras": "camera",
+    "Cameras": "camera.cameras",
     "ImageBatch": "images",
-    "Occupancy": "occupancy",
+    "Occupancy": "occupancy.counts",
     "Store": "store",
     "StoreWriter": "store",
-    "aggregate": "aggregation",
-    "load_body": "body",
-    "load_occupancy": "occupancy",
+    "aggregate": "occupancy.aggregation",
+    "load_body": "body.model",
+    "load_occupancy": "occupancy.counts",
     "open_store": "store",
 }
 __all__ = ["__version__", *sorted(_HOME)]

@@ -13,17 +13,17 @@ from rich.table import Table
 
 from chorus import __version__
 from chorus.commands.ablate import ablate_command
-from chorus.commands.coco import ingest_coco_eft_command
+from chorus.commands.aggregate import aggregate_command, explain_command, overlay_command
 from chorus.commands.console import body_option, err, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.evaluate_pap import evaluate_pap_command
 from chorus.commands.filter import filter_command
-from chorus.commands.pap import evaluate_pap_command
+from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
+from chorus.commands.mesh import mesh_command
 from chorus.commands.pose import pose_command, roundtrip_command
 from chorus.commands.prompts import prompts_command
 from chorus.commands.reconstruct import reconstruct_command
-from chorus.commands.statistics import store_stats_command
-from chorus.commands.surfaces import mesh_command
+from chorus.commands.store_stats import store_stats_command
 from chorus.commands.synthesize import ingest_images_command, remake_command, stages_command, synthesize_command
-from chorus.commands.votes import aggregate_command, explain_command, overlay_command
 
 # Heavy modules (torch, numba, matplotlib) are imported inside the commands that need them: `chorus --help` is instant.
 
@@ -99,7 +99,7 @@ def body() -> None:
 @click.option("--json", "as_json", is_flag=True)
 def body_info(path: Path | None, as_json: bool) -> None:
     """Describe a body file, or the built-in mannequin."""
-    from chorus.body import info, load_body
+    from chorus.body.model import info, load_body
 
     facts = info(load_body(path))
     print_json(facts) if as_json else print_table(facts)
@@ -110,7 +110,7 @@ def body_info(path: Path | None, as_json: bool) -> None:
 @click.argument("target", type=click.Path(path_type=Path))
 def body_convert(source: Path, target: Path) -> None:
     """Read a body file (an SMPL .pkl, say) and write it as a plain .npz without pickles."""
-    from chorus.body import load_body
+    from chorus.body.model import load_body
 
     if target.suffix != ".npz":
         raise click.BadParameter(f"expected a name ending in .npz, got {target.name}", param_hint="TARGET")
@@ -130,9 +130,9 @@ def simulate(
     output: Path, worlds: tuple[str, ...], images: int, seed: int, biased: bool, body_path: Path | None, as_json: bool
 ) -> None:
     """Write a store of simulated images whose truth is known."""
-    from chorus.body import load_body
+    from chorus.body.model import load_body
     from chorus.errors import InputError
-    from chorus.simulate import DEMO, WORLDS, write_world
+    from chorus.simulate.images import DEMO, WORLDS, write_world
 
     unknown = [name for name in worlds if name not in WORLDS]
     if unknown:
@@ -166,8 +166,8 @@ def ingest_records_command(folders: tuple[Path, ...], output: Path, body_path: P
     """Read record folders (record.json, object_mask.png, person_mask.png) into a store."""
     from dataclasses import asdict
 
-    from chorus.body import load_body
-    from chorus.ingest import ingest_records
+    from chorus.body.model import load_body
+    from chorus.ingest.record_folders import ingest_records
 
     report = ingest_records(folders, output, load_body(body_path))
     if as_json:

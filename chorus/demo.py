@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.aggregation import aggregate
-from chorus.body import load_body
+from chorus.body.model import load_body
 from chorus.errors import InputError
 from chorus.field import CanonicalField
-from chorus.simulate import DEMO, true_occupancy, write_world
+from chorus.occupancy.aggregation import aggregate
+from chorus.simulate.images import DEMO, true_occupancy, write_world
 from chorus.store import open_store
 
 Progress = Callable[[str, int, int | None], None]
@@ -67,8 +67,8 @@ def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int =
 
     The store is named after the seed and the number of images; one that is there already is completed, not drawn again.
     """
-    from chorus.figures.images import save_masks, save_posed_back, save_view_distribution
-    from chorus.figures.occupancy import save_three_sides
+    from chorus.figures.overlays import save_masks, save_posed_back, save_view_distribution
+    from chorus.figures.three_sides import save_three_sides
 
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)

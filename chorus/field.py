@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chorus.body import Body
+from chorus.body.model import Body
 from chorus.errors import InputError, MismatchError
-from chorus.kernels import neighbours
 from chorus.kernels.arrays import VoxelField
-from chorus.kernels.cpu_neighbours import NearWeights, near_weights
+from chorus.kernels.cpu.skinning import NearWeights, near_weights
+from chorus.kernels.reference import skinning as neighbours
 
 log = logging.getLogger(__name__)
 

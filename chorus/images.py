@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chorus.camera import Cameras
+from chorus.camera.cameras import Cameras
 from chorus.errors import InputError, check_array, to_numpy
 from chorus.kernels.arrays import VoteImages
 from chorus.kernels.masks import PackedMasks

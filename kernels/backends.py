@@ -17,17 +17,17 @@ from chorus.kernels.arrays import VoteImages, VoxelField
 log = logging.getLogger(__name__)
 
 BACKENDS = {
-    "triton": "chorus.kernels.triton_votes",
-    "numba": "chorus.kernels.cpu",
-    "reference": "chorus.kernels.reference",
+    "triton": "chorus.kernels.gpu.votes",
+    "numba": "chorus.kernels.cpu.votes",
+    "reference": "chorus.kernels.reference.votes",
 }
 """Backends and the modules that hold their ``count_votes``, fastest first."""
 
 
 CONTACTS = {
-    "triton": "chorus.kernels.triton_contacts",
-    "numba": "chorus.kernels.cpu_contacts",
-    "reference": "chorus.kernels.contacts",
+    "triton": "chorus.kernels.gpu.contacts",
+    "numba": "chorus.kernels.cpu.contacts",
+    "reference": "chorus.kernels.reference.contacts",
 }
 """Modules that hold their ``touched_regions``."""
 
@@ -63,7 +63,7 @@ class Backend:
     device: torch.device
 
     def touched_regions(self, field: VoxelField, regions: Tensor, images: VoteImages) -> Tensor:
-        """The contacts of ``chorus.kernels.contacts``: regions (V,) int32 -> (I,) int32, where the images are."""
+        """The contacts of ``chorus.kernels.reference.contacts``: regions (V,) int32 -> (I,) int32, where the images are."""
         touched: Tensor = importlib.import_module(CONTACTS[self.name]).touched_regions(field, regions, images)
         return touched
 

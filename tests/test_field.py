@@ -14,7 +14,7 @@ import pytest
 from scipy.spatial import KDTree
 
 from chorus import field as module
-from chorus.body import Body, load_body
+from chorus.body.model import Body, load_body
 from chorus.errors import InputError
 from chorus.field import (
     ALGORITHM,
@@ -315,7 +315,7 @@ def test_an_unwritable_cache_is_said_and_survived(tmp_path: Path, monkeypatch: p
 
 RACE = """
 import sys
-from chorus.body import load_body
+from chorus.body.model import load_body
 from chorus.field import CanonicalField
 body = load_body()
 body.rest_vertices
@@ -348,7 +348,7 @@ def test_processes_race_for_the_cache(body: Body, cache: Path) -> None:
 
 PEAK = """
 import time
-from chorus.body import load_body
+from chorus.body.model import load_body
 from chorus.field import CanonicalField
 def peak():  # of this program alone; ru_maxrss would begin at that of the process that started it
     with open("/proc/self/status") as status:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from chorus.aggregation import aggregate
-from chorus.body import load_body
-from chorus.camera import Cameras
+from chorus.body.model import load_body
+from chorus.camera.cameras import Cameras
 from chorus.errors import InputError, MismatchError, StoreError, check_array, to_numpy
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks
+from chorus.occupancy.aggregation import aggregate
 
 n = 3
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.body import SMPL_JOINTS, Body, load_body
+from chorus.body.model import SMPL_JOINTS, Body, load_body
 
 DEFAULT_OUTPUT = Path(__file__).resolve().parent.parent / "chorus" / "data" / "mannequin.npz"
 

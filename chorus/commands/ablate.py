@@ -67,12 +67,19 @@ def ablate_command(
     import json
     from dataclasses import replace
 
-    from chorus.body import load_body
+    from chorus.body.model import load_body
     from chorus.errors import InputError
-    from chorus.evaluate.ablate import ablate
-    from chorus.evaluate.ablate_report import as_markdown, as_rich, mechanism_lines, to_json
-    from chorus.evaluate.ablate_rows import AblationOptions, has_keypoints, keypoint_filter
-    from chorus.evaluate.ablate_worlds import FIRST_SOURCE, OTHER_SOURCE, SIZES, TRAINING, mechanisms, simulate_stores
+    from chorus.evaluate.ablation.report import as_markdown, as_rich, mechanism_lines, to_json
+    from chorus.evaluate.ablation.rows import AblationOptions, has_keypoints, keypoint_filter
+    from chorus.evaluate.ablation.run import ablate
+    from chorus.evaluate.ablation.simulated_stores import (
+        FIRST_SOURCE,
+        OTHER_SOURCE,
+        SIZES,
+        TRAINING,
+        mechanisms,
+        simulate_stores,
+    )
     from chorus.store import open_store
 
     for name, path in (("--output", output), ("--picture", picture)):
@@ -113,7 +120,7 @@ def ablate_command(
         output.write_text(json.dumps(to_json(table, claims), indent=1) + "\n")
         written.append(output)
     if picture is not None:
-        from chorus.figures.ablate import save_ablations
+        from chorus.figures.ablation_bars import save_ablations
 
         save_ablations(picture, table)
         written.append(picture)

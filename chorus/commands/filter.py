@@ -32,10 +32,10 @@ def filter_command(
     Rules: one-person, one-object, person-confidence, object-confidence, overlap, overlap-smaller, person-side, torso, residual;
     pose is always on.
     """
-    from chorus.frontend.filter_report import filter_report, report_table
-    from chorus.frontend.filtering import Filter, find_filter, write_store_filter
-    from chorus.frontend.rules import rule
     from chorus.store import open_store
+    from chorus.store.filters.filtering import Filter, find_filter, write_store_filter
+    from chorus.store.filters.report import filter_report, report_table
+    from chorus.store.filters.rules import rule
 
     if start is not None and reset:
         raise click.UsageError("--reset begins with the paper's rules: give no --from with it")
@@ -66,7 +66,7 @@ def filter_command(
 def _assigned(assignments: tuple[str, ...]) -> dict[str, float | None]:
     """RULE=NUMBER of the command line. InputError for what is none."""
     from chorus.errors import InputError
-    from chorus.frontend.rules import rule
+    from chorus.store.filters.rules import rule
 
     thresholds: dict[str, float | None] = {}
     for text in assignments:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from chorus.body import Body
+    from chorus.body.model import Body
 
 inverse_option = click.option(
     "--inverse", type=click.Choice(["blend_of_inverses", "inverse_of_blend"]), default="blend_of_inverses", show_default=True,
@@ -35,7 +35,7 @@ def read_pose(path: Path) -> NDArray[np.float64]:
     import numpy as np
 
     from chorus.errors import InputError, check_array
-    from chorus.records import read_record
+    from chorus.ingest.record import read_record
 
     if path.is_dir():
         return read_record(path).pose
@@ -80,8 +80,8 @@ def posed_picture(
     from types import SimpleNamespace
     from typing import cast
 
-    from chorus.body import Body
-    from chorus.figures.occupancy import save_three_sides
+    from chorus.body.model import Body
+    from chorus.figures.three_sides import save_three_sides
 
     # The picture draws a body as it rests; for this one the pose is where it rests.
     posed = cast(Body, SimpleNamespace(rest_vertices=body.posed_vertices(pose[None], betas)[0], faces=body.faces))
@@ -126,11 +126,11 @@ def pose_command(
 
     import numpy as np
 
-    from chorus.aggregation import provenance
     from chorus.errors import InputError
-    from chorus.occupancy import load_occupancy
-    from chorus.posed import body_of
-    from chorus.surfaces import check_mesh_path, write_whole
+    from chorus.occupancy.aggregation import provenance
+    from chorus.occupancy.counts import load_occupancy
+    from chorus.occupancy.posed import body_of
+    from chorus.occupancy.surfaces import check_mesh_path, write_whole
 
     if output.suffix != ".npz":
         raise InputError(f"--output: expected a name ending in .npz, got {str(output)!r}")
@@ -173,7 +173,7 @@ def pose_command(
     if mesh_path is not None:
         from dataclasses import asdict
 
-        from chorus.surfaces import OBJECT, PERSON, body_mesh, describe, surface, write_meshes
+        from chorus.occupancy.surfaces import OBJECT, PERSON, body_mesh, describe, surface, write_meshes
 
         found = surface(phi, extent, threshold)
         person = body_mesh(body.posed_vertices(poses[None], betas)[0], body.faces)
@@ -193,7 +193,7 @@ def pose_command(
 
 def load_given_body(path: Path | None) -> Body | None:
     """The body of --body; None, which stands for the built-in one, without."""
-    from chorus.body import load_body
+    from chorus.body.model import load_body
 
     return None if path is None else load_body(path)
 
@@ -212,11 +212,11 @@ def roundtrip_command(
     """How far voxels land from where they were, moved into random poses (Eq. 5) and back (Eq. 11)."""
     import json
 
-    from chorus.body import load_body
+    from chorus.body.model import load_body
     from chorus.errors import InputError
     from chorus.evaluate.roundtrip import as_rich, roundtrip
     from chorus.field import CanonicalField
-    from chorus.surfaces import write_whole
+    from chorus.occupancy.surfaces import write_whole
 
     if output is not None and not output.absolute().parent.is_dir():
         raise InputError(f"--output: expected a file in a folder that is there, got {str(output)!r}")

@@ -10,8 +10,8 @@ import click
 from chorus.commands.console import body_option, print_json, print_table, progress_bars, wrote
 
 if TYPE_CHECKING:
-    from chorus.body import Body
-    from chorus.scene import Scene
+    from chorus.body.model import Body
+    from chorus.reconstruct.scene import Scene
 
 
 @click.command("reconstruct")
@@ -66,10 +66,10 @@ def reconstruct_command(
     From a RECORD's folder: pose, camera or keypoints, object mask. Or from a PHOTO alone, a JPEG or PNG: the object whose box
     overlaps a person's most is found among the stored categories, then the person's pose and camera.
     """
-    from chorus.body import load_body
+    from chorus.body.model import load_body
     from chorus.errors import InputError
-    from chorus.reconstruct import reconstruct, write_reconstruction
-    from chorus.scene import read_scene
+    from chorus.reconstruct.scene import read_scene
+    from chorus.reconstruct.single_view import reconstruct, write_reconstruction
 
     if not output.absolute().parent.is_dir() or (output.exists() and not output.is_dir()):
         raise InputError(f"--output: expected a folder, or a name for one in a folder that is there, got {str(output)!r}")
@@ -122,8 +122,8 @@ def _estimated(
     from chorus.errors import InputError
     from chorus.frontend.registry import make
     from chorus.frontend.stages import Runtime
-    from chorus.photo import estimate_scene
-    from chorus.reconstruct import stored_categories
+    from chorus.reconstruct.photo import estimate_scene
+    from chorus.reconstruct.single_view import stored_categories
 
     options: dict[str, dict[str, str]] = {"detector": {}, "humans": {}}
     for text in assignments:

@@ -144,7 +144,7 @@ def remake_command(
     import numpy as np
     from PIL import Image
 
-    from chorus.body import load_body
+    from chorus.body.model import load_body
     from chorus.errors import InputError
     from chorus.frontend.distributed import Ranks
     from chorus.frontend.plan import Description
@@ -291,7 +291,7 @@ def _run(
     output: Path, requests: list[ImageRequest], description: Description, settings: Settings, own: Ranks,
     body_path: Path | None, options: dict[str, Any],
 ) -> None:  # fmt: skip
-    from chorus.body import load_body
+    from chorus.body.model import load_body
     from chorus.frontend.run import check_stages, check_store, synthesize
 
     if options["dry_run"]:

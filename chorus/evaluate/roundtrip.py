@@ -17,13 +17,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from scipy.spatial import KDTree
 
-from chorus.body import Body
+from chorus.body.model import Body
 from chorus.errors import InputError, check_array
 from chorus.evaluate import machine, versions
 from chorus.field import CanonicalField, FieldParameters
-from chorus.kernels.neighbours import INVERSES, PELVIS
-from chorus.parts import EPSILON, PARTS, body_parts
-from chorus.posed import to_canonical
+from chorus.kernels.reference.skinning import INVERSES, PELVIS
+from chorus.occupancy.posed import to_canonical
+from chorus.votes.parts import EPSILON, PARTS, body_parts
 
 PERCENTILES = (50, 75, 90, 95)
 ZONES = ("near", "far")

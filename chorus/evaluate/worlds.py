@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from rich.table import Table
 from scipy import stats
 
-from chorus.aggregation import aggregate
-from chorus.body import Body, load_body
+from chorus.body.model import Body, load_body
 from chorus.errors import InputError, check_array
 from chorus.evaluate import machine, versions
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
-from chorus.occupancy import Occupancy
-from chorus.simulate import simulate, true_occupancy
-from chorus.worlds import WORLDS, World
+from chorus.occupancy.aggregation import aggregate
+from chorus.occupancy.counts import Occupancy
+from chorus.simulate.images import simulate, true_occupancy
+from chorus.simulate.worlds import WORLDS, World
 
 Progress = Callable[[int, int], None]
 
@@ -166,7 +166,7 @@ def worlds_table(
 
     num_images  of each simulation; there are three per world and seed
     seeds       of the simulations, at least two, no two alike
-    worlds      names in chorus.worlds.WORLDS
+    worlds      names in chorus.simulate.worlds.WORLDS
     body        default: the built-in one
     progress    called with images simulated and images in all, after each batch
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from chorus._reprojection import LEAST_DEPTH
-from chorus.body import Body
-from chorus.camera import Cameras
-from chorus.camera_fit import METHODS, check_budget, fit_cameras, weak_perspective_start
+from chorus.body.model import Body
+from chorus.camera.cameras import Cameras
+from chorus.camera.fit import METHODS, check_budget, fit_cameras, weak_perspective_start
+from chorus.camera.solvers.adam import LEAST_DEPTH
 from chorus.errors import InputError, check_array
 from chorus.frontend.stages import Human
 

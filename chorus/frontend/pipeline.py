@@ -32,7 +32,7 @@ from chorus.frontend.stages import (
 from chorus.store import COMPLETE, StoreWriter
 
 if TYPE_CHECKING:
-    from chorus.body import Body
+    from chorus.body.model import Body
 
 KEEP = ("none", "complete", "all")
 """Which pictures are kept as JPEGs beside the shards."""

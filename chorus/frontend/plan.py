@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from chorus.errors import InputError, StoreError
+from chorus.files import fsync_path
 from chorus.frontend.stages import ImageRequest
-from chorus.store.durable import fsync_path
 
 FRONTEND_JSON = "frontend.json"
 """In a store that the front end fills: what its rows were made with."""

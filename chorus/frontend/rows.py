@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.camera import Cameras
+from chorus.camera.cameras import Cameras
 from chorus.frontend.stages import COCO_KEYPOINTS, PERSON, Human, ImageRequest, Instances, Picture
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks

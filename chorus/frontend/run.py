@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chorus.errors import InputError, StoreError
+from chorus.files import exclusive_lock
 from chorus.frontend.distributed import Ranks
-from chorus.frontend.filtering import Filter, read_store_filter, write_store_filter
 from chorus.frontend.pipeline import Pipeline, RunReport, Stages
 from chorus.frontend.plan import Description, batches
 from chorus.frontend.registry import KINDS, check, find, make
 from chorus.frontend.stages import ImageRequest, Runtime
 from chorus.store import StoreWriter
-from chorus.store.durable import exclusive_lock
+from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
 from chorus.store.schema import shard_paths
 
 if TYPE_CHECKING:
-    from chorus.body import Body
+    from chorus.body.model import Body
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Every stage played by a simulated world (``chorus.simulate``): to try the pipeline without any model, and to test it.
+"""Every stage played by a simulated world (``chorus.simulate.images``): to try the pipeline without any model, and to test it.
 
 An image is that of the world with the request's prompt, of index ``request.seed``. The image stage paints it; the others look
 up the truth instead of looking at the picture, and give it in the types, units, orders and frames of
@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from chorus.body import Body, load_body
+from chorus.body.model import Body, load_body
 from chorus.errors import InputError
 from chorus.frontend.registry import StageInfo
 from chorus.frontend.stages import COCO_KEYPOINTS, PERSON, Human, ImageRequest, Instances, Picture, Refusal, Runtime
-from chorus.simulate import KEYPOINTS, SimulatedBatch, simulate
-from chorus.worlds import WORLDS, World
+from chorus.simulate.images import KEYPOINTS, SimulatedBatch, simulate
+from chorus.simulate.worlds import WORLDS, World
 
 BACKGROUND, PERSON_COLOUR, OBJECT_COLOUR = (200, 205, 210), (120, 90, 70), (230, 120, 30)
 """RGB of what is painted."""

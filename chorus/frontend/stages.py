@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from chorus.errors import InputError, check_array
 
 if TYPE_CHECKING:
-    from chorus.body import Body
-    from chorus.camera import Cameras
+    from chorus.body.model import Body
+    from chorus.camera.cameras import Cameras
 
 PERSON = "person"
 """The label of people among a detector's instances; the object's is the category that was asked for."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.camera import Cameras
+from chorus.camera.cameras import Cameras
 from chorus.errors import InputError, StoreError, to_numpy
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, words_in_box

@@ -23,8 +23,6 @@ SHARD_FORMAT = "chorus-shard"
 STORE_JSON = "store.json"
 SHARDS = "shards"
 SHARD_SUFFIX = ".h5"
-PART_SUFFIX = ".part"
-"""Ends the names of files still being written; readers never look at them."""
 
 COMPLETE = "complete"
 """The status of an image that has everything; code 0 of every shard's status vocabulary."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.camera import Cameras
+from chorus.camera.cameras import Cameras
 from chorus.errors import InputError, StoreError
 from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK, PackedMasks, words_in_box
 from chorus.store.schema import (

@@ -16,13 +16,12 @@ import h5py
 import numpy as np
 
 from chorus.errors import InputError, StoreError
+from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, publish, remove_leftovers
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks
-from chorus.store.durable import exclusive_lock, fsync_path, publish, remove_leftovers
 from chorus.store.schema import (
     ALIGNMENT,
     FORMAT_VERSION,
-    PART_SUFFIX,
     SHARD_FORMAT,
     SHARD_SUFFIX,
     SHARDS,

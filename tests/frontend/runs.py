@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from chorus.body import load_body
+from chorus.body.model import load_body
 from chorus.frontend.plan import Description
 from chorus.frontend.run import Settings, synthesize
 from chorus.frontend.stages import ImageRequest
+from chorus.simulate.worlds import WORLDS
 from chorus.store import open_store
-from chorus.worlds import WORLDS
 
 STAGES = dict.fromkeys(("images", "detector", "keypoints", "humans"), "simulated")
 OPTIONS = {"images.size": "64"}

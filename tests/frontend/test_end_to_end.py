@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from chorus.cli import main
-from chorus.frontend.filtering import Filter, write_store_filter
 from chorus.store import open_store, verify_store
+from chorus.store.filters.filtering import Filter, write_store_filter
 from tests.frontend.runs import same_rows
 from tests.frontend.servers import Servers, says, url
 from tests.frontend.tiny_diffusion import save as tiny_stable_diffusion

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from chorus.body import Body, load_body
-from chorus.camera import Cameras
+from chorus.body.model import Body, load_body
+from chorus.camera.cameras import Cameras
 from chorus.errors import InputError
 from chorus.frontend import registry
 from chorus.frontend.cameras import calibrate
 from chorus.frontend.stages import Human, ImageRequest, Picture, Runtime
+from tests.camera.test_fit import degrees_between, people
 from tests.frontend.tiny_humans import shapely, tiny_hmr_checkpoint
-from tests.test_camera_fit import degrees_between, people
 
 BODY = load_body()
 

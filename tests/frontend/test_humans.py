@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import nn
 
-from chorus.body import Body, load_body
+from chorus.body.model import Body, load_body
 from chorus.errors import InputError
 from chorus.frontend import registry
 from chorus.frontend.humans import hmr

@@ -16,8 +16,8 @@ import chorus
 from chorus.frontend.plan import Description
 from chorus.frontend.run import Settings, synthesize
 from chorus.frontend.stages import COCO_KEYPOINTS, ImageRequest
+from chorus.simulate.worlds import WORLDS
 from chorus.store import Store, open_store
-from chorus.worlds import WORLDS
 from tests.frontend.tiny_diffusion import save as tiny_stable_diffusion
 from tests.frontend.tiny_humans import tiny_hmr_checkpoint
 from tests.frontend.tiny_vision import tiny_mask2former_that_finds, tiny_vitpose

@@ -25,8 +25,8 @@ from chorus.frontend.simulated import (
     SimulatedKeypoints,
 )
 from chorus.frontend.stages import Human, ImageRequest, Instances, Picture, Refusal
+from chorus.simulate.worlds import WORLDS
 from chorus.store import Store, StoreWriter, open_store, verify_store
-from chorus.worlds import WORLDS
 
 BODY = chorus.load_body()
 PROMPT = WORLDS["ball"].prompt

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from chorus.body import load_body
+from chorus.body.model import load_body
 from chorus.errors import InputError, StoreError
 from chorus.frontend.distributed import Ranks
-from chorus.frontend.filtering import Filter, read_store_filter, write_store_filter
 from chorus.frontend.plan import Description
 from chorus.frontend.run import Settings, check_store, synthesize
 from chorus.store import StoreWriter, open_store, verify_store
+from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
 from tests.frontend.runs import OPTIONS, STAGES, run, same_rows, wanted
 
 ROOT = Path(__file__).parents[2]

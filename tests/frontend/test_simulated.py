@@ -22,22 +22,22 @@ from chorus.frontend.simulated import (
     SimulatedPrompts,
 )
 from chorus.frontend.stages import COCO_KEYPOINTS, Human, ImageRequest, Picture, Runtime
-from chorus.simulate import image_key, write_world
+from chorus.simulate.images import image_key, write_world
+from chorus.simulate.worlds import WORLDS
 from chorus.store import StoreWriter, open_store
-from chorus.worlds import WORLDS
 
 BODY = chorus.load_body()
 SIZE = (112, 112)
 
 
-def worlds() -> list[chorus.worlds.World]:
+def worlds() -> list[chorus.simulate.worlds.World]:
     """Two ways to meet a ball, from so near that some images show no ball and parts of the person are outside."""
     near = replace(WORLDS["ball-held"].cameras, fill=(0.6, 3.0), closest=0.8, look_at=0.4)
     return [replace(WORLDS[name], image_sizes=(SIZE,), cameras=near) for name in ("ball-held", "ball-kicked")]
 
 
 @pytest.fixture
-def near_worlds(monkeypatch: pytest.MonkeyPatch) -> list[chorus.worlds.World]:
+def near_worlds(monkeypatch: pytest.MonkeyPatch) -> list[chorus.simulate.worlds.World]:
     made = worlds()
     monkeypatch.setattr(simulated, "WORLDS", {world.name: world for world in made})
     simulated.truth.cache_clear()
@@ -45,7 +45,7 @@ def near_worlds(monkeypatch: pytest.MonkeyPatch) -> list[chorus.worlds.World]:
     simulated.truth.cache_clear()
 
 
-def test_all_oracles_give_the_simulated_store(tmp_path: Path, near_worlds: list[chorus.worlds.World]) -> None:
+def test_all_oracles_give_the_simulated_store(tmp_path: Path, near_worlds: list[chorus.simulate.worlds.World]) -> None:
     count = 80
     write_world(tmp_path / "true.chorus", near_worlds, count, 0, BODY)
     true = open_store(tmp_path / "true.chorus")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chorus.body import Body, load_body
+from chorus.body.model import Body, load_body
 
 STEM, WIDTHS, DEPTHS, HIDDEN = 8, (16, 32, 64, 128), (1, 1, 1, 1), 32
 RESNET50 = (64, (256, 512, 1024, 2048), (3, 4, 6, 3), 1024)

@@ -26,7 +26,7 @@ STAGES: tuple[StageInfo, ...] = (
     StageInfo(
         kind="humans",
         name="records",
-        made_by="chorus.frontend.humans.records:make",
+        made_by="chorus.frontend.humans.pose_files:make",
         what="3D poses found elsewhere, by any model: read from .npz or .json files (docs/humans.md)",
         model="",
         local=True,

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from chorus.body import SMPL_JOINTS, Body
+from chorus.body.model import SMPL_JOINTS, Body
 from chorus.errors import InputError, check_array
 from chorus.frontend.batching import BatchLimit, in_batches
 from chorus.frontend.humans.crop import RESOLUTION, Crop

@@ -1,0 +1,237 @@
+"""Casting votes and asking about them: aggregate, explain, overlay."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from chorus.commands.console import body_option, filter_option, out, print_json, print_table, progress_bars, wrote
+
+_parts_option = click.option(
+    "--parts", type=click.Path(path_type=Path), help="A JSON file {part: [vertices or joints]} instead of the 12 of Table 4."
+)
+_epsilon_option = click.option(
+    "--epsilon", default=0.13, show_default=True, help="Radius of the parts' regions, metres (Eq. 12)."
+)
+_fold_option = click.option(
+    "--fold", "folds", multiple=True, type=click.IntRange(0, 9),
+    help="Only images of this fold, 0 to 9 by a hash of their key (repeatable).",
+)  # fmt: skip
+
+
+@click.command("aggregate")
+@click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True,
+    help="The occupancy file to write (.h5); with --all a folder."
+)
+@click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable).")
+@click.option("--part", help='Only images whose object touches these body parts: "rightHand and not leftHand".')
+@_parts_option
+@_epsilon_option
+@click.option(
+    "--totals", default="before", show_default=True, type=click.Choice(["before", "after"]),
+    help="View weights count images before or after the condition on parts."
+)
+@_fold_option
+@click.option("--all", "every", is_flag=True, help="Every prompt, every part and every pair, with a summary.")
+@click.option(
+    "--min-images", default=100, show_default=True, type=click.IntRange(min=1), help="With --all: images a pair needs."
+)
+@filter_option
+@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512))
+@click.option("--no-canonicalize", is_flag=True, help="The ablation: every voxel rigid with the pelvis.")
+@click.option("--weighting", default="azimuth", show_default=True, help="azimuth, azimuth-elevation or none.")
+@click.option("--scheme", help="How to group the counts, e.g. azimuth-elevation+folds; default: what the weighting needs.")
+@click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw it with the body from three sides (PNG).")
+@body_option
+@click.option("--json", "as_json", is_flag=True)
+def aggregate_command(
+    store_path: Path,
+    output: Path,
+    prompts: tuple[str, ...],
+    part: str | None,
+    parts: Path | None,
+    epsilon: float,
+    totals: str,
+    folds: tuple[int, ...],
+    every: bool,
+    min_images: int,
+    filter_name: str,
+    resolution: int,
+    no_canonicalize: bool,
+    weighting: str,
+    scheme: str | None,
+    backend: str,
+    picture: Path | None,
+    body_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Cast the votes of a store's images into an occupancy."""
+    from chorus.body.model import load_body
+    from chorus.field import CanonicalField
+    from chorus.occupancy.aggregation import aggregate
+    from chorus.votes.prefetch import Timings
+
+    model = load_body(body_path)
+    field = CanonicalField(model, resolution, canonicalize=not no_canonicalize)
+    if every:
+        if prompts or part or picture or folds:
+            raise click.UsageError("--all takes every prompt and part: give no --prompt, --part, --fold or --picture with it")
+        _aggregate_all(store_path, output, field, parts, epsilon, backend, scheme, filter_name, min_images, as_json)
+        return
+    timings = Timings()
+    start = time.perf_counter()
+    with progress_bars() as update:
+        occupancy = aggregate(
+            store_path, field, weighting, backend, list(prompts) or None, part, parts=parts, epsilon=epsilon, totals=totals,
+            folds=folds or None, scheme=scheme, filter=filter_name, timings=timings,
+            progress=lambda done, total: update("aggregate", done, total),
+        )  # fmt: skip
+    seconds = time.perf_counter() - start
+    occupancy.save(output)
+    written = [output]
+    if picture is not None:
+        from chorus.figures.three_sides import save_three_sides
+
+        title = "; ".join(prompts) or occupancy.category or store_path.name
+        title += f" ({part})" if part else ""
+        save_three_sides(picture, [("phi", occupancy.probability)], field.extent, model, title)
+        written.append(picture)
+    made_by = occupancy.provenance[0]
+    facts = {
+        "images": occupancy.num_images,
+        **({"filter": made_by["filter"]["text"]} if "filter" in made_by else {}),
+        "images_per_second": round(occupancy.num_images / seconds, 1),
+        "backend": made_by["backend"],
+        "largest_phi": round(float(occupancy.probability.max()), 3),
+        "voxels_seen": int((occupancy.support > 0).sum()),
+        **({"time": str(timings)} if timings.copy else {}),
+    }
+    if as_json:
+        print_json({**facts, "wrote": written})
+        return
+    print_table(facts)
+    wrote(*written)
+
+
+def _aggregate_all(
+    store_path: Path, folder: Path, field: Any, parts: Path | None, epsilon: float, backend: str, scheme: str | None,
+    filter_name: str, min_images: int, as_json: bool,
+) -> None:  # fmt: skip
+    from chorus.occupancy.clusters import clusters, write_clusters
+    from chorus.store import open_store
+    from chorus.store.filters.filtering import filter_rows, find_filter
+
+    store = open_store(store_path)
+    chosen = find_filter(filter_name, store_path) or "none"
+    _, _, filtered = filter_rows(store, store.select(), chosen)
+    with progress_bars() as update:
+        found = clusters(
+            store, field, min_images, parts=parts, epsilon=epsilon, backend=backend, scheme=scheme, filter=chosen,
+            progress=lambda done, total: update("prompts and parts", done, total),
+        )  # fmt: skip
+        rows = write_clusters(folder, found)
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(title=f"with at least {min_images} images", title_justify="left")
+    for column in ("prompt", "part", "images", "largest phi", "file"):
+        table.add_column(column, justify="right" if column in ("images", "largest phi") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(
+            row["prompt"] or "any", row["part"] or "any", f"{row['images']:,}", f"{row['largest_phi']:.2f}", row["file"]
+        )
+    out.print(table)
+    if filtered is not None:
+        out.print(f"filter: {filtered}", markup=False)
+    wrote(folder)
+
+
+@click.command("explain")
+@click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
+@click.argument("point", nargs=3, type=float)
+@click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable).")
+@click.option("--part", help="Only images whose object touches these body parts.")
+@_parts_option
+@_epsilon_option
+@_fold_option
+@filter_option
+@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512))
+@click.option("--show", default=10, show_default=True, type=click.IntRange(min=0), help="Keys to list on either side.")
+@body_option
+@click.option("--json", "as_json", is_flag=True)
+def explain_command(
+    store_path: Path, point: tuple[float, float, float], prompts: tuple[str, ...], part: str | None, parts: Path | None,
+    epsilon: float, folds: tuple[int, ...], filter_name: str, resolution: int, show: int, body_path: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """The images behind the voxel at POINT (x y z, metres, canonical frame): who voted for it and who against."""
+    from chorus.body.model import load_body
+    from chorus.field import CanonicalField
+    from chorus.votes.explain import explain
+
+    field = CanonicalField(load_body(body_path), resolution)
+    found = explain(
+        point, store_path, field, prompt=list(prompts) or None, part=part, parts=parts, epsilon=epsilon, folds=folds or None,
+        filter=filter_name,
+    )  # fmt: skip
+    keys = {"on_mask": found.on_mask, "off_mask": found.off_mask}
+    facts = {
+        "voxel": list(found.voxel),
+        "centre": [round(c, 4) for c in found.centre.tolist()],
+        "on_mask": len(found.on_mask),
+        "off_mask": len(found.off_mask),
+        "unseen": found.unseen,
+        "probability, every image alike": round(found.probability, 4),
+        **({} if found.filtered is None else {"filter": str(found.filtered)}),
+    }
+    if as_json:
+        print_json({**facts, "keys": {side: [key.decode() for key in names] for side, names in keys.items()}})
+        return
+    print_table(facts)
+    for side, names in keys.items():
+        for key in names[:show]:
+            click.echo(f"{side.replace('_', ' '):<8}  {key.decode()}")
+        if len(names) > show:
+            click.echo(f"{side.replace('_', ' '):<8}  and {len(names) - show:,} more")
+
+
+@click.command("overlay")
+@click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
+@click.argument("occupancy_path", metavar="OCCUPANCY", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the pictures (PNG).")
+@click.option("--images", default=8, show_default=True, type=click.IntRange(min=1), help="How many images, spread evenly.")
+@filter_option
+@body_option
+def overlay_command(
+    store_path: Path, occupancy_path: Path, output: Path, images: int, filter_name: str, body_path: Path | None
+) -> None:
+    """Draw an occupancy posed back into images of a store, over body and mask."""
+    import numpy as np
+
+    from chorus.body.model import load_body
+    from chorus.errors import InputError
+    from chorus.field import CanonicalField
+    from chorus.figures.overlays import save_posed_back
+    from chorus.occupancy.counts import load_occupancy
+    from chorus.store import open_store
+    from chorus.store.filters.filtering import filter_rows
+
+    occupancy, opened = load_occupancy(occupancy_path), open_store(store_path)
+    field = CanonicalField.from_parameters(load_body(body_path), occupancy.parameters, occupancy.body_hash)
+    rows, _, filtered = filter_rows(opened, opened.select(), filter_name)
+    if len(rows) == 0:
+        raise InputError(f"no image of the store to draw in{'' if filtered is None else f': {filtered}'}")
+    batch = opened.batch(rows[np.unique(np.linspace(0, len(rows) - 1, images).astype(int))])
+    output.mkdir(parents=True, exist_ok=True)
+    for row, key in enumerate(batch.keys):
+        name = key.decode()
+        path = output / f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}.png"
+        on_mask = save_posed_back(path, occupancy, field, batch, row, name)
+        out.print(f"{name}: mean phi on the mask {on_mask:.2f}", markup=False)
+        wrote(path)

@@ -1,0 +1,83 @@
+"""``chorus evaluate pap``: projective average precision on test stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from chorus.commands.console import body_option, out, print_json, progress_bars, wrote
+
+
+@click.command("pap")
+@click.argument("stores", metavar="TEST_STORE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--occupancy", "occupancies", multiple=True, required=True, type=click.Path(path_type=Path),
+              help="What `chorus aggregate` wrote (repeatable, one a category).")  # fmt: skip
+@click.option("--splat", type=click.Choice(["centre", "footprint"]), default="centre", show_default=True,
+              help="A voxel is the pixel of its centre (the paper's), or all pixels it overlaps.")  # fmt: skip
+@click.option("--interpolation", type=click.Choice(["all-point", "11-point"]), default="all-point", show_default=True)
+@click.option("--inverse", type=click.Choice(["blend_of_inverses", "inverse_of_blend"]), default="blend_of_inverses",
+              show_default=True, help="How voxels are taken back to the rest pose (Eq. 11).")  # fmt: skip
+@click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="A category's, to enter mPAP.")
+@click.option("--no-aware", is_flag=True, help="Leave out the occlusion-aware scores.")
+@click.option("--backend", default="auto", show_default=True, help="For the posed field: auto, triton, numba or reference.")
+@click.option("--device", help="Draw renders in batches on this torch device, e.g. cuda; default: on the CPU's threads.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write everything as JSON.")
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also write each image's scores as CSV.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw precision-recall curves (PNG).")
+@body_option
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def evaluate_pap_command(
+    stores: tuple[Path, ...],
+    occupancies: tuple[Path, ...],
+    splat: str,
+    interpolation: str,
+    inverse: str,
+    min_images: int,
+    no_aware: bool,
+    backend: str,
+    device: str | None,
+    output: Path | None,
+    csv_path: Path | None,
+    picture: Path | None,
+    body_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Score occupancies, posed, against the masks of test images (4.2, B.2)."""
+    import json
+
+    from chorus.body.model import load_body
+    from chorus.errors import InputError
+    from chorus.evaluate.pap.categories import category_table, evaluate_pap, posing
+    from chorus.evaluate.pap.metric import PapProtocol
+    from chorus.occupancy.counts import load_occupancy
+
+    for name, path in (("--output", output), ("--csv", csv_path), ("--picture", picture)):
+        # Said before minutes of work, not after.
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InputError(f"{name}: expected a file in a folder that is there, got {str(path)!r}")
+    body = load_body(body_path)
+    loaded = [load_occupancy(path) for path in occupancies]
+    with progress_bars() as update:
+        report = evaluate_pap(
+            loaded, stores, pose_occupancy=posing(body, inverse, backend), body=body, aware=not no_aware,
+            protocol=PapProtocol(splat=splat, interpolation=interpolation), min_images=min_images, device=device,
+            progress=lambda done, total: update("score images", done, total),
+        )  # fmt: skip
+    written = []
+    if output is not None:
+        output.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        written.append(output)
+    if csv_path is not None:
+        report.write_csv(csv_path)
+        written.append(csv_path)
+    if picture is not None:
+        from chorus.figures.precision_recall import save_curves
+
+        save_curves(picture, report)
+        written.append(picture)
+    if as_json:
+        print_json({**report.to_json(), "wrote": written})
+        return
+    out.print(category_table(report))
+    wrote(*written)

@@ -1,0 +1,78 @@
+"""``chorus ingest coco-eft``: the extended COCO-EFT test set (B.1)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from chorus.commands.console import body_option, out, print_json, print_table, progress_bars, wrote
+
+
+@click.command("coco-eft")
+@click.argument("annotations", type=click.Path(path_type=Path))
+@click.argument("eft", metavar="EFT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the stores, one a category.")
+@click.option("--category", "categories", multiple=True, help="COCO's name (repeatable); default: all but person.")
+@click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="That a category needs.")
+@click.option("--min-overlap", default=0.5, show_default=True, type=click.FloatRange(0, 1),
+              help="Intersection of the boxes of person and object over the smaller one.")  # fmt: skip
+@click.option("--iterations", default=3000, show_default=True, type=click.IntRange(min=0), help="Of the camera fit.")
+@click.option("--stop-px", default=0.5, show_default=True, type=click.FloatRange(min=0), help="Where the fit stops.")
+@click.option("--reject-px", default=1.0, show_default=True, type=click.FloatRange(min=0), help="Above, an image is rejected.")
+@click.option("--method", type=click.Choice(["adam", "levenberg-marquardt"]), default="adam", show_default=True)
+@click.option("--betas", "use_betas", is_flag=True, help="Fit cameras to the joints of EFT's shapes, not the template's.")
+@click.option("--report", "report_path", type=click.Path(path_type=Path), help="Also write all counts and reasons as JSON.")
+@body_option
+@click.option("--json", "as_json", is_flag=True, help="Print all counts and reasons as JSON.")
+def ingest_coco_eft_command(
+    annotations: Path,
+    eft: tuple[Path, ...],
+    output: Path,
+    categories: tuple[str, ...],
+    min_images: int,
+    min_overlap: float,
+    iterations: int,
+    stop_px: float,
+    reject_px: float,
+    method: str,
+    use_betas: bool,
+    report_path: Path | None,
+    body_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Make test stores from COCO's instance ANNOTATIONS and EFT's fits of SMPL to the people in them."""
+    from rich.table import Table
+
+    from chorus.body.model import load_body
+    from chorus.ingest.coco_eft import ingest_coco_eft
+
+    with progress_bars() as update:
+        report = ingest_coco_eft(
+            annotations, eft, output, load_body(body_path), categories=categories or None, min_images=min_images,
+            min_overlap=min_overlap, iterations=iterations, stop_px=stop_px, reject_px=reject_px, method=method,
+            use_betas=use_betas, progress=lambda done, total: update("categories", done, total),
+        )  # fmt: skip
+    facts = report.as_dict()
+    written = [c.store for c in report.categories if c.store is not None]
+    if report_path is not None:
+        report_path.write_text(json.dumps(facts, indent=1) + "\n")
+        written.append(report_path)
+    if as_json:
+        print_json(facts)
+    else:
+        table = Table(title="extended COCO-EFT", title_justify="left")
+        for column in ("category", "annotations", "kept", "rejected"):
+            table.add_column(column, justify="right" if column in ("annotations", "kept") else "left")
+        for c in report.categories:
+            if c.annotations:
+                few = f" (below {min_images}: no store)" if c.store is None and c.kept else ""
+                rejected = ", ".join(f"{reason} {count}" for reason, count in c.rejected.items())
+                table.add_row(c.name, str(c.annotations), f"{c.kept}{few}", rejected)
+        out.print(table)
+        print_table({name: value for name, value in facts.items() if name.startswith("eft_")})
+        wrote(*written)
+    if not any(c.store for c in report.categories):
+        out.print(f"no category has {min_images} images", markup=False) if not as_json else None
+        raise click.exceptions.Exit(2)

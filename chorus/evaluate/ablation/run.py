@@ -1,0 +1,262 @@
+"""Ablations (Table 2 and beyond): every row from the same stores, scored on the same test images, over several seeds.
+
+Little is done twice. For each field every image votes once, whatever the number of rows that take it: the samples are cut
+into disjoint cells, and counts of cells add. View weights are applied to counts that are there. And Eq. 11 decides for a
+posed voxel which canonical voxel it shows from pose and field alone: that table is made once for each test image and field,
+by posing the voxels' numbers in place of phi, and serves all rows and seeds.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.body.model import Body, load_body
+from chorus.errors import InputError, MismatchError
+from chorus.evaluate.ablation.rows import AblationOptions, Setting, Where, chosen_images, settings
+from chorus.evaluate.ablation.scores import Target, count_rows, posed_voxels, score, targets
+from chorus.evaluate.pap.categories import MIN_IMAGES, SCORES, CategoryPap
+from chorus.evaluate.pap.metric import PAPER, PapProtocol
+from chorus.evaluate.worlds import t_interval
+from chorus.field import CanonicalField, FieldParameters
+from chorus.store import Store
+
+Progress = Callable[[str, int, int | None], None]
+Scores = dict[str, float | None]
+"""A category's PAP by the names of SCORES, 0 to 1, None where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class AblationRow:
+    """One row: its setting, and by category, for each seed, how many images voted and the four scores (SCORES, 0 to 1)."""
+
+    setting: Setting
+    images: dict[str, list[int]]
+    scores: dict[str, list[Scores]]
+
+    @property
+    def name(self) -> str:
+        return self.setting.name
+
+    def values(self, which: str = "vanilla", category: str | None = None) -> NDArray[np.float64]:
+        """PAP of a category by seed, or mPAP, the mean over the row's categories that have the score, (S,); NaN where none has.
+
+        Whether a category has a score depends on its test images alone, so it is the same for all rows and seeds.
+        """
+        chosen = [c for c in self.scores if category in (None, c)]
+        if category is not None and not chosen:
+            raise KeyError(category)
+        table = np.array([[np.nan if s[which] is None else s[which] for s in self.scores[c]] for c in chosen], np.float64)
+        scored = table[~np.isnan(table).any(1)]
+        return np.asarray(scored.mean(0)) if len(scored) else np.full(table.shape[1], np.nan)
+
+    def mean(self, which: str = "vanilla", category: str | None = None) -> tuple[float, float]:
+        """Mean over the seeds and the half width of its 95 % t-interval."""
+        return t_interval(self.values(which, category))
+
+
+@dataclass(frozen=True, eq=False)
+class AblationTable:
+    """Rows over ``seeds``, and what they were made with.
+
+    categories   scored, with the number of test images of each
+    replicated   whether each seed has training stores of its own; else seeds differ in the draws alone, and rows that draw
+                 nothing have no spread
+    facts        options, protocol, body, stores
+    seconds      that it took
+    """
+
+    rows: tuple[AblationRow, ...]
+    categories: dict[str, int]
+    seeds: tuple[int, ...]
+    replicated: bool
+    facts: dict[str, Any]
+    seconds: float
+
+    def row(self, name: str) -> AblationRow:
+        """The row of a name; KeyError where there is none."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    def difference(self, name: str, other: str, which: str = "vanilla", category: str | None = None) -> tuple[float, float]:
+        """Mean of (row - other row) over the seeds and the half width of its 95 % t-interval: seed by seed, so what both share
+        cancels. Over the categories that both have, or one. Raises KeyError for a row or category that is not there."""
+        first, second = self.row(name), self.row(other)
+        both = [c for c in first.scores if c in second.scores] if category is None else [category]
+        differences = np.stack([first.values(which, c) - second.values(which, c) for c in both])
+        scored = differences[~np.isnan(differences).any(1)]
+        return t_interval(scored.mean(0) if len(scored) else differences[0])
+
+
+def ablate(
+    training: Sequence[Sequence[Store]],
+    tests: Sequence[Store],
+    *,
+    seeds: Sequence[int] = range(5),
+    where: Where | None = None,
+    other: Sequence[Store] = (),
+    source_names: tuple[str, str] = ("first source", "other source"),
+    options: AblationOptions | None = None,
+    body: Body | None = None,
+    backend: str = "auto",
+    protocol: PapProtocol = PAPER,
+    min_images: int = MIN_IMAGES,
+    progress: Progress | None = None,
+) -> AblationTable:
+    """Every row of ``settings(options)``, on the same test images, over seeds.
+
+    training      stores of each seed, one a category; a single list serves all seeds, which then differ in the draws alone
+    tests         test stores, one a category, with ``min_images`` complete images or more
+    seeds         at least two, no two alike; they draw the samples
+    where         the filter, a predicate over a store's rows; None: only complete images are kept and there is no row without
+    other         the second source: a store for each seed, or one for all; of one of the categories
+    source_names  of the first and the second source in the table
+    body          that the stores were made with; default: the built-in one
+    backend       for votes and posing, as in ``aggregate``
+    protocol      of PAP; the resolution rows take splat="footprint" whatever it says
+    progress      told stage, done and total
+
+    Raises InputError for arguments that do not fit, MismatchError for stores of another body.
+    """
+    began = time.perf_counter()
+    body = load_body() if body is None else body
+    options = AblationOptions(filtered=where is not None) if options is None else options
+    if options.filtered and where is None:
+        raise InputError("where: expected a filter, as options.filtered asks for a row without one; got None")
+    seeds = tuple(int(seed) for seed in seeds)
+    by_seed, test, others = _checked(training, tests, other, seeds, body)
+    sources = source_names if others else None
+    rows = settings(options, sources)
+    shown = {category: targets(store, body, protocol) for category, store in test.items()}
+    for category, images in shown.items():
+        seen = sum(bool(t.mask.any()) for t in images)
+        if len(images) < min_images or not seen:
+            raise InputError(
+                f"tests: expected at least {min_images} complete images of {category!r}, some with an object, "
+                f"got {len(images)}, {seen} with one"
+            )
+    work = _Work(body, options, where, seeds, by_seed, others, shown, backend, protocol, progress or (lambda *_: None))
+    found = work.run(rows)
+    facts = {
+        "resolution": options.resolution, "extent": options.extent, "splat": protocol.splat,
+        "interpolation": protocol.interpolation, "shorter_side": protocol.shorter_side,
+        "thresholds": protocol.num_thresholds, "body": body.name, "body_hash": body.hash,
+        "training_images": {c: [len(stores[c]) for stores in by_seed] for c in test},
+        "stores": {
+            "training": {c: [stores[c].id for stores in by_seed] for c in test},
+            "tests": {c: store.id for c, store in test.items()},
+            "other": [store.id for store in others],
+        },
+    }  # fmt: skip
+    if others:
+        facts["other_images"] = {others[0].category: [len(store) for store in others]}
+    counts = {c: len(images) for c, images in shown.items()}
+    replicated = len(training) > 1
+    return AblationTable(tuple(found), counts, seeds, replicated, facts, time.perf_counter() - began)
+
+
+def _checked(
+    training: Sequence[Sequence[Store]], tests: Sequence[Store], other: Sequence[Store], seeds: tuple[int, ...], body: Body
+) -> tuple[list[dict[str, Store]], dict[str, Store], list[Store]]:
+    """Training stores by seed and category, test stores by category, the other source's stores by seed."""
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise InputError(f"seeds: expected at least two different ones >= 0, got {list(seeds)}")
+    for name, given in (("training", training), ("other", other)):
+        if given and len(given) not in (1, len(seeds)):
+            raise InputError(f"{name}: expected stores for each of {len(seeds)} seeds, or for all of them, got {len(given)}")
+    test = _by_category("tests", tests)
+    by_seed = [_by_category("training", stores) for stores in training]
+    for stores in by_seed:
+        if set(stores) != set(test):
+            raise InputError(f"training: expected the test stores' categories {sorted(test)}, got {sorted(stores)}")
+    if not by_seed or not test:
+        raise InputError(f"training, tests: expected stores, got {len(by_seed)} and {len(test)}")
+    if other and ({store.category for store in other} - set(test) or len({store.category for store in other}) > 1):
+        raise InputError(f"other: expected stores of one of {sorted(test)}, got {sorted({s.category for s in other})}")
+    for store in [*(s for stores in by_seed for s in stores.values()), *test.values(), *other]:
+        if store.body_hash not in (None, body.hash):
+            raise MismatchError(f"stores: {store.path} was made with body {store.body_hash}, expected {body.hash}")
+    repeat = len(seeds) if len(by_seed) == 1 else 1
+    return by_seed * repeat, test, list(other) * (len(seeds) if len(other) == 1 else 1)
+
+
+def _by_category(name: str, stores: Sequence[Store]) -> dict[str, Store]:
+    categories = [store.category for store in stores]
+    if len(set(categories)) < len(categories):
+        raise InputError(f"{name}: expected one store a category, got {categories}")
+    return dict(zip(categories, stores, strict=True))
+
+
+@dataclass(frozen=True)
+class _Work:
+    body: Body
+    options: AblationOptions
+    where: Where | None
+    seeds: tuple[int, ...]
+    by_seed: list[dict[str, Store]]
+    others: list[Store]
+    shown: dict[str, list[Target]]
+    backend: str
+    protocol: PapProtocol
+    progress: Progress
+
+    def run(self, rows: Sequence[Setting]) -> list[AblationRow]:
+        results = [AblationRow(row, {}, {}) for row in rows]
+        fields: dict[FieldParameters, CanonicalField] = {}
+        of_field: dict[FieldParameters, list[AblationRow]] = {}
+        for result in results:
+            field = CanonicalField(self.body, **result.setting.field)
+            fields.setdefault(field.parameters, field)
+            of_field.setdefault(field.parameters, []).append(result)
+        poses, posed = sum(map(len, self.shown.values())) * len(fields), 0
+        scores, scored = len(rows) * len(self.seeds) * len(self.shown), 0
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for parameters, field in fields.items():
+                for category, images in self.shown.items():
+                    voxels = []
+                    for target in images:
+                        voxels.append(posed_voxels(target, parameters, self.body, self.backend))
+                        posed += 1
+                        self.progress("pose test images", posed, poses)
+                    for place in range(len(self.seeds)):
+                        self._seed(place, category, field, of_field[parameters], voxels, pool)
+                        scored += len(of_field[parameters])
+                        self.progress("vote and score", scored, scores)
+        return results
+
+    def _seed(
+        self, place: int, category: str, field: CanonicalField, rows: Sequence[AblationRow],
+        voxels: Sequence[NDArray[np.int32]], pool: ThreadPoolExecutor,
+    ) -> None:  # fmt: skip
+        """Votes of one seed and category through one field, and the scores of the rows that they are for."""
+        by_cell = any(row.setting.weighting == "azimuth-elevation" for row in rows)
+        groups: dict[tuple[bool, str], list[AblationRow]] = {}
+        for row in rows:
+            setting = row.setting
+            if setting.sample.kind == "matched" and category != self.others[place].category:
+                continue
+            # Counts by elevation take six times the memory, and only the full row is weighed by them.
+            scheme = "azimuth-elevation" if by_cell and setting.sample.kind == "filtered" else "azimuth"
+            groups.setdefault((setting.other, scheme), []).append(row)
+        for (from_other, scheme), members in groups.items():
+            store = self.others[place] if from_other else self.by_seed[place][category]
+            samples = {m.setting.sample: chosen_images(store, self.where, m.setting.sample, self.seeds[place]) for m in members}
+            counted = count_rows(store, samples, field, scheme, self.backend)
+            for row in members:
+                occupancy = counted[row.setting.sample].reweight(row.setting.weighting)
+                protocol = replace(self.protocol, splat="footprint") if row.setting.splat == "footprint" else self.protocol
+                one = partial(score, occupancy.probability, extent=field.extent, protocol=protocol)
+                results = tuple(pool.map(one, self.shown[category], voxels))
+                scored = CategoryPap(category, results)
+                row.images.setdefault(category, []).append(occupancy.num_images)
+                row.scores.setdefault(category, []).append({which: scored.mean(which) for which in SCORES})

@@ -1,0 +1,111 @@
+"""Scoring many distributions on the same test images: what depends on image and field alone is done once.
+
+Eq. 11 decides for a voxel around a posed person which canonical voxel it shows, from pose and field alone. Posing the voxels'
+numbers in place of phi gives that table; then each distribution costs a look-up, a small render and two histograms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.body.model import Body
+from chorus.camera.cameras import Cameras
+from chorus.errors import InputError
+from chorus.evaluate.ablation.rows import Where, cells
+from chorus.evaluate.pap.metric import (
+    PAPER,
+    ImagePap,
+    PapProtocol,
+    PixelCounts,
+    average_precision,
+    body_pixels,
+    count_pixels,
+    downscale_mask,
+    downscaled_size,
+    render_levels,
+)
+from chorus.field import CanonicalField, FieldParameters
+from chorus.occupancy.aggregation import aggregate
+from chorus.occupancy.counts import Occupancy
+from chorus.occupancy.posed import posed_occupancy
+from chorus.store import Store
+
+Key = TypeVar("Key")
+MAX_RESOLUTION = 256
+"""Voxels' numbers are posed as float32, which holds whole numbers up to 2^24."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A test image as every row is scored on it: pose (J, 3), its one camera, and at the protocol's ``size`` the object's
+    pixels and those of the posed body."""
+
+    key: str
+    pose: NDArray[np.float32]
+    camera: Cameras
+    size: tuple[int, int]
+    mask: NDArray[np.bool_]
+    body: NDArray[np.bool_]
+
+
+def targets(store: Store, body: Body, protocol: PapProtocol = PAPER) -> list[Target]:
+    """The complete images of a test store, in its order."""
+    found = []
+    for batch in store.batches(size=256):
+        for i, key in enumerate(batch.keys):
+            camera = batch.cameras[i : i + 1]
+            height, width = (int(side) for side in camera.image_size[0])
+            size = downscaled_size(height, width, protocol.shorter_side)
+            mask = downscale_mask(batch.masks.unpack(i), size)
+            vertices = body.posed_vertices(batch.poses[i][None])[0]
+            found.append(Target(key.decode(), batch.poses[i], camera, size, mask, body_pixels(vertices, camera, size)))
+    return found
+
+
+def posed_voxels(target: Target, parameters: FieldParameters, body: Body, backend: str = "auto") -> NDArray[np.int32]:
+    """Which canonical voxel each voxel around the posed person shows (Eq. 11, nearest), (N^3,) int32: its flat number + 1, or
+    0 for none. InputError above MAX_RESOLUTION."""
+    N = parameters.resolution
+    if N > MAX_RESOLUTION:
+        raise InputError(f"resolution: expected at most {MAX_RESOLUTION}, got {N}")
+    numbers = np.arange(1, N**3 + 1, dtype=np.float32).reshape(N, N, N)
+    return posed_occupancy(numbers, target.pose, parameters, body.hash, body, backend=backend).astype(np.int32).ravel()
+
+
+def score(
+    phi: NDArray[np.float32], target: Target, voxels: NDArray[np.int32], extent: float, protocol: PapProtocol = PAPER
+) -> ImagePap:
+    """What ``evaluate_pap`` gives an image for a canonical phi (N, N, N), by ``posed_voxels`` instead of posing again."""
+    posed = np.concatenate([np.zeros(1, np.float32), phi.ravel()])[voxels].reshape(phi.shape)
+    levels = render_levels(posed, extent, target.camera, target.size, protocol)
+    counts = count_pixels(levels, target.mask, protocol.num_thresholds)
+    aware = count_pixels(levels, target.mask, protocol.num_thresholds, target.body)
+
+    def value(pixels: PixelCounts, strict: bool) -> float | None:
+        return average_precision(pixels, strict, protocol.interpolation)
+
+    return ImagePap(
+        target.key, value(counts, False), value(counts, True), value(aware, False), value(aware, True), counts, aware
+    )
+
+
+def count_rows(
+    store: Store, samples: Mapping[Key, NDArray[np.bool_]], field: CanonicalField, scheme: str, backend: str = "auto"
+) -> dict[Key, Occupancy]:
+    """Counts of each sample (name -> (n,) bool over the store's rows); every image votes once."""
+    counted: dict[Key, Occupancy] = {}
+    for members, holders in cells(list(samples.values())):
+        cell = aggregate(store, field, scheme=scheme, backend=backend, where=_exactly(members), filter="none")
+        for name, held in zip(samples, holders, strict=True):
+            if held:
+                counted[name] = counted[name] + cell if name in counted else cell
+    return counted
+
+
+def _exactly(members: NDArray[np.bool_]) -> Where:
+    return lambda _: members

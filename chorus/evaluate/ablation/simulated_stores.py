@@ -1,0 +1,167 @@
+"""Simulated stores to ablate on: four categories, a second source for one of them, test images held out, the truth known.
+
+Every training world misestimates a share of its poses, which the keypoints' confidence reveals most of the time. Backpacks
+are mostly seen from the front, so that view weights have something to do. Test images come from another seed and from cameras
+all around; their masks, poses and cameras are the true ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chorus.errors import InputError
+from chorus.evaluate.ablation.rows import FULL
+from chorus.simulate.images import write_world
+from chorus.simulate.worlds import WORLDS, CameraDistribution, MaskNoise, PoseEstimation, World
+from chorus.store import Store, open_store
+
+if TYPE_CHECKING:
+    from chorus.body.model import Body
+    from chorus.evaluate.ablation.run import AblationTable
+
+TEST_SEED = 1_000_000
+"""Of the held-out images; training seeds are smaller."""
+IMAGE_SIZE = (256, 256)
+MISESTIMATED = 0.3
+"""Share of the training images whose recorded pose is a bad estimate."""
+SIZES = (256, 2000)
+"""Images drawn from either source; the paper's ratio, at a size that simulates in minutes."""
+OTHER_SOURCE = "image search, simulated"
+OTHER_CATEGORY = "surfboard"
+FIRST_SOURCE = "synthesis, simulated"
+
+
+def _training(world: World) -> World:
+    return replace(world.misestimated(MISESTIMATED), image_sizes=(IMAGE_SIZE,))
+
+
+def _crawled(world: World) -> World:
+    """As a search engine finds them: mostly from the front, more poses misestimated, masks worse."""
+    return replace(
+        world.biased(0.8).misestimated(0.45), image_sizes=(IMAGE_SIZE,), mask_noise=MaskNoise(boundary=2.0, morph=3, drop=0.3)
+    )
+
+
+def _tested(world: World) -> World:
+    return replace(
+        world, name=f"{world.name}-test", image_sizes=(IMAGE_SIZE,), cameras=CameraDistribution(), mask_noise=MaskNoise(),
+        estimation=PoseEstimation(),
+    )  # fmt: skip
+
+
+_WORLDS: dict[str, tuple[World, ...]] = {
+    "sports ball": (WORLDS["ball-held"], WORLDS["ball-kicked"]),
+    "backpack": (WORLDS["backpack"].biased(0.8),),
+    "surfboard": (WORLDS["surfboard-carried"], WORLDS["surfboard-ridden"]),
+    "hat": (WORLDS["hat"],),
+}
+TRAINING: dict[str, tuple[World, ...]] = {category: tuple(map(_training, worlds)) for category, worlds in _WORLDS.items()}
+"""What is learned from, by category; a world a prompt."""
+OTHER: tuple[World, ...] = tuple(map(_crawled, _WORLDS[OTHER_CATEGORY]))
+"""The second source, of OTHER_CATEGORY."""
+TESTED: dict[str, tuple[World, ...]] = {category: tuple(map(_tested, worlds)) for category, worlds in _WORLDS.items()}
+"""What is scored on, by category."""
+
+
+@dataclass(frozen=True)
+class AblationStores:
+    """Stores to ablate on: ``training`` by seed, one a category; ``tests``, one a category; ``other`` by seed, of the second
+    source."""
+
+    training: list[list[Store]]
+    tests: list[Store]
+    other: list[Store]
+
+
+def simulate_stores(
+    folder: str | Path,
+    num_images: int = 2000,
+    test_images: int = 40,
+    seeds: Sequence[int] = range(5),
+    *,
+    categories: Sequence[str] = tuple(TRAINING),
+    body: Body | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> AblationStores:
+    """Simulate what ``ablate`` takes into a folder; stores that are there already are completed, not drawn again.
+
+    num_images   of each category and seed, of the second source too      test_images  of each category
+    categories   some of TRAINING; the second source is made where OTHER_CATEGORY is among them
+    progress     told images done and images in all
+
+    Raises InputError for numbers and names that do not fit.
+    """
+    unknown = [name for name in categories if name not in TRAINING]
+    if unknown or not categories:
+        raise InputError(f"categories: expected some of {', '.join(TRAINING)}; got {unknown or 'none'}")
+    if num_images < 1 or test_images < 1:
+        raise InputError(f"num_images, test_images: expected at least 1, got {num_images} and {test_images}")
+    if any(not 0 <= seed < TEST_SEED for seed in seeds):
+        raise InputError(f"seeds: expected 0 to {TEST_SEED - 1:,}, got {list(seeds)}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with_other = OTHER_CATEGORY in categories
+    total = len(seeds) * num_images * (len(categories) + with_other) + test_images * len(categories)
+    done = 0
+
+    def make(name: str, worlds: tuple[World, ...], number: int, seed: int) -> Store:
+        nonlocal done
+
+        def tell(now: int, _: int) -> None:
+            if progress is not None:
+                progress(done + now, total)
+
+        path = folder / f"{name.replace(' ', '-')}-{number}-seed{seed}.chorus"
+        write_world(path, worlds, number, seed, body, progress=tell)
+        done += number
+        return open_store(path)
+
+    tests = [make(f"test-{c}", TESTED[c], test_images, TEST_SEED) for c in categories]
+    training = [[make(c, TRAINING[c], num_images, seed) for c in categories] for seed in seeds]
+    other = [make(f"other-{OTHER_CATEGORY}", OTHER, num_images, seed) for seed in seeds] if with_other else []
+    return AblationStores(training, tests, other)
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """A claim about the simulated worlds that the method stands or falls with, and what was measured: the mean difference of
+    PAP (0 to 1) over the seeds and the half width of its 95 % t-interval."""
+
+    claim: str
+    better: str
+    worse: str
+    category: str | None
+    difference: float
+    half_width: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the mean difference has the sign claimed."""
+        return self.difference > 0
+
+    @property
+    def clear(self) -> bool:
+        """Whether the whole interval has it."""
+        return self.difference > self.half_width
+
+
+_CLAIMS = (
+    ("more images beat 1 %", FULL, "1 %", None),
+    ("canonicalization wins for what a limb carries", FULL, "w/o canonicalization", "sports ball"),
+    ("view weights win where one view dominates and the object has depth", FULL, "view weights none", "backpack"),
+    ("filtering wins where the keypoints reveal bad poses", FULL, "w/o keypoint filtering", None),
+)
+
+
+def mechanisms(table: AblationTable) -> list[Mechanism]:
+    """The claims about these worlds whose rows and categories the table has, with what it measured (vanilla PAP)."""
+    names = {row.name for row in table.rows}
+    found = []
+    for claim, better, worse, category in _CLAIMS:
+        if {better, worse} <= names and (category is None or category in table.categories):
+            mean, half = table.difference(better, worse, category=category)
+            found.append(Mechanism(claim, better, worse, category, mean, half))
+    return found

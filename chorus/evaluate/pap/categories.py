@@ -1,0 +1,300 @@
+"""Projective average precision of occupancies by category (4.2, Table 2): test stores in, scores, tables and files out."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+
+from chorus.body.model import Body
+from chorus.errors import InputError, MismatchError
+from chorus.evaluate import machine, versions
+from chorus.evaluate.pap.metric import PAPER, ImagePap, PapImage, PapProtocol, interpolated_precision, pap
+from chorus.occupancy.counts import Occupancy
+from chorus.occupancy.posed import body_of, posed_occupancy
+from chorus.store import Store, open_store
+
+MIN_IMAGES = 30
+"""Categories with fewer test images do not enter mPAP (Table 5)."""
+SCORES = {"vanilla": "PAP", "strict": "strict", "aware_vanilla": "aware", "aware_strict": "aware, strict"}
+"""The four scores, in Table 2's order, and their headings; "aware" is human-occlusion aware."""
+CURVE_RECALL = np.arange(101) / 100
+"""Where mean precision-recall curves are sampled."""
+
+PoseOccupancy = Callable[[Occupancy, NDArray[np.float32]], NDArray[np.float32]]
+"""An occupancy and a pose (J, 3) to the distribution around the posed person, (N, N, N) float32 on the occupancy's grid."""
+
+
+@dataclass(frozen=True, eq=False)
+class CategoryPap:
+    """One category: its images' scores, in the stores' order, and how many of its rows were ``incomplete`` (no mask, pose
+    or camera, or rejected by a filter) and not scored."""
+
+    category: str
+    results: tuple[ImagePap, ...]
+    incomplete: int = 0
+
+    def values(self, score: str) -> NDArray[np.float64]:
+        """One of SCORES of the images that have it, (S,), 0 to 1; KeyError for another name."""
+        if score not in SCORES:
+            raise KeyError(score)
+        return np.array([v for r in self.results if (v := getattr(r, score)) is not None], np.float64)
+
+    def mean(self, score: str) -> float | None:
+        """The category's PAP: the mean over its images; None where every target is empty."""
+        values = self.values(score)
+        return float(values.mean()) if len(values) else None
+
+    def curve(self, score: str) -> NDArray[np.float64] | None:
+        """Interpolated precision at recall 0, 0.01, ... 1, mean over the images, (101,); its area is the all-point PAP, but
+        for the sampling. None where every target is empty."""
+        strict, aware = score.endswith("strict"), score.startswith("aware")
+        counts = [c for r in self.results if (c := r.aware_counts if aware else r.counts) is not None and c.target]
+        if not counts:
+            return None
+        curves = np.stack([interpolated_precision(c, CURVE_RECALL, strict) for c in counts])
+        return np.asarray(curves.mean(0))
+
+
+@dataclass(frozen=True, eq=False)
+class PapReport:
+    """Categories, how they were scored, what the occupancies and stores were (``sources``), and the seconds it took."""
+
+    categories: tuple[CategoryPap, ...]
+    protocol: PapProtocol = PAPER
+    min_images: int = MIN_IMAGES
+    sources: tuple[dict[str, Any], ...] = ()
+    seconds: float | None = None
+
+    @property
+    def counted(self) -> tuple[CategoryPap, ...]:
+        """The categories with ``min_images`` test images or more; those with empty targets count as images."""
+        return tuple(c for c in self.categories if len(c.results) >= self.min_images)
+
+    def mpap(self, score: str) -> float | None:
+        """Mean over the counted categories that have the score, 0 to 1; None where there are none."""
+        means = [mean for c in self.counted if (mean := c.mean(score)) is not None]
+        return float(np.mean(means)) if means else None
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON can hold it, scores 0 to 1 and null where there is none, with versions and machine."""
+        counted = self.counted
+        return {
+            "table": "pap",
+            "date": date.today().isoformat(),
+            "protocol": asdict(self.protocol),
+            "min_images": self.min_images,
+            "mpap": {score: self.mpap(score) for score in SCORES},
+            "categories": [
+                {
+                    "category": c.category,
+                    "counted": c in counted,
+                    "images": len(c.results),
+                    "incomplete": c.incomplete,
+                    "scored": {score: len(c.values(score)) for score in SCORES},
+                    "pap": {score: c.mean(score) for score in SCORES},
+                    "curves": {score: _rounded(c.curve(score)) for score in SCORES},
+                    "per_image": [{"key": r.key} | {score: getattr(r, score) for score in SCORES} for r in c.results],
+                }
+                for c in self.categories
+            ],
+            "sources": list(self.sources),
+            "seconds": self.seconds,
+            "machine": machine(),
+            "versions": versions(),
+        }
+
+    def write_csv(self, path: str | os.PathLike[str]) -> None:
+        """One line an image: category, key, target pixels, the four scores (empty where there is none)."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["category", "key", "target_pixels", "target_pixels_aware", *SCORES])
+            for c in self.categories:
+                for r in c.results:
+                    aware = "" if r.aware_counts is None else r.aware_counts.target
+                    values = ["" if (v := getattr(r, score)) is None else repr(v) for score in SCORES]
+                    writer.writerow([c.category, r.key, r.counts.target, aware, *values])
+
+
+def _rounded(curve: NDArray[np.float64] | None) -> list[float] | None:
+    return None if curve is None else [round(float(p), 6) for p in curve]
+
+
+def posing(body: Body | None = None, inverse: str = "blend_of_inverses", backend: str = "auto") -> PoseOccupancy:
+    """What ``evaluate_pap`` poses with by itself: Eq. 11, nearest voxel; the probability of an occupancy is computed once."""
+    kept: WeakKeyDictionary[Occupancy, NDArray[np.float32]] = WeakKeyDictionary()
+
+    def pose_occupancy(occupancy: Occupancy, pose: NDArray[np.float32]) -> NDArray[np.float32]:
+        if occupancy not in kept:
+            kept[occupancy] = occupancy.probability
+        return posed_occupancy(
+            kept[occupancy], pose, occupancy.parameters, occupancy.body_hash, body, inverse=inverse, backend=backend
+        )
+
+    return pose_occupancy
+
+
+def evaluate_pap(
+    occupancies: Sequence[Occupancy] | Mapping[str, Occupancy],
+    stores: Sequence[Store | str | os.PathLike[str]],
+    *,
+    pose_occupancy: PoseOccupancy | None = None,
+    body: Body | None = None,
+    aware: bool = True,
+    protocol: PapProtocol = PAPER,
+    min_images: int = MIN_IMAGES,
+    threads: int | None = None,
+    device: torch.device | str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PapReport:
+    """Score occupancies on the test images of their categories.
+
+    occupancies     one a category: by category, or a sequence whose occupancies name theirs
+    stores          test stores or their paths, each of one category; several may be of the same. Their complete rows count
+    pose_occupancy  poses an occupancy; default: ``posing(body)``
+    body            that the occupancies were made with; default: the built-in one
+    aware           whether to take the occlusion-aware scores too
+    min_images      see MIN_IMAGES            progress(done, total)  told after each image
+    threads, device see ``pap``
+
+    Raises InputError for a category without occupancy or without test images, MismatchError for another body.
+    """
+    began = time.perf_counter()
+    by_category = _by_category(occupancies)
+    opened = [store if isinstance(store, Store) else open_store(Path(store)) for store in stores]
+    categories = dict.fromkeys(store.category for store in opened)
+    for category in categories:
+        if category not in by_category:
+            raise InputError(f"stores: {category!r} has no occupancy; those given are of {', '.join(by_category) or 'nothing'}")
+    for category in by_category:
+        if category not in categories:
+            raise InputError(
+                f"occupancies: {category!r} has no test store; those given are of {', '.join(categories) or 'nothing'}"
+            )
+    if type(min_images) is not int or min_images < 1:
+        raise InputError(f"min_images: expected a positive integer, got {min_images!r}")
+    bodies = {category: body_of(occupancy.body_hash, body) for category, occupancy in by_category.items()}
+    for store in opened:
+        if store.body_hash not in (None, bodies[store.category].hash):
+            raise MismatchError(
+                f"stores: {store.path} was made with the body {store.body_hash}, the occupancy with "
+                f"{bodies[store.category].hash}"
+            )
+    pose_occupancy = posing(body) if pose_occupancy is None else pose_occupancy
+    rows = [store.select() for store in opened]
+    total, done = sum(map(len, rows)), 0
+    results: dict[str, list[ImagePap]] = {category: [] for category in categories}
+    incomplete = dict.fromkeys(categories, 0)
+    for store, chosen in zip(opened, rows, strict=True):
+        incomplete[store.category] += len(store) - len(chosen)
+        posed_body = bodies[store.category] if aware else None
+        images = _images(store, chosen, by_category[store.category], pose_occupancy, posed_body)
+        for result in pap(images, protocol, threads, device):
+            results[store.category].append(result)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    sources = [_source(occupancy, [s for s in opened if s.category == c]) for c, occupancy in by_category.items()]
+    scored = tuple(CategoryPap(c, tuple(found), incomplete[c]) for c, found in results.items())
+    return PapReport(scored, protocol, min_images, tuple(sources), time.perf_counter() - began)
+
+
+def _by_category(occupancies: Sequence[Occupancy] | Mapping[str, Occupancy]) -> dict[str, Occupancy]:
+    if isinstance(occupancies, Mapping):
+        return dict(occupancies)
+    by_category: dict[str, Occupancy] = {}
+    for place, occupancy in enumerate(occupancies):
+        if not occupancy.category:
+            raise InputError(f"occupancies: number {place} names no category; give them by category")
+        if occupancy.category in by_category:
+            raise InputError(f"occupancies: expected one a category, got two of {occupancy.category!r}")
+        by_category[occupancy.category] = occupancy
+    return by_category
+
+
+def _images(
+    store: Store, rows: NDArray[np.int64], occupancy: Occupancy, pose_occupancy: PoseOccupancy, body: Body | None
+) -> Iterator[PapImage]:
+    """The images of a store as they are scored, posed one by one when they are asked for."""
+    extent = occupancy.parameters.extent
+    for batch in store.batches(rows, size=256):
+        for i, key in enumerate(batch.keys):
+            pose = batch.poses[i]
+            vertices = None if body is None else body.posed_vertices(pose[None])[0]
+            phi = pose_occupancy(occupancy, pose)
+            yield PapImage(phi, extent, batch.cameras[i : i + 1], batch.masks.unpack(i), vertices, key.decode())
+
+
+def _source(occupancy: Occupancy, stores: Sequence[Store]) -> dict[str, Any]:
+    return {
+        "category": stores[0].category,
+        "parameters": asdict(occupancy.parameters),
+        "body_hash": occupancy.body_hash,
+        "weighting": occupancy.weighting,
+        "images": occupancy.num_images,
+        "stores": [{"path": str(store.path), "id": store.id} for store in stores],
+    }
+
+
+def percent(value: float | None) -> str:
+    """A score as the paper prints it, in percent; a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _caption(report: PapReport) -> str:
+    p = report.protocol
+    return (
+        f"In percent; mPAP is the mean over the categories with {report.min_images} test images or more. {p.num_thresholds} "
+        f"thresholds, shorter side {p.shorter_side} px, splat {p.splat}, {p.interpolation} interpolation."
+    )
+
+
+def category_table(report: PapReport) -> Table:
+    """The scores of each category and their mean, for a terminal."""
+    table = Table(title="projective average precision", caption=_caption(report), caption_justify="left", title_justify="left")
+    for heading in ("category", "images", "scored", "scored aware", *SCORES.values()):
+        table.add_column(heading, justify="left" if heading == "category" else "right")
+    counted = report.counted
+    for c in report.categories:
+        name = c.category if c in counted else f"{c.category} (too few for mPAP)"
+        sizes = (len(c.results), len(c.values("vanilla")), len(c.values("aware_vanilla")))
+        table.add_row(name, *map(str, sizes), *(percent(c.mean(score)) for score in SCORES))
+    table.add_section()
+    table.add_row(f"mPAP of {len(counted)}", "", "", "", *(percent(report.mpap(score)) for score in SCORES))
+    return table
+
+
+def method_table(reports: Mapping[str, PapReport]) -> Table:
+    """Table 2: one row a method, mPAP vanilla and strict, without and with human occlusion, for a terminal."""
+    if not reports:
+        raise InputError("reports: expected at least one, got none")
+    table = Table(caption=_caption(next(iter(reports.values()))), caption_justify="left")
+    for heading in ("method", *_MEAN_HEADINGS):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for method, report in reports.items():
+        table.add_row(method, *(percent(report.mpap(score)) for score in SCORES))
+    return table
+
+
+_MEAN_HEADINGS = ("mPAP", "mPAP strict", "mPAP, occlusion-aware", "mPAP strict, occlusion-aware")
+
+
+def method_markdown(reports: Mapping[str, PapReport]) -> str:
+    """``method_table`` for a README."""
+    lines = ["| method | " + " | ".join(_MEAN_HEADINGS) + " |", "|---" + "|---:" * len(SCORES) + "|"]
+    lines += [
+        f"| {method} | " + " | ".join(percent(report.mpap(score)) for score in SCORES) + " |"
+        for method, report in reports.items()
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,121 @@
+"""Pictures of the images behind a distribution: masks with the projected body, view distributions, posed-back votes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.projections.polar import PolarAxes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from chorus.body.model import Body
+from chorus.camera.cameras import Cameras
+from chorus.camera.views import AZIMUTH_BINS
+from chorus.field import CanonicalField
+from chorus.figures.three_sides import COLOURS
+from chorus.images import ImageBatch
+from chorus.occupancy.counts import Occupancy
+from chorus.render.rasterize import face_normals, render_mesh, shade
+
+OBJECT = np.array([0.86, 0.27, 0.12])
+
+
+def body_on_mask(
+    body: Body, pose: NDArray[np.floating[Any]], cameras: Cameras, row: int, mask: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """The posed body as the camera sees it, with the object's mask over it: (H, W, 3) uint8 RGB."""
+    vertices = body.posed_vertices(np.asarray(pose)[None])[0]
+    _, face = render_mesh(vertices, body.faces, cameras, row)
+    normals = face_normals(vertices, body.faces) @ cameras.R[row].T * [1, -1, -1]
+    image = shade(face, normals).astype(np.float64) / 255
+    image[mask] = 0.35 * image[mask] + 0.65 * OBJECT
+    return (image * 255).astype(np.uint8)
+
+
+def save_masks(path: str | Path, images: ImageBatch, body: Body, titles: Sequence[str], columns: int = 4) -> None:
+    """A PNG of images: the projected body with the object's mask over it, one title each."""
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(2.5 * columns, 2.75 * rows), layout="constrained", dpi=100)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes:
+        ax.set_axis_off()
+    for i, (ax, title) in enumerate(zip(axes, titles, strict=False)):
+        ax.imshow(body_on_mask(body, images.poses[i], images.cameras, i, images.masks.unpack(i)))
+        ax.set_title(textwrap.fill(title, 28), fontsize=8)
+    figure.suptitle("object masks (orange) over the posed body as each camera sees it", fontsize=11)
+    figure.savefig(path)
+
+
+def save_view_distribution(path: str | Path, occupancies: Sequence[tuple[str, Occupancy]]) -> None:
+    """A PNG of the images in each azimuth bin, seen from above: 0 degrees is the person's left, 90 the front."""
+    figure = Figure(figsize=(4.2 * len(occupancies), 4.4), layout="constrained", dpi=100)
+    width = 2 * np.pi / AZIMUTH_BINS
+    for i, (label, occupancy) in enumerate(occupancies):
+        ax = figure.add_subplot(1, len(occupancies), i + 1, projection="polar")
+        if not isinstance(ax, PolarAxes):
+            raise TypeError(f"expected polar axes, got {type(ax).__name__}")
+        counts = occupancy.group_images.reshape(occupancy.scheme.shape).sum((0, 2))
+        ax.bar((np.arange(AZIMUTH_BINS) + 0.5) * width, counts, width=0.94 * width, color=COLOURS(0.6))
+        ax.set_theta_zero_location("W")  # from above, with the front up, the person's left is on the left
+        ax.set_theta_direction(-1)
+        ax.set_rlabel_position(45)
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.set_xticks([0, np.pi / 2, np.pi, 3 * np.pi / 2], ["left", "front", "right", "back"])
+        ax.set_title(f"{label}\n{counts.sum()} images, {counts.min()} to {counts.max()} a bin", fontsize=10)
+    figure.suptitle("where the cameras stood (azimuth around the person)", fontsize=11)
+    figure.savefig(path)
+
+
+def project_occupancy(
+    occupancy: Occupancy, field: CanonicalField, pose: NDArray[np.floating[Any]], cameras: Cameras, row: int
+) -> NDArray[np.float32]:
+    """The distribution posed back into an image: the largest phi among the voxels over each pixel, (H, W) float32.
+
+    Voxels are moved by Eq. 5 and drawn as discs as wide as the voxel appears.
+    """
+    height, width = (int(c) for c in cameras.image_size[row])
+    phi = occupancy.probability.ravel()
+    order = np.argsort(phi)
+    order = order[phi[order] > 0]
+    points = field.warp(pose).reshape(-1, 3)[order]
+    uv, z = cameras[row : row + 1].project(points)
+    uv, z = uv[0], z[0]
+    radius = np.maximum(0.5, 0.6 * field.parameters.spacing * cameras.K[row, 0, 0] / np.maximum(z, 1e-6))
+    drawn = np.zeros((height, width), np.float32)
+    v_axis, u_axis = np.arange(height) + 0.5, np.arange(width) + 0.5
+    for (u, v), depth, r, value in zip(uv, z, radius, phi[order], strict=True):
+        if depth <= 0 or not (-r < u < width + r and -r < v < height + r):
+            continue
+        x0, x1 = max(0, int(u - r)), min(width, int(u + r) + 1)
+        y0, y1 = max(0, int(v - r)), min(height, int(v + r) + 1)
+        disc = (v_axis[y0:y1, None] - v) ** 2 + (u_axis[None, x0:x1] - u) ** 2 <= r * r
+        patch = drawn[y0:y1, x0:x1]
+        patch[disc] = value  # ascending phi: the last one drawn is the largest
+    return drawn
+
+
+def save_posed_back(
+    path: str | Path, occupancy: Occupancy, field: CanonicalField, images: ImageBatch, row: int, title: str
+) -> float:
+    """A PNG of one image: body and mask, and the distribution posed back over them. Returns the mean phi on the mask."""
+    mask = images.masks.unpack(row)
+    drawn = project_occupancy(occupancy, field, images.poses[row], images.cameras, row)
+    image = body_on_mask(field.body, images.poses[row], images.cameras, row, mask)
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained", dpi=110)
+    left, right = figure.subplots(1, 2)
+    left.imshow(image)
+    left.set_title("object mask over the projected body", fontsize=9)
+    value = np.clip(drawn, 0, 1)[..., None]
+    right.imshow((1 - 0.85 * value) * image / 255 + 0.85 * value * COLOURS(drawn)[..., :3])
+    right.contour(mask, [0.5], colors="deepskyblue", linewidths=1.2)
+    right.set_title("occupancy posed back (outline: the mask)", fontsize=9)
+    for ax in (left, right):
+        ax.set_axis_off()
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path)
+    return float(drawn[mask].mean())

@@ -1,0 +1,88 @@
+"""Pictures of an occupancy around the canonical body, from three sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.ndimage import zoom
+
+from chorus.body.model import Body
+from chorus.render.rasterize import face_normals, render_orthographic, shade
+
+COLOURS = matplotlib.colormaps["plasma"]
+PIXELS = 420
+
+# Rotations from the person frame to a viewer's axes (x right, y down, z away from the viewer).
+SIDES: dict[str, NDArray[np.float64]] = {
+    "from the front": np.array([[1.0, 0, 0], [0, -1, 0], [0, 0, -1]]),
+    "from the person's left": np.array([[0, 0, -1.0], [0, -1, 0], [-1, 0, 0]]),
+    "from above": np.array([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]]),
+}
+
+
+def render_side(
+    phi: NDArray[np.floating[Any]], extent: float, body: Body, side: str, *, pixels: int = PIXELS, top: float = 1.0
+) -> NDArray[np.uint8]:
+    """The body in its rest pose inside the glowing distribution, seen from a side: (P, P, 3) uint8 RGB.
+
+    phi     (N, N, N) in [0, 1], indexed [ix, iy, iz]      extent  side of its cube in metres
+    top     the probability that gets the brightest colour
+    The distribution is composited front to back along the view; what the body hides does not show.
+    """
+    rotation = SIDES[side]
+    vertices = body.rest_vertices
+    depth, face = render_orthographic(vertices, body.faces, rotation, pixels, pixels, extent / pixels)
+    normals = face_normals(vertices, body.faces) @ rotation.T * [1, -1, -1]
+    image = shade(face, normals).astype(np.float64) / 255
+
+    N = phi.shape[0]
+    # The views look along axes, so the grid turned to the viewer is the grid transposed and flipped: (layer, row, column).
+    axes = np.abs(rotation).argmax(1)
+    turned = phi.transpose(axes[2], axes[1], axes[0])
+    turned = np.flip(turned, tuple(k for k in range(3) if rotation[2 - k].sum() < 0))
+    centres = (np.arange(N) + 0.5) * (extent / N) - extent / 2
+    seen = np.zeros_like(image)
+    light = np.ones((pixels, pixels))
+    for z, layer in zip(centres, turned, strict=True):
+        value = np.clip(zoom(layer, pixels / N, order=1, grid_mode=True, mode="nearest") / top, 0, 1)
+        # One metre of phi = top lets next to nothing through; faint haze hides nothing.
+        alpha = np.where(z < depth, 1 - np.exp(-18 * (extent / N) * value**3), 0.0)
+        seen += (light * alpha)[..., None] * COLOURS(value)[..., :3]
+        light *= 1 - alpha
+    image = seen + light[..., None] * image
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def save_three_sides(
+    path: str | Path,
+    rows: Sequence[tuple[str, NDArray[np.floating[Any]]]],
+    extent: float,
+    body: Body,
+    title: str,
+) -> None:
+    """A PNG with one row a distribution (label, phi) and one column a side; all rows share one colour scale up to 1."""
+    figure = Figure(figsize=(3.1 * len(SIDES) + 0.9, 3.0 * len(rows) + 0.6), layout="constrained", dpi=110)
+    axes = figure.subplots(len(rows), len(SIDES), squeeze=False)
+    figure.suptitle(title, fontsize=12)
+    half = extent / 2
+    for row, ((label, phi), line) in enumerate(zip(rows, axes, strict=True)):
+        for side, ax in zip(SIDES, line, strict=True):
+            ax.imshow(render_side(phi, extent, body, side), extent=(-half, half, -half, half))
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.plot([half - 1.1, half - 0.1], [0.1 - half] * 2, color="0.3", linewidth=1.5)
+            ax.text(half - 0.6, 0.15 - half, "1 m", ha="center", fontsize=7, color="0.3")
+            if row == 0:
+                ax.set_title(side, fontsize=10)
+        line[0].set_ylabel(label, fontsize=10)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), ax=axes, shrink=0.6, pad=0.02)
+    bar.set_label("probability of the object, phi")
+    figure.savefig(path)

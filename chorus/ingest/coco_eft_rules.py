@@ -1,0 +1,97 @@
+"""Which images of a category can enter the extended COCO-EFT test set, and why the others cannot."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.errors import InputError
+from chorus.ingest.coco import (
+    CocoAnnotations,
+    EftFits,
+    EftRecord,
+    annotation_box,
+    decode_mask,
+    image_number,
+    overlap_of_smaller,
+)
+
+REASONS = (
+    "crowd", "several objects", "no person", "several people", "no EFT fit", "EFT fit", "box", "object mask", "person mask",
+    "overlap", "camera",
+)  # fmt: skip
+"""Why an annotation is not in the test set, in the order in which it is asked: the annotation is a crowd; the image has
+more objects of the category, no person, more people (a crowd is more); the person has no fit in the files, or a broken
+one, or one of another image; a box or mask is broken; the boxes overlap too little; the camera's residual is too large."""
+
+PERSON = "person"
+
+
+@dataclass
+class Candidate:
+    """An image with one person and one object, on its way into the set."""
+
+    key: str
+    size: tuple[int, int]
+    record: EftRecord
+    masks: tuple[NDArray[np.bool_], NDArray[np.bool_]]  # object, person
+    overlap: float
+
+
+@dataclass
+class Verdicts:
+    """Images of one category: those to be judged by their camera, and the others with the reason."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    rejected: list[tuple[str, tuple[int, int], str]] = field(default_factory=list)  # key, size, reason
+    counted: Counter[str] = field(default_factory=Counter)  # of annotations
+    failures: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+def judge(
+    image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits: EftFits, verdicts: Verdicts
+) -> None:
+    """Put one image with annotations of the category among the candidates, or say why not."""
+    key, size = f"{image:012d}", coco.images[image]
+    crowds = sum(bool(a.get("iscrowd")) for a in objects)
+    people = [a for a in coco.by_image[image] if a["category_id"] == coco.categories[PERSON]]
+    reason = words = ""
+    if crowds == len(objects):
+        reason = "crowd"
+    elif len(objects) > 1:
+        reason = "several objects"
+    elif not people:
+        reason = "no person"
+    elif len(people) > 1 or people[0].get("iscrowd"):
+        reason = "several people"
+    if reason:
+        verdicts.rejected.append((key, size, reason))
+        verdicts.counted["crowd"] += crowds
+        verdicts.counted[reason] += len(objects) - crowds
+        return
+    thing, person = objects[0], people[0]
+    record = fits.records.get(person["id"])
+    try:
+        if record is None:
+            broken = fits.broken.get(person["id"])
+            reason, words = ("no EFT fit", f"of person {person['id']}") if broken is None else ("EFT fit", broken)
+            raise InputError(words)
+        reason = "EFT fit"
+        if image_number(record.image_name) != image:
+            raise InputError(f"imageName: expected image {image}, got {record.image_name!r}")
+        reason = "box"
+        overlap = overlap_of_smaller(annotation_box(thing), annotation_box(person))
+        reason = "object mask"
+        mask = decode_mask(thing.get("segmentation"), size)
+        reason = "person mask"
+        verdicts.candidates.append(
+            Candidate(key, size, record, (mask, decode_mask(person.get("segmentation"), size)), overlap)
+        )
+    except InputError as error:
+        verdicts.rejected.append((key, size, reason))
+        verdicts.counted[reason] += 1
+        verdicts.failures.append((key, reason, str(error)))

@@ -1,0 +1,247 @@
+"""A record: one image analysed elsewhere, in a folder of its own (docs/records.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from chorus.camera.cameras import Cameras
+from chorus.errors import InputError, check_array
+from chorus.kernels.kinematics import rotation_matrices
+
+RECORD, OBJECT_MASK, PERSON_MASK = "record.json", "object_mask.png", "person_mask.png"
+MAX_JSON_BYTES = 1 << 22
+MAX_PIXELS = 1 << 26
+"""Largest image read, in pixels: 8192 x 8192."""
+_LARGEST = 1e6  # no angle, length, focal length or position in a record is greater
+_SAME_ROTATION = 1e-3  # elements of two statements of one orientation may differ by this much
+_OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_DAMAGED = (
+    OSError, ValueError, SyntaxError, EOFError, zlib.error, struct.error, Warning, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises on PNGs that are none, and on bombs."""
+
+
+class RecordError(InputError):
+    """A record that cannot be used. ``stage``: "record", "object mask", "person mask", "camera" or "category"."""
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(reason)
+        self.stage = stage
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image, as ``read_record`` reads it; the person's frame is that of the pose without its global orientation.
+
+    category, prompt, source  str; the prompt is the category where none is given, the source ""
+    image_size                height, width in pixels
+    pose                      (J, 3) float64 axis-angle in radians, row 0 zero
+    orientation               (3, 3) rotation from the person's frame to the camera's axes, as the record estimates it, or
+                              None; what the camera fit starts from, of no use beside a camera
+    camera                    one camera in the person's frame (origin at the pelvis), or None
+    keypoints                 (25, 3) OpenPose BODY_25 x, y in pixels and confidence, or None
+    betas                     (B,) shape coefficients, or None
+    object_mask, person_mask  (H, W) bool; the latter may be None
+    """
+
+    category: str
+    prompt: str
+    source: str
+    image_size: tuple[int, int]
+    pose: NDArray[np.float64]
+    orientation: NDArray[np.float64] | None
+    camera: Cameras | None
+    keypoints: NDArray[np.float64] | None
+    betas: NDArray[np.float64] | None
+    object_mask: NDArray[np.bool_]
+    person_mask: NDArray[np.bool_] | None
+
+
+def read_record(folder: str | os.PathLike[str]) -> Record:
+    """Read a record's folder. The layout, its units and frames: docs/records.md.
+
+    The files must be regular files in the folder; links are not followed. Raises RecordError where one is missing, too
+    large, damaged or of another form, where sizes differ, numbers are not finite or no pixel is object.
+    """
+    folder = Path(folder)
+    content = _read_json(folder)
+    try:
+        return _parse(folder, content)
+    except RecordError:
+        raise
+    except InputError as error:
+        raise RecordError("record", f"{RECORD}: {error}") from None
+
+
+def _parse(folder: Path, content: dict[str, Any]) -> Record:
+    category = _text(content, "category", required=True)
+    width, height = (int(v) for v in _numbers("image_size", content.get("image_size"), (2,), integers=True))
+    if not (width > 0 and height > 0 and width * height <= MAX_PIXELS):
+        raise InputError(
+            f"image_size: expected a positive width and height of at most {MAX_PIXELS} pixels, got {width}, {height}"
+        )
+    size = (height, width)
+    pose = _numbers("pose_axis_angle", content.get("pose_axis_angle"), ("J", 3))
+    if len(pose) == 0:
+        raise InputError("pose_axis_angle: expected one row a joint, got none")
+    orientation = _orientation(pose[0], content)
+    camera = None
+    if content.get("camera") is not None:
+        try:
+            camera = _parse_camera(content["camera"], pose[0], size)
+        except InputError as error:
+            raise RecordError("camera", f"{RECORD}: {error}") from None
+    pose[0] = 0
+    object_mask = _read_mask(folder, OBJECT_MASK, size, "object mask")
+    if not object_mask.any():
+        raise RecordError("object mask", f"{OBJECT_MASK}: expected pixels of the object, got none")
+    keypoints, betas = content.get("keypoints_openpose25"), content.get("betas")
+    return Record(
+        category,
+        _text(content, "prompt") or category,
+        _text(content, "source"),
+        size,
+        pose,
+        orientation,
+        camera,
+        None if keypoints is None else _numbers("keypoints_openpose25", keypoints, (25, 3)),
+        None if betas is None else _numbers("betas", betas, ("B",)),
+        object_mask,
+        _read_mask(folder, PERSON_MASK, size, "person mask") if os.path.lexists(folder / PERSON_MASK) else None,
+    )
+
+
+def _orientation(root: NDArray[np.float64], content: Mapping[str, Any]) -> NDArray[np.float64] | None:
+    """Rotation from the person's frame to the camera's axes where there is no camera: from the field of its own, or row 0."""
+    given = content.get("global_orient_axis_angle")
+    if given is None:
+        return _rotation(root) if root.any() else None
+    rotation = _rotation(_numbers("global_orient_axis_angle", given, (3,)))
+    if root.any() and np.abs(rotation - _rotation(root)).max() > _SAME_ROTATION:
+        raise InputError("global_orient_axis_angle: expected row 0 of pose_axis_angle to say the same or to be zero")
+    return rotation
+
+
+def _parse_camera(given: Any, root: NDArray[np.float64], size: tuple[int, int]) -> Cameras:
+    """The camera in the person's frame: x_cam = R (exp(root) x + origin) + t about the pelvis."""
+    if not isinstance(given, dict):
+        raise InputError(f"camera: expected R, t and K, got {type(given).__name__}")
+    R, t, K = (
+        _numbers(f"camera.{name}", given.get(name), shape)
+        for name, shape in (("R", (3, 3)), ("t", (3,)), ("K", (3, 3)))
+    )
+    if given.get("origin") is not None:
+        t = t + R @ _numbers("camera.origin", given["origin"], (3,))
+    camera = Cameras((R @ _rotation(root))[None], t[None], K[None], [size])
+    if t[2] <= 0:
+        raise InputError(f"camera.t: expected the pelvis before the camera (z forward), got z = {t[2]:g} m")
+    return camera
+
+
+def _rotation(axis_angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(rotation_matrices(torch.from_numpy(np.array(axis_angle))).numpy())
+
+
+def _text(content: Mapping[str, Any], name: str, *, required: bool = False) -> str:
+    value = content.get(name)
+    if value is None and not required:
+        return ""
+    if not isinstance(value, str) or not value or len(value) > 1000 or "\0" in value:
+        raise InputError(f"{name}: expected a text of up to 1000 characters, got {_short(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:  # JSON can hold half a surrogate pair
+        raise InputError(f"{name}: expected Unicode text, got {value!a}") from None
+    return value
+
+
+def _numbers(name: str, value: Any, shape: tuple[int | str, ...], *, integers: bool = False) -> NDArray[np.float64]:
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError):
+        raise InputError(f"{name}: expected an array of numbers, got rows of different lengths") from None
+    if array.dtype.kind not in ("iu" if integers else "iuf"):
+        raise InputError(f"{name}: expected {'integers' if integers else 'numbers'}, got {_short(value)}")
+    checked: NDArray[np.float64] = check_array(name, array, shape, np.float64)
+    if checked.size and np.abs(checked).max() > _LARGEST:
+        raise InputError(f"{name}: expected numbers up to {_LARGEST:g}, got {np.abs(checked).max():g}")
+    return checked
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _open(folder: Path, name: str, stage: str) -> BinaryIO:
+    """A regular file of the folder; a link could lead out of it, and a pipe would never end."""
+    path = folder / name
+    try:
+        if path.is_symlink():
+            raise RecordError(stage, f"{name}: expected a file, got a link")
+        handle = os.open(path, _OPEN)
+    except (OSError, ValueError) as error:
+        raise RecordError(stage, f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise RecordError(stage, f"{name}: expected a regular file")
+    return os.fdopen(handle, "rb")
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no number")
+
+    with _open(folder, RECORD, "record") as file:
+        raw = file.read(MAX_JSON_BYTES + 1)
+    if len(raw) > MAX_JSON_BYTES:
+        raise RecordError("record", f"{RECORD}: expected at most {MAX_JSON_BYTES} bytes, got more")
+    try:
+        content = json.loads(raw.decode("utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise RecordError("record", f"{RECORD}: expected JSON: {_short(str(error))}") from None
+    if not isinstance(content, dict):
+        raise RecordError("record", f"{RECORD}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _read_mask(folder: Path, name: str, size: tuple[int, int], stage: str) -> NDArray[np.bool_]:
+    """A PNG of 1 bit, or of 8-bit grey with two values one of which is 0, as (H, W) bool."""
+    try:
+        with _open(folder, name, stage) as file, warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=["PNG"]) as image:
+                if image.size != size[::-1]:
+                    raise RecordError(
+                        stage,
+                        f"{name}: expected the image_size, width, height {size[1]}, {size[0]}, "
+                        f"got {image.size[0]}, {image.size[1]}",
+                    )
+                if image.mode not in ("1", "L"):
+                    raise RecordError(stage, f"{name}: expected 1-bit or 8-bit grey, got mode {image.mode}")
+                pixels = np.asarray(image)
+    except RecordError:
+        raise
+    except _DAMAGED as error:
+        raise RecordError(stage, f"{name}: expected a PNG: {_short(str(error))}") from None
+    values = np.unique(pixels[pixels != 0])
+    if values.size > 1:
+        raise RecordError(
+            stage, f"{name}: expected 0 and one other value, got {values.size + 1} values; threshold soft masks before"
+        )
+    mask: NDArray[np.bool_] = pixels != 0
+    return mask

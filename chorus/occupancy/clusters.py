@@ -1,0 +1,97 @@
+"""Semantic clusters (3.4): the distribution of every prompt, of every touched part, and of every pair that has the images."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chorus.errors import InputError
+from chorus.field import CanonicalField
+from chorus.occupancy.aggregation import aggregate
+from chorus.occupancy.counts import Occupancy
+from chorus.store import Store
+from chorus.store.filters.filtering import FilterSpec, find_filter
+from chorus.votes.parts import EPSILON, interaction_regions
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One distribution: of images of a prompt (None: of any) whose object touches a part (None: any or none)."""
+
+    prompt: str | None
+    part: str | None
+    occupancy: Occupancy
+
+    @property
+    def file_name(self) -> str:
+        """A name for its file, from prompt and part."""
+        prompt = "any-prompt" if self.prompt is None else re.sub(r"[^a-z0-9]+", "-", self.prompt.lower()).strip("-")[:80]
+        return f"{prompt}{'' if self.part is None else '+' + re.sub(r'[^A-Za-z0-9]+', '-', self.part)}.h5"
+
+
+def clusters(
+    store: Store,
+    field: CanonicalField,
+    min_images: int = 100,
+    *,
+    parts: Any = None,
+    epsilon: float = EPSILON,
+    backend: str = "auto",
+    scheme: str | None = None,
+    filter: FilterSpec = "store",
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Cluster]:
+    """Every prompt, every part and every pair of them with at least ``min_images`` images, and all images together.
+
+    Prompts are aggregated one by one, with each part; what spans prompts is their sum, which is exact. ``filter`` is that of
+    ``chorus.aggregate``, read once. ``progress`` is called with aggregations done and in all.
+    """
+    if min_images < 1:
+        raise InputError(f"min_images: expected a positive number, got {min_images!r}")
+    chosen = find_filter(filter, store.path) or "none"
+    names = interaction_regions(field, parts, epsilon).names
+    prompts = list(store.prompts)
+    wanted: list[str | None] = [None, *names]
+    whole: dict[str | None, Occupancy] = {}
+    for p, prompt in enumerate(prompts):
+        for n, part in enumerate(wanted):
+            occupancy = aggregate(
+                store, field, "azimuth", backend, [prompt], None if part is None else repr(part), parts=parts,
+                epsilon=epsilon, scheme=scheme, filter=chosen, allow_none=True,
+            )  # fmt: skip
+            whole[part] = whole[part] + occupancy if part in whole else occupancy
+            if occupancy.num_images >= min_images:
+                yield Cluster(prompt, part, occupancy)
+            if progress is not None:
+                progress(p * len(wanted) + n + 1, len(prompts) * len(wanted))
+    for part, occupancy in whole.items():
+        if occupancy.num_images >= min_images:
+            yield Cluster(None, part, occupancy)
+
+
+def write_clusters(folder: Path, found: Iterator[Cluster]) -> list[dict[str, Any]]:
+    """Write each cluster into a folder, and ``clusters.json`` with a row for each: prompt, part, images, largest phi, file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for cluster in found:
+        name = cluster.file_name
+        if any(row["file"] == name for row in rows):
+            name = f"{Path(name).stem}-{len(rows)}.h5"
+        cluster.occupancy.save(folder / name)
+        rows.append(
+            {
+                "prompt": cluster.prompt,
+                "part": cluster.part,
+                "images": cluster.occupancy.num_images,
+                "largest_phi": round(float(cluster.occupancy.probability.max()), 4),
+                "file": name,
+            }
+        )
+    part = folder / "clusters.json.part"
+    part.write_text(json.dumps(rows, indent=1) + "\n")
+    part.replace(folder / "clusters.json")
+    return rows

@@ -1,0 +1,334 @@
+"""Occupancy: exact vote counts by group, and the probability they give under any view weighting (Eq. 6, A.6)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.camera.views import FOLDS, Scheme, fold_of_hash
+from chorus.errors import InputError, MismatchError
+from chorus.field import FieldParameters, voxel_centres
+
+if TYPE_CHECKING:
+    from trimesh import Trimesh
+
+    from chorus.body.model import Body
+    from chorus.field import CanonicalField
+    from chorus.votes.explain import Explanation
+
+FORMAT = "chorus-occupancy"
+VERSION = 1
+SKETCH_SIZE = 1024
+"""Smallest key hashes kept to notice that two occupancies share images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Occupancy:
+    """Where an object is around the canonical person: counts of votes by group of images, and how to weigh them.
+
+    num_counts    (G, N, N, N) int32 or int64  images of the group with the voxel on the mask
+    den_counts    (G, N, N, N)  the same dtype  images of the group with the voxel inside the image
+    group_totals  (G,) int64    images of the group, each counted with its integer weight
+    group_images  (G,) int64    images of the group
+    scheme        how images were grouped        weighting  "azimuth", "azimuth-elevation" or "none"
+    parameters    the field's                    body_hash, field_hash  what the votes were cast through
+    category      the object's                   sketch (K,) uint64  the smallest hashes of the images' keys
+    provenance    versions, sources, command lines; a list where occupancies were added
+    """
+
+    num_counts: NDArray[np.integer[Any]]
+    den_counts: NDArray[np.integer[Any]]
+    group_totals: NDArray[np.int64]
+    group_images: NDArray[np.int64]
+    scheme: Scheme
+    weighting: str
+    parameters: FieldParameters
+    body_hash: str
+    category: str = ""
+    sketch: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    provenance: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        N, G = self.parameters.resolution, self.scheme.num_groups
+        for name, shape in (
+            ("num_counts", (G, N, N, N)),
+            ("den_counts", (G, N, N, N)),
+            ("group_totals", (G,)),
+            ("group_images", (G,)),
+        ):
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype.kind != "i":
+                raise InputError(f"{name}: expected integers of shape {shape}, got {array.dtype} of shape {array.shape}")
+        self.scheme.weights(self.weighting, self.group_totals)
+
+    @property
+    def field_hash(self) -> str:
+        return self.parameters.hash(self.body_hash)
+
+    @property
+    def num_images(self) -> int:
+        return int(self.group_images.sum())
+
+    @cached_property
+    def centres(self) -> NDArray[np.float32]:
+        """Voxel centres in the rest pose's person frame, (N, N, N, 3) float32 metres."""
+        return voxel_centres(self.parameters.resolution, self.parameters.extent).astype(np.float32)
+
+    @cached_property
+    def _sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return self._weighted(np.ones(self.scheme.num_groups, bool))
+
+    def _weighted(self, groups: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weighted sums over some groups, in float64; the weights too come from those groups' images alone."""
+        r = self.scheme.weights(self.weighting, np.where(groups, self.group_totals, 0))
+        num, den = np.zeros(self.num_counts.shape[1:]), np.zeros(self.num_counts.shape[1:])
+        # Group by group in a fixed order: no (G, N, N, N) copy in floating point, and the same bits every time.
+        for g in np.flatnonzero(groups & (r > 0) & (self.group_totals > 0)):
+            num += r[g] * self.num_counts[g]
+            den += r[g] * self.den_counts[g]
+        return num, den
+
+    @property
+    def numerator(self) -> NDArray[np.float32]:
+        """sum_k r_k M_k, (N, N, N) float32 (Eq. 6)."""
+        return self._sums[0].astype(np.float32)
+
+    @property
+    def denominator(self) -> NDArray[np.float32]:
+        """sum_k r_k I_k, (N, N, N) float32 (Eq. 6)."""
+        return self._sums[1].astype(np.float32)
+
+    @property
+    def support(self) -> NDArray[np.int64]:
+        """Images (integer weights summed) that saw each voxel, (N, N, N) int64: how much to believe."""
+        total: NDArray[np.int64] = self.den_counts.sum(0, dtype=np.int64)
+        return total
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """phi of Eq. 6, (N, N, N) float32 in [0, 1], indexed [ix, iy, iz]; 0 where no image saw the voxel."""
+        return self.probability_with(min_support=1)
+
+    def probability_with(self, min_support: int) -> NDArray[np.float32]:
+        """phi, 0 where fewer than ``min_support`` images saw the voxel."""
+        phi = _ratio(*self._sums).astype(np.float32)
+        phi[self.support < min_support] = 0.0
+        return phi
+
+    def reweight(self, weighting: str) -> Occupancy:
+        """The same counts under another view weighting; no image is touched. InputError where the scheme cannot say."""
+        return dataclasses.replace(self, weighting=weighting)
+
+    def with_scheme(self, name: str) -> Occupancy:
+        """The counts summed to a coarser scheme, e.g. ``azimuth`` from ``azimuth-elevation+folds``."""
+        target = Scheme(name)
+        axes = tuple(a for a in range(3) if target.shape[a] == 1 and self.scheme.shape[a] > 1)
+        if any(t > s for t, s in zip(target.shape, self.scheme.shape, strict=True)):
+            raise InputError(f"scheme: {name!r} is finer than the {self.scheme.name!r} that was kept")
+
+        def summed(array: NDArray[Any]) -> NDArray[Any]:
+            total = array.reshape(*self.scheme.shape, *array.shape[1:]).sum(axes, dtype=np.int64, keepdims=True)
+            shaped: NDArray[Any] = total.reshape(target.num_groups, *array.shape[1:])
+            return shaped
+
+        return dataclasses.replace(
+            self,
+            num_counts=summed(self.num_counts),
+            den_counts=summed(self.den_counts),
+            group_totals=summed(self.group_totals),
+            group_images=summed(self.group_images),
+            scheme=target,
+        )
+
+    def of_folds(self, folds: list[int]) -> Occupancy:
+        """The images of some folds alone (0 .. 9). Raises InputError where folds were not kept."""
+        keep = self._fold_mask(folds)
+        shape = (-1, 1, 1, 1)
+        return dataclasses.replace(
+            self,
+            num_counts=self.num_counts * keep.reshape(shape),
+            den_counts=self.den_counts * keep.reshape(shape),
+            group_totals=self.group_totals * keep,
+            group_images=self.group_images * keep,
+            sketch=self.sketch[np.isin(fold_of_hash(self.sketch), folds)],
+        )
+
+    def _fold_mask(self, folds: list[int]) -> NDArray[np.bool_]:
+        if not self.scheme.has_folds:
+            raise InputError(f"folds: none were kept by the scheme {self.scheme.name!r} (aggregate with '+folds')")
+        if not folds or any(f not in range(FOLDS) for f in folds):
+            raise InputError(f"folds: expected numbers 0 .. {FOLDS - 1}, got {folds}")
+        mask = np.zeros(self.scheme.shape, bool)
+        mask[folds] = True
+        return mask.ravel()
+
+    def jackknife_error(self) -> NDArray[np.float32]:
+        """Standard error of phi by leaving out one fold of images at a time, (N, N, N) float32.
+
+        sqrt((F - 1) / F sum_f (phi_(-f) - mean)^2), F = 10, view weights counted again each time. InputError without folds.
+        """
+        mean, square = np.zeros(self.num_counts.shape[1:]), np.zeros(self.num_counts.shape[1:])
+        for f in range(FOLDS):
+            phi = _ratio(*self._weighted(~self._fold_mask([f])))
+            step = phi - mean
+            mean += step / (f + 1)
+            square += step * (phi - mean)
+        return np.sqrt(square * (FOLDS - 1) / FOLDS).astype(np.float32)
+
+    def __add__(self, other: Occupancy) -> Occupancy:
+        """Exact merge of counts from disjoint images.
+
+        Raises MismatchError for another body, field, scheme or weighting; warns where the two share images.
+        """
+        if not isinstance(other, Occupancy):
+            return NotImplemented
+        for name, mine, theirs in (
+            ("body", self.body_hash, other.body_hash),
+            ("field", self.parameters, other.parameters),
+            ("scheme", self.scheme.name, other.scheme.name),
+            ("weighting", self.weighting, other.weighting),
+        ):
+            if mine != theirs:
+                raise MismatchError(f"cannot add occupancies of different {name}: {mine} and {theirs}")
+        shared = np.intersect1d(self.sketch, other.sketch).size
+        if shared:
+            warnings.warn(
+                f"the occupancies added share images (at least {shared} keys): those are counted twice", stacklevel=2
+            )
+        categories = dict.fromkeys(c for c in (self.category, other.category) if c)
+        return dataclasses.replace(
+            self,
+            num_counts=self.num_counts.astype(np.int64) + other.num_counts,
+            den_counts=self.den_counts.astype(np.int64) + other.den_counts,
+            group_totals=self.group_totals + other.group_totals,
+            group_images=self.group_images + other.group_images,
+            category=" + ".join(categories),
+            sketch=np.union1d(self.sketch, other.sketch)[:SKETCH_SIZE],
+            provenance=[*self.provenance, *other.provenance],
+        )
+
+    def posed(
+        self,
+        pose: Any,
+        body: Body | None = None,
+        *,
+        betas: Any = None,
+        inverse: str = "blend_of_inverses",
+        interpolation: str = "nearest",
+        backend: str = "auto",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """phi around a posed person (Eq. 11), (N, N, N) float32 on the same grid in the posed person frame.
+
+        pose           (J, 3) axis-angle in radians, row 0 zero; or (n, J, 3), for (n, N, N, N)
+        body           that the votes were cast with, where it is not the built-in one; MismatchError for another
+        betas          the person's shape coefficients, (b,) or (n, b); None for the template's shape
+        inverse        "blend_of_inverses" (the paper) or "inverse_of_blend"
+        interpolation  "nearest" (the paper) or "trilinear"
+        progress       told (done, total) after each pose
+        """
+        from chorus.occupancy.posed import posed_occupancy
+
+        return posed_occupancy(
+            self.probability, pose, self.parameters, self.body_hash, body, betas=betas, inverse=inverse,
+            interpolation=interpolation, backend=backend, progress=progress,
+        )  # fmt: skip
+
+    def mesh(self, threshold: float | None = None, *, mass: float | None = None, volume: float | None = None) -> Trimesh:
+        """The closed surface around the voxels with phi >= threshold: a trimesh.Trimesh, metres, rest pose's person frame.
+
+        One of the three is given: the threshold itself; ``mass``, the share of the sum of phi that the surface is to hold;
+        ``volume``, what it is to enclose, in m^3. See ``chorus.occupancy.surfaces``. InputError where nothing is inside,
+        ImportError without the extra ``mesh``.
+        """
+        from chorus.occupancy.surfaces import choose_threshold, surface
+
+        phi, extent = self.probability, self.parameters.extent
+        return surface(phi, extent, choose_threshold(phi, extent, threshold, mass, volume))
+
+    def explain(self, point: Any, source: Any, canonical: CanonicalField, **selection: Any) -> Explanation:
+        """The images of a source behind the voxel at a point (3,) in metres, for and against: ``chorus.votes.explain.explain``.
+
+        canonical  the field that the votes were cast through; MismatchError for another
+        selection  prompt, part, ... as the occupancy was made with
+        """
+        from chorus.votes.explain import explain
+
+        if canonical.hash != self.field_hash:
+            raise MismatchError(f"field: expected the one with hash {self.field_hash[:12]}, got {canonical.hash[:12]}")
+        return explain(point, source, canonical, **selection)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to an HDF5 file (compressed); the name appears only once the file is whole."""
+        path = Path(path)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        try:
+            with h5py.File(temporary, "w") as file:
+                facts = {
+                    "scheme": self.scheme.name,
+                    "weighting": self.weighting,
+                    "body_hash": self.body_hash,
+                    "category": self.category,
+                    "parameters": dataclasses.asdict(self.parameters),
+                    "provenance": self.provenance,
+                }
+                file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
+                file.attrs["facts"] = json.dumps(facts)
+                for name in ("num_counts", "den_counts"):
+                    file.create_dataset(name, data=getattr(self, name), compression="gzip", compression_opts=1, shuffle=True)
+                for name in ("group_totals", "group_images", "sketch"):
+                    file[name] = getattr(self, name)
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)  # as any new file: temporary ones are for their owner alone
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def load_occupancy(path: str | os.PathLike[str]) -> Occupancy:
+    """Read what ``Occupancy.save`` wrote. Raises InputError where the file is missing, damaged or of another kind."""
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
+                raise InputError(
+                    f"{path}: expected {FORMAT} version {VERSION}, got {file.attrs.get('format')} "
+                    f"version {file.attrs.get('version')}"
+                )
+            facts = json.loads(file.attrs["facts"])
+            arrays = {k: file[k][()] for k in ("num_counts", "den_counts", "group_totals", "group_images", "sketch")}
+            return Occupancy(
+                **arrays,
+                scheme=Scheme(facts["scheme"]),
+                weighting=facts["weighting"],
+                parameters=FieldParameters(**facts["parameters"]),
+                body_hash=facts["body_hash"],
+                category=facts["category"],
+                provenance=facts["provenance"],
+            )
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a readable occupancy file ({error})") from error
+
+
+def _ratio(num: NDArray[np.float64], den: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(num, den, out=np.zeros_like(num), where=den > 0)

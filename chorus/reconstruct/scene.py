@@ -1,0 +1,236 @@
+"""A photograph for reconstruction: its record, distributions posed like its person, and their agreement with its object."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from chorus.body.model import Body
+from chorus.camera.cameras import Cameras
+from chorus.errors import InputError
+from chorus.field import CanonicalField, FieldParameters
+from chorus.ingest import record as records
+from chorus.ingest.record import Record, RecordError
+from chorus.ingest.record_folders import _camera as camera_of
+from chorus.occupancy.counts import Occupancy
+from chorus.occupancy.posed import posed_occupancy
+from chorus.render.rasterize import render_mesh
+from chorus.render.splat import splat_footprints
+
+PHOTOS = ("photo.jpg", "photo.jpeg", "photo.png")
+"""Names of the photograph in a record's folder."""
+THRESHOLDS: NDArray[np.float32] = (np.arange(1, 101) / 100).astype(np.float32)
+"""On phi, at which the projection is compared with the object: 0.01 to 1, as in the evaluation."""
+COMPARED_SIDE = 256
+"""Pixels of the shorter side at which masks and projections are compared; more where the object would be too small."""
+COMPARED_OBJECT = 20
+"""Pixels across (square root of the area) that the object has then at least, if the photograph has them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What is known of one photograph.
+
+    name         of the record's folder
+    category     the object's, or None               image_size    height, width in pixels
+    pose         (J, 3) axis-angle in radians, row 0 zero          camera  one camera in the person's frame
+    residual_px  of the camera's fit to keypoints (Eq. 8), NaN where the record has a camera
+    object_mask, person_mask  (H, W) bool or None
+    object_box   (4,) x0, y0, x1, y1 in pixels, half open, or None
+    photo        (H, W, 3) uint8 RGB or None
+    estimators   where pose and masks were estimated (``reconstruct.photo``): kind of stage -> name; empty for a record
+    """
+
+    name: str
+    category: str | None
+    image_size: tuple[int, int]
+    pose: NDArray[np.float64]
+    camera: Cameras
+    residual_px: float
+    object_mask: NDArray[np.bool_] | None
+    person_mask: NDArray[np.bool_] | None
+    object_box: NDArray[np.float64] | None
+    photo: NDArray[np.uint8] | None
+    estimators: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def camera_from(self) -> str:
+        """Where the camera comes from, in words."""
+        if math.isnan(self.residual_px):
+            return f"the estimator {self.estimators.get('humans', '')}".strip() if self.estimators else "the record"
+        return "fitted to the estimated joints (Eq. 8)" if self.estimators else "fitted to the keypoints (Eq. 8)"
+
+
+def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathLike[str] | None = None) -> Scene:
+    """Read a record's folder (docs/records.md) for reconstruction: category and object mask may be missing.
+
+    ``object_box`` in record.json, [x0, y0, x1, y1] in pixels, serves where there is no mask. The photograph is ``photo``, or
+    photo.jpg, photo.jpeg or photo.png in the folder, if there is one. A camera is fitted where there is none (Eq. 8). Raises
+    RecordError as ``chorus.ingest.record.read_record`` does.
+    """
+    folder = Path(folder)
+    content = records._read_json(folder)
+    try:
+        width, height = (int(v) for v in records._numbers("image_size", content.get("image_size"), (2,), integers=True))
+        if not (width > 0 and height > 0 and width * height <= records.MAX_PIXELS):
+            raise InputError(f"image_size: expected a positive width and height, got {width}, {height}")
+        size = (height, width)
+        pose = records._numbers("pose_axis_angle", content.get("pose_axis_angle"), ("J", 3))
+        if len(pose) != body.num_joints:
+            raise InputError(f"pose_axis_angle: expected {body.num_joints} joints, as the body, got {len(pose)}")
+        orientation = records._orientation(pose[0], content)
+        given = content.get("camera")
+        camera = None if given is None else records._parse_camera(given, pose[0], size)
+        pose[0] = 0
+        keypoints = content.get("keypoints_openpose25")
+        record = Record(
+            records._text(content, "category"), "", "", size, pose, orientation, camera,
+            None if keypoints is None else records._numbers("keypoints_openpose25", keypoints, (25, 3)),
+            None, np.zeros(size, np.bool_), None,
+        )  # fmt: skip
+        fitted, residual = camera_of(record, body, 0.3, 2400, 0.7)
+        box = None if content.get("object_box") is None else _box(content["object_box"], size)
+    except RecordError:
+        raise
+    except InputError as error:
+        raise RecordError("record", f"{records.RECORD}: {error}") from None
+    masks: dict[str, NDArray[np.bool_] | None] = {}
+    for name, stage in ((records.OBJECT_MASK, "object mask"), (records.PERSON_MASK, "person mask")):
+        there = os.path.lexists(folder / name)
+        masks[name] = records._read_mask(folder, name, size, stage) if there else None
+    mask = masks[records.OBJECT_MASK]
+    if mask is not None:
+        if not mask.any():
+            raise RecordError("object mask", f"{records.OBJECT_MASK}: expected pixels of the object, got none")
+        box = mask_box(mask) if box is None else box
+    found = [folder / name for name in PHOTOS if (folder / name).is_file()]
+    place = Path(photo) if photo is not None else found[0] if found else None
+    return Scene(
+        folder.resolve().name, record.category or None, size, pose, fitted, residual, mask, masks[records.PERSON_MASK], box,
+        None if place is None else _read_photo(place, size),
+    )  # fmt: skip
+
+
+def _box(given: Any, size: tuple[int, int]) -> NDArray[np.float64]:
+    box = records._numbers("object_box", given, (4,))
+    if not (0 <= box[0] < box[2] <= size[1] and 0 <= box[1] < box[3] <= size[0]):
+        raise InputError(f"object_box: expected x0, y0, x1, y1 in an image of {size[1]} x {size[0]}, got {box.tolist()}")
+    return box
+
+
+def mask_box(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The box x0, y0, x1, y1 around a mask that has pixels, half open, (4,)."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
+
+
+def _read_photo(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path, formats=["JPEG", "PNG"]) as image:
+            if image.size != size[::-1]:
+                raise RecordError(
+                    "record", f"{path.name}: expected the image_size, width, height {size[1]}, {size[0]}, got "
+                    f"{image.size[0]}, {image.size[1]}"
+                )  # fmt: skip
+            return np.asarray(image.convert("RGB"))
+    except RecordError:
+        raise
+    except records._DAMAGED as error:
+        raise RecordError("record", f"{path.name}: expected a JPEG or PNG photograph: {error}") from None
+
+
+class View:
+    """A scene at the size where projections are compared with it."""
+
+    def __init__(self, scene: Scene, vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> None:
+        height, width = scene.image_size
+        mask, box = scene.object_mask, scene.object_box
+        area = float(mask.sum()) if mask is not None else 0.0 if box is None else float((box[2:] - box[:2]).prod())
+        scale = min(1.0, max(COMPARED_SIDE / min(height, width), COMPARED_OBJECT / math.sqrt(area) if area else 0.0))
+        h, w = (max(1, round(scale * side)) for side in scene.image_size)
+        shrink = np.diag([w / width, h / height, 1.0])
+        self.size = (h, w)
+        self.camera = Cameras(scene.camera.R, scene.camera.t, shrink @ scene.camera.K, [self.size])
+        self.box = None if box is None else box * [w / width, h / height, w / width, h / height]
+        at = np.ix_(((np.arange(h) + 0.5) * height / h).astype(np.intp), ((np.arange(w) + 0.5) * width / w).astype(np.intp))
+        self.mask = None if mask is None else mask[at]
+        # Behind the person the object may go on; a mask cannot say.
+        person = self.silhouette(vertices, faces) if scene.person_mask is None else scene.person_mask[at]
+        self.hidden = person if self.mask is None else person & ~self.mask
+
+    def silhouette(self, vertices: Any, faces: Any) -> NDArray[np.bool_]:
+        """The pixels that a mesh covers, (h, w) bool."""
+        return np.asarray(render_mesh(vertices, faces, self.camera)[1] >= 0)
+
+    def project(self, phi: NDArray[np.float32], extent: float) -> NDArray[np.int32]:
+        """How many of THRESHOLDS the largest phi over each pixel reaches, (h, w) int32."""
+        levels = np.zeros(self.size, np.int32)
+        matrix = self.camera.K[0] @ np.column_stack([self.camera.R[0], self.camera.t[0]])
+        splat_footprints(np.ascontiguousarray(phi), extent, matrix, THRESHOLDS, levels)
+        return levels
+
+
+def mask_ious(levels: NDArray[np.int32], mask: NDArray[np.bool_], hidden: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """IoU of the pixels {levels >= t}, t = 1 .. T, and a mask that has pixels, (T,); hidden pixels are left out."""
+    inside, outside = (
+        np.bincount(levels[where], minlength=len(THRESHOLDS) + 1)[::-1].cumsum()[-2::-1] for where in (mask, ~mask & ~hidden)
+    )
+    return np.asarray(inside / (np.count_nonzero(mask) + outside))
+
+
+def box_ious(levels: NDArray[np.int32], box: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU of the boxes around {levels >= t}, t = 1 .. T, and a box x0, y0, x1, y1 in pixels, (T,); 0 where there is none."""
+    ious = np.zeros(len(THRESHOLDS))
+    by_row, by_column = levels.max(1), levels.max(0)
+    for t in range(1, int(levels.max()) + 1):
+        rows, columns = np.flatnonzero(by_row >= t), np.flatnonzero(by_column >= t)
+        own = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
+        shared = np.clip(np.minimum(own[2:], box[2:]) - np.maximum(own[:2], box[:2]), 0, None).prod()
+        ious[t - 1] = shared / ((own[2:] - own[:2]).prod() + (box[2:] - box[:2]).prod() - shared)
+    return ious
+
+
+class Posing:
+    """Poses many distributions like one person: where each posed voxel comes from is found once for each field.
+
+    Eq. 11 is no inverse of Eq. 5: space far from the posed limbs follows the trunk, so that what a raised hand holds appears
+    once more where the hand is in the rest pose. A posed voxel is empty if the canonical voxel that it shows goes, by Eq. 5,
+    farther than ``round_trip`` metres from it.
+    """
+
+    def __init__(
+        self, pose: NDArray[np.float64], body: Body, inverse: str, backend: str, min_support: int, round_trip: float
+    ) -> None:
+        self.body, self._pose, self._round_trip, self._min_support = body, pose, round_trip, min_support
+        self._posed = partial(posed_occupancy, pose=pose, body_hash=body.hash, body=body, inverse=inverse, backend=backend)
+        self._sources: dict[FieldParameters, NDArray[np.int64]] = {}
+
+    def __call__(self, occupancy: Occupancy) -> tuple[NDArray[np.float32], FieldParameters]:
+        """phi around the posed person, (N, N, N) float32, and the parameters that say on which grid."""
+        p = occupancy.parameters
+        if p not in self._sources:
+            self._sources[p] = self._source(p)
+        phi = occupancy.probability_with(self._min_support)
+        return np.concatenate([np.zeros(1, np.float32), phi.ravel()])[self._sources[p]], p
+
+    def _source(self, p: FieldParameters) -> NDArray[np.int64]:
+        """1 + the canonical voxel that each posed voxel shows, 0 for none, (N, N, N)."""
+        N = p.resolution
+        if N**3 >= 1 << 24:
+            raise InputError(f"occupancies: expected at most 255 voxels a side, got {N}")  # float32 cannot number more
+        numbers = np.arange(1, N**3 + 1, dtype=np.float32).reshape(N, N, N)
+        source = self._posed(numbers, parameters=p).astype(np.int64)
+        if np.isfinite(self._round_trip):
+            field = CanonicalField.from_parameters(self.body, p)
+            back = field.warp(self._pose).reshape(-1, 3)[source - 1] - field.centres
+            source[(back**2).sum(-1) > self._round_trip**2] = 0
+        return source

@@ -1,0 +1,1 @@
+"""From 3D to pixels on the CPU: triangles by z-buffer, voxels by splatting."""

@@ -1,0 +1,349 @@
+"""A world with known truth: objects rigid to a body part, posed people, cameras and masks, all drawn at random.
+
+Masks, poses and cameras then go the way real ones go (a store, the votes), and what comes out is judged against
+``true_occupancy``, which saw no image. Objects are placed and moved without the engine's field: one bone carries them.
+So this tests the method, not only the code.
+
+Every image has a random stream of its own, from the seed, its index and the world's object and prompt: the same image
+comes out whatever the batch size and the number of threads, and worlds that differ in cameras, noise or occlusion alone
+share objects and poses image by image. Poses and cameras are rounded to float32 before anything is drawn, so that a
+store keeps exactly what was rendered.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.camera.cameras import Cameras
+from chorus.errors import InputError, check_array
+from chorus.images import ImageBatch
+from chorus.kernels.masks import PackedMasks, pack_mask
+from chorus.render.rasterize import draw_keys, skin
+from chorus.simulate.objects import OBJECTS, ObjectClass, Shape, joint_index
+from chorus.simulate.worlds import DEMO, WORLDS, CameraDistribution, MaskNoise, Pose, PoseEstimation, World
+
+if TYPE_CHECKING:
+    from chorus.body.model import Body
+
+__all__ = [
+    "DEMO", "OBJECTS", "WORLDS", "CameraDistribution", "MaskNoise", "ObjectClass", "Pose", "PoseEstimation", "Shape",
+    "SimulatedBatch", "World", "image_key", "simulate", "true_occupancy", "write_world",
+]  # fmt: skip
+
+VIEWS = ("front view", "left side view", "back view", "right side view")
+KEYPOINTS = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
+
+
+@dataclass(frozen=True)
+class SimulatedBatch:
+    """I images as a store takes them.
+
+    images        ImageBatch; the masks are the object's
+    person_masks  PackedMasks, the visible person
+    views         (I,) str, one of VIEWS, by the camera's azimuth
+    seeds         (I,) int64, the seed of the simulation
+    scores        (I,) float32 each: person_count, object_count; person_confidence, object_confidence; overlap (of the
+                  boxes, over the object's); object_visible (share of the object's pixels that the body does not hide);
+                  keypoint_<name> for KEYPOINTS (confidence; below 0.3 outside the image)
+    status        (I,) str: "complete", "no object" or "no person" (nothing of it on the image); not complete ones have
+                  nothing to vote with
+    """
+
+    images: ImageBatch
+    person_masks: PackedMasks
+    views: NDArray[np.str_]
+    seeds: NDArray[np.int64]
+    scores: dict[str, NDArray[np.float32]]
+    status: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class _Image(NamedTuple):
+    size: tuple[int, int]
+    pose: NDArray[np.float32]
+    camera: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+    object_mask: tuple[NDArray[np.int32], NDArray[np.uint32]]
+    person_mask: tuple[NDArray[np.int32], NDArray[np.uint32]]
+    scores: dict[str, float]
+
+
+def _streams(world: World, seed: int, index: int) -> list[np.random.Generator]:
+    """Streams of one image for object, pose, camera, masks and scores; what one uses up does not shift another."""
+    identity = zlib.crc32(f"{world.object_class}|{world.prompt}".encode())
+    return [np.random.default_rng(s) for s in np.random.SeedSequence([seed, identity, index]).spawn(5)]
+
+
+def _estimation_stream(world: World, seed: int, index: int) -> np.random.Generator:
+    """The image's stream for bad estimates of its pose: the sixth, beside those of ``_streams``."""
+    identity = zlib.crc32(f"{world.object_class}|{world.prompt}".encode())
+    return np.random.default_rng(np.random.SeedSequence([seed, identity, index], spawn_key=(5,)))
+
+
+def _draw_pose(world: World, body: Body, rng: np.random.Generator) -> NDArray[np.float32]:
+    pose: NDArray[np.float64] = body.rest_pose.astype(np.float64)
+    for name, rotation in world.key_poses[rng.integers(len(world.key_poses))].items():
+        pose[joint_index(body, name)] = rotation
+    pose[1:] += rng.normal(0, world.pose_noise, (len(pose) - 1, 3))
+    pose[0] = 0
+    return pose.astype(np.float32)
+
+
+class _Body:
+    """A body made ready for drawing many images: what depends on no image, and skinning that releases the GIL."""
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.from_rest = np.linalg.inv(body.relative_transforms(body.rest_pose[None])[0])
+        self.keypoints = [joint_index(body, name) for name in KEYPOINTS]
+
+    def pose(self, pose: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Vertices (V, 3) and bone transforms B_j (J, 4, 4) of one pose.
+
+        One pose at a time: the last bits of a batched product could depend on the size of the batch.
+        """
+        poses = pose[None].astype(np.float64)
+        transforms = self.body.relative_transforms(poses)[0]
+        if self.body.posedirs is None:
+            vertices = skin(self.body.vertices, self.body.weights, transforms)
+        else:
+            vertices = np.ascontiguousarray(self.body.posed_vertices(poses)[0])
+        return vertices, transforms @ self.from_rest
+
+
+def _draw_image(world: World, seed: int, ready: _Body, index: int) -> _Image:
+    body = ready.body
+    object_rng, pose_rng, camera_rng, mask_rng, score_rng = _streams(world, seed, index)
+    kind = OBJECTS[world.object_class]
+    shapes = kind.draw(object_rng, body)
+    pose = _draw_pose(world, body, pose_rng)
+    vertices, bones = ready.pose(pose)
+    size = world.image_sizes[camera_rng.integers(len(world.image_sizes))]
+    R, t, K = world.cameras.draw(camera_rng, vertices, size)
+    matrix = K @ np.column_stack([R, t])
+
+    body_key = draw_keys(vertices, body.faces, matrix, size)
+    carrier = bones[joint_index(body, kind.joint)]
+    object_key = np.full(size, -np.inf, np.float32)
+    for shape in shapes:
+        corners, faces = shape.mesh()
+        drawn = draw_keys(corners @ carrier[:3, :3].T + carrier[:3, 3], faces, matrix, size)
+        np.maximum(object_key, drawn, out=object_key)
+    object_mask, person_mask = object_key > 0, body_key > 0
+    whole = np.count_nonzero(object_mask)
+    if world.occlusion:
+        object_mask, person_mask = object_mask & (object_key > body_key), person_mask & (body_key >= object_key)
+    visible = np.count_nonzero(object_mask)
+    object_packed = pack_mask(world.mask_noise.apply(object_mask, mask_rng))
+    person_packed = pack_mask(person_mask)
+
+    scores = {
+        "person_count": float(len(person_packed[1]) > 0),
+        "object_count": float(len(object_packed[1]) > 0),
+        "person_confidence": score_rng.uniform(0.85, 1.0),
+        "object_confidence": score_rng.uniform(0.8, 1.0),
+        "overlap": _overlap(object_packed[0], person_packed[0]),
+        "object_visible": visible / whole if whole else 0.0,
+    }
+    moved = bones[ready.keypoints, :3]
+    joints = np.einsum("jab,jb->ja", moved[..., :3], body.rest_joints[ready.keypoints]) + moved[..., 3]
+    uvz = joints @ matrix[:, :3].T + matrix[:, 3]
+    confidence: dict[str, float] = {}
+    for name, (u, v, z) in zip(KEYPOINTS, uvz, strict=True):
+        seen = z > 0 and 0 <= u / z < size[1] and 0 <= v / z < size[0]
+        confidence[f"keypoint_{name}"] = score_rng.uniform(*((0.75, 1.0) if seen else (0.0, 0.3)))
+    pose, confidence = world.estimation.apply(pose, confidence, _estimation_stream(world, seed, index))
+    scores |= confidence
+    return _Image(size, pose, (R, t, K), object_packed, person_packed, scores)
+
+
+def _overlap(box: NDArray[np.int32], other: NDArray[np.int32]) -> float:
+    """Area of the intersection over that of the first box; 0 if it has none."""
+    area = float((box[2:] - box[:2]).prod())
+    across = np.clip(np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]), 0, None)
+    return float(across.prod()) / area if area else 0.0
+
+
+def _collect(world: World, seed: int, indices: Sequence[int], drawn: Iterable[_Image]) -> SimulatedBatch:
+    images = list(drawn)
+    sizes = np.array([i.size for i in images], np.int32)
+    objects, persons = (
+        PackedMasks.join(sizes, np.stack([box for box, _ in masks]), [words for _, words in masks])
+        for masks in ([i.object_mask for i in images], [i.person_mask for i in images])
+    )
+    R, t, K = (np.stack([i.camera[part] for i in images]) for part in range(3))
+    cameras = Cameras(R, t, K, sizes)
+    centres = cameras.centres
+    turned = (math.pi / 2 - np.arctan2(centres[:, 2], centres[:, 0])) / (math.pi / 2)  # 0 in front, 1 at the left
+    scores = {name: np.array([i.scores[name] for i in images], np.float32) for name in images[0].scores}
+    missing = [scores["person_count"] == 0, scores["object_count"] == 0]
+    status = np.select(missing, ["no person", "no object"], "complete")
+    return SimulatedBatch(
+        images=ImageBatch(
+            objects, cameras, np.stack([i.pose for i in images]),
+            keys=[image_key(world, seed, index) for index in indices], prompts=[world.prompt] * len(images),
+        ),
+        person_masks=persons,
+        views=np.array(VIEWS)[np.rint(turned).astype(np.intp) % 4],
+        seeds=np.full(len(images), seed, np.int64),
+        scores=scores,
+        status=status,
+    )  # fmt: skip
+
+
+def image_key(world: World, seed: int, index: int) -> str:
+    """The unique name of an image: ``<world>-<seed>-<index>``."""
+    return f"{world.name}-{seed}-{index:07d}"
+
+
+def _simulate(
+    world: World, seed: int, body: Body, indices: Sequence[int], batch_size: int, workers: int
+) -> Iterator[SimulatedBatch]:
+    draw = partial(_draw_image, world, seed, _Body(body))
+    pool = ThreadPoolExecutor(workers)
+    try:
+        ahead: deque[tuple[Sequence[int], Iterable[_Image]]] = deque()
+        for first in range(0, len(indices), batch_size):
+            rows = indices[first : first + batch_size]
+            ahead.append((rows, pool.map(draw, rows)))
+            if len(ahead) > 1:  # the next batch is drawn while the caller works on this one
+                yield _collect(world, seed, *ahead.popleft())
+        while ahead:
+            yield _collect(world, seed, *ahead.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def simulate(
+    world: World,
+    num_images: int,
+    seed: int = 0,
+    body: Body | None = None,
+    *,
+    start: int = 0,
+    batch_size: int = 128,
+    workers: int | None = None,
+) -> Iterator[SimulatedBatch]:
+    """Draw images ``start`` to ``start + num_images`` of a world, in batches.
+
+    The images depend on the world, the seed (>= 0), their index and the body (default: the built-in one) alone, not on
+    ``batch_size`` or ``workers`` (threads; default: one a core). Images on which the object does not show are kept and
+    marked by their status. Raises InputError for negative numbers and for bodies without the joints needed.
+    """
+    for name, value in (("num_images", num_images), ("start", start)):
+        if value < 0:
+            raise InputError(f"{name}: expected at least 0, got {value}")
+    return _start(world, range(start, start + num_images), seed, _body(body), batch_size, workers)
+
+
+def _start(
+    world: World, indices: Sequence[int], seed: int, body: Body, batch_size: int, workers: int | None
+) -> Iterator[SimulatedBatch]:
+    """Check, now and not at the first batch, then draw."""
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    for name, value, least in (("seed", seed, 0), ("batch_size", batch_size, 1), ("workers", workers, 1)):
+        if value < least:
+            raise InputError(f"{name}: expected at least {least}, got {value}")
+    for joint in (*KEYPOINTS, OBJECTS[world.object_class].joint, *(name for pose in world.key_poses for name in pose)):
+        joint_index(body, joint)
+    return _simulate(world, seed, body, indices, batch_size, workers)
+
+
+def _body(body: Body | None) -> Body:
+    if body is not None:
+        return body
+    from chorus.body.model import load_body
+
+    return load_body()
+
+
+def write_world(
+    path: str | Path,
+    worlds: Sequence[World],
+    num_images: int,
+    seed: int = 0,
+    body: Body | None = None,
+    *,
+    batch_size: int = 128,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, int]:
+    """Write images of worlds of one category into a store; returns how many it drew, by status, and
+    under "already there" how many the store held.
+
+    ``num_images`` in all are divided over the worlds as evenly as can be (the first ones take one more). Keys are
+    ``image_key``; images the store holds already are not drawn again, so an interrupted call can be repeated.
+    ``progress(done, num_images)`` is called after each batch. Raises InputError for no worlds, worlds of differing
+    category, the same name twice, and as ``simulate`` and the store's writer do.
+    """
+    from chorus.store import StoreWriter
+
+    if not worlds:
+        raise InputError("worlds: expected at least one, got none")
+    if len({w.category for w in worlds}) > 1 or len({w.name for w in worlds}) < len(worlds):
+        listed = ", ".join(f"{w.name} ({w.category})" for w in worlds)
+        raise InputError(f"worlds: expected differing names and one category, got {listed}")
+    body = _body(body)
+    done, counts = 0, Counter[str]()
+    provenance = {"simulated": {"seed": seed, "worlds": [asdict(w) for w in worlds]}}
+    with StoreWriter(
+        path, category=worlds[0].category, num_joints=body.num_joints, body_hash=body.hash, provenance=provenance,
+        person_masks=True,
+    ) as writer:  # fmt: skip
+        for place, world in enumerate(worlds):
+            share = num_images // len(worlds) + (place < num_images % len(worlds))
+            missing = [i for i in range(share) if image_key(world, seed, i) not in writer]
+            done += share - len(missing)
+            counts["already there"] += share - len(missing)
+            for batch in _start(world, missing, seed, body, batch_size, workers):
+                writer.append(
+                    batch.images, views=batch.views, seeds=batch.seeds, scores=batch.scores, status=batch.status,
+                    person_masks=batch.person_masks,
+                )  # fmt: skip
+                counts.update(batch.status.tolist())
+                done += len(batch)
+                if progress is not None:
+                    progress(done, num_images)
+    return {status: count for status, count in counts.items() if count}
+
+
+def true_occupancy(
+    world: World, centres: Any, seed: int = 0, variants: int = 2000, body: Body | None = None
+) -> NDArray[np.float32]:
+    """The share of an object class's random variants that occupy each voxel centre, in the canonical frame.
+
+    centres (Nx, Ny, Nz, 3) metres in the rest-pose person frame -> (Nx, Ny, Nz) float32 in 0..1. The truth set of a
+    world is where this is >= 0.5. The variants are drawn anew, not those of the images. Raises InputError for another
+    shape and fewer than one variant.
+    """
+    points = check_array("centres", centres, ("Nx", "Ny", "Nz", 3), np.float64)
+    if variants < 1:
+        raise InputError(f"variants: expected at least 1, got {variants}")
+    if seed < 0:
+        raise InputError(f"seed: expected at least 0, got {seed}")
+    body = _body(body)
+    kind = OBJECTS[world.object_class]
+    rng = np.random.default_rng([seed, zlib.crc32(f"truth|{world.object_class}".encode())])
+    drawn = [kind.draw(rng, body) for _ in range(variants)]
+    corners = np.concatenate([shape.mesh()[0] for shapes in drawn for shape in shapes])
+    near = ((points >= corners.min(0) - 0.01) & (points <= corners.max(0) + 0.01)).all(-1)
+    candidates = points[near]
+    hits = np.zeros(len(candidates), np.int64)
+    for shapes in drawn:
+        hits += np.logical_or.reduce([shape.contains(candidates) for shape in shapes])
+    share = np.zeros(points.shape[:3], np.float32)
+    share[near] = hits / variants
+    return share

@@ -1,0 +1,175 @@
+"""Simulated objects: solids with an exact inside test and a mesh, rigid to one joint, with variation within a class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import ConvexHull
+from scipy.spatial.transform import Rotation
+
+from chorus.errors import InputError
+
+if TYPE_CHECKING:
+    from chorus.body.model import Body
+
+KINDS = ("box", "ellipsoid", "cylinder")
+SIZE_SPREAD = 0.2
+"""Variation within a class: each extent is uniform in 1 +- this times the usual one."""
+OFFSET_SIGMA = 0.03
+"""Likewise, metres on each axis."""
+TURN_SIGMA = 0.1
+"""Likewise, radians on each axis."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A convex solid in the canonical (rest-pose person) frame: a box, an ellipsoid, or an elliptic cylinder along y.
+
+    half      (3,) half extents in metres along its own x, y, z
+    centre    (3,) metres
+    rotation  (3, 3) from its own axes to the canonical frame
+    """
+
+    kind: str
+    half: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    rotation: NDArray[np.float64]
+
+    def mesh(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+        """A closed mesh, faces outward: vertices (V, 3) metres, faces (F, 3).
+
+        Round ones lie inside the solid by at most 0.5 % of its extent.
+        """
+        vertices, faces = _unit_mesh(self.kind)
+        return (vertices * self.half) @ self.rotation.T + self.centre, faces
+
+    def contains(self, points: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+        """Whether points (..., 3) metres lie in the solid, exactly: (...) bool."""
+        own = np.abs((np.asarray(points, np.float64) - self.centre) @ self.rotation) / self.half
+        if self.kind == "box":
+            inside = (own <= 1).all(-1)
+        elif self.kind == "ellipsoid":
+            inside = (own**2).sum(-1) <= 1
+        else:
+            inside = (own[..., 1] <= 1) & (own[..., 0] ** 2 + own[..., 2] ** 2 <= 1)
+        return np.asarray(inside)
+
+
+@lru_cache
+def _unit_mesh(kind: str) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    if kind == "box":
+        points = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1], indexing="ij"), -1).reshape(-1, 3).astype(np.float64)
+    elif kind == "ellipsoid":  # a Fibonacci lattice: nearly even, and in no special position
+        steps = np.arange(1000)
+        y, turn = 1 - (2 * steps + 1) / 1000, steps * math.pi * (3 - math.sqrt(5))
+        points = np.stack([np.sqrt(1 - y**2) * np.cos(turn), y, np.sqrt(1 - y**2) * np.sin(turn)], -1)
+    elif kind == "cylinder":
+        turn = np.linspace(0, 2 * math.pi, 64, endpoint=False)
+        points = np.concatenate([np.stack([np.cos(turn), np.full(64, y), np.sin(turn)], -1) for y in (-1.0, 1.0)])
+    else:
+        raise InputError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    faces = ConvexHull(points).simplices.astype(np.int32)
+    a, b, c = (points[faces[:, i]] for i in range(3))
+    inward = np.einsum("fi,fi->f", np.cross(b - a, c - a), a) < 0
+    faces[inward] = faces[inward][:, ::-1]
+    return points, faces
+
+
+@dataclass(frozen=True)
+class ObjectClass:
+    """Objects of one kind, rigid to one joint: ``draw(rng, body)`` gives a random one, canonical solids."""
+
+    joint: str
+    draw: Callable[[np.random.Generator, Body], tuple[Shape, ...]]
+
+
+def joint_index(body: Body, name: str) -> int:
+    """The index of a joint by its name; InputError if the body has none of that name."""
+    if name not in body.joint_names:
+        raise InputError(f"body: expected one with the joint {name!r}, got joints {', '.join(body.joint_names)}")
+    return int(body.joint_names.index(name))
+
+
+def _vary(rng: np.random.Generator, *solids: tuple[str, Sequence[float], Any]) -> tuple[Shape, ...]:
+    """Solids (kind, half extents, centre), varied together about the first one's centre."""
+    scale = rng.uniform(1 - SIZE_SPREAD, 1 + SIZE_SPREAD, 3)
+    offset, turn = rng.normal(0, OFFSET_SIGMA, 3), Rotation.from_rotvec(rng.normal(0, TURN_SIGMA, 3)).as_matrix()
+    pivot = np.asarray(solids[0][2], np.float64)
+    shapes = []
+    for kind, half, centre in solids:
+        if kind == "ellipsoid":
+            scale = np.full(3, scale[0])  # a ball stays round
+        shapes.append(Shape(kind, half * scale, pivot + turn @ (centre - pivot) + offset, turn))
+    return tuple(shapes)
+
+
+def _ball(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    centre = body.rest_joints[joint_index(body, "right_hand")] + [0, -0.15, 0]  # palms look down in the rest pose
+    return _vary(rng, ("ellipsoid", (0.13, 0.13, 0.13), centre))
+
+
+def _ball_at_foot(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    foot = body.rest_joints[joint_index(body, "left_foot")] + [0.02, 0.06, 0.16]  # before the toes, off the ground
+    return _vary(rng, ("ellipsoid", (0.12, 0.12, 0.12), foot))
+
+
+@lru_cache(maxsize=8)
+def _back(body: Body) -> float:
+    """How far behind the origin the back reaches at spine3 (z in metres)."""
+    near = np.abs(body.rest_vertices[:, :2] - body.rest_joints[joint_index(body, "spine3"), :2]) < [0.12, 0.15]
+    return float(body.rest_vertices[near.all(1), 2].min())
+
+
+@lru_cache(maxsize=8)
+def _flank(body: Body) -> float:
+    """How far to the right the trunk reaches at spine2 (x in metres)."""
+    waist = np.abs(body.rest_vertices[:, 1] - body.rest_joints[joint_index(body, "spine2"), 1]) < 0.1
+    return float(body.rest_vertices[waist, 0].min())
+
+
+def _backpack(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    spine, back = body.rest_joints[joint_index(body, "spine3")], _back(body)
+    return _vary(rng, ("box", (0.15, 0.23, 0.10), [spine[0], spine[1], back - 0.10]))
+
+
+def _board_in_hand(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    hand = body.rest_joints[joint_index(body, "right_hand")]
+    return _vary(rng, ("box", (0.04, 0.25, 1.0), hand + np.array([0, -0.22, 0])))
+
+
+def _board_under_arm(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    shoulder = body.rest_joints[joint_index(body, "right_shoulder")]
+    centre = np.array([_flank(body) - 0.04, shoulder[1] - 0.37, 0.1])
+    upright = Rotation.from_euler("z", 90, degrees=True).as_matrix()  # its thickness, y, across the person
+    return tuple(
+        replace(s, rotation=s.rotation @ upright) for s in _vary(rng, ("cylinder", (0.25, 0.035, 1.0), centre))
+    )
+
+
+def _board_stood_on(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    return _vary(rng, ("cylinder", (1.0, 0.04, 0.25), np.array([0, body.rest_vertices[:, 1].min() - 0.04, 0.05])))
+
+
+def _hat(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    head = body.rest_joints[joint_index(body, "head")]
+    brim = np.array([head[0], body.rest_vertices[:, 1].max() - 0.06, head[2] + 0.01])
+    crown = brim + np.array([0, 0.06, 0])
+    return _vary(rng, ("cylinder", (0.18, 0.012, 0.19), brim), ("cylinder", (0.10, 0.06, 0.11), crown))
+
+
+OBJECTS: dict[str, ObjectClass] = {
+    "ball": ObjectClass("right_hand", _ball),  # 26 cm across, under the palm
+    "ball-at-foot": ObjectClass("left_foot", _ball_at_foot),  # 24 cm across, at the toes
+    "backpack": ObjectClass("spine3", _backpack),  # a box of 30 x 46 x 20 cm
+    "hat": ObjectClass("head", _hat),
+    "board-fixed-to-hand": ObjectClass("right_hand", _board_in_hand),  # a box of 2 m x 50 cm x 8 cm
+    "board-under-arm": ObjectClass("spine2", _board_under_arm),  # clamped to the trunk; the arm only closes it in
+    # Fixed to the pelvis, which stays between the feet: rigid to one foot it would swing with that leg's noise alone.
+    "board-stood-on": ObjectClass("pelvis", _board_stood_on),
+}

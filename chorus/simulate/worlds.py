@@ -1,0 +1,298 @@
+"""Simulated worlds: which object, which poses, from where, how well segmented; and the worlds that come ready-made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from chorus.errors import InputError
+from chorus.render.rasterize import displace
+from chorus.simulate.objects import OBJECTS
+
+
+@dataclass(frozen=True)
+class CameraDistribution:
+    """Where cameras stand and look; all at the height of the middle of the posed body, plus the elevation.
+
+    sector_share  share of the cameras within the sector (the others are even outside it); None: azimuth uniform
+    sector        its middle and width in radians of azimuth, atan2(c_z, c_x): pi/2 is in front of the person
+    elevation     mean and sigma in radians, cut to +- ``elevation_limit``
+    fill          range of the person's height as a share of the image's (uniform; to first order in 1/distance)
+    closest       metres; no camera stands nearer, whatever ``fill`` says
+    look_at       sigma in metres, each axis, of the point looked at around the middle of the body
+    roll          sigma in radians
+    focal         fx = fy as a multiple of the image's width; 1.167 is 46.4 degrees across
+    """
+
+    sector_share: float | None = None
+    sector: tuple[float, float] = (math.pi / 2, math.pi / 3)
+    elevation: tuple[float, float] = (0.1, 0.2)
+    elevation_limit: float = 1.2
+    fill: tuple[float, float] = (0.4, 0.9)
+    closest: float = 2.0
+    look_at: float = 0.08
+    roll: float = 0.05
+    focal: float = 1.167
+
+    def __post_init__(self) -> None:
+        if self.sector_share is not None and not 0 <= self.sector_share <= 1:
+            raise InputError(f"sector_share: expected a share in 0..1 or None, got {self.sector_share}")
+        if not 0 < self.sector[1] < 2 * math.pi:
+            raise InputError(f"sector: expected a width in 0..2 pi, got {self.sector[1]}")
+        if not 0 < self.fill[0] <= self.fill[1]:
+            raise InputError(f"fill: expected 0 < least <= most, got {self.fill}")
+        if not (self.focal > 0 and self.closest > 0 and 0 <= self.elevation_limit < math.pi / 2):
+            raise InputError(
+                f"focal, closest, elevation_limit: expected two positive numbers and one in 0..pi/2, "
+                f"got {self.focal}, {self.closest}, {self.elevation_limit}"
+            )
+
+    def draw(
+        self, rng: np.random.Generator, vertices: NDArray[np.float64], size: tuple[int, int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """A camera for a posed body (V, 3) and an image size (H, W): R (3, 3), t (3,), K (3, 3), rounded to float32."""
+        height, width = size
+        if self.sector_share is None:
+            azimuth = rng.uniform(0, 2 * math.pi)
+        else:
+            middle, span = self.sector
+            if rng.random() >= self.sector_share:
+                middle, span = middle + math.pi, 2 * math.pi - span
+            azimuth = middle + span * rng.uniform(-0.5, 0.5)
+        elevation = float(np.clip(rng.normal(*self.elevation), -self.elevation_limit, self.elevation_limit))
+        away = np.array([
+            math.cos(elevation) * math.cos(azimuth), math.sin(elevation), math.cos(elevation) * math.sin(azimuth)
+        ])  # fmt: skip
+        focal = self.focal * width
+        heights, downs = np.einsum("vc,kc->kv", vertices, np.stack([[0, 1, 0], _look_along(-away)[1]]))
+        middle_height = np.array([0, (heights.min() + heights.max()) / 2, 0])
+        distance = max(focal * np.ptp(downs) / (rng.uniform(*self.fill) * height), self.closest)
+        # The jitter moves the point looked at, not the camera, so that the azimuth is exactly the one drawn.
+        target = middle_height + rng.normal(0, self.look_at, 3)
+        centre = middle_height + distance * away
+        R = Rotation.from_euler("z", rng.normal(0, self.roll)).as_matrix() @ _look_along(target - centre)
+        K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+        return _rounded(R), _rounded(-R @ centre), _rounded(K)
+
+
+def _look_along(direction: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rotation to OpenCV axes of an upright camera that looks along a direction (not along y)."""
+    forward = direction / np.linalg.norm(direction)
+    right = np.cross(forward, [0.0, 1.0, 0.0])
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(forward, right), forward])
+
+
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values.astype(np.float32).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class MaskNoise:
+    """What a segmenter does to the object's mask; all in pixels, whatever the image size. The default does nothing.
+
+    boundary    sigma of a smooth random displacement of the mask's points (it changes every 16 px)
+    morph       the mask is dilated or eroded by a square of up to this many whole pixels, either way
+    drop        probability that a round chunk is lost
+    drop_size   range of the chunk's radius as a share of the square root of the mask's area
+    """
+
+    boundary: float = 0.0
+    morph: int = 0
+    drop: float = 0.0
+    drop_size: tuple[float, float] = (0.1, 0.4)
+
+    def __post_init__(self) -> None:
+        if not (self.boundary >= 0 and self.morph >= 0 and 0 <= self.drop <= 1 and self.drop_size[0] >= 0):
+            raise InputError(f"mask_noise: expected sizes >= 0 and a probability in 0..1, got {self}")
+
+    def apply(self, mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
+        """A disturbed copy of a (H, W) mask; an empty mask stays empty, another may become so."""
+        if self == MaskNoise() or not mask.any():
+            return mask
+        margin = self.morph + math.ceil(4 * self.boundary)
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        window = (
+            slice(max(rows[0] - margin, 0), rows[-1] + margin + 1),
+            slice(max(columns[0] - margin, 0), columns[-1] + margin + 1),
+        )
+        part = mask[window]
+        height, width = part.shape
+        if self.boundary > 0:
+            steps = rng.normal(0, self.boundary, (2, height // 16 + 2, width // 16 + 2))
+            part = displace(np.ascontiguousarray(part), steps, 16)
+        if self.morph > 0:
+            by = int(rng.integers(-self.morph, self.morph + 1))
+            filtered = ndimage.maximum_filter if by > 0 else ndimage.minimum_filter
+            part = filtered(part, 2 * abs(by) + 1)
+        if rng.random() < self.drop and part.any():
+            y, x = np.argwhere(part)[rng.integers(np.count_nonzero(part))]
+            radius = rng.uniform(*self.drop_size) * math.sqrt(np.count_nonzero(part))
+            down, right = np.ogrid[-y : height - y, -x : width - x]
+            part = part & (down**2 + right**2 >= radius**2)
+        noisy = np.zeros_like(mask)
+        noisy[window] = part
+        return noisy
+
+
+@dataclass(frozen=True)
+class PoseEstimation:
+    """What an estimator of the 3D pose gets wrong, and what the confidence of the keypoints tells of it. The default does
+    nothing.
+
+    share       probability that the pose recorded is a bad estimate; what is drawn, and the camera, are the true ones
+    sigma       radians, added to every axis of every joint but the global orientation of a bad estimate
+    confidence  range of the confidence that each keypoint has at most in such an image
+    doubted     probability that the keypoints of a well estimated pose are no more confident than that
+    """
+
+    share: float = 0.0
+    sigma: float = 0.6
+    confidence: tuple[float, float] = (0.3, 0.8)
+    doubted: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.share <= 1 and 0 <= self.doubted <= 1 and self.sigma >= 0):
+            raise InputError(f"estimation: expected two probabilities in 0..1 and a sigma >= 0, got {self}")
+        if not 0 <= self.confidence[0] <= self.confidence[1] <= 1:
+            raise InputError(f"estimation: expected confidence as 0 <= least <= most <= 1, got {self.confidence}")
+
+    def apply(
+        self, pose: NDArray[np.float32], confidence: Mapping[str, float], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], dict[str, float]]:
+        """The pose (J, 3) as it is recorded, and the keypoints' confidence by name."""
+        if self.share == 0:
+            return pose, dict(confidence)
+        bad, doubted = rng.random() < self.share, rng.random() < self.doubted
+        off = rng.normal(0, self.sigma, (len(pose) - 1, 3))
+        ceilings = rng.uniform(*self.confidence, len(confidence))
+        if bad:
+            pose = pose.copy()
+            pose[1:] += off.astype(np.float32)
+        if bad or doubted:
+            return pose, {name: min(c, float(most)) for (name, c), most in zip(confidence.items(), ceilings, strict=True)}
+        return pose, dict(confidence)
+
+
+Pose = Mapping[str, tuple[float, float, float]]
+"""Axis-angle in radians by joint name; joints not named keep the rest pose."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What is photographed, and how. Masks are exact but for ``mask_noise``.
+
+    name, category, prompt   of the images; keys begin with the name
+    object_class             a key of OBJECTS
+    key_poses                one is taken at random for each image
+    pose_noise               sigma in radians, added to every axis of every joint but the global orientation
+    image_sizes              (height, width) in pixels; one is taken at random for each image
+    occlusion                whether the body hides the object behind it, and the object the body; if not, both masks
+                             are whole silhouettes
+    estimation               what is recorded of the pose that was drawn, and how sure the keypoints are
+
+    Raises InputError for an unknown object class, no key pose or size, a negative noise, sizes that are not positive.
+    """
+
+    name: str
+    category: str
+    object_class: str
+    prompt: str
+    key_poses: tuple[Pose, ...] = field(default_factory=lambda: ({},))
+    pose_noise: float = 0.25
+    cameras: CameraDistribution = CameraDistribution()
+    image_sizes: tuple[tuple[int, int], ...] = ((512, 512),)
+    mask_noise: MaskNoise = MaskNoise()
+    occlusion: bool = True
+    estimation: PoseEstimation = PoseEstimation()
+
+    def __post_init__(self) -> None:
+        if self.object_class not in OBJECTS:
+            raise InputError(f"object_class: expected one of {', '.join(OBJECTS)}, got {self.object_class!r}")
+        if not self.key_poses or not self.image_sizes:
+            raise InputError("key_poses, image_sizes: expected at least one each, got none")
+        if not self.pose_noise >= 0:
+            raise InputError(f"pose_noise: expected radians >= 0, got {self.pose_noise}")
+        if any(height < 1 or width < 1 for height, width in self.image_sizes):
+            raise InputError(f"image_sizes: expected positive heights and widths, got {self.image_sizes}")
+
+    def biased(self, share: float = 0.8) -> World:
+        """The same world with this share of its cameras in the sector of 60 degrees in front of the person."""
+        return replace(self, name=f"{self.name}-biased", cameras=replace(self.cameras, sector_share=share))
+
+    def occluded(self, occlusion: bool = True) -> World:
+        """The same world with the body hiding the object (or not)."""
+        return replace(self, name=f"{self.name}-{'' if occlusion else 'un'}occluded", occlusion=occlusion)
+
+    def misestimated(self, share: float = 0.3) -> World:
+        """The same world with bad estimates of this share of the poses, which most of the time the keypoints reveal."""
+        return replace(self, name=f"{self.name}-misestimated", estimation=replace(self.estimation, share=share))
+
+
+_CARRYING: tuple[Pose, ...] = tuple(
+    {
+        "left_hip": (step, 0.0, 0.05), "right_hip": (-step, 0.0, -0.05), "left_knee": (0.25, 0.0, 0.0),
+        "left_shoulder": (0.0, 0.0, -1.2), "right_shoulder": (0.0, 0.0, 1.25), "right_elbow": (0.0, 0.4, 0.0),
+    }
+    for step in (-0.3, 0.0, 0.3)
+)  # fmt: skip
+_RIDING: tuple[Pose, ...] = (
+    {"left_shoulder": (0.0, 0.0, -0.4), "right_shoulder": (0.0, 0.0, 0.4)},
+    {"left_knee": (0.4, 0.0, 0.0), "right_knee": (0.4, 0.0, 0.0), "spine1": (0.2, 0.0, 0.0)},
+)
+_SEGMENTER = MaskNoise(boundary=1.0, morph=2, drop=0.1)
+
+_HOLDING: tuple[Pose, ...] = tuple(
+    {
+        "left_hip": (0.0, 0.0, 0.08), "right_hip": (0.0, 0.0, -0.08), "left_shoulder": (0.0, 0.0, -1.1),
+        "right_shoulder": (0.0, raised, 0.9 - 0.5 * raised), "right_elbow": (0.0, 0.5, 0.0),
+    }
+    for raised in (0.0, 0.6, 1.2)
+)  # fmt: skip
+_KICKING: tuple[Pose, ...] = tuple(
+    {
+        "left_hip": (-swing, 0.0, 0.08), "right_hip": (0.0, 0.0, -0.08), "left_knee": (0.4 * (1.3 - swing), 0.0, 0.0),
+        "left_shoulder": (0.0, 0.0, -0.7), "right_shoulder": (0.0, 0.0, 0.7),
+    }
+    for swing in (0.1, 0.6, 1.1)
+)  # fmt: skip
+_MOSTLY_FRONT = CameraDistribution(sector_share=0.4)
+"""Pictures of people are mostly taken from where they look."""
+
+WORLDS: dict[str, World] = {
+    world.name: world
+    for world in (
+        # Two prompts of one category each: occluded, noisily segmented.
+        World(
+            "surfboard-carried", "surfboard", "board-under-arm", "a person carries a surfboard under the arm",
+            _CARRYING, pose_noise=0.15, mask_noise=_SEGMENTER,
+        ),
+        World(
+            "surfboard-ridden", "surfboard", "board-stood-on", "a person stands on a surfboard",
+            _RIDING, pose_noise=0.15, mask_noise=_SEGMENTER,
+        ),
+        World(
+            "ball-held", "sports ball", "ball", "a person holds a ball in the right hand",
+            _HOLDING, pose_noise=0.2, mask_noise=_SEGMENTER, cameras=_MOSTLY_FRONT,
+        ),
+        World(
+            "ball-kicked", "sports ball", "ball-at-foot", "a person kicks a ball with the left foot",
+            _KICKING, pose_noise=0.2, mask_noise=_SEGMENTER, cameras=_MOSTLY_FRONT,
+        ),
+        World("hat", "hat", "hat", "a person wears a hat", mask_noise=_SEGMENTER),
+        # What to expect of the method itself: exact masks, poses around the rest pose. Take .biased(), .occluded().
+        World("ball", "ball", "ball", "a person holds a ball", occlusion=False),
+        World("backpack", "backpack", "backpack", "a person wears a backpack", occlusion=False),
+        World("board", "board", "board-fixed-to-hand", "a person holds a board", occlusion=False),
+    )
+}  # fmt: skip
+"""Ready-made worlds by name."""
+
+DEMO = (WORLDS["ball-held"], WORLDS["ball-kicked"])
+"""Two ways to meet a ball: one category, two prompts."""

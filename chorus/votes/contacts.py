@@ -1,0 +1,148 @@
+"""Which body parts the object touches in which image (Eq. 13), computed once and kept beside the store.
+
+The bits of a shard lie in ``<store>/contacts/<regions>/<shard>.npz``, named by the digests of the regions and of the shard:
+they can be missing, never out of date. Where the store cannot be written they are computed anew each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from chorus.errors import MismatchError
+from chorus.field import CanonicalField
+from chorus.images import ImageBatch, vote_images
+from chorus.kernels.backends import Backend, vote_backend
+from chorus.store import Store
+from chorus.votes.parts import InteractionRegions
+
+log = logging.getLogger(__name__)
+
+FOLDER = "contacts"
+
+
+def regions_digest(regions: InteractionRegions) -> str:
+    """Identity of the regions' voxels on their field, sha256 hex; names do not enter."""
+    return hashlib.sha256(regions.field_hash.encode() + regions.bits.tobytes()).hexdigest()
+
+
+def image_contacts(
+    images: ImageBatch, field: CanonicalField, regions: InteractionRegions, backend: Backend | str = "auto"
+) -> NDArray[np.int32]:
+    """The regions that each image's object mask touches, (I,) int32, bit r for part r.
+
+    Raises MismatchError for regions of another field or images of another body.
+    """
+    if regions.field_hash != field.hash:
+        raise MismatchError(f"regions: expected those of field {field.hash[:12]}, got those of {regions.field_hash[:12]}")
+    if images.poses.shape[1] != field.body.num_joints:
+        raise MismatchError(
+            f"poses: the field's body has {field.body.num_joints} joints, the images' poses {images.poses.shape[1]}"
+        )
+    chosen = vote_backend(backend) if isinstance(backend, str) else backend
+    bits = chosen.touched_regions(field.arrays, torch.tensor(regions.bits), vote_images(images))
+    answer: NDArray[np.int32] = bits.cpu().numpy()
+    return answer
+
+
+def store_contacts(
+    store: Store,
+    field: CanonicalField,
+    regions: InteractionRegions,
+    backend: str = "auto",
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.int32]:
+    """The contacts of all rows of a store, (rows,) int32; 0 for rows without mask, pose and camera.
+
+    What was computed before is read from the store's folder; what is new is kept there. ``progress`` is called with the
+    images computed and those to compute. Raises as ``image_contacts`` does.
+    """
+    folder = store.path / FOLDER / regions_digest(regions)[:24]
+    known = [_load(_path(folder, shard.sha256), len(shard)) for shard in store.shards]
+    usable = store.rows["has_camera"] if len(store) else np.zeros(0, np.bool_)
+    first = np.concatenate([[0], np.cumsum([len(shard) for shard in store.shards])])
+    missing = [s for s, bits in enumerate(known) if bits is None]
+    total = int(sum(usable[first[s] : first[s + 1]].sum() for s in missing))
+    done = 0
+    chosen = vote_backend(backend)
+    for s in missing:
+        bits = np.zeros(len(store.shards[s]), np.int32)
+        rows = first[s] + np.flatnonzero(usable[first[s] : first[s + 1]])
+        at = 0
+        for batch in store.batches(rows):
+            bits[rows[at : at + len(batch)] - first[s]] = image_contacts(batch, field, regions, chosen)
+            at += len(batch)
+            done += len(batch)
+            if progress is not None:
+                progress(done, total)
+        known[s] = bits
+        _keep(folder, store.shards[s].sha256, bits, regions)
+    return np.concatenate([np.zeros(0, np.int32), *(bits for bits in known if bits is not None)])
+
+
+def kept_contacts(
+    store: Store, field: CanonicalField, regions: InteractionRegions, backend: str = "auto"
+) -> Callable[[NDArray[np.bytes_]], NDArray[np.int32]]:
+    """``store_contacts`` by key: a function from keys (I,) to their images' contacts (I,) int32."""
+    bits, keys = store_contacts(store, field, regions, backend), store.rows["key"]
+    order = np.argsort(keys, kind="stable")
+
+    def look_up(wanted: NDArray[np.bytes_]) -> NDArray[np.int32]:
+        found: NDArray[np.int32] = bits[order[np.searchsorted(keys, wanted, sorter=order)]]
+        return found
+
+    return look_up
+
+
+def _path(folder: Path, shard: str) -> Path:
+    return folder / f"{shard[:24]}.npz"
+
+
+def _load(path: Path, count: int) -> NDArray[np.int32] | None:
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            bits, digest = kept["bits"], str(kept["sha256"])
+        if bits.shape != (count,) or bits.dtype != np.int32 or hashlib.sha256(bits.tobytes()).hexdigest() != digest:
+            raise ValueError("it does not hold what it says")
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # whatever is wrong with it, it can be computed again
+        log.warning("contacts in %s could not be read (%s); computing them anew", path, error)
+        return None
+    answer: NDArray[np.int32] = bits
+    return answer
+
+
+def _keep(folder: Path, shard: str, bits: NDArray[np.int32], regions: InteractionRegions) -> None:
+    facts = {"parts": list(regions.names), "epsilon": regions.epsilon, "field": regions.field_hash}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "regions.json", lambda file: file.write(json.dumps(facts, indent=1).encode()))
+        digest = hashlib.sha256(bits.tobytes()).hexdigest()
+        _write(_path(folder, shard), lambda file: np.savez(file, bits=bits, sha256=np.array(digest)))
+    except OSError as error:
+        log.warning("contacts not kept in %s: %s", folder, error)
+
+
+def _write(path: Path, write: Callable[[Any], Any]) -> None:
+    """A file that is there whole or not at all; two writers would write the same."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        try:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,102 @@
+"""The images behind a voxel: who voted for it, who against, and who did not see it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from chorus.errors import InputError
+from chorus.field import CanonicalField
+from chorus.images import vote_images
+from chorus.kernels.arrays import VoxelField
+from chorus.kernels.backends import vote_backend
+from chorus.store.filters.filtering import Filtered
+from chorus.votes.selection import SelectedImages, Source
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """How images voted on one voxel.
+
+    voxel     (ix, iy, iz)        centre  (3,) metres in the rest pose's person frame
+    on_mask   (a,) bytes          keys of the images with the voxel on the object's mask, in the source's order
+    off_mask  (b,) bytes          of those that see the voxel, but no object there
+    unseen    images whose frame does not hold the voxel
+    filtered  what the store's filter, or the one asked for, did; None without one. A soft one's weights are left out.
+    """
+
+    voxel: tuple[int, int, int]
+    centre: NDArray[np.float64]
+    on_mask: NDArray[np.bytes_]
+    off_mask: NDArray[np.bytes_]
+    unseen: int
+    filtered: Filtered | None = None
+
+    @property
+    def probability(self) -> float:
+        """phi of the voxel with every image counted alike; 0 where none sees it."""
+        seen = len(self.on_mask) + len(self.off_mask)
+        return len(self.on_mask) / seen if seen else 0.0
+
+
+def explain(point: Any, source: Source, field: CanonicalField, *, backend: str = "auto", **selection: Any) -> Explanation:
+    """How the images of a source voted on the voxel around a point (3,) in metres of the rest pose's person frame.
+
+    selection  prompt, part, parts, epsilon, folds, where, filter, as for ``chorus.aggregate``
+
+    Raises InputError for a point outside the field's cube and what ``chorus.aggregate`` refuses.
+    """
+    voxel = voxel_of(field, point)
+    one = _field_of_one(field, voxel)
+    chosen = vote_backend(backend)
+    images = SelectedImages(source, field, backend=backend, **selection)
+    on: list[NDArray[np.bytes_]] = []
+    off: list[NDArray[np.bytes_]] = []
+    unseen = 0
+    for batch, keep in images:
+        kept = batch[keep]
+        if len(kept) == 0:
+            continue
+        # Every image is a group of its own, so that the counts say what each did.
+        num, den = chosen.count_votes(one, vote_images(kept), torch.arange(len(kept)), num_groups=len(kept))
+        is_on, is_seen = num[:, 0].cpu().numpy() > 0, den[:, 0].cpu().numpy() > 0
+        on.append(kept.keys[is_on])
+        off.append(kept.keys[is_seen & ~is_on])
+        unseen += int((~is_seen).sum())
+    if not on:
+        raise InputError(images.why_none())
+    spacing, half = field.parameters.spacing, field.extent / 2
+    centre = (np.array(voxel) + 0.5) * spacing - half
+    return Explanation(voxel, centre, np.concatenate(on), np.concatenate(off), unseen, images.filtered)
+
+
+def voxel_of(field: CanonicalField, point: Any) -> tuple[int, int, int]:
+    """The voxel (ix, iy, iz) that a point (3,) in metres of the rest pose's person frame lies in; InputError outside."""
+    at = np.asarray(point, np.float64)
+    if at.shape != (3,) or not np.isfinite(at).all():
+        raise InputError(f"point: expected three coordinates in metres, got {point!r}")
+    index = np.floor((at + field.extent / 2) / field.parameters.spacing).astype(int)
+    if (index < 0).any() or (index >= field.resolution).any():
+        raise InputError(f"point: expected coordinates within +-{field.extent / 2:g} m, got {at.tolist()}")
+    return int(index[0]), int(index[1]), int(index[2])
+
+
+def _field_of_one(field: CanonicalField, voxel: tuple[int, int, int]) -> VoxelField:
+    """The field cut down to one voxel."""
+    arrays = field.arrays
+    flat = int(np.ravel_multi_index(voxel, arrays.shape))
+    entries = slice(int(arrays.offset[flat]), int(arrays.offset[flat + 1]))
+    x, y, z = (float(start + arrays.spacing * i) for start, i in zip(arrays.origin, voxel, strict=True))
+    return dataclasses.replace(
+        arrays,
+        shape=(1, 1, 1),
+        origin=(x, y, z),
+        offset=torch.tensor([0, entries.stop - entries.start]),
+        joint=arrays.joint[entries],
+        weight=arrays.weight[entries],
+    )

@@ -1,0 +1,259 @@
+"""Which images: prompts by name or pattern, folds, and conditions on the body parts that the object touches (Eq. 13)."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import fnmatch
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.camera.views import FOLDS, fold_of_hash, key_hash
+from chorus.errors import InputError, MismatchError
+from chorus.field import CanonicalField
+from chorus.images import ImageBatch
+from chorus.store import Store, open_store
+from chorus.store.filters.filtering import Filtered, FilterSpec, filter_rows
+from chorus.votes.contacts import image_contacts, kept_contacts
+from chorus.votes.parts import EPSILON, InteractionRegions, interaction_regions
+
+Source = ImageBatch | Store | str | os.PathLike[str] | Iterable[ImageBatch]
+
+
+@dataclass(frozen=True)
+class PartQuery:
+    """A condition on the parts that an image's object touches, such as ``rightHand and not (leftHand or face)``.
+
+    text   names of parts joined by ``and``, ``or``, ``not`` and parentheses; a name that is no plain word in quotes
+    parts  the names in it, in order
+    """
+
+    text: str
+    parts: tuple[str, ...]
+    _test: Callable[[Callable[[str], NDArray[np.bool_]]], NDArray[np.bool_]]
+
+    @classmethod
+    def parse(cls, text: str, known: Sequence[str]) -> PartQuery:
+        """The condition in ``text`` on parts of these names. InputError, quoting the text, for anything else."""
+        names: list[str] = []
+        try:
+            tree = ast.parse(text.strip(), mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise InputError(
+                f"part: expected names of parts with and, or, not and parentheses, got {text!r}"
+            ) from None
+
+        def build(node: ast.expr) -> Callable[[Callable[[str], NDArray[np.bool_]]], NDArray[np.bool_]]:
+            if isinstance(node, ast.BoolOp):
+                tests = [build(value) for value in node.values]
+                join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
+                return lambda has: join.reduce([test(has) for test in tests])
+            if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+                inner = build(node.operand)
+                return lambda has: ~inner(has)
+            if isinstance(node, ast.Name):
+                name = node.id
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                name = node.value
+            else:
+                raise InputError(f"part: expected names of parts with and, or, not and parentheses, got {text!r}")
+            if name not in known:
+                raise InputError(f"part: expected parts among {', '.join(known)}; got {name!r} in {text!r}")
+            names.append(name)
+            return lambda has: has(name)
+
+        test = build(tree)
+        return cls(text, tuple(dict.fromkeys(names)), test)
+
+    def __call__(self, bits: NDArray[np.int32], regions: InteractionRegions) -> NDArray[np.bool_]:
+        """Which images fulfil it: the regions that each touches (I,) int32 -> (I,) bool."""
+        return self._test(lambda name: regions.has(bits, name))
+
+
+def matching_prompts(wanted: str | Sequence[str] | None, known: Sequence[str]) -> list[str] | None:
+    """Prompts by name, or by shell patterns with ``*`` and ``?``: those of ``known`` that match, sorted; None for any.
+
+    Raises InputError for a name that is not known, or a pattern that nothing matches.
+    """
+    if wanted is None:
+        return None
+    found: set[str] = set()
+    for text in [wanted] if isinstance(wanted, str) else wanted:
+        if text in known:
+            found.add(text)
+            continue
+        matches = [name for name in known if fnmatch.fnmatchcase(name, text)] if set("*?") & set(text) else []
+        if not matches:
+            shown = ", ".join(repr(str(name)) for name in list(known)[:8])
+            more = f" and {len(known) - 8} more" if len(known) > 8 else ""
+            raise InputError(f"prompt: expected one of {shown}{more}, or a pattern of them; got {text!r}")
+        found.update(matches)
+    return sorted(found)
+
+
+class SelectedImages:
+    """The images of a source that a question is about, batch by batch, each once.
+
+    source        ImageBatch, an iterable of them, a Store, or the path of one
+    prompt        one, several, or patterns of them (``matching_prompts``)
+    part          a condition on the body parts that the object touches (``PartQuery``); parts, epsilon as in
+                  ``chorus.votes.parts.interaction_regions``. What images of a store touch is kept beside it.
+    folds         of these folds, 0 .. 9 by a hash of their key
+    where         for a store: a predicate over its rows (columns in, (rows,) bool out)
+    filter        for a store: which of its complete images are used, or how much each counts: "store" its own filter, where it
+                  has one; "none"; "paper" or "soft" the rules of A.3; a ``Filter``; or the path of a file with one.
+                  A soft filter gives the batches weights.
+    backend       that finds the contacts
+
+    Iterating gives batches of what prompt, folds, ``where`` and ``filter`` select, and which of their images fulfil ``part``,
+    (I,) bool. ``filtered`` says what the filter did; None without one.
+    Raises InputError for arguments that do not fit, MismatchError for images of another body.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        field: CanonicalField,
+        prompt: str | Sequence[str] | None = None,
+        part: str | None = None,
+        *,
+        parts: Any = None,
+        epsilon: float = EPSILON,
+        folds: Sequence[int] | None = None,
+        where: Callable[[Any], NDArray[np.bool_]] | None = None,
+        filter: FilterSpec = "store",
+        backend: str = "auto",
+        batch_size: int = 4096,
+    ) -> None:
+        if folds is not None and (not len(folds) or any(f not in range(FOLDS) for f in folds)):
+            raise InputError(f"folds: expected numbers 0 .. {FOLDS - 1}, got {list(folds)}")
+        if isinstance(source, (str, os.PathLike)):
+            source = open_store(Path(source))
+        self._source, self._field, self._folds, self._backend = source, field, folds, backend
+        self._regions = None if part is None else interaction_regions(field, parts, epsilon)
+        self._query = None if part is None or self._regions is None else PartQuery.parse(part, self._regions.names)
+        self.filtered: Filtered | None = None
+        self.source_id, self.category = "memory", ""
+        self.total: int | None = None
+        if isinstance(source, Store):
+            self._batches, self.total, self.filtered = _of_store(source, field, prompt, where, filter, batch_size)
+            self.source_id, self.category = source.id, source.category
+        else:
+            self._batches, self.total = _of_memory(source, prompt, where, filter, batch_size)
+        self.read = 0
+        """images drawn so far, of ``total`` where that is known"""
+
+    def __iter__(self) -> Iterator[tuple[ImageBatch, NDArray[np.bool_]]]:
+        for batch, bits in self._with_contacts():
+            if batch.poses.shape[1] != self._field.body.num_joints:
+                raise MismatchError(
+                    f"poses: the field's body has {self._field.body.num_joints} joints, the images' poses "
+                    f"{batch.poses.shape[1]}"
+                )
+            self.read += len(batch)
+            keep = np.ones(len(batch), np.bool_)
+            if self._query is not None and self._regions is not None and bits is not None:
+                keep = self._query(bits, self._regions)
+            if self._folds is not None:
+                of_folds = np.isin(fold_of_hash(key_hash(batch.keys)), list(self._folds))
+                batch, keep = batch[of_folds], keep[of_folds]
+            yield batch, keep
+
+    def _with_contacts(self) -> Iterator[tuple[ImageBatch, NDArray[np.int32] | None]]:
+        """Each batch with the regions that its images touch: computed, or for a store looked up."""
+        field, regions = self._field, self._regions
+        if regions is None:
+            yield from ((batch, None) for batch in self._batches)
+            return
+        look_up = kept_contacts(self._source, field, regions, self._backend) if isinstance(self._source, Store) else None
+        for batch in self._batches:
+            bits = image_contacts(batch, field, regions, self._backend) if look_up is None else look_up(batch.keys)
+            yield batch, bits
+
+    def why_none(self) -> str:
+        """What to say where no image was left."""
+        if self.read == 0 and isinstance(self._source, Store):
+            if self.filtered is not None and self.filtered.images:
+                return f"no image of the store is selected: the filter keeps none ({self.filtered})"
+            return (
+                f"no image of the store is selected: it has {len(self._source)} rows, prompts: {_shown(self._source.prompts)}"
+            )
+        if self.read == 0:
+            return "no image to aggregate: the source is empty"
+        asked = [f"part {self._query.text!r}"] if self._query is not None else []
+        asked += [f"folds {list(self._folds)}"] if self._folds is not None else []
+        return f"no image to aggregate: of the {self.read} read, none is of {' and '.join(asked) or 'the selection'}"
+
+
+def _of_store(
+    store: Store, field: CanonicalField, prompt: str | Sequence[str] | None, where: Any, filter: FilterSpec, batch_size: int
+) -> tuple[Iterator[ImageBatch], int, Filtered | None]:
+    """Batches of the images selected, how many they are, and what the filter did."""
+    if store.body_hash and store.body_hash != field.body.hash:
+        raise MismatchError(
+            f"the store was made with body {store.body_hash[:12]}, the field with {field.body.name} {field.body.hash[:12]}"
+        )
+    rows = store.select(where, prompt=matching_prompts(prompt, store.prompts))
+    rows, weights, filtered = filter_rows(store, rows, filter)
+    batches = store.batches(rows, size=batch_size)
+    return (batches if weights is None else _weighed(batches, weights)), len(rows), filtered
+
+
+def _weighed(batches: Iterator[ImageBatch], weights: NDArray[np.uint8]) -> Iterator[ImageBatch]:
+    """The batches with weights, one an image in the order of the batches."""
+    first = 0
+    for batch in batches:
+        weighed = copy.copy(batch)
+        object.__setattr__(weighed, "weights", weights[first : first + len(batch)])
+        first += len(batch)
+        yield weighed
+
+
+def _of_memory(
+    source: ImageBatch | Iterable[ImageBatch], prompt: str | Sequence[str] | None, where: Any, filter: FilterSpec, size: int
+) -> tuple[Iterator[ImageBatch], int | None]:
+    """Batches of the images selected, and how many they are if that is known."""
+    if where is not None:
+        raise InputError("where: a predicate over rows needs a store; select from an ImageBatch by indexing it")
+    if not isinstance(filter, str) or filter not in ("store", "none"):
+        raise InputError("filter: images in memory have no scores to filter by; give a store, or no filter")
+    if isinstance(source, ImageBatch):
+        return _pieces([source], prompt, size), len(source) if prompt is None else None
+    if not isinstance(source, Iterable):
+        raise InputError(
+            "images_or_store: expected an ImageBatch, an iterable of them, a Store or the path of one, "
+            f"got a {type(source).__name__}"
+        )
+    return _pieces(source, prompt, size), None
+
+
+def _pieces(batches: Iterable[ImageBatch], prompt: str | Sequence[str] | None, batch_size: int) -> Iterator[ImageBatch]:
+    for batch in batches:
+        if not isinstance(batch, ImageBatch):
+            raise InputError(f"images_or_store: expected ImageBatches, got a {type(batch).__name__} among them")
+        if prompt is not None:
+            if batch.prompts is None:
+                raise InputError("prompt: these images carry no prompts")
+            batch = batch[_of_prompts(batch.prompts, prompt)]
+        for first in range(0, len(batch), batch_size):
+            yield batch[first : first + batch_size]
+
+
+def _shown(prompts: Any) -> str:
+    names = [repr(str(p)) for p in prompts]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _of_prompts(prompts: NDArray[np.str_], wanted: str | Sequence[str]) -> NDArray[np.bool_]:
+    """Which images are of these prompts or patterns; here a batch may have none of them."""
+    words = [wanted] if isinstance(wanted, str) else wanted
+    names, which = np.unique(prompts, return_inverse=True)
+    chosen = [any(name == w or (set("*?") & set(w) and fnmatch.fnmatchcase(name, w)) for w in words) for name in names.tolist()]
+    answer: NDArray[np.bool_] = np.array(chosen, np.bool_)[which]
+    return answer

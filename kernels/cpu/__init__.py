@@ -1,0 +1,1 @@
+"""The CPU backend: numba with 16-lane vectors."""

@@ -1,0 +1,1 @@
+"""The GPU backend: Triton kernels and what launches them. Importing this package alone imports nothing."""

@@ -1,0 +1,143 @@
+"""The command line: what it says, what it writes, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from chorus.cli import main
+from chorus.demo import iou, run_demo
+from chorus.occupancy.counts import load_occupancy
+from chorus.store import open_store
+
+
+def chorus(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "balls.chorus"
+    result = chorus("simulate", "-o", path, "--images", "40", "--seed", "3", "--json")
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def test_simulate_aggregate_picture_overlay(store: Path, tmp_path: Path) -> None:
+    out, picture = tmp_path / "ball.h5", tmp_path / "ball.png"
+    prompt = open_store(store).prompts[0]
+    result = chorus("aggregate", store, "-o", out, "--prompt", prompt, "--resolution", "16", "--picture", picture, "--json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    occupancy = load_occupancy(out)
+    assert facts["images"] == occupancy.num_images == len(open_store(store).select(prompt=prompt))
+    assert facts["backend"] == "numba"
+    assert occupancy.probability.shape == (16, 16, 16)
+    assert np.asarray(Image.open(picture)).std() > 5  # something is drawn
+    assert occupancy.provenance[0]["images"] == occupancy.num_images
+
+    result = chorus("overlay", store, out, "-o", tmp_path / "overlays", "--images", "2")
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "overlays").glob("*.png"))) == 2
+    assert result.stdout.count("wrote") == 2
+
+
+def test_the_backends_write_the_same_counts_but_for_pixel_edges(store: Path, tmp_path: Path) -> None:
+    counts = []
+    for backend in ("numba", "reference"):
+        result = chorus("aggregate", store, "-o", tmp_path / backend, "--resolution", "12", "--backend", backend)
+        assert result.exit_code == 0, result.output
+        counts.append(load_occupancy(tmp_path / backend).den_counts.astype(int))
+    assert counts[0].sum() > 1000
+    assert np.abs(counts[0] - counts[1]).sum() <= 2e-4 * counts[0].sum()
+
+
+def test_store_info_and_verify(store: Path, tmp_path: Path) -> None:
+    facts = json.loads(chorus("store", "info", store, "--json").stdout)
+    assert sum(facts["by_status"].values()) == 40
+    assert "images" in chorus("store", "info", store).stdout
+    result = chorus("store", "verify", store)
+    assert result.exit_code == 0
+    assert "nothing is broken" in result.stdout
+
+    damaged = tmp_path / "damaged.chorus"
+    (damaged / "shards").mkdir(parents=True)
+    (damaged / "store.json").write_bytes((store / "store.json").read_bytes())
+    for shard in (store / "shards").glob("*.h5"):
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        (damaged / "shards" / shard.name).write_bytes(content)
+    result = chorus("store", "verify", damaged)
+    assert result.exit_code == 2
+    assert "problems" in result.stdout
+
+
+def test_body_info_and_convert(tmp_path: Path) -> None:
+    facts = json.loads(chorus("body", "info", "--json").stdout)
+    assert facts["joints"] == 24
+    result = chorus("body", "convert", tmp_path / "missing.pkl", tmp_path / "body.npz")
+    assert result.exit_code == 2
+    assert not (tmp_path / "body.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["aggregate", "nowhere", "-o", "x.h5"], "expected a store"),
+        (["aggregate", "STORE", "-o", "x.h5", "--prompt", "a person eats a ball"], "a person holds a ball"),
+        (["aggregate", "STORE", "-o", "x.h5", "--weighting", "heavy"], "weighting: expected one of azimuth"),
+        (["aggregate", "STORE", "-o", "x.h5", "--backend", "abacus"], "backend: expected auto, triton, numba, reference"),
+        (["aggregate", "STORE", "-o", "x.h5", "--body", "missing.npz"], "missing.npz"),
+        (["simulate", "-o", "y", "--world", "flat"], "--world: expected one of"),
+        (["ingest", "records", "missing", "-o", "z"], "missing"),
+        (["overlay", "STORE", "missing.h5", "-o", "w"], "missing.h5: no such file"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    arguments: list[str], says: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = chorus(*[str(store) if a == "STORE" else a for a in arguments])
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if "error" in line or "rejected" in line]
+    assert len(lines) == 1
+    assert says in lines[0]
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "x.h5").exists()
+
+
+def test_traceback_on_request() -> None:
+    result = chorus("--traceback", "store", "info", "nowhere")
+    assert isinstance(result.exception, ValueError)
+
+
+def test_demo_learns_where_the_ball_is(tmp_path: Path) -> None:
+    stages: set[str] = set()
+    report = run_demo(tmp_path, 200, seed=5, progress=lambda stage, done, total: stages.add(stage))
+    for row in report.rows:
+        assert row.images > 80
+        assert row.iou > 0.3  # 100 images a prompt; the full demo reaches 0.5 to 0.6
+        assert row.iou > 4 * row.other_iou  # where the other prompt's ball is, there is none
+        assert row.offset_m < 0.15
+    assert {"simulate images", "draw pictures"} < stages
+    for path in report.files:
+        assert path.exists()
+    assert all(np.asarray(Image.open(p)).std() > 5 for p in report.files if p.suffix == ".png")
+
+    assert report.simulate_rate is not None
+    again = run_demo(tmp_path, 200, seed=5, progress=lambda *now: None)
+    assert again.simulate_rate is None  # nothing was drawn, so there is no rate to report
+    assert again.rows == report.rows
+    other = run_demo(tmp_path, 60, seed=6, progress=lambda *now: None)
+    assert sum(row.images for row in other.rows) <= 60  # the images of another run are not mixed in
+
+
+def test_iou_by_hand() -> None:
+    a, b = np.array([1, 1, 1, 0], bool), np.array([0, 1, 1, 1], bool)
+    assert iou(a, b) == 0.5  # 2 of 4
+    assert iou(~(a | ~a), ~(a | ~a)) == 0.0
