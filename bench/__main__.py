@@ -76,11 +76,20 @@ def main(arguments: list[str] | None = None) -> int:
         extra += [f"--deadline={options.deadline}"] if options.deadline else []
         code = pytest.main(
             [
-                *chosen, "-v", "-p", "no:cacheprovider", "-o", "python_functions=bench_*", f"--rootdir={HERE.parent}",
-                "--benchmark-quiet", f"--benchmark-json={recorded}", "--benchmark-disable-gc", *extra,
+                *chosen,
+                "-v",
+                "-p",
+                "no:cacheprovider",
+                "-o",
+                "python_functions=bench_*",
+                f"--rootdir={HERE.parent}",
+                "--benchmark-quiet",
+                f"--benchmark-json={recorded}",
+                "--benchmark-disable-gc",
+                *extra,
             ],
             plugins=[outcomes],
-        )  # fmt: skip
+        )
         text = recorded.read_text() if recorded.exists() else ""
     if not text:
         print("bench: nothing was timed; no record written", file=sys.stderr)

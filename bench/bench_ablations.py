@@ -39,9 +39,7 @@ def check_same(name: str, have: tuple[Any, Any], want: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.benchmark(group="ablations")
-def bench_ablations(
-    benchmark: Any, ablation_images: int, body: Body, device: str, threads: int, cell_seconds: float
-) -> None:
+def bench_ablations(benchmark: Any, ablation_images: int, body: Body, device: str, threads: int, cell_seconds: float) -> None:
     work = crowd_on(body, "typical", ablation_images, device)
     field, rigid = vote_field(N), vote_field(N, canonicalize=False)
     dense = with_dense_joints(field)
@@ -75,9 +73,11 @@ def bench_ablations(
     records = interleaved(benchmark, contenders, rounds_for(longest, cell_seconds))
     finish(records, field.num_voxels, threads if device == "cpu" else 0)
     benchmark.extra_info.update(
-        what=f"ablations, {N}^3 voxels, {ablation_images:,} images", device=device, workload=work.facts(),
+        what=f"ablations, {N}^3 voxels, {ablation_images:,} images",
+        device=device,
+        workload=work.facts(),
         ratio_to="everything on",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.benchmark(group="ablations")
@@ -92,22 +92,19 @@ def bench_weightings(benchmark: Any, body: Body, device: str, threads: int) -> N
         again = chorus.aggregate(batch, field, weighting, scheme="azimuth-elevation", backend=backend)
         if not (again.probability == kept.reweight(weighting).probability).all():
             raise WrongResult(f"reweight({weighting!r}): another probability than from a pass over the images")
-    contenders = [
-        Contender(f"reweight {w!r}", lambda w=w: kept.reweight(w).probability, N**3, "voxels") for w in WEIGHTINGS
-    ]
+    contenders = [Contender(f"reweight {w!r}", lambda w=w: kept.reweight(w).probability, N**3, "voxels") for w in WEIGHTINGS]
     records = interleaved(benchmark, contenders, 9)
     for r in records:
         r["ratio"] = None
     benchmark.extra_info.update(
-        what=f"view weightings, {N}^3 voxels, {Scheme('azimuth-elevation').num_groups} groups", device="cpu",
+        what=f"view weightings, {N}^3 voxels, {Scheme('azimuth-elevation').num_groups} groups",
+        device="cpu",
         note="no pass over the images",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.benchmark(group="ablations")
-def bench_groups(
-    benchmark: Any, ablation_images: int, body: Body, device: str, threads: int, cell_seconds: float
-) -> None:
+def bench_groups(benchmark: Any, ablation_images: int, body: Body, device: str, threads: int, cell_seconds: float) -> None:
     """What the number of groups costs: the same images in 1, 12, 72 and 720 groups."""
     whole = crowd_on(body, "typical", ablation_images, device)
     field = vote_field(N)
@@ -116,8 +113,9 @@ def bench_groups(
     few = {G: kernel.cast(work.rows(slice(0, 256))) for G, work in works.items()}
     for G, counts in few.items():
         check_same(f"{G} groups", (counts[0].sum(0), counts[1].sum(0)), (few[1][0].sum(0), few[1][1].sum(0)))
-    check_votes({"reference, float32": reference_votes(field, device, 8).cast, "kernel": kernel.cast},
-                field.to(device), whole, CHECKED)  # fmt: skip
+    check_votes(
+        {"reference, float32": reference_votes(field, device, 8).cast, "kernel": kernel.cast}, field.to(device), whole, CHECKED
+    )
     contenders, longest = [], 0.0
     for G, work in works.items():
         items, took = affordable(lambda n, w=work: kernel.cast(w.rows(slice(0, n))), len(work), cell_seconds / 3)
@@ -128,8 +126,10 @@ def bench_groups(
     records = interleaved(benchmark, contenders, rounds_for(longest, cell_seconds))
     finish(records, field.num_voxels, threads if device == "cpu" else 0)
     benchmark.extra_info.update(
-        what=f"groups, {N}^3 voxels, {ablation_images:,} images", device=device, ratio_to="12 groups",
-    )  # fmt: skip
+        what=f"groups, {N}^3 voxels, {ablation_images:,} images",
+        device=device,
+        ratio_to="12 groups",
+    )
 
 
 def regrouped(work: Crowd, groups: int) -> Crowd:

@@ -59,8 +59,11 @@ def accuracy(fit: CameraFit, truth: Cameras) -> dict[str, float]:
         "depth_percent": 100 * np.abs(z / true_z - 1),
         "depth_over_focal_percent": 100 * np.abs(scale - 1),
     }
-    facts = {f"{name}_{what}": round(float(np.quantile(e, q)), 3)
-             for name, e in errors.items() for what, q in (("median", 0.5), ("p95", 0.95))}  # fmt: skip
+    facts = {
+        f"{name}_{what}": round(float(np.quantile(e, q)), 3)
+        for name, e in errors.items()
+        for what, q in (("median", 0.5), ("p95", 0.95))
+    }
     return {**facts, "residual_px": round(float(fit.residual_px.mean()), 4)}
 
 
@@ -88,9 +91,16 @@ def bench_camera_fit(benchmark: Any, body: Body, quick: bool, known_focal: bool)
 
     def fit(method: str, rows: int, start: bool = True) -> CameraFit:
         return fit_cameras(
-            joints[:rows], targets[:rows], None, truth.image_size[:rows], R0=R0[:rows] if start else None,
-            focal0=None if focal is None else focal[:rows], fit_focal=not known_focal, stop_px=0.0, method=method,
-        )  # fmt: skip
+            joints[:rows],
+            targets[:rows],
+            None,
+            truth.image_size[:rows],
+            R0=R0[:rows] if start else None,
+            focal0=None if focal is None else focal[:rows],
+            fit_focal=not known_focal,
+            stop_px=0.0,
+            method=method,
+        )
 
     adam, second = fit("adam", ADAM_IMAGES), fit("levenberg-marquardt", n)
     some = truth[:ADAM_IMAGES]

@@ -29,9 +29,11 @@ def bench_field(benchmark: Any, field_resolution: int, body: Body, quick: bool) 
     for r in records:
         r["ratio"] = r["per_s"] / records[-1]["per_s"] if len(records) > 1 else None
     benchmark.extra_info.update(
-        what=f"field {N}^3, no cache", resolution=N, smoothing_steps=field.parameters.smoothing_steps,
+        what=f"field {N}^3, no cache",
+        resolution=N,
+        smoothing_steps=field.parameters.smoothing_steps,
         ratio_to="the plain numpy computation",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.benchmark(group="field")
@@ -40,8 +42,11 @@ def bench_field_memory(benchmark: Any, memory_resolution: int, body: Body) -> No
     facts: dict[str, float] = {}
     benchmark.pedantic(lambda: facts.update(field_probe(memory_resolution)), rounds=1)
     benchmark.extra_info.update(
-        what=f"field {memory_resolution}^3, memory", contenders=[], resolution=memory_resolution,
-        build_s=round(facts["seconds"], 3), peak_mib=round(facts["peak_bytes"] / 2**20),
+        what=f"field {memory_resolution}^3, memory",
+        contenders=[],
+        resolution=memory_resolution,
+        build_s=round(facts["seconds"], 3),
+        peak_mib=round(facts["peak_bytes"] / 2**20),
         before_mib=round(facts["before_bytes"] / 2**20),
         note="peak resident memory of a fresh process, and before the field was made (interpreter, libraries, body)",
-    )  # fmt: skip
+    )

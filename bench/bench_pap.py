@@ -181,6 +181,9 @@ def bench_pap(benchmark: Any, body: Body, threads: int, quick: bool) -> None:
         r["ratio"] = r["per_s"] / records[-1]["per_s"]
         r["ms_per_image"] = 1e3 / r["per_s"]
     benchmark.extra_info.update(
-        what=f"projective average precision, vanilla, strict and aware, {RESOLUTION}^3", resolution=RESOLUTION,
-        threads=threads, images=IMAGES, ratio_to="the plain computation in numpy, without the posed field",
-    )  # fmt: skip
+        what=f"projective average precision, vanilla, strict and aware, {RESOLUTION}^3",
+        resolution=RESOLUTION,
+        threads=threads,
+        images=IMAGES,
+        ratio_to="the plain computation in numpy, without the posed field",
+    )

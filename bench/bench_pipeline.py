@@ -113,9 +113,12 @@ def bench_end_to_end(
     if device != "cpu":  # smaller feeds overlap more within one store, and start kernels more often
         name = f"end to end, feeds of {SMALL_FEED:,}"
         contenders.append(
-            Contender(name, lambda: chorus.aggregate(open_store(path, verify=False), field, backend=backend,
-                                                     batch_size=SMALL_FEED), len(work))
-        )  # fmt: skip
+            Contender(
+                name,
+                lambda: chorus.aggregate(open_store(path, verify=False), field, backend=backend, batch_size=SMALL_FEED),
+                len(work),
+            )
+        )
     records = interleaved(benchmark, contenders, rounds=3 if quick else 5)
     slowest = min(records[1 : 1 + len(stages)], key=lambda r: float(r["per_s"]))
     for r in records:
@@ -126,12 +129,19 @@ def bench_end_to_end(
     total = records[0]["median_s"]
     parts = ", ".join(f"{r['name']} {r['median_s'] / total:.0%}" for r in records[1 : 1 + len(stages)])
     benchmark.extra_info.update(
-        what=f"end to end, {N}^3 voxels, {pipeline_images:,} images", device=device, threads=threads, bytes=size,
-        shard_size=SHARD, batch=BATCH, workload=work.facts(), slowest_stage=slowest["name"],
+        what=f"end to end, {N}^3 voxels, {pipeline_images:,} images",
+        device=device,
+        threads=threads,
+        bytes=size,
+        shard_size=SHARD,
+        batch=BATCH,
+        workload=work.facts(),
+        slowest_stage=slowest["name"],
         share_of_slowest_stage=round(records[0]["ratio"], 4),
-        ratio_to="the slowest stage alone", timings={name: round(value, 4) for name, value in vars(timings).items()},
+        ratio_to="the slowest stage alone",
+        timings={name: round(value, 4) for name, value in vars(timings).items()},
         notes=[f"each stage alone, as a share of the time end to end: {parts}", *([str(timings)] if device != "cpu" else [])],
-    )  # fmt: skip
+    )
 
 
 def copier(path: Path) -> Callable[[], float]:

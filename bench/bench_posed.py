@@ -34,9 +34,7 @@ def a_pose(body: Body, seed: int = 0) -> NDArray[np.float64]:
 
 def plain_points(body: Body, parameters: FieldParameters, pose: NDArray[np.float64]) -> NDArray[np.float64]:
     """Where each voxel of the posed frame comes from, as Eq. 4, 9, 10 and 11 are written, float64 (V, 3) metres."""
-    posed = SimpleNamespace(
-        rest_vertices=body.posed_vertices(pose[None])[0], weights=body.weights, num_joints=body.num_joints
-    )
+    posed = SimpleNamespace(rest_vertices=body.posed_vertices(pose[None])[0], weights=body.weights, num_joints=body.num_joints)
     weights = torch.from_numpy(plain_weights(cast(Body, posed), parameters))
     bones = torch.from_numpy(body.bone_transforms(pose[None])[0])
     lattice = cube(parameters.resolution, parameters.extent)
@@ -79,6 +77,9 @@ def bench_posed(benchmark: Any, body: Body, quick: bool) -> None:
     for r in records:
         r["ratio"] = r["per_s"] / records[-1]["per_s"]
     benchmark.extra_info.update(
-        what=f"posed occupancy {RESOLUTION}^3", resolution=RESOLUTION, smoothing_steps=p.smoothing_steps,
-        compared=round(float(clear.mean()), 4), ratio_to="the plain computation in numpy and scipy",
-    )  # fmt: skip
+        what=f"posed occupancy {RESOLUTION}^3",
+        resolution=RESOLUTION,
+        smoothing_steps=p.smoothing_steps,
+        compared=round(float(clear.mean()), 4),
+        ratio_to="the plain computation in numpy and scipy",
+    )

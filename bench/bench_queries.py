@@ -90,8 +90,9 @@ def bench_query(benchmark: Any, body: Body, tmp_path: Path, quick: bool) -> None
         r["aim_s"] = QUERY_SECONDS
     benchmark.extra_info.update(
         what=f"questions to a store of {QUERY_IMAGES:,} images, opened and its digests checked each time, {N}^3 voxels",
-        backend=vote_backend("auto").name, **work.facts(),
-    )  # fmt: skip
+        backend=vote_backend("auto").name,
+        **work.facts(),
+    )
 
 
 @pytest.mark.benchmark(group="queries")
@@ -118,5 +119,6 @@ def bench_store_contacts(benchmark: Any, body: Body, tmp_path: Path, quick: bool
         r["aim_s"] = CONTACT_SECONDS * images / CONTACT_IMAGES
     benchmark.extra_info.update(
         what=f"contacts of a store's {images:,} images with {len(regions.names)} body parts, {N}^3 voxels",
-        backend=vote_backend("auto").name, **work.facts(),
-    )  # fmt: skip
+        backend=vote_backend("auto").name,
+        **work.facts(),
+    )

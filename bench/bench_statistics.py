@@ -59,6 +59,7 @@ def bench_camera_entropy(benchmark: Any, quick: bool) -> None:
     for r in records:
         r["ratio"] = r["per_s"] / records[-1]["per_s"]
     benchmark.extra_info.update(
-        what=f"entropy of camera directions, {12 * NSIDE**2:,} cells", worst_difference_bits=abs(have - want),
+        what=f"entropy of camera directions, {12 * NSIDE**2:,} cells",
+        worst_difference_bits=abs(have - want),
         ratio_to="the plain computation in numpy, cameras a second by medians",
-    )  # fmt: skip
+    )

@@ -72,9 +72,11 @@ def bench_write(benchmark: Any, store_images: int, votes_of_1024: VoteWorkload, 
     )
     with_bandwidth(records, size)
     benchmark.extra_info.update(
-        what=f"store, write {store_images:,} images", bytes=size, shard_size=SHARD,
+        what=f"store, write {store_images:,} images",
+        bytes=size,
+        shard_size=SHARD,
         ratio_to="a plain file of as many bytes, fsynced as the store's shards are",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.benchmark(group="store")
@@ -95,6 +97,9 @@ def bench_read(benchmark: Any, store_images: int, votes_of_1024: VoteWorkload, t
     )
     with_bandwidth(records, size)
     benchmark.extra_info.update(
-        what=f"store, read {store_images:,} images", bytes=size, shard_size=SHARD,
-        ratio_to="reading the same files whole", note="from the page cache",
-    )  # fmt: skip
+        what=f"store, read {store_images:,} images",
+        bytes=size,
+        shard_size=SHARD,
+        ratio_to="reading the same files whole",
+        note="from the page cache",
+    )

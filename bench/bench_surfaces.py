@@ -79,9 +79,12 @@ def bench_trilinear(benchmark: Any, body: Body, quick: bool) -> None:
     for r in records:
         r["ratio"] = r["per_s"] / records[-1]["per_s"]
     benchmark.extra_info.update(
-        what="posed occupancy 48^3, trilinear", resolution=48, smoothing_steps=p.smoothing_steps, worst_difference=worst,
+        what="posed occupancy 48^3, trilinear",
+        resolution=48,
+        smoothing_steps=p.smoothing_steps,
+        worst_difference=worst,
         ratio_to="the plain computation in numpy and scipy",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.benchmark(group="surfaces")
@@ -116,6 +119,4 @@ def bench_marching_cubes(benchmark: Any, body: Body, quick: bool, resolution: in
             Contender("GLB with the body", write, 1, "files"),
         ]
         interleaved(benchmark, contenders, rounds=3 if quick else 15)
-    benchmark.extra_info.update(
-        what=f"marching cubes {resolution}^3", resolution=resolution
-    )
+    benchmark.extra_info.update(what=f"marching cubes {resolution}^3", resolution=resolution)

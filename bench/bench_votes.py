@@ -124,6 +124,8 @@ def bench_compilation(benchmark: Any, device: str) -> None:
     seconds: list[float] = []
     benchmark.pedantic(lambda: seconds.append(compile_seconds()), rounds=1)
     benchmark.extra_info.update(
-        what="compilation of the vote kernel", contenders=[],
-        compile_s=round(seconds[0], 2), note="first vote less second vote, empty cache; once a machine, then kept on disk",
-    )  # fmt: skip
+        what="compilation of the vote kernel",
+        contenders=[],
+        compile_s=round(seconds[0], 2),
+        note="first vote less second vote, empty cache; once a machine, then kept on disk",
+    )

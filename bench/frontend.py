@@ -52,11 +52,17 @@ def measure(images: int, size: int, batch: int, folder: Path) -> dict[str, Any]:
     gigabytes = (made * fixed + KEPT_OF_TABLE_3 * mask) / 1e9
     busy = {t.name: t.busy for t in report.times}
     return {
-        "images": images, "size": size, "kept": int(np.count_nonzero(kept)), "bytes": total,
-        "bytes_rejected": round(fixed, 1), "bytes_kept": round(fixed + mask, 1), "bytes_mask": round(mask, 1),
+        "images": images,
+        "size": size,
+        "kept": int(np.count_nonzero(kept)),
+        "bytes": total,
+        "bytes_rejected": round(fixed, 1),
+        "bytes_kept": round(fixed + mask, 1),
+        "bytes_mask": round(mask, 1),
         "table_3": {"images": made, "kept": KEPT_OF_TABLE_3, "gigabytes": round(gigabytes, 3)},
-        "images_per_s": round(images / report.seconds, 1), "busy_s": {name: round(s, 2) for name, s in busy.items()},
-    }  # fmt: skip
+        "images_per_s": round(images / report.seconds, 1),
+        "busy_s": {name: round(s, 2) for name, s in busy.items()},
+    }
 
 
 def flops() -> dict[str, float]:
@@ -69,13 +75,20 @@ def flops() -> dict[str, float]:
     down, up = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
     with torch.device("meta"):
         unet = UNet2DConditionModel(
-            sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8,
-            down_block_types=(down, down, down, "DownBlock2D"), up_block_types=("UpBlock2D", up, up, up),
-        )  # fmt: skip
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            cross_attention_dim=768,
+            attention_head_dim=8,
+            down_block_types=(down, down, down, "DownBlock2D"),
+            up_block_types=("UpBlock2D", up, up, up),
+        )
         vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4,
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2,
-        )  # fmt: skip
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+        )
         counts = []
         for call in (
             lambda: unet(torch.zeros(1, 4, 64, 64), torch.tensor(1.0), torch.zeros(1, 77, 768)),

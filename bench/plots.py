@@ -73,8 +73,14 @@ def plot_votes(run: dict[str, Any], path: Path) -> bool:
     device = (run.get("gpu") or {}).get("name") if run.get("profile") == "gpu" else run["machine"]["cpu"]
     figure.suptitle(f"Votes, 512 x 512 images: {device}, {run['date'][:10]}", fontsize=10)
     axes.grid(True, which="major", alpha=0.3)
-    axes.legend(fontsize=7, title="open: on fewer images than asked for", title_fontsize=7, frameon=False,
-                loc="upper left", bbox_to_anchor=(1.0, 1.0))  # fmt: skip
+    axes.legend(
+        fontsize=7,
+        title="open: on fewer images than asked for",
+        title_fontsize=7,
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
     figure.savefig(path)
     return True
 
@@ -95,8 +101,13 @@ def plot_roofline(run: dict[str, Any], path: Path) -> bool:
     for place, name in enumerate(n for n in ("fp32", "tensor") if n in roofs):
         roof, bandwidth = roofs[name]["per_s"], roofs["copy"]["per_s"]
         knee = roof / bandwidth
-        axes.plot([low, knee, high], [low * bandwidth, roof, roof], color=f"C{place}", lw=1.5,
-                  label=f"{name}: {roof / 1e12:.3g} Tflop/s, copying {bandwidth / 1e9:,.3g} GB/s")  # fmt: skip
+        axes.plot(
+            [low, knee, high],
+            [low * bandwidth, roof, roof],
+            color=f"C{place}",
+            lw=1.5,
+            label=f"{name}: {roof / 1e12:.3g} Tflop/s, copying {bandwidth / 1e9:,.3g} GB/s",
+        )
     for place, (p, x) in enumerate(zip(passes, intensities, strict=True)):
         issue = [f"{share:.0%} of issue ({k.removeprefix('issue, ')})" for k, share in p["shares"].items() if "issue" in k]
         label = ", ".join([f"{p['what']}: {p['shares']['fp32']:.0%} of fp32", *issue])

@@ -142,11 +142,21 @@ def vote_pass(resolution: int, images: int, device: str, roofs: dict[str, Any], 
         issued = {name: votes * left * count / took["median_s"] / roofs["issue"]["per_s"] for name, count in per_vote.items()}
         shares |= {f"issue, {name}": share for name, share in issued.items()}
     return {
-        "what": f"votes, {resolution}^3 voxels, {images:,} images", "images": images, "resolution": resolution,
-        "kernel": kernel.name, **took, "images_per_s": images / took["median_s"], "left_by_culling": left,
-        "mean_joints": joints, "bytes": moved, "flops": flops, "bytes_per_s": per_s["bytes"], "flops_per_s": per_s["flops"],
-        "shares": shares, "kernels": by_kernel(lambda: kernel.cast(work)) if device == "cuda" else [],
-    }  # fmt: skip
+        "what": f"votes, {resolution}^3 voxels, {images:,} images",
+        "images": images,
+        "resolution": resolution,
+        "kernel": kernel.name,
+        **took,
+        "images_per_s": images / took["median_s"],
+        "left_by_culling": left,
+        "mean_joints": joints,
+        "bytes": moved,
+        "flops": flops,
+        "bytes_per_s": per_s["bytes"],
+        "flops_per_s": per_s["flops"],
+        "shares": shares,
+        "kernels": by_kernel(lambda: kernel.cast(work)) if device == "cuda" else [],
+    }
 
 
 def instructions_per_vote() -> dict[str, float]:
@@ -165,18 +175,26 @@ def shown(result: dict[str, Any]) -> str:
     units = {"copy": "B/s", "fp32": "flop/s", "tensor": "flop/s", "issue": " lane instructions/s"}
     parts = [
         aligned(
-            [("roof", "measured", "median", "IQR"), *(
-                (name, f"{number(r['per_s'] / 1e9)} G{units[name]}", seconds(r["median_s"]) if "median_s" in r else "",
-                 seconds(r["iqr_s"]) if "iqr_s" in r else "") for name, r in result["roofs"].items())], left=(0,),
+            [
+                ("roof", "measured", "median", "IQR"),
+                *(
+                    (
+                        name,
+                        f"{number(r['per_s'] / 1e9)} G{units[name]}",
+                        seconds(r["median_s"]) if "median_s" in r else "",
+                        seconds(r["iqr_s"]) if "iqr_s" in r else "",
+                    )
+                    for name, r in result["roofs"].items()
+                ),
+            ],
+            left=(0,),
         )
-    ]  # fmt: skip
+    ]
     for p in result["passes"]:
         shares = ", ".join(f"{share:.1%} of {name}" for name, share in p["shares"].items())
         head = f"{p['what']}, {p['kernel']}: {seconds(p['median_s'])}, {number(p['images_per_s'])} images/s; {shares}"
         total = sum(k["seconds"] for k in p["kernels"])
-        lines = [
-            (k["name"], k["calls"], seconds(k["seconds"]), f"{k['seconds'] / total:.1%}") for k in p["kernels"][:10]
-        ]
+        lines = [(k["name"], k["calls"], seconds(k["seconds"]), f"{k['seconds'] / total:.1%}") for k in p["kernels"][:10]]
         parts.append("\n".join([head, *([aligned([("kernel", "calls", "time", "share"), *lines])] if lines else [])]))
     return "\n\n".join(parts + result["notes"])
 

@@ -64,8 +64,9 @@ def check_budgets(rows: Sequence[Row], means: Sequence[Mean] = ()) -> list[str]:
             wrong.append(f"{where}: does not compile: {row.error}")
             continue
         limits: list[tuple[str, float, float]] = [
-            ("bytes of shared memory", row.shared, row.limit), ("columns of tensor memory", row.tmem, TMEM_COLUMNS),
-        ]  # fmt: skip
+            ("bytes of shared memory", row.shared, row.limit),
+            ("columns of tensor memory", row.tmem, TMEM_COLUMNS),
+        ]
         if row.target.startswith("sm_"):
             limits += [("bytes of spills", row.spills, 0), ("bytes of stack", row.stack, 0)]
             # Registers are handed to a warp in units of 8 a thread.
@@ -100,12 +101,21 @@ def table(rows: Sequence[Row]) -> str:
         matrix = [f"{n} {kind.removeprefix('v_')}" for kind in MATRIX_OPCODES if (n := row.in_main_loop(kind))]
         lines.append(
             (
-                row.name, row.target, row.registers, row.spills, row.stack, row.shared, row.tmem,
-                row.instructions or "", "" if math.isnan(per_vote) else f"{per_vote:.1f}",
-                " ".join(matrix).replace("UTC", "UTCMMA"), row.in_main_loop("MUFU", "v_rcp") or "",
-                row.in_main_loop("LDG", "global_load", "buffer_load") or "", f"{row.seconds:.1f}",
+                row.name,
+                row.target,
+                row.registers,
+                row.spills,
+                row.stack,
+                row.shared,
+                row.tmem,
+                row.instructions or "",
+                "" if math.isnan(per_vote) else f"{per_vote:.1f}",
+                " ".join(matrix).replace("UTC", "UTCMMA"),
+                row.in_main_loop("MUFU", "v_rcp") or "",
+                row.in_main_loop("LDG", "global_load", "buffer_load") or "",
+                f"{row.seconds:.1f}",
             )
-        )  # fmt: skip
+        )
         for index, loop in enumerate(row.loops):
             if len(row.loops) > 1:
                 what = f"  {'  ' * loop.depth}loop at line {loop.line}{', main' if index == row.main else ''}"
@@ -142,15 +152,30 @@ def as_json(rows: Sequence[Row], means: Sequence[Mean], wrong: Sequence[str]) ->
     return {
         "rows": [
             {
-                "kernel": r.name, "target": r.target, "error": r.error, "registers": r.registers, "spills": r.spills,
-                "stack": r.stack, "shared": r.shared, "shared_limit": r.limit, "tmem": r.tmem, "warps": r.warps,
-                "votes": r.votes, "instructions": r.instructions, "instructions_per_vote": finite(r.instructions_per_vote),
+                "kernel": r.name,
+                "target": r.target,
+                "error": r.error,
+                "registers": r.registers,
+                "spills": r.spills,
+                "stack": r.stack,
+                "shared": r.shared,
+                "shared_limit": r.limit,
+                "tmem": r.tmem,
+                "warps": r.warps,
+                "votes": r.votes,
+                "instructions": r.instructions,
+                "instructions_per_vote": finite(r.instructions_per_vote),
                 "matrix": {k: n for k in MATRIX_OPCODES if (n := r.in_main_loop(k))},
-                "mufu": r.in_main_loop("MUFU", "v_rcp"), "ldg": r.in_main_loop("LDG", "global_load", "buffer_load"),
+                "mufu": r.in_main_loop("MUFU", "v_rcp"),
+                "ldg": r.in_main_loop("LDG", "global_load", "buffer_load"),
                 "loops": [
                     {
-                        "line": p.line, "depth": p.depth, "parent": p.parent, "main": i == r.main,
-                        "instructions": p.instructions, "unroll": p.unroll,
+                        "line": p.line,
+                        "depth": p.depth,
+                        "parent": p.parent,
+                        "main": i == r.main,
+                        "instructions": p.instructions,
+                        "unroll": p.unroll,
                     }
                     for i, p in enumerate(r.loops)
                 ],
@@ -159,14 +184,17 @@ def as_json(rows: Sequence[Row], means: Sequence[Mean], wrong: Sequence[str]) ->
         ],
         "means": [
             {
-                "kernel": m.kernel, "target": m.target, "instructions_per_vote": round(m.per_vote, 3),
+                "kernel": m.kernel,
+                "target": m.target,
+                "instructions_per_vote": round(m.per_vote, 3),
                 "issue_bound_images_per_s": round(m.images_per_s()) if m.target == "sm_90" else None,
-                "device": H200.name, "parts": list(m.parts),
+                "device": H200.name,
+                "parts": list(m.parts),
             }
             for m in means
         ],
         "exceeded": list(wrong),
-    }  # fmt: skip
+    }
 
 
 def write_record(path: Path, rows: Sequence[Row], means: Sequence[Mean], wrong: Sequence[str]) -> None:

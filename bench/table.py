@@ -68,7 +68,7 @@ def votes_table(results: dict[str, Any], source: str) -> str:
     lines += [
         "",
         f"{where}, {versions}, {run['date'][:10]}; 512 x 512 images with masks of {work['mean_mask_area']:.0%} in boxes of "
-        f"{work['mean_box_area']:.0%}; medians of the same run (`{source}`). \"(on n)\": timed on so many of the images.",
+        f'{work["mean_box_area"]:.0%}; medians of the same run (`{source}`). "(on n)": timed on so many of the images.',
     ]
     return "\n".join(lines)
 

@@ -142,9 +142,13 @@ def simulate(
         chosen = [world.biased() for world in chosen]
     with progress_bars() as update:
         made = write_world(
-            output, chosen, images, seed, load_body(body_path),
+            output,
+            chosen,
+            images,
+            seed,
+            load_body(body_path),
             progress=lambda done, total: update("simulate images", done, total),
-        )  # fmt: skip
+        )
     if as_json:
         print_json({"store": output, "images": made})
         return
@@ -248,9 +252,18 @@ def evaluate_worlds(images: int, seeds: int, output: Path | None, markdown: bool
 
 
 for command in (
-    aggregate_command, explain_command, overlay_command, pose_command, mesh_command, reconstruct_command, ablate_command,
-    synthesize_command, remake_command, stages_command, filter_command,
-):  # fmt: skip
+    aggregate_command,
+    explain_command,
+    overlay_command,
+    pose_command,
+    mesh_command,
+    reconstruct_command,
+    ablate_command,
+    synthesize_command,
+    remake_command,
+    stages_command,
+    filter_command,
+):
     main.add_command(command)
 main.add_command(prompts_command)
 ingest.add_command(ingest_coco_eft_command)

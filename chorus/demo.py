@@ -79,9 +79,7 @@ def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int =
 
     store_path = output / f"sports-ball-{num_images}-seed{seed}.chorus"
     start = time.perf_counter()
-    made = write_world(
-        store_path, DEMO, num_images, seed, body, progress=partial(progress, "simulate images")
-    )
+    made = write_world(store_path, DEMO, num_images, seed, body, progress=partial(progress, "simulate images"))
     drawn = sum(made.values()) - made.get("already there", 0)
     simulate_rate = drawn / (time.perf_counter() - start) if drawn else None
 
@@ -122,9 +120,7 @@ def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int =
     titles = [str(p) for p in images.prompts] if images.prompts is not None else [""] * len(images)
     save_masks(output / "masks.png", images, body, titles)
     progress("draw pictures", jobs - 1, jobs)
-    save_view_distribution(
-        output / "views.png", [(w.prompt, o) for w, o in zip(DEMO, occupancies, strict=True)]
-    )
+    save_view_distribution(output / "views.png", [(w.prompt, o) for w, o in zip(DEMO, occupancies, strict=True)])
     progress("draw pictures", jobs, jobs)
     files += [output / "masks.png", output / "views.png"]
     return DemoReport(rows, simulate_rate, aggregated / seconds, compile_seconds, field_seconds, files)

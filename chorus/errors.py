@@ -33,9 +33,7 @@ def to_numpy(value: Any) -> NDArray[Any]:
     return np.asarray(value)
 
 
-def check_array(
-    name: str, value: Any, shape: tuple[int | str, ...], dtype: DTypeLike, *, finite: bool = True
-) -> NDArray[Any]:
+def check_array(name: str, value: Any, shape: tuple[int | str, ...], dtype: DTypeLike, *, finite: bool = True) -> NDArray[Any]:
     """``value`` as a numpy array of ``dtype`` and ``shape``, or an InputError where numbers are lost on the way.
 
     A string in ``shape`` stands for any length, and equal strings for equal lengths.

@@ -55,9 +55,7 @@ class ImageBatch:
             dense = [to_numpy(m) for m in masks]
             for row, mask in enumerate(dense):
                 if mask.ndim != 2 or mask.dtype != np.bool_:
-                    raise InputError(
-                        f"masks: expected (H, W) bool each, got {mask.dtype} of shape {mask.shape} in row {row}"
-                    )
+                    raise InputError(f"masks: expected (H, W) bool each, got {mask.dtype} of shape {mask.shape} in row {row}")
             masks = PackedMasks.pack(dense)
         if len(masks) != n:
             raise InputError(f"masks: expected {n}, one a camera, got {len(masks)}")
@@ -94,17 +92,19 @@ class ImageBatch:
         if weights is not None:
             weights = to_numpy(weights)
             if weights.dtype != np.uint8 or weights.shape != (n,):
-                raise InputError(
-                    f"weights: expected uint8 of shape ({n},), got {weights.dtype} of shape {weights.shape}"
-                )
+                raise InputError(f"weights: expected uint8 of shape ({n},), got {weights.dtype} of shape {weights.shape}")
         if prompts is not None:
             prompts = np.asarray(prompts, np.str_)
             if prompts.shape != (n,):
                 raise InputError(f"prompts: expected {n} strings, got shape {prompts.shape}")
         for name, value in (
-            ("masks", masks), ("cameras", cameras), ("poses", poses),
-            ("keys", keys), ("weights", weights), ("prompts", prompts),
-        ):  # fmt: skip
+            ("masks", masks),
+            ("cameras", cameras),
+            ("poses", poses),
+            ("keys", keys),
+            ("weights", weights),
+            ("prompts", prompts),
+        ):
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:

@@ -67,9 +67,16 @@ class VoxelField:
         if self.weight.device == torch.device(device):
             return self
         return VoxelField(
-            self.shape, self.origin, self.spacing, self.offset.to(device), self.joint.to(device), self.weight.to(device),
-            self.rest_joints.to(device), self.parents.to(device), self.rest_inverse.to(device),
-        )  # fmt: skip
+            self.shape,
+            self.origin,
+            self.spacing,
+            self.offset.to(device),
+            self.joint.to(device),
+            self.weight.to(device),
+            self.rest_joints.to(device),
+            self.parents.to(device),
+            self.rest_inverse.to(device),
+        )
 
     def centres(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """Voxel centres, (V, 3) metres."""
@@ -122,9 +129,15 @@ class VoteImages:
     def __getitem__(self, rows: slice | Tensor) -> VoteImages:
         """A selection of the images; mask words are shared."""
         return VoteImages(
-            self.poses[rows], self.R[rows], self.t[rows], self.K[rows],
-            self.size[rows], self.box[rows], self.start[rows], self.words,
-        )  # fmt: skip
+            self.poses[rows],
+            self.R[rows],
+            self.t[rows],
+            self.K[rows],
+            self.size[rows],
+            self.box[rows],
+            self.start[rows],
+            self.words,
+        )
 
 
 def empty_counts(field: VoxelField, num_groups: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -151,15 +164,11 @@ def check_call(
     if group.shape != (n,) or group.dtype.is_floating_point or group.dtype == torch.bool:
         raise ValueError(f"group: expected integers of shape ({n},), got {group.dtype} of shape {tuple(group.shape)}")
     if n and not (int(group.min()) >= 0 and int(group.max()) < num_groups):
-        raise ValueError(
-            f"group: expected indices 0 .. {num_groups - 1}, got {int(group.min())} .. {int(group.max())}"
-        )
+        raise ValueError(f"group: expected indices 0 .. {num_groups - 1}, got {int(group.min())} .. {int(group.max())}")
     total = n
     if weight is not None:
         if weight.dtype != torch.uint8 or weight.shape != (n,):
-            raise ValueError(
-                f"weight: expected uint8 of shape ({n},), got {weight.dtype} of shape {tuple(weight.shape)}"
-            )
+            raise ValueError(f"weight: expected uint8 of shape ({n},), got {weight.dtype} of shape {tuple(weight.shape)}")
         total = int(weight.sum(dtype=torch.int64))
     if total > MAX_TOTAL_WEIGHT:
         raise ValueError(f"weight: expected a sum of at most {MAX_TOTAL_WEIGHT} in one call, got {total}; split it")

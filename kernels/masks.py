@@ -89,14 +89,10 @@ class PackedMasks:
             sizes.append(mask.shape)
             boxes.append(box)
             words.append(packed)
-        return cls.join(
-            np.array(sizes, np.int32).reshape(-1, 2), np.array(boxes, np.int32).reshape(-1, 4), words
-        )
+        return cls.join(np.array(sizes, np.int32).reshape(-1, 2), np.array(boxes, np.int32).reshape(-1, 4), words)
 
     @classmethod
-    def join(
-        cls, size: NDArray[np.int32], box: NDArray[np.int32], words: Sequence[NDArray[np.uint32]]
-    ) -> PackedMasks:
+    def join(cls, size: NDArray[np.int32], box: NDArray[np.int32], words: Sequence[NDArray[np.uint32]]) -> PackedMasks:
         """Masks from one array of words per mask."""
         counts = np.array([len(w) for w in words], np.int64)
         start = np.cumsum(counts) - counts

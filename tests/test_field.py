@@ -81,10 +81,14 @@ def field_slowly(body: Body, N: int, extent: float, k: int, tau: float, s: float
 @pytest.mark.parametrize(
     ("N", "extent", "k", "tau", "s", "steps"),
     [
-        (8, 2.0, 5, 0.5, 0.25, 3), (8, 2.0, 1, 0.4, 0.5, 0), (7, 1.1, 40, 0.8, 0.25, 6), (9, 3.0, 7, 0.3, 1.0, 20),
-        (1, 1.0, 3, 1, 1, 2), (7, 1.5, 6, 0.6, 0.25, 60),
+        (8, 2.0, 5, 0.5, 0.25, 3),
+        (8, 2.0, 1, 0.4, 0.5, 0),
+        (7, 1.1, 40, 0.8, 0.25, 6),
+        (9, 3.0, 7, 0.3, 1.0, 20),
+        (1, 1.0, 3, 1, 1, 2),
+        (7, 1.5, 6, 0.6, 0.25, 60),
     ],
-)  # fmt: skip
+)
 def test_against_the_definition(N: int, extent: float, k: int, tau: float, s: float, steps: int) -> None:
     body = small_body()
     field = CanonicalField(body, N, extent, k=k, tau=tau, s=s, smoothing_steps=steps, cache=False)
@@ -242,9 +246,15 @@ def test_parameters_are_checked(change: dict[str, Any], words: str) -> None:
 def test_hash_is_of_the_body_and_every_parameter() -> None:
     base: dict[str, Any] = {"resolution": 4, "extent": 2.0, "k": 3, "tau": 0.5, "s": 0.5, "smoothing_steps": 2, "cache": False}
     changes: list[dict[str, Any]] = [
-        {}, {"resolution": 5}, {"extent": 2.1}, {"k": 4}, {"tau": 0.6}, {"s": 0.4}, {"smoothing_steps": 3},
+        {},
+        {"resolution": 5},
+        {"extent": 2.1},
+        {"k": 4},
+        {"tau": 0.6},
+        {"s": 0.4},
+        {"smoothing_steps": 3},
         {"canonicalize": False},
-    ]  # fmt: skip
+    ]
     hashes = [CanonicalField(small_body(), **{**base, **change}).hash for change in changes]
     hashes.append(CanonicalField(small_body(1), **base).hash)
     assert len(set(hashes)) == len(hashes)

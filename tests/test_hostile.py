@@ -41,7 +41,7 @@ def same(a: ImageBatch, b: ImageBatch) -> bool:
         all(np.array_equal(a.masks.unpack(i), b.masks.unpack(i)) for i in range(len(a)))
         and all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ("poses", "keys", "weights", "prompts"))
         and np.array_equal(a.masks.box, b.masks.box)
-    )  # fmt: skip
+    )
 
 
 class OnlyDLPack:

@@ -112,9 +112,7 @@ print(json.dumps([version, Version(version) >= Version("0.9.0")]))
 """
 
 
-@pytest.mark.skipif(
-    "kernels" in importlib.metadata.packages_distributions(), reason="Hugging Face's kernels is installed here"
-)
+@pytest.mark.skipif("kernels" in importlib.metadata.packages_distributions(), reason="Hugging Face's kernels is installed here")
 def test_the_question_transformers_asks_is_answered_no() -> None:
     """The question of transformers 5.0 to 5.5, which later releases ask with more care.
 
@@ -134,4 +132,6 @@ model = transformers.BertModel(transformers.BertConfig(
 print(json.dumps([is_kernels_available(), model.config.hidden_size]))
 """
     assert run("import os; os.environ['HF_HUB_OFFLINE'] = '1'\n" + code, cwd=ROOT) == [
-        "kernels" in importlib.metadata.packages_distributions(), 8]  # fmt: skip
+        "kernels" in importlib.metadata.packages_distributions(),
+        8,
+    ]

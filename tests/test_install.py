@@ -183,8 +183,18 @@ script.load()()
 
 
 def test_type_checker_sees_the_installed_kernels(built: dict[str, Path], tmp_path: Path) -> None:
-    succeed(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", tmp_path / "site",
-            built["wheel"], cwd=tmp_path)  # fmt: skip
+    succeed(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        tmp_path / "site",
+        built["wheel"],
+        cwd=tmp_path,
+    )
     (tmp_path / "use.py").write_text("from chorus.kernels import masks\n\nreveal_type(masks.__file__)\nmasks.no_such()\n")
     # Without the environment's packages mypy reads this library alone, which is all that is asked for and takes seconds.
     options = ("--strict", "--no-site-packages", "--follow-imports=silent", "--config-file=", "--cache-dir", os.devnull)

@@ -24,16 +24,27 @@ DEFAULT_OUTPUT = Path(__file__).resolve().parent.parent / "chorus" / "data" / "m
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
 
 _SIDED = {
-    "hip": "upperleg01", "knee": "lowerleg01", "ankle": "foot", "foot": "toe3-1", "collar": "clavicle",
-    "shoulder": "upperarm01", "elbow": "lowerarm01", "wrist": "wrist", "hand": "finger3-1",
-}  # fmt: skip
+    "hip": "upperleg01",
+    "knee": "lowerleg01",
+    "ankle": "foot",
+    "foot": "toe3-1",
+    "collar": "clavicle",
+    "shoulder": "upperarm01",
+    "elbow": "lowerarm01",
+    "wrist": "wrist",
+    "hand": "finger3-1",
+}
 # The root bone's head lies behind the body; SMPL's pelvis is where spine and legs part.
 HEADS = {
-    "pelvis": "spine05", "spine1": "spine04", "spine2": "spine03", "spine3": "spine02", "neck": "neck01",
+    "pelvis": "spine05",
+    "spine1": "spine04",
+    "spine2": "spine03",
+    "spine3": "spine02",
+    "neck": "neck01",
     "head": "head",
     **{f"left_{ours}": f"{bone}.L" for ours, bone in _SIDED.items()},
     **{f"right_{ours}": f"{bone}.R" for ours, bone in _SIDED.items()},
-}  # fmt: skip
+}
 OWNERS = {**{bone: joint for joint, bone in HEADS.items()}, "root": "pelvis"}
 """The joint a bone belongs to; others go with their limb's end, or else with the nearest ancestor that is listed."""
 ENDS = {"finger": "hand", "toe": "foot"}
@@ -41,9 +52,12 @@ ENDS = {"finger": "hand", "toe": "foot"}
 
 # Where a joint's bone points in the T-pose (the left side; the right is its mirror image). Feet and trunk stay.
 T_POSE = {
-    "hip": (0.07, -1.0, 0.0), "knee": (0.07, -1.0, 0.0),
-    "shoulder": (1.0, 0.0, 0.0), "elbow": (1.0, 0.0, 0.0), "wrist": (1.0, 0.0, 0.0),
-}  # fmt: skip
+    "hip": (0.07, -1.0, 0.0),
+    "knee": (0.07, -1.0, 0.0),
+    "shoulder": (1.0, 0.0, 0.0),
+    "elbow": (1.0, 0.0, 0.0),
+    "wrist": (1.0, 0.0, 0.0),
+}
 
 WEIGHT_STEPS = 2048
 """Weights are multiples of 1 / WEIGHT_STEPS that sum to exactly 1: it keeps the file small."""

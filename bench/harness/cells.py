@@ -24,8 +24,10 @@ IMAGES = (1, 64, 4096, 65536)
 LARGEST_OWN = 128
 """Finest field that is computed here; finer ones are interpolated from the 96^3 one (3.8 joints a voxel instead of 3.6)."""
 INTERPOLATED_FROM = 96
-REFERENCE_BATCHES = {"cpu": {48: (8, 16), 96: (8, 16), 128: (8,), 192: (2,), 256: (1,)},
-                     "cuda": {48: (256,), 96: (32,), 128: (16,), 192: (4,), 256: (2,)}}  # fmt: skip
+REFERENCE_BATCHES = {
+    "cpu": {48: (8, 16), 96: (8, 16), 128: (8,), 192: (2,), 256: (1,)},
+    "cuda": {48: (256,), 96: (32,), 128: (16,), 192: (4,), 256: (2,)},
+}
 """Images that the reference takes at a time: more would need gigabytes, or make it slower."""
 DENSE_IMAGES = {"cpu": 256, "cuda": 4096}
 """Most masks that are unpacked for the baselines that want them dense."""
@@ -62,12 +64,11 @@ def _on_gpu(resolution: int, images: int, box: str) -> str:
 _PRESENT = [Cell(N, n) for N in (48, 96, 128) for n in (1, 64, 1024)]
 CELLS: dict[str, list[Cell]] = {
     "quick": [Cell(48, n) for n in (1, 64, 1024)],
-    "default": [
-        replace(c, baselines="all") if (c.resolution, c.images) == (48, 64) else c for c in _PRESENT
-    ] + [Cell(48, 4096, box, "none") for box in BOXES],
+    "default": [replace(c, baselines="all") if (c.resolution, c.images) == (48, 64) else c for c in _PRESENT]
+    + [Cell(48, 4096, box, "none") for box in BOXES],
     "full": [Cell(48, 1024, "typical", "all"), *_grid(lambda N, n, box: "reference" if box == "typical" else "none")],
     "gpu": sorted(_grid(_on_gpu), key=lambda c: (c.resolution, -c.images)),  # the largest first: time may run out
-}  # fmt: skip
+}
 
 
 @lru_cache(maxsize=2)
@@ -92,10 +93,14 @@ def interpolated(field: VoxelField, resolution: int) -> VoxelField:
     length = filled.sum(1)
     spacing = field.spacing * N / resolution
     return replace(
-        field, shape=(resolution,) * 3, origin=((0.5 - resolution / 2) * spacing,) * 3, spacing=spacing,
-        offset=torch.cat([length.new_zeros(1), length.cumsum(0)]), joint=torch.from_numpy(joint.astype(np.int32)),
+        field,
+        shape=(resolution,) * 3,
+        origin=((0.5 - resolution / 2) * spacing,) * 3,
+        spacing=spacing,
+        offset=torch.cat([length.new_zeros(1), length.cumsum(0)]),
+        joint=torch.from_numpy(joint.astype(np.int32)),
         weight=by_voxel[filled],
-    )  # fmt: skip
+    )
 
 
 @lru_cache(maxsize=4)
@@ -138,9 +143,7 @@ def numba_votes(field: VoxelField, threads: int, stats: Any = None, cull: bool =
     """The numba kernel; images that lie on a device are brought to the CPU first, untimed where they are there already."""
 
     def cast(on: Workload) -> Counts:
-        return cpu.count_votes(
-            field, on.images, on.group, num_groups=on.num_groups, threads=threads, stats=stats, cull=cull
-        )
+        return cpu.count_votes(field, on.images, on.group, num_groups=on.num_groups, threads=threads, stats=stats, cull=cull)
 
     return Votes("numba", "numba", cast)
 
@@ -164,9 +167,7 @@ def reference_votes(field: VoxelField, device: str, batch: int) -> Votes:
     there = field.to(device)
 
     def cast(on: Workload) -> Counts:
-        return reference.count_votes(
-            there, on.images, on.group, num_groups=on.num_groups, dtype=torch.float32, batch=batch
-        )
+        return reference.count_votes(there, on.images, on.group, num_groups=on.num_groups, dtype=torch.float32, batch=batch)
 
     name = f"PyTorch float32, batches of {batch}" if batch > 1 else "PyTorch float32, image by image"
     return Votes(name, "reference", synchronized(cast, device), batch)
@@ -193,9 +194,16 @@ def eager_votes(field: VoxelField, device: str, batch: int, form: str, compiled:
 
     def cast(on: Workload) -> Counts:
         return eager.count_votes(
-            there, on.images, on.group, dense(on), num_groups=on.num_groups, batch=batch, form=form, compiled=compiled,
+            there,
+            on.images,
+            on.group,
+            dense(on),
+            num_groups=on.num_groups,
+            batch=batch,
+            form=form,
+            compiled=compiled,
             kept=kept,
-        )  # fmt: skip
+        )
 
     what = {"blend": "reference", "gemm": "one GEMM"}[form]
     name = f"PyTorch float32, {what}, dense masks, batches of {batch}" + (", torch.compile" if compiled else "")
@@ -211,9 +219,7 @@ def baselines(cell: Cell, field: VoxelField, device: str) -> list[Votes]:
     if cell.baselines == "all":
         batch = min(cell.images, max(sizes))
         chosen.append(reference_votes(field, device, 1))
-        chosen += [
-            eager_votes(field, device, batch, form, compiled) for compiled in (False, True) for form in eager.FORMS
-        ]
+        chosen += [eager_votes(field, device, batch, form, compiled) for compiled in (False, True) for form in eager.FORMS]
     return chosen
 
 

@@ -55,9 +55,12 @@ class Crowd:
         """A selection of the images; mask words are shared."""
         at = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self.group.device)
         return replace(
-            self, images=self.images[at], group=self.group[at], mask_area=self.mask_area[rows],
+            self,
+            images=self.images[at],
+            group=self.group[at],
+            mask_area=self.mask_area[rows],
             person_fill=self.person_fill[rows],
-        )  # fmt: skip
+        )
 
     def to(self, device: torch.device | str) -> Crowd:
         """The same images on a device."""

@@ -72,9 +72,13 @@ def crop(field: VoxelField, first: tuple[int, int, int], shape: tuple[int, int, 
     entries += torch.arange(len(entries), device=device)
     origin = [o + f * field.spacing for o, f in zip(field.origin, first, strict=True)]
     part = replace(
-        field, shape=tuple(len(a) for a in axes), origin=tuple(origin), offset=offset, joint=field.joint[entries],
+        field,
+        shape=tuple(len(a) for a in axes),
+        origin=tuple(origin),
+        offset=offset,
+        joint=field.joint[entries],
         weight=field.weight[entries],
-    )  # fmt: skip
+    )
     return part, voxels
 
 

@@ -138,10 +138,15 @@ def tables(run: dict[str, Any]) -> list[str]:
                 of = f" of {r['asked']:,}" if r.get("capped") else ""
                 rows.append(
                     (
-                        b["what"] if place == 0 else "", f"{r['name']} (on {r['items']:,}{of})",
-                        seconds(r["median_s"]), seconds(r["iqr_s"]), f"{number(r['per_s'])} {r['unit']}/s", _details(r), ratio,
+                        b["what"] if place == 0 else "",
+                        f"{r['name']} (on {r['items']:,}{of})",
+                        seconds(r["median_s"]),
+                        seconds(r["iqr_s"]),
+                        f"{number(r['per_s'])} {r['unit']}/s",
+                        _details(r),
+                        ratio,
                     )
-                )  # fmt: skip
+                )
             if "compile_s" in b:
                 rows.append((b["what"], "numba", seconds(b["compile_s"]), "", "", "", ""))
             if "peak_mib" in b:

@@ -139,10 +139,13 @@ def _nvidia(kernel: Any) -> dict[str, Any]:
     stores = re.findall(r"\bSTL(?:\.(\d+))?\b", code)
     spills = sum(int(bits) // 8 if bits else 4 for bits in stores)
     return {
-        "registers": facts["REG"], "stack": facts["STACK"] + facts["LOCAL"], "spills": spills,
-        "shared": facts["SHARED"] + kernel.metadata.shared, "tmem": getattr(kernel.metadata, "tmem_size", 0) or 0,
+        "registers": facts["REG"],
+        "stack": facts["STACK"] + facts["LOCAL"],
+        "spills": spills,
+        "shared": facts["SHARED"] + kernel.metadata.shared,
+        "tmem": getattr(kernel.metadata, "tmem_size", 0) or 0,
         "loops": tuple(loops(code)),
-    }  # fmt: skip
+    }
 
 
 def _amd(kernel: Any) -> dict[str, Any]:
@@ -154,16 +157,20 @@ def _amd(kernel: Any) -> dict[str, Any]:
         "spills": 4 * (facts["vgpr_spill_count"] + facts["sgpr_spill_count"]),
         "shared": max(kernel.metadata.shared, facts["group_segment_fixed_size"]),
         "loops": tuple(loops(code)),
-    }  # fmt: skip
+    }
 
 
 def analyse(compilation: Any, target: Any) -> Row:
     """Compile one kernel for one target and read it; a compiler that fails gives a row with ``error``."""
     began = time.perf_counter()
     known = {
-        "name": compilation.name, "target": target.name, "warps": compilation.num_warps, "warp_size": target.warp_size,
-        "votes": compilation.votes, "limit": target.shared,
-    }  # fmt: skip
+        "name": compilation.name,
+        "target": target.name,
+        "warps": compilation.num_warps,
+        "warp_size": target.warp_size,
+        "votes": compilation.votes,
+        "limit": target.shared,
+    }
     try:
         kernel = compilation.compile(target)
     except Exception as problem:  # the compiler's own exceptions are many; the row says what it was

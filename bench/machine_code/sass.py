@@ -219,8 +219,22 @@ def _nesting(header: int, bodies: dict[int, set[int]]) -> tuple[int, ...]:
 
 
 _WORK = (
-    "FFMA", "FMUL", "FADD", "LDG", "LDS", "MUFU", "HMMA", "HGMMA", "IMMA", "ATOM", "RED", "STG", "v_fma", "v_mfma", "v_sqrt",
-)  # fmt: skip
+    "FFMA",
+    "FMUL",
+    "FADD",
+    "LDG",
+    "LDS",
+    "MUFU",
+    "HMMA",
+    "HGMMA",
+    "IMMA",
+    "ATOM",
+    "RED",
+    "STG",
+    "v_fma",
+    "v_mfma",
+    "v_sqrt",
+)
 
 
 def _judge_unrolling(loops: Sequence[Loop]) -> None:
@@ -229,9 +243,7 @@ def _judge_unrolling(loops: Sequence[Loop]) -> None:
         if not loop.line:
             continue
         twins = [o for o in loops if o is not loop and (o.line, o.parent) == (loop.line, loop.parent)]
-        shares = [
-            mine / theirs for twin in twins if (mine := _work(loop)) and (theirs := _work(twin)) and mine > theirs
-        ]
+        shares = [mine / theirs for twin in twins if (mine := _work(loop)) and (theirs := _work(twin)) and mine > theirs]
         if shares:
             loop.unroll = max(1, round(max(shares)))
 

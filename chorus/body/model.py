@@ -109,9 +109,7 @@ class Body:
             raise InputError("body.shapedirs: expected shapedirs and joint_shapedirs together, got one of them")
         if shapedirs is not None:
             shapedirs = _float32("body.shapedirs", shapedirs, (v, 3, "B"))
-            joint_shapedirs = check_array(
-                "body.joint_shapedirs", joint_shapedirs, (j, 3, shapedirs.shape[2]), np.float64
-            )
+            joint_shapedirs = check_array("body.joint_shapedirs", joint_shapedirs, (j, 3, shapedirs.shape[2]), np.float64)
         arrays = {
             "vertices": vertices - joints[0],
             "faces": faces.astype(np.int32),
@@ -249,9 +247,7 @@ class Body:
         """Joints in the zero pose, (J, 3), or (I, J, 3) with shape coefficients."""
         if shape is None or self.joint_shapedirs is None:
             return np.array(self.joints)
-        moved: NDArray[np.float64] = self.joints + np.einsum(
-            "jcb,ib->ijc", self.joint_shapedirs[..., : shape.shape[1]], shape
-        )
+        moved: NDArray[np.float64] = self.joints + np.einsum("jcb,ib->ijc", self.joint_shapedirs[..., : shape.shape[1]], shape)
         return moved
 
     def _transforms(self, poses: NDArray[np.float64], joints: NDArray[np.float64]) -> torch.Tensor:
@@ -270,9 +266,7 @@ class Body:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             with temporary.open("xb") as file:
-                np.savez_compressed(
-                    file, allow_pickle=False, **meta, joint_names=np.array(self.joint_names), **self._arrays()
-                )
+                np.savez_compressed(file, allow_pickle=False, **meta, joint_names=np.array(self.joint_names), **self._arrays())
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -372,8 +366,7 @@ def _unit_rows(weights: NDArray[np.float64]) -> NDArray[np.float32]:
     bad = np.flatnonzero(np.abs(total - 1) > WEIGHT_TOLERANCE)
     if bad.size:
         raise InputError(
-            f"body.weights: expected rows that sum to 1 within {WEIGHT_TOLERANCE}, "
-            f"got {total[bad[0]]:g} in row {bad[0]}"
+            f"body.weights: expected rows that sum to 1 within {WEIGHT_TOLERANCE}, got {total[bad[0]]:g} in row {bad[0]}"
         )
     scale = np.where(np.abs(total - 1) > _ROUNDED, total, 1.0)
     return (weights / scale[:, None]).astype(np.float32)

@@ -22,10 +22,29 @@ from numpy.typing import NDArray
 from chorus.errors import InputError, check_array
 
 _TRUNK = (
-    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
-    "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder",
-    "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
-)  # fmt: skip
+    "pelvis",
+    "left_hip",
+    "right_hip",
+    "spine1",
+    "left_knee",
+    "right_knee",
+    "spine2",
+    "left_ankle",
+    "right_ankle",
+    "spine3",
+    "left_foot",
+    "right_foot",
+    "neck",
+    "left_collar",
+    "right_collar",
+    "head",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+)
 _FINGERS = tuple(
     f"{side}_{finger}{n}"
     for side in ("left", "right")
@@ -154,8 +173,7 @@ def read_smpl_pickle(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:  # a damaged stream raises nearly anything
         raise InputError(
-            f"{path}: expected a pickled dictionary of arrays, got a damaged or foreign file "
-            f"({type(error).__name__}: {error})"
+            f"{path}: expected a pickled dictionary of arrays, got a damaged or foreign file ({type(error).__name__}: {error})"
         ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a pickled dictionary of arrays, got {type(content).__name__}")

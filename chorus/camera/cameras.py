@@ -59,14 +59,11 @@ class Cameras:
         bad = np.flatnonzero((K[:, 2] != [0.0, 0.0, 1.0]).any(1) | (K[:, 1, 0] != 0.0))
         if bad.size:
             row = bad[0]
-            raise InputError(
-                f"cameras.K: expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]], got {K[row].tolist()} in row {row}"
-            )
+            raise InputError(f"cameras.K: expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]], got {K[row].tolist()} in row {row}")
         bad = np.flatnonzero((image_size <= 0).any(1))
         if bad.size:
             raise InputError(
-                f"cameras.image_size: expected a positive height and width, got {image_size[bad[0]].tolist()} "
-                f"in row {bad[0]}"
+                f"cameras.image_size: expected a positive height and width, got {image_size[bad[0]].tolist()} in row {bad[0]}"
             )
         for name, value in (("R", R), ("t", t), ("K", K), ("image_size", image_size)):
             object.__setattr__(self, name, value)

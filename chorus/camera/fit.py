@@ -46,17 +46,40 @@ from chorus.camera.solvers.problem import (
 from chorus.errors import InputError, check_array
 
 __all__ = [
-    "BODY_25_JOINTS", "FARTHEST", "FOCAL_IN_WIDTHS", "METHODS", "MIN_JOINTS", "NEAREST", "CameraFit", "FitFailure",
-    "check_budget", "fit_cameras", "keypoint_targets", "weak_perspective_start",
-]  # fmt: skip
+    "BODY_25_JOINTS",
+    "FARTHEST",
+    "FOCAL_IN_WIDTHS",
+    "METHODS",
+    "MIN_JOINTS",
+    "NEAREST",
+    "CameraFit",
+    "FitFailure",
+    "check_budget",
+    "fit_cameras",
+    "keypoint_targets",
+    "weak_perspective_start",
+]
 
 METHODS = ("adam", "levenberg-marquardt")
 
 BODY_25_JOINTS: dict[int, str] = {
-    1: "neck", 2: "right_shoulder", 3: "right_elbow", 4: "right_wrist", 5: "left_shoulder", 6: "left_elbow",
-    7: "left_wrist", 8: "pelvis", 9: "right_hip", 10: "right_knee", 11: "right_ankle", 12: "left_hip",
-    13: "left_knee", 14: "left_ankle", 19: "left_foot", 22: "right_foot",
-}  # fmt: skip
+    1: "neck",
+    2: "right_shoulder",
+    3: "right_elbow",
+    4: "right_wrist",
+    5: "left_shoulder",
+    6: "left_elbow",
+    7: "left_wrist",
+    8: "pelvis",
+    9: "right_hip",
+    10: "right_knee",
+    11: "right_ankle",
+    12: "left_hip",
+    13: "left_knee",
+    14: "left_ankle",
+    19: "left_foot",
+    22: "right_foot",
+}
 """OpenPose BODY_25 keypoints that have a joint of SMPL nearby: mid-hip for the pelvis, big toes for the feet."""
 
 _ENDED = {MINIMUM: "a minimum of the loss above stop_px", EXHAUSTED: "iterations used up above stop_px"}
@@ -258,9 +281,7 @@ def _checked(
     size = check_array("image_size", image_size, (n, 2), np.int32)
     bad = np.flatnonzero((size <= 0).any(1))
     if bad.size:
-        raise InputError(
-            f"image_size: expected a positive height and width, got {size[bad[0]].tolist()} in row {bad[0]}"
-        )
+        raise InputError(f"image_size: expected a positive height and width, got {size[bad[0]].tolist()} in row {bad[0]}")
     wrong = faults(joints, targets, mask)
     usable = mask.copy()
     usable[list(wrong)] = False

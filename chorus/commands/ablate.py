@@ -28,18 +28,27 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
 @click.option("--test", "tests", multiple=True, type=click.Path(path_type=Path), help="Test store (repeatable, one each).")
 @click.option("--other", type=click.Path(path_type=Path), help="A second source's store, of one of the categories.")
 @click.option("--source-names", nargs=2, help="Of the training stores' source and the other one, in the table.")
-@click.option("--simulate", type=click.Path(path_type=Path, file_okay=False),
-              help="Instead of stores: simulate them into this folder, which may hold them already.")  # fmt: skip
+@click.option(
+    "--simulate",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Instead of stores: simulate them into this folder, which may hold them already.",
+)
 @click.option("--images", default=2000, show_default=True, type=click.IntRange(min=1), help="Simulated, a category and seed.")
 @click.option("--test-images", default=40, show_default=True, type=click.IntRange(min=1), help="Simulated, a category.")
 @click.option("--category", "categories", multiple=True, help="Simulated category (repeatable); default: all four.")
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=2), help="Repetitions.")
-@click.option("--keypoint-confidence", default=0.7, show_default=True, type=click.FloatRange(0, 1),
-              help="The filter: least confidence of a shoulder and a hip (A.3).")  # fmt: skip
+@click.option(
+    "--keypoint-confidence",
+    default=0.7,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="The filter: least confidence of a shoulder and a hip (A.3).",
+)
 @click.option("--no-filter", is_flag=True, help="The stores keep no keypoint scores: leave the filter and its row out.")
 @click.option("--shares", callback=_numbers(float), default="0.01,0.1", show_default=True, help="Of the images of each prompt.")
-@click.option("--sizes", callback=_numbers(int),
-              help="Images drawn from either source.  [default: 1201,9408; simulated: 256,2000]")  # fmt: skip
+@click.option(
+    "--sizes", callback=_numbers(int), help="Images drawn from either source.  [default: 1201,9408; simulated: 256,2000]"
+)
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=256))
 @click.option("--resolutions", callback=_numbers(int), default="24,64", show_default=True, help="To compare with it.")
 @click.option("--k", callback=_numbers(int), default="1,100", show_default=True, help="Nearest vertices, instead of 30.")
@@ -53,12 +62,32 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @body_option
 def ablate_command(
-    stores: tuple[Path, ...], tests: tuple[Path, ...], other: Path | None, source_names: tuple[str, str] | None,
-    simulate: Path | None, images: int, test_images: int, categories: tuple[str, ...], seeds: int, keypoint_confidence: float,
-    no_filter: bool, shares: tuple[float, ...], sizes: tuple[int, ...] | None, resolution: int, resolutions: tuple[int, ...],
-    k: tuple[int, ...], tau: tuple[float, ...], table2: bool, min_images: int, backend: str, output: Path | None,
-    picture: Path | None, markdown: bool, as_json: bool, body_path: Path | None,
-) -> None:  # fmt: skip
+    stores: tuple[Path, ...],
+    tests: tuple[Path, ...],
+    other: Path | None,
+    source_names: tuple[str, str] | None,
+    simulate: Path | None,
+    images: int,
+    test_images: int,
+    categories: tuple[str, ...],
+    seeds: int,
+    keypoint_confidence: float,
+    no_filter: bool,
+    shares: tuple[float, ...],
+    sizes: tuple[int, ...] | None,
+    resolution: int,
+    resolutions: tuple[int, ...],
+    k: tuple[int, ...],
+    tau: tuple[float, ...],
+    table2: bool,
+    min_images: int,
+    backend: str,
+    output: Path | None,
+    picture: Path | None,
+    markdown: bool,
+    as_json: bool,
+    body_path: Path | None,
+) -> None:
     """What each part of the method is worth: Table 2's rows and more, mean PAP over seeds with 95 % intervals.
 
     Learns from the training stores (one a category), scores on the test stores. With --simulate both are made, each seed has
@@ -92,9 +121,14 @@ def ablate_command(
     with progress_bars() as update:
         if simulate is not None:
             made = simulate_stores(
-                simulate, images, test_images, range(seeds), categories=categories or tuple(TRAINING), body=body,
+                simulate,
+                images,
+                test_images,
+                range(seeds),
+                categories=categories or tuple(TRAINING),
+                body=body,
                 progress=lambda done, total: update("simulate images", done, total),
-            )  # fmt: skip
+            )
             training, opened, others = made.training, made.tests, made.other
         else:
             training, opened = [[open_store(path) for path in stores]], [open_store(path) for path in tests]
@@ -104,16 +138,29 @@ def ablate_command(
             raise InputError(f"stores: {lacking[0].path} keeps no keypoint scores to filter by (--no-filter does without)")
         default_sizes = (1201, 9408) if simulate is None else tuple(sorted({max(1, s * images // 2000) for s in SIZES}))
         options = AblationOptions(
-            resolution=resolution, shares=shares, sizes=default_sizes if sizes is None else sizes, filtered=not no_filter,
-            resolutions=resolutions, k=k, tau=tau,
-        )  # fmt: skip
+            resolution=resolution,
+            shares=shares,
+            sizes=default_sizes if sizes is None else sizes,
+            filtered=not no_filter,
+            resolutions=resolutions,
+            k=k,
+            tau=tau,
+        )
         if table2:
             options = replace(options, weightings=(), resolutions=(), k=(), tau=(), smoothing=False)
         table = ablate(
-            training, opened, seeds=range(seeds), where=None if no_filter else keypoint_filter(keypoint_confidence),
-            other=others, options=options, body=body, backend=backend, min_images=min_images, progress=update,
+            training,
+            opened,
+            seeds=range(seeds),
+            where=None if no_filter else keypoint_filter(keypoint_confidence),
+            other=others,
+            options=options,
+            body=body,
+            backend=backend,
+            min_images=min_images,
+            progress=update,
             source_names=source_names or ((FIRST_SOURCE, OTHER_SOURCE) if simulate else ("first source", "other source")),
-        )  # fmt: skip
+        )
     claims = mechanisms(table) if simulate is not None else []
     written = [simulate] if simulate is not None else []
     if output is not None:

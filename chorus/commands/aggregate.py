@@ -18,24 +18,33 @@ _epsilon_option = click.option(
     "--epsilon", default=0.13, show_default=True, help="Radius of the parts' regions, metres (Eq. 12)."
 )
 _fold_option = click.option(
-    "--fold", "folds", multiple=True, type=click.IntRange(0, 9),
+    "--fold",
+    "folds",
+    multiple=True,
+    type=click.IntRange(0, 9),
     help="Only images of this fold, 0 to 9 by a hash of their key (repeatable).",
-)  # fmt: skip
+)
 
 
 @click.command("aggregate")
 @click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True,
-    help="The occupancy file to write (.h5); with --all a folder."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The occupancy file to write (.h5); with --all a folder.",
 )
 @click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable).")
 @click.option("--part", help='Only images whose object touches these body parts: "rightHand and not leftHand".')
 @_parts_option
 @_epsilon_option
 @click.option(
-    "--totals", default="before", show_default=True, type=click.Choice(["before", "after"]),
-    help="View weights count images before or after the condition on parts."
+    "--totals",
+    default="before",
+    show_default=True,
+    type=click.Choice(["before", "after"]),
+    help="View weights count images before or after the condition on parts.",
 )
 @_fold_option
 @click.option("--all", "every", is_flag=True, help="Every prompt, every part and every pair, with a summary.")
@@ -89,10 +98,21 @@ def aggregate_command(
     start = time.perf_counter()
     with progress_bars() as update:
         occupancy = aggregate(
-            store_path, field, weighting, backend, list(prompts) or None, part, parts=parts, epsilon=epsilon, totals=totals,
-            folds=folds or None, scheme=scheme, filter=filter_name, timings=timings,
+            store_path,
+            field,
+            weighting,
+            backend,
+            list(prompts) or None,
+            part,
+            parts=parts,
+            epsilon=epsilon,
+            totals=totals,
+            folds=folds or None,
+            scheme=scheme,
+            filter=filter_name,
+            timings=timings,
             progress=lambda done, total: update("aggregate", done, total),
-        )  # fmt: skip
+        )
     seconds = time.perf_counter() - start
     occupancy.save(output)
     written = [output]
@@ -121,9 +141,17 @@ def aggregate_command(
 
 
 def _aggregate_all(
-    store_path: Path, folder: Path, field: Any, parts: Path | None, epsilon: float, backend: str, scheme: str | None,
-    filter_name: str, min_images: int, as_json: bool,
-) -> None:  # fmt: skip
+    store_path: Path,
+    folder: Path,
+    field: Any,
+    parts: Path | None,
+    epsilon: float,
+    backend: str,
+    scheme: str | None,
+    filter_name: str,
+    min_images: int,
+    as_json: bool,
+) -> None:
     from chorus.occupancy.clusters import clusters, write_clusters
     from chorus.store import open_store
     from chorus.store.filters.filtering import filter_rows, find_filter
@@ -133,9 +161,16 @@ def _aggregate_all(
     _, _, filtered = filter_rows(store, store.select(), chosen)
     with progress_bars() as update:
         found = clusters(
-            store, field, min_images, parts=parts, epsilon=epsilon, backend=backend, scheme=scheme, filter=chosen,
+            store,
+            field,
+            min_images,
+            parts=parts,
+            epsilon=epsilon,
+            backend=backend,
+            scheme=scheme,
+            filter=chosen,
             progress=lambda done, total: update("prompts and parts", done, total),
-        )  # fmt: skip
+        )
         rows = write_clusters(folder, found)
     if as_json:
         print_json(rows)
@@ -167,9 +202,19 @@ def _aggregate_all(
 @body_option
 @click.option("--json", "as_json", is_flag=True)
 def explain_command(
-    store_path: Path, point: tuple[float, float, float], prompts: tuple[str, ...], part: str | None, parts: Path | None,
-    epsilon: float, folds: tuple[int, ...], filter_name: str, resolution: int, show: int, body_path: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    store_path: Path,
+    point: tuple[float, float, float],
+    prompts: tuple[str, ...],
+    part: str | None,
+    parts: Path | None,
+    epsilon: float,
+    folds: tuple[int, ...],
+    filter_name: str,
+    resolution: int,
+    show: int,
+    body_path: Path | None,
+    as_json: bool,
+) -> None:
     """The images behind the voxel at POINT (x y z, metres, canonical frame): who voted for it and who against."""
     from chorus.body.model import load_body
     from chorus.field import CanonicalField
@@ -177,9 +222,16 @@ def explain_command(
 
     field = CanonicalField(load_body(body_path), resolution)
     found = explain(
-        point, store_path, field, prompt=list(prompts) or None, part=part, parts=parts, epsilon=epsilon, folds=folds or None,
+        point,
+        store_path,
+        field,
+        prompt=list(prompts) or None,
+        part=part,
+        parts=parts,
+        epsilon=epsilon,
+        folds=folds or None,
         filter=filter_name,
-    )  # fmt: skip
+    )
     keys = {"on_mask": found.on_mask, "off_mask": found.off_mask}
     facts = {
         "voxel": list(found.voxel),

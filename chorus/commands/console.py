@@ -57,10 +57,13 @@ def print_table(facts: dict[str, Any]) -> None:
 
 
 filter_option = click.option(
-    "--filter", "filter_name", default="store", show_default=True, metavar="NAME|PATH",
-    help="Which complete images: store (its own filter, if any), none, paper, soft, or a filter's file."
-)  # fmt: skip
+    "--filter",
+    "filter_name",
+    default="store",
+    show_default=True,
+    metavar="NAME|PATH",
+    help="Which complete images: store (its own filter, if any), none, paper, soft, or a filter's file.",
+)
 body_option = click.option(
-    "--body", "body_path", type=click.Path(path_type=Path),
-    help="A body file (SMPL .pkl, .npz), not the mannequin."
+    "--body", "body_path", type=click.Path(path_type=Path), help="A body file (SMPL .pkl, .npz), not the mannequin."
 )

@@ -11,13 +11,29 @@ from chorus.commands.console import body_option, out, print_json, progress_bars,
 
 @click.command("pap")
 @click.argument("stores", metavar="TEST_STORE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--occupancy", "occupancies", multiple=True, required=True, type=click.Path(path_type=Path),
-              help="What `chorus aggregate` wrote (repeatable, one a category).")  # fmt: skip
-@click.option("--splat", type=click.Choice(["centre", "footprint"]), default="centre", show_default=True,
-              help="A voxel is the pixel of its centre (the paper's), or all pixels it overlaps.")  # fmt: skip
+@click.option(
+    "--occupancy",
+    "occupancies",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="What `chorus aggregate` wrote (repeatable, one a category).",
+)
+@click.option(
+    "--splat",
+    type=click.Choice(["centre", "footprint"]),
+    default="centre",
+    show_default=True,
+    help="A voxel is the pixel of its centre (the paper's), or all pixels it overlaps.",
+)
 @click.option("--interpolation", type=click.Choice(["all-point", "11-point"]), default="all-point", show_default=True)
-@click.option("--inverse", type=click.Choice(["blend_of_inverses", "inverse_of_blend"]), default="blend_of_inverses",
-              show_default=True, help="How voxels are taken back to the rest pose (Eq. 11).")  # fmt: skip
+@click.option(
+    "--inverse",
+    type=click.Choice(["blend_of_inverses", "inverse_of_blend"]),
+    default="blend_of_inverses",
+    show_default=True,
+    help="How voxels are taken back to the rest pose (Eq. 11).",
+)
 @click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="A category's, to enter mPAP.")
 @click.option("--no-aware", is_flag=True, help="Leave out the occlusion-aware scores.")
 @click.option("--backend", default="auto", show_default=True, help="For the posed field: auto, triton, numba or reference.")
@@ -60,10 +76,16 @@ def evaluate_pap_command(
     loaded = [load_occupancy(path) for path in occupancies]
     with progress_bars() as update:
         report = evaluate_pap(
-            loaded, stores, pose_occupancy=posing(body, inverse, backend), body=body, aware=not no_aware,
-            protocol=PapProtocol(splat=splat, interpolation=interpolation), min_images=min_images, device=device,
+            loaded,
+            stores,
+            pose_occupancy=posing(body, inverse, backend),
+            body=body,
+            aware=not no_aware,
+            protocol=PapProtocol(splat=splat, interpolation=interpolation),
+            min_images=min_images,
+            device=device,
             progress=lambda done, total: update("score images", done, total),
-        )  # fmt: skip
+        )
     written = []
     if output is not None:
         output.write_text(json.dumps(report.to_json(), indent=1) + "\n")

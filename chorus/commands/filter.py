@@ -20,9 +20,16 @@ from chorus.commands.console import out, print_json, wrote
 @click.option("--dry-run", is_flag=True, help="Say what it would do and write nothing.")
 @click.option("--json", "as_json", is_flag=True)
 def filter_command(
-    store_path: Path, assignments: tuple[str, ...], off: tuple[str, ...], torso_mode: str | None, soft: bool | None,
-    start: str | None, reset: bool, dry_run: bool, as_json: bool,
-) -> None:  # fmt: skip
+    store_path: Path,
+    assignments: tuple[str, ...],
+    off: tuple[str, ...],
+    torso_mode: str | None,
+    soft: bool | None,
+    start: str | None,
+    reset: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Choose the images of a store that count, without running a model again.
 
     Begins with the store's filter, or the paper's rules (A.3) where it has none, and changes what is asked for. The result is

@@ -16,8 +16,13 @@ from chorus.commands.console import body_option, out, print_json, print_table, p
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the stores, one a category.")
 @click.option("--category", "categories", multiple=True, help="COCO's name (repeatable); default: all but person.")
 @click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="That a category needs.")
-@click.option("--min-overlap", default=0.5, show_default=True, type=click.FloatRange(0, 1),
-              help="Intersection of the boxes of person and object over the smaller one.")  # fmt: skip
+@click.option(
+    "--min-overlap",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Intersection of the boxes of person and object over the smaller one.",
+)
 @click.option("--iterations", default=3000, show_default=True, type=click.IntRange(min=0), help="Of the camera fit.")
 @click.option("--stop-px", default=0.5, show_default=True, type=click.FloatRange(min=0), help="Where the fit stops.")
 @click.option("--reject-px", default=1.0, show_default=True, type=click.FloatRange(min=0), help="Above, an image is rejected.")
@@ -50,10 +55,20 @@ def ingest_coco_eft_command(
 
     with progress_bars() as update:
         report = ingest_coco_eft(
-            annotations, eft, output, load_body(body_path), categories=categories or None, min_images=min_images,
-            min_overlap=min_overlap, iterations=iterations, stop_px=stop_px, reject_px=reject_px, method=method,
-            use_betas=use_betas, progress=lambda done, total: update("categories", done, total),
-        )  # fmt: skip
+            annotations,
+            eft,
+            output,
+            load_body(body_path),
+            categories=categories or None,
+            min_images=min_images,
+            min_overlap=min_overlap,
+            iterations=iterations,
+            stop_px=stop_px,
+            reject_px=reject_px,
+            method=method,
+            use_betas=use_betas,
+            progress=lambda done, total: update("categories", done, total),
+        )
     facts = report.as_dict()
     written = [c.store for c in report.categories if c.store is not None]
     if report_path is not None:

@@ -34,12 +34,21 @@ def read_volume(text: str) -> float:
 @click.option("--threshold", type=float, help=f"Around the voxels with phi >= this.  [default: {DEFAULT_THRESHOLD}]")
 @click.option("--mass", type=float, help="Around the fewest voxels that hold this share (0 to 1) of the sum of phi.")
 @click.option("--volume", help="Enclosing this volume, in litres or m^3: 12l, 0.012m3.")
-@click.option("--pose", "pose_path", type=click.Path(path_type=Path),
-              help="Around a person in this pose: .npy, .npz or a record's folder.")  # fmt: skip
+@click.option(
+    "--pose",
+    "pose_path",
+    type=click.Path(path_type=Path),
+    help="Around a person in this pose: .npy, .npz or a record's folder.",
+)
 @click.option("--with-body", is_flag=True, help="Also the body, at rest or posed, as a second node in another colour.")
 @inverse_option
-@click.option("--interpolation", type=click.Choice(["nearest", "trilinear"]), default="trilinear", show_default=True,
-              help="With --pose: how phi is read; the nearest voxel gives steps.")  # fmt: skip
+@click.option(
+    "--interpolation",
+    type=click.Choice(["nearest", "trilinear"]),
+    default="trilinear",
+    show_default=True,
+    help="With --pose: how phi is read; the nearest voxel gives steps.",
+)
 @body_option
 @click.option("--json", "as_json", is_flag=True)
 def mesh_command(
@@ -89,9 +98,12 @@ def mesh_command(
             pose = pose[0]
         with progress_bars() as update:
             phi = occupancy.posed(
-                pose, given, inverse=inverse, interpolation=interpolation,
+                pose,
+                given,
+                inverse=inverse,
+                interpolation=interpolation,
                 progress=lambda done, total: update("poses", done, total),
-            )  # fmt: skip
+            )
     chosen = choose_threshold(phi, extent, threshold, mass, cubic_metres)
     found = surface(phi, extent, chosen)
     meshes = {OBJECT: found}
@@ -100,10 +112,16 @@ def mesh_command(
         vertices = body.rest_vertices if pose is None else body.posed_vertices(pose[None])[0]
         meshes[PERSON] = body_mesh(vertices, body.faces)
     made_of = {
-        **provenance(), "occupancy": str(occupancy_path), "body_hash": occupancy.body_hash, "field_hash": occupancy.field_hash,
-        "occupancy_provenance": occupancy.provenance, "threshold": chosen, "pose": None if pose is None else pose.tolist(),
-        "inverse": inverse, "interpolation": interpolation,
-    }  # fmt: skip
+        **provenance(),
+        "occupancy": str(occupancy_path),
+        "body_hash": occupancy.body_hash,
+        "field_hash": occupancy.field_hash,
+        "occupancy_provenance": occupancy.provenance,
+        "threshold": chosen,
+        "pose": None if pose is None else pose.tolist(),
+        "inverse": inverse,
+        "interpolation": interpolation,
+    }
     write_meshes(output, meshes, made_of)
     facts: dict[str, Any] = {"threshold": round(chosen, 6), **asdict(describe(found))}
     if as_json:

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from chorus.body.model import Body
 
 inverse_option = click.option(
-    "--inverse", type=click.Choice(["blend_of_inverses", "inverse_of_blend"]), default="blend_of_inverses", show_default=True,
+    "--inverse",
+    type=click.Choice(["blend_of_inverses", "inverse_of_blend"]),
+    default="blend_of_inverses",
+    show_default=True,
     help="How points are taken back to the rest pose (Eq. 11).",
-)  # fmt: skip
+)
 
 
 def read_pose(path: Path) -> NDArray[np.float64]:
@@ -73,7 +76,12 @@ def read_betas(text: str) -> NDArray[np.float64]:
 
 
 def posed_picture(
-    path: Path, phi: NDArray[np.float32], extent: float, body: Body, pose: NDArray[np.float64], title: str,
+    path: Path,
+    phi: NDArray[np.float32],
+    extent: float,
+    body: Body,
+    pose: NDArray[np.float64],
+    title: str,
     betas: NDArray[np.float64] | None = None,
 ) -> None:
     """The posed body inside the distribution around it, from three sides (PNG)."""
@@ -93,12 +101,18 @@ def posed_picture(
 @click.argument("pose_path", metavar="POSE", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The .npz file to write.")
 @inverse_option
-@click.option("--interpolation", type=click.Choice(["nearest", "trilinear"]), default="nearest", show_default=True,
-              help="Read phi at the nearest voxel (the paper's), or between the eight around.")  # fmt: skip
+@click.option(
+    "--interpolation",
+    type=click.Choice(["nearest", "trilinear"]),
+    default="nearest",
+    show_default=True,
+    help="Read phi at the nearest voxel (the paper's), or between the eight around.",
+)
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw it with the posed body from three sides (PNG).")
-@click.option("--mesh", "mesh_path", type=click.Path(path_type=Path),
-              help="Also write surface and posed body (.glb, .ply, .obj).")  # fmt: skip
+@click.option(
+    "--mesh", "mesh_path", type=click.Path(path_type=Path), help="Also write surface and posed body (.glb, .ply, .obj)."
+)
 @click.option("--threshold", default=0.5, show_default=True, help="With --mesh: the surface is around phi >= this.")
 @click.option("--betas", "betas_text", help="The person's shape coefficients, numbers with commas between them.")
 @body_option
@@ -147,16 +161,28 @@ def pose_command(
     start = time.perf_counter()
     with progress_bars() as update:
         phi = occupancy.posed(
-            poses, body, betas=betas, inverse=inverse, interpolation=interpolation, backend=backend,
+            poses,
+            body,
+            betas=betas,
+            inverse=inverse,
+            interpolation=interpolation,
+            backend=backend,
             progress=lambda done, total: update("poses", done, total),
-        )  # fmt: skip
+        )
     seconds = time.perf_counter() - start
     extent = occupancy.parameters.extent
     record = {**provenance(), "occupancy": str(occupancy_path), "occupancy_provenance": occupancy.provenance}
     facts_of_file: dict[str, Any] = {
-        "phi": phi, "extent": extent, "pose": poses, "body_hash": occupancy.body_hash, "field_hash": occupancy.field_hash,
-        "inverse": inverse, "interpolation": interpolation, "category": occupancy.category, "provenance": json.dumps(record),
-    }  # fmt: skip
+        "phi": phi,
+        "extent": extent,
+        "pose": poses,
+        "body_hash": occupancy.body_hash,
+        "field_hash": occupancy.field_hash,
+        "inverse": inverse,
+        "interpolation": interpolation,
+        "category": occupancy.category,
+        "provenance": json.dumps(record),
+    }
     if betas is not None:
         facts_of_file["betas"] = betas
     write_whole(output, lambda part: np.savez_compressed(part, **facts_of_file))
@@ -178,9 +204,13 @@ def pose_command(
         found = surface(phi, extent, threshold)
         person = body_mesh(body.posed_vertices(poses[None], betas)[0], body.faces)
         made_of = {
-            **record, "inverse": inverse, "interpolation": interpolation, "threshold": threshold, "pose": poses.tolist(),
+            **record,
+            "inverse": inverse,
+            "interpolation": interpolation,
+            "threshold": threshold,
+            "pose": poses.tolist(),
             **({} if betas is None else {"betas": betas.tolist()}),
-        }  # fmt: skip
+        }
         write_meshes(mesh_path, {OBJECT: found, PERSON: person}, made_of)
         facts["surface"] = asdict(describe(found))
         written.append(mesh_path)

@@ -13,10 +13,14 @@ from chorus.commands.console import err, print_json, wrote
 @click.command("prompts")
 @click.argument("category")
 @click.option(
-    "--source", "--prompts", "source", default="builtin", show_default=True,
+    "--source",
+    "--prompts",
+    "source",
+    default="builtin",
+    show_default=True,
     metavar="builtin|openai=MODEL|local=MODEL|file=PATH",
     help="Who thinks of them: our own lists, a server, a language model on this machine (hub id or folder), a file.",
-)  # fmt: skip
+)
 @click.option("--count", type=click.IntRange(min=1), help="At most so many; default: as Table 3 has, else 10; of a file all.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="An option of the source (repeatable).")
 @click.option("--device", default="cpu", show_default=True, help="For local: cpu, cuda, cuda:1, ...")
@@ -25,9 +29,16 @@ from chorus.commands.console import err, print_json, wrote
 @click.option("--views", is_flag=True, help="Show each prompt with its 22 view augmentations, as images are asked for.")
 @click.option("--json", "as_json", is_flag=True)
 def prompts_command(
-    category: str, source: str, count: int | None, assignments: tuple[str, ...], device: str, dtype: str, output: Path | None,
-    views: bool, as_json: bool,
-) -> None:  # fmt: skip
+    category: str,
+    source: str,
+    count: int | None,
+    assignments: tuple[str, ...],
+    device: str,
+    dtype: str,
+    output: Path | None,
+    views: bool,
+    as_json: bool,
+) -> None:
     """Sentences about a person and an object of CATEGORY, to make images from.
 
     The question and the 22 view augmentations are those of A.1.

@@ -16,28 +16,57 @@ if TYPE_CHECKING:
 
 @click.command("reconstruct")
 @click.argument("record", metavar="RECORD|PHOTO", type=click.Path(path_type=Path))
-@click.option("--occupancies", multiple=True, required=True, type=click.Path(path_type=Path),
-              help="A folder of `chorus aggregate --all`, one of such folders, or an occupancy file (repeatable).")  # fmt: skip
+@click.option(
+    "--occupancies",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder of `chorus aggregate --all`, one of such folders, or an occupancy file (repeatable).",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder to write to.")
 @click.option("--category", help="The object's category, instead of the record's.")
 @click.option("--photo", type=click.Path(path_type=Path), help="The photograph; default: photo.jpg or .png in the record.")
 @click.option("--threshold", type=float, help="Of phi, for the surface; default: what agrees best with the object's mask.")
 @click.option("--mass", type=float, help="Instead: the threshold that holds this share of phi's sum.")
 @click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="A distribution needs so many.")
-@click.option("--min-support", default=5, show_default=True, type=click.IntRange(min=1),
-              help="Images that must have seen a voxel; else it is empty.")  # fmt: skip
-@click.option("--round-trip", default=0.2, show_default=True, type=click.FloatRange(min=0, min_open=True),
-              help="Metres that a posed voxel may be off where Eq. 5 takes what it shows; inf: Eq. 11 as it is.")  # fmt: skip
-@click.option("--inverse", type=click.Choice(["blend_of_inverses", "inverse_of_blend"]), default="blend_of_inverses",
-              show_default=True, help="How voxels are taken back to the rest pose (Eq. 11).")  # fmt: skip
+@click.option(
+    "--min-support",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Images that must have seen a voxel; else it is empty.",
+)
+@click.option(
+    "--round-trip",
+    default=0.2,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Metres that a posed voxel may be off where Eq. 5 takes what it shows; inf: Eq. 11 as it is.",
+)
+@click.option(
+    "--inverse",
+    type=click.Choice(["blend_of_inverses", "inverse_of_blend"]),
+    default="blend_of_inverses",
+    show_default=True,
+    help="How voxels are taken back to the rest pose (Eq. 11).",
+)
 @click.option("--backend", default="auto", show_default=True, help="For the posed field: auto, triton, numba or reference.")
-@click.option("--detector", default="mask2former", show_default=True,
-              help="Of a PHOTO: what finds person and object; NAME or NAME=MODEL, as `chorus stages` lists them.")  # fmt: skip
+@click.option(
+    "--detector",
+    default="mask2former",
+    show_default=True,
+    help="Of a PHOTO: what finds person and object; NAME or NAME=MODEL, as `chorus stages` lists them.",
+)
 @click.option("--humans", help="Of a PHOTO: what finds the 3D pose; no default: its weights are yours to get.")
 @click.option("--set", "assignments", multiple=True, metavar="KIND.NAME=VALUE", help="Of a PHOTO: an option of a stage.")
 @click.option("--device", default="auto", show_default=True, help="Of a PHOTO: auto, cpu, cuda, cuda:1, ...")
-@click.option("--camera-fit", default="levenberg-marquardt", show_default=True,
-              type=click.Choice(["levenberg-marquardt", "adam"]), help="Of a PHOTO: Eq. 8; adam is the paper's.")  # fmt: skip
+@click.option(
+    "--camera-fit",
+    default="levenberg-marquardt",
+    show_default=True,
+    type=click.Choice(["levenberg-marquardt", "adam"]),
+    help="Of a PHOTO: Eq. 8; adam is the paper's.",
+)
 @body_option
 @click.option("--json", "as_json", is_flag=True, help="Print what reconstruction.json holds.")
 def reconstruct_command(
@@ -84,10 +113,19 @@ def reconstruct_command(
         scene = read_scene(record, body, photo)
     with progress_bars() as update:
         result = reconstruct(
-            scene, occupancies, body, category=category, threshold=threshold, mass=mass, min_images=min_images,
-            min_support=min_support, round_trip=round_trip, inverse=inverse, backend=backend,
+            scene,
+            occupancies,
+            body,
+            category=category,
+            threshold=threshold,
+            mass=mass,
+            min_images=min_images,
+            min_support=min_support,
+            round_trip=round_trip,
+            inverse=inverse,
+            backend=backend,
             progress=lambda done, total: update("compare distributions", done, total),
-        )  # fmt: skip
+        )
     written = write_reconstruction(output, result)
     facts = result.to_json()
     if as_json:
@@ -105,17 +143,25 @@ def reconstruct_command(
             "threshold": f"{facts['threshold']['value']:.3f} ({facts['threshold']['from']})",
             "camera": facts["camera"]["from"] + ("" if residual is None else f", mean distance {residual:.1f} px"),
             "object": f"{1000 * shape['volume_m3']:.1f} litres in {shape['pieces']} pieces, centre "
-            + ", ".join(f"{c:.2f}" for c in shape["centre"]) + " m",
+            + ", ".join(f"{c:.2f}" for c in shape["centre"])
+            + " m",
             "silhouette_iou": "no mask" if shape["silhouette_iou"] is None else f"{shape['silhouette_iou']:.2f}",
         }
-    )  # fmt: skip
+    )
     wrote(*written)
 
 
 def _estimated(
-    photo: Path, occupancies: tuple[Path, ...], body: Body, category: str | None, detector: str, humans: str,
-    assignments: tuple[str, ...], device: str, camera_fit: str,
-) -> Scene:  # fmt: skip
+    photo: Path,
+    occupancies: tuple[Path, ...],
+    body: Body,
+    category: str | None,
+    detector: str,
+    humans: str,
+    assignments: tuple[str, ...],
+    device: str,
+    camera_fit: str,
+) -> Scene:
     """The scene of a photograph that has no record, by stages of the front end."""
     import torch
 

@@ -43,10 +43,15 @@ def say_plan(
         used = model or info.model or ""
         stages.append({"stage": kind, "name": name, "model": used, "licence": info.licence, "options": chosen})
     plan: dict[str, Any] = {
-        "store": output, "category": description.category, "images": len(requests), "present": present,
-        "to_make": len(requests) - present, "prompts": sorted({r.prompt for r in requests}),
-        "views": sorted({r.view for r in requests}), "settings": {**description.settings, "batch": settings.batch},
-    }  # fmt: skip
+        "store": output,
+        "category": description.category,
+        "images": len(requests),
+        "present": present,
+        "to_make": len(requests) - present,
+        "prompts": sorted({r.prompt for r in requests}),
+        "views": sorted({r.view for r in requests}),
+        "settings": {**description.settings, "batch": settings.batch},
+    }
     if as_json:
         print_json({**plan, "stages": stages})
         return
@@ -64,10 +69,14 @@ def say_plan(
 
 def say_done(output: Path, requests: Sequence[ImageRequest], report: RunReport, own: Ranks, as_json: bool) -> None:
     facts: dict[str, Any] = {
-        "made": report.images, "rows": dict(report.rows.most_common()), "seconds": round(report.seconds, 1),
+        "made": report.images,
+        "rows": dict(report.rows.most_common()),
+        "seconds": round(report.seconds, 1),
         "images_per_second": round(report.images / report.seconds, 2) if report.seconds else 0.0,
-        "in_the_store": _present(output, requests), "asked_for": len(requests), "stopped": report.stopped,
-    }  # fmt: skip
+        "in_the_store": _present(output, requests),
+        "asked_for": len(requests),
+        "stopped": report.stopped,
+    }
     times = [
         {"stage": t.name, **{name: round(getattr(t, name), 2) for name in ("busy", "starved", "blocked")}} for t in report.times
     ]

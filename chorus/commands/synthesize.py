@@ -42,22 +42,41 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--dtype", default="auto", show_default=True, help="auto, float32, float16 or bfloat16."),
             click.option("--batch", default=16, show_default=True, type=click.IntRange(min=1), help="Images at a time."),
             click.option("--model-batch", type=click.IntRange(min=1), help="Of them, for a model; default: what memory holds."),
-            click.option("--camera-fit", default="adam", show_default=True, help="How Eq. 8 is solved; adam is the paper's.",
-                         type=click.Choice(["adam", "levenberg-marquardt"])),
-            click.option("--focal", default="auto", show_default=True, type=click.Choice(["auto", "fitted", "fixed"]),
-                         help="fitted is the paper's; fixed: 46.4 degrees; auto: fixed where people come with "
-                         "weak-perspective cameras."),
+            click.option(
+                "--camera-fit",
+                default="adam",
+                show_default=True,
+                help="How Eq. 8 is solved; adam is the paper's.",
+                type=click.Choice(["adam", "levenberg-marquardt"]),
+            ),
+            click.option(
+                "--focal",
+                default="auto",
+                show_default=True,
+                type=click.Choice(["auto", "fitted", "fixed"]),
+                help="fitted is the paper's; fixed: 46.4 degrees; auto: fixed where people come with weak-perspective cameras.",
+            ),
             click.option("--person-masks", is_flag=True, help="Keep the masks of the person as well."),
-            click.option("--keep-images", default="none", show_default=True, type=click.Choice(["none", "complete", "all"]),
-                         help="Keep JPEGs beside the shards."),
-            click.option("--commit-seconds", default=120.0, show_default=True, type=click.FloatRange(min=0),
-                         help="What a crash can lose."),
+            click.option(
+                "--keep-images",
+                default="none",
+                show_default=True,
+                type=click.Choice(["none", "complete", "all"]),
+                help="Keep JPEGs beside the shards.",
+            ),
+            click.option(
+                "--commit-seconds",
+                default=120.0,
+                show_default=True,
+                type=click.FloatRange(min=0),
+                help="What a crash can lose.",
+            ),
             click.option("--accept-changes", is_flag=True, help="Add to a store that was made with other stages or settings."),
             click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
             body_option,
             click.option("--json", "as_json", is_flag=True),
         )
-    ):  # fmt: skip
+    ):
         command = option(command)
     return command
 
@@ -73,9 +92,18 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--simulated", is_flag=True, help="Every stage played by a simulated world: to try this without any model.")
 @_run_options
 def synthesize_command(
-    category: str, prompt_source: str, prompt_count: int | None, image_source: str, count: int | None, views: tuple[str, ...],
-    seed: int, simulated: bool, output: Path, body_path: Path | None, **options: Any,
-) -> None:  # fmt: skip
+    category: str,
+    prompt_source: str,
+    prompt_count: int | None,
+    image_source: str,
+    count: int | None,
+    views: tuple[str, ...],
+    seed: int,
+    simulated: bool,
+    output: Path,
+    body_path: Path | None,
+    **options: Any,
+) -> None:
     """From a CATEGORY's name to a filled store: prompts, images, detection, keypoints, 3D pose, camera.
 
     Stops cleanly on Ctrl-C; the same command goes on where it stopped. Under torchrun every process takes its share.
@@ -137,9 +165,7 @@ def ingest_images_command(
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", help="Default: that of the run.")
 @body_option
-def remake_command(
-    store_path: Path, key: str, output: Path, device: str, dtype: str | None, body_path: Path | None
-) -> None:
+def remake_command(store_path: Path, key: str, output: Path, device: str, dtype: str | None, body_path: Path | None) -> None:
     """Make one image of a store again, from its prompt, view and seed."""
     import numpy as np
     from PIL import Image
@@ -193,9 +219,7 @@ def stages_command(kind: str | None, as_json: bool) -> None:
         return
     for info in stages(kind):
         click.echo(f"--{info.kind} {info.name}{'=MODEL' if info.model == '' else ''}: {info.what}")
-        for name, value in (
-            ("model", info.model), ("licence", info.licence), ("weights", info.weights), ("needs", info.needs)
-        ):  # fmt: skip
+        for name, value in (("model", info.model), ("licence", info.licence), ("weights", info.weights), ("needs", info.needs)):
             if value:
                 click.echo(f"    {name:<8} {value}")
         for name, meaning in info.options:
@@ -222,9 +246,12 @@ def _refuse_beside_simulated() -> None:
     """--simulated chooses all stages: one that was chosen beside it would be left out without a word."""
     context = click.get_current_context()
     for name, option in (
-        ("prompt_source", "--prompts"), ("image_source", "--images"), ("detector", "--detector"),
-        ("keypoints", "--keypoints"), ("humans", "--humans"),
-    ):  # fmt: skip
+        ("prompt_source", "--prompts"),
+        ("image_source", "--images"),
+        ("detector", "--detector"),
+        ("keypoints", "--keypoints"),
+        ("humans", "--humans"),
+    ):
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{option}: expected none beside --simulated, which plays every stage")
 
@@ -255,10 +282,15 @@ def _settings(options: dict[str, Any]) -> Settings:
     # The type of numbers that "auto" comes to decides how rows come out, so it stands in the store's description.
     _, dtype = Settings(options["device"], options["dtype"]).resolved(Ranks())
     return Settings(
-        options["device"], dtype, options["batch"], options["model_batch"],
+        options["device"],
+        dtype,
+        options["batch"],
+        options["model_batch"],
         {"method": options["camera_fit"], "focal": options["focal"]},
-        person_masks=options["person_masks"], keep_images=options["keep_images"], commit_seconds=options["commit_seconds"],
-    )  # fmt: skip
+        person_masks=options["person_masks"],
+        keep_images=options["keep_images"],
+        commit_seconds=options["commit_seconds"],
+    )
 
 
 def _prompts(
@@ -288,9 +320,14 @@ def _prompts(
 
 
 def _run(
-    output: Path, requests: list[ImageRequest], description: Description, settings: Settings, own: Ranks,
-    body_path: Path | None, options: dict[str, Any],
-) -> None:  # fmt: skip
+    output: Path,
+    requests: list[ImageRequest],
+    description: Description,
+    settings: Settings,
+    own: Ranks,
+    body_path: Path | None,
+    options: dict[str, Any],
+) -> None:
     from chorus.body.model import load_body
     from chorus.frontend.run import check_stages, check_store, synthesize
 
@@ -302,10 +339,16 @@ def _run(
         return
     with _stopping() as stop, progress_bars() if own.first else nullcontext() as update:
         report = synthesize(
-            output, requests, description, load_body(body_path), settings, ranks=own, stop=stop,
+            output,
+            requests,
+            description,
+            load_body(body_path),
+            settings,
+            ranks=own,
+            stop=stop,
             accept_changes=options["accept_changes"],
             progress=None if update is None else lambda now, total: update("images", now.images, total),
-        )  # fmt: skip
+        )
     if own.first:
         say_done(output, requests, report, own, options["as_json"])
     if report.stopped:

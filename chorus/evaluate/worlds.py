@@ -248,9 +248,7 @@ def _score_seed(
     return {name: (iou_curve(occ.probability, truth), occ.num_images) for name, occ in occupancies.items()}
 
 
-def _voting(
-    world: World, seed: int, num_images: int, body: Body, batch_size: int, counter: _Counter
-) -> Iterator[ImageBatch]:
+def _voting(world: World, seed: int, num_images: int, body: Body, batch_size: int, counter: _Counter) -> Iterator[ImageBatch]:
     """The images that show the object, as a store would select them."""
     for batch in simulate(world, num_images, seed, body, batch_size=batch_size):
         complete = batch.status == "complete"
@@ -272,9 +270,7 @@ def _floats(values: NDArray[Any]) -> tuple[float, ...]:
     return tuple(round(float(v), 6) for v in values)
 
 
-def run(
-    images: int = 2000, seeds: int = 5, output: str | Path | None = None, progress: Progress | None = None
-) -> WorldsTable:
+def run(images: int = 2000, seeds: int = 5, output: str | Path | None = None, progress: Progress | None = None) -> WorldsTable:
     """The table over seeds 0 .. seeds - 1, written as JSON to ``output`` where that is given.
 
     Raises InputError as ``worlds_table`` does and, before any work, where ``output`` lies in no folder.

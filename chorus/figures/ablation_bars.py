@@ -64,9 +64,15 @@ def _draw_means(ax: Axes, table: AblationTable, places: list[float]) -> None:
     ):
         means = 100 * np.array([row.mean(which) for row in table.rows])
         ax.errorbar(
-            means[:, 0], np.array(places) + shift, xerr=means[:, 1], fmt=marker, color=colour, markersize=4, linewidth=1.1,
+            means[:, 0],
+            np.array(places) + shift,
+            xerr=means[:, 1],
+            fmt=marker,
+            color=colour,
+            markersize=4,
+            linewidth=1.1,
             label=name,
-        )  # fmt: skip
+        )
     ax.set_xlabel("mPAP in percent (two sources: PAP of their category)", fontsize=9)
     ax.set_xlim(left=0)
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.05), ncols=2, frameon=False)
@@ -84,9 +90,15 @@ def _draw_differences(ax: Axes, table: AblationTable, places: list[float]) -> No
         if points:
             mean, half, place = np.array(points).T
             ax.errorbar(
-                100 * mean, place + spread[i], xerr=100 * half, fmt=MARKERS[i % len(MARKERS)], markersize=3.5, linewidth=0.9,
-                color=COLOURS(i / max(len(table.categories), 2) * 0.95), label=category,
-            )  # fmt: skip
+                100 * mean,
+                place + spread[i],
+                xerr=100 * half,
+                fmt=MARKERS[i % len(MARKERS)],
+                markersize=3.5,
+                linewidth=0.9,
+                color=COLOURS(i / max(len(table.categories), 2) * 0.95),
+                label=category,
+            )
     # Most rows change little, a few nearly everything: linear near zero, logarithmic beyond.
     ax.set_xscale("symlog", linthresh=5, linscale=1.2)
     ticks = [-80, -40, -20, -10, -5, -2, 0, 2, 5, 10, 20, 40]

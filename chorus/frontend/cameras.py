@@ -109,9 +109,19 @@ def calibrate(
         valid = np.isfinite(targets).all(2)
         rotations, translations, focal0 = _start(people, size[rows], start)
         fit = fit_cameras(
-            joints, targets, valid, size[rows], R0=rotations, t0=translations, focal0=focal0, method=method,
-            iterations=iterations, stop_px=stop_px, fit_focal=fit_focal, strict=False,
-        )  # fmt: skip
+            joints,
+            targets,
+            valid,
+            size[rows],
+            R0=rotations,
+            t0=translations,
+            focal0=focal0,
+            method=method,
+            iterations=iterations,
+            stop_px=stop_px,
+            fit_focal=fit_focal,
+            strict=False,
+        )
         R[rows], t[rows], K[rows] = fit.cameras.R, fit.cameras.t, fit.cameras.K
         residual[rows] = fit.residual_px
         depth = np.einsum("ic,ijc->ij", fit.cameras.R[:, 2], joints) / fit.cameras.t[:, 2:] + 1

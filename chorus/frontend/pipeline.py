@@ -136,11 +136,14 @@ class Pipeline:
         flow = Flow(
             ([Candidate(request) for request in batch] for batch in batches),
             [
-                ("images", self._make), ("detector", self._detect), ("keypoints", self._find_keypoints),
-                ("humans", self._find_humans), ("camera", self._fit_cameras),
+                ("images", self._make),
+                ("detector", self._detect),
+                ("keypoints", self._find_keypoints),
+                ("humans", self._find_humans),
+                ("camera", self._fit_cameras),
             ],
             stop=stop,
-        )  # fmt: skip
+        )
         report.times = [*flow.times, StageTime("store")]
         held: list[list[Candidate]] = []
         pending = 0
@@ -273,9 +276,7 @@ class Pipeline:
         return list(zip(live, found, strict=True))
 
     @staticmethod
-    def _called(
-        stage: str, live: list[Candidate], call: Callable[[list[Candidate]], Sequence[_R]]
-    ) -> Sequence[_R]:
+    def _called(stage: str, live: list[Candidate], call: Callable[[list[Candidate]], Sequence[_R]]) -> Sequence[_R]:
         found = call(live)
         if len(found) != len(live):
             raise StageError(f"{stage}: expected {len(live)} results, one an image, got {len(found)}")

@@ -143,9 +143,14 @@ class Description:
             raise StoreError(f"{path}: expected format {_FORMAT!r} of version {_VERSION}, got another one")
         try:
             return cls(
-                content["category"], dict(content["stages"]), dict(content["options"]), tuple(content["prompts"]),
-                tuple(content["views"]), int(content["seed"]), dict(content["settings"]),
-            )  # fmt: skip
+                content["category"],
+                dict(content["stages"]),
+                dict(content["options"]),
+                tuple(content["prompts"]),
+                tuple(content["views"]),
+                int(content["seed"]),
+                dict(content["settings"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: expected what the front end wrote, got one with {error!r}") from None
 

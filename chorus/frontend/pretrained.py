@@ -34,8 +34,9 @@ def load_pretrained(model: str, runtime: Runtime, model_class: str, processor_cl
     missing = sorted(info["missing_keys"])
     if missing:
         # transformers fills what is missing with random numbers and only warns.
-        raise InputError(f"--{runtime.kind}: expected all weights of {model_class} in {model!r}, {len(missing)} are missing, "
-                         f"as {missing[0]}")  # fmt: skip
+        raise InputError(
+            f"--{runtime.kind}: expected all weights of {model_class} in {model!r}, {len(missing)} are missing, as {missing[0]}"
+        )
     try:
         return made.to(runtime.device).eval(), processor
     except (RuntimeError, AssertionError) as error:  # AssertionError: "Torch not compiled with CUDA enabled"

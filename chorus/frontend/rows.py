@@ -82,10 +82,14 @@ def append(writer: StoreWriter, candidates: Sequence[Candidate], estimator: str,
     rejected = [c for c in candidates if c.reason]
     if rejected:
         writer.append_rejected(
-            [c.request.key for c in rejected], [c.reason for c in rejected],
-            prompts=[c.request.prompt for c in rejected], views=[c.request.view for c in rejected],
-            seeds=[c.request.seed for c in rejected], sizes=[c.size for c in rejected], scores=_scores(rejected),
-        )  # fmt: skip
+            [c.request.key for c in rejected],
+            [c.reason for c in rejected],
+            prompts=[c.request.prompt for c in rejected],
+            views=[c.request.view for c in rejected],
+            seeds=[c.request.seed for c in rejected],
+            sizes=[c.size for c in rejected],
+            scores=_scores(rejected),
+        )
 
 
 def _betas(candidate: Candidate) -> int:
@@ -99,20 +103,26 @@ def _append_complete(writer: StoreWriter, rows: Sequence[Candidate], estimator: 
     cameras = [c.camera for c in rows if c.camera is not None]
     things = [c.thing for c in rows if c.thing is not None]
     persons = [c.person for c in rows if c.person is not None]
-    joined = Cameras(
-        *(np.concatenate([getattr(camera, name) for camera in cameras]) for name in ("R", "t", "K", "image_size"))
-    )
+    joined = Cameras(*(np.concatenate([getattr(camera, name) for camera in cameras]) for name in ("R", "t", "K", "image_size")))
     batch = ImageBatch(
-        PackedMasks.pack([thing.masks[0] for thing in things]), joined, np.stack([human.pose for human in humans]),
-        [c.request.key for c in rows], prompts=[c.request.prompt for c in rows],
-    )  # fmt: skip
+        PackedMasks.pack([thing.masks[0] for thing in things]),
+        joined,
+        np.stack([human.pose for human in humans]),
+        [c.request.key for c in rows],
+        prompts=[c.request.prompt for c in rows],
+    )
     betas = [human.betas for human in humans if human.betas is not None]
     writer.append(
-        batch, views=[c.request.view for c in rows], seeds=[c.request.seed for c in rows], scores=_scores(rows),
-        status=COMPLETE, betas=np.stack(betas) if betas else None, residual_px=[c.residual_px for c in rows],
+        batch,
+        views=[c.request.view for c in rows],
+        seeds=[c.request.seed for c in rows],
+        scores=_scores(rows),
+        status=COMPLETE,
+        betas=np.stack(betas) if betas else None,
+        residual_px=[c.residual_px for c in rows],
         estimators=[human.estimator or estimator for human in humans],
         person_masks=PackedMasks.pack([person.masks[0] for person in persons]) if person_masks else None,
-    )  # fmt: skip
+    )
 
 
 def _scores(rows: Sequence[Candidate]) -> dict[str, NDArray[np.float32]]:

@@ -156,10 +156,14 @@ def synthesize(
 
     def open_writer() -> StoreWriter:
         return StoreWriter(
-            path, category=description.category, num_joints=body.num_joints, body_hash=body.hash,
-            person_masks=settings.person_masks, shard_size=1 << 30,  # whole batches: the pipeline says when to commit
+            path,
+            category=description.category,
+            num_joints=body.num_joints,
+            body_hash=body.hash,
+            person_masks=settings.person_masks,
+            shard_size=1 << 30,  # whole batches: the pipeline says when to commit
             provenance={"frontend": _provenance(description)},
-        )  # fmt: skip
+        )
 
     def prepare() -> list[list[int]]:
         """The store made ready by the first process, and the images that it lacks, in batches."""
@@ -181,16 +185,24 @@ def synthesize(
         share = ranks.share(ranks.agree(prepare))
         total = sum(map(len, share))
         pipeline = Pipeline(
-            stages, description.category, body, calibration=settings.calibration, duplicates=settings.duplicates,
+            stages,
+            description.category,
+            body,
+            calibration=settings.calibration,
+            duplicates=settings.duplicates,
             estimator=find("humans", description.stages["humans"].partition("=")[0]).name if description.stages else "",
-            person_masks=settings.person_masks, keep_images=settings.keep_images, commit_images=settings.commit_images,
+            person_masks=settings.person_masks,
+            keep_images=settings.keep_images,
+            commit_images=settings.commit_images,
             commit_seconds=settings.commit_seconds,
-        )  # fmt: skip
+        )
         with open_writer() as writer:
             return pipeline.run(
-                ([requests[i] for i in batch] for batch in share), writer, stop=stop,
+                ([requests[i] for i in batch] for batch in share),
+                writer,
+                stop=stop,
                 progress=None if progress is None else lambda report: progress(report, total),
-            )  # fmt: skip
+            )
 
 
 def _provenance(description: Description) -> dict[str, Any]:

@@ -35,10 +35,14 @@ STAGES: tuple[StageInfo, ...] = tuple(
         ("images", "SimulatedImages", "paints a simulated world", (("size", "height and width in pixels (512)"),)),
         ("detector", "SimulatedDetector", "the painted masks", ()),
         ("keypoints", "SimulatedKeypoints", "joints of the simulated person", ()),
-        ("humans", "SimulatedHumans", "the simulated person's pose",
-         (("camera", '"known" (default), or "fitted" to the projected joints'),)),
+        (
+            "humans",
+            "SimulatedHumans",
+            "the simulated person's pose",
+            (("camera", '"known" (default), or "fitted" to the projected joints'),),
+        ),
     )
-)  # fmt: skip
+)
 
 
 def world_of(prompt: str) -> World:
@@ -126,8 +130,9 @@ class SimulatedDetector(_Stage):
         drawn = self._truth(picture)
         masks, boxes, scores, labels = [], [], [], []
         for label, packed, score in (
-            (PERSON, drawn.person_masks, "person_confidence"), (category, drawn.images.masks, "object_confidence")
-        ):  # fmt: skip
+            (PERSON, drawn.person_masks, "person_confidence"),
+            (category, drawn.images.masks, "object_confidence"),
+        ):
             mask = packed.unpack(0)
             if mask.any():
                 masks.append(mask)
@@ -135,9 +140,11 @@ class SimulatedDetector(_Stage):
                 scores.append(drawn.scores[score][0])
                 labels.append(label)
         return Instances(
-            np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), tuple(labels),
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.array(scores, np.float32),
+            tuple(labels),
             np.array(masks, np.bool_).reshape(-1, *picture.size),
-        )  # fmt: skip
+        )
 
 
 def projected_joints(drawn: SimulatedBatch, body: Body) -> NDArray[np.float64]:
@@ -186,6 +193,8 @@ class SimulatedHumans(_Stage):
         drawn = self._truth(picture)
         cameras, known = drawn.images.cameras, self.camera == "known"
         return Human(
-            drawn.images.poses[0].astype(np.float64), Rotation.from_matrix(cameras.R[0]).as_rotvec(),
-            None if known else projected_joints(drawn, self.body), camera=cameras if known else None,
-        )  # fmt: skip
+            drawn.images.poses[0].astype(np.float64),
+            Rotation.from_matrix(cameras.R[0]).as_rotvec(),
+            None if known else projected_joints(drawn, self.body),
+            camera=cameras if known else None,
+        )

@@ -24,9 +24,24 @@ PERSON = "person"
 """The label of people among a detector's instances; the object's is the category that was asked for."""
 
 COCO_KEYPOINTS = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
-    "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
-)  # fmt: skip
+    "nose",
+    "left_eye",
+    "right_eye",
+    "left_ear",
+    "right_ear",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+    "left_hip",
+    "right_hip",
+    "left_knee",
+    "right_knee",
+    "left_ankle",
+    "right_ankle",
+)
 """The 17 keypoints of COCO, in its order."""
 
 
@@ -100,9 +115,10 @@ class Instances:
     def __post_init__(self) -> None:
         n = len(self.labels)
         for name, value, shape, dtype in (
-            ("boxes", self.boxes, (n, 4), np.float32), ("scores", self.scores, (n,), np.float32),
+            ("boxes", self.boxes, (n, 4), np.float32),
+            ("scores", self.scores, (n,), np.float32),
             ("masks", self.masks, (n, "H", "W"), np.bool_),
-        ):  # fmt: skip
+        ):
             object.__setattr__(self, name, check_array(f"instances.{name}", value, shape, dtype))
         bad = np.flatnonzero((self.boxes[:, 2:] < self.boxes[:, :2]).any(1))
         if bad.size:

@@ -293,9 +293,7 @@ def _pycocotools() -> Any:
     try:
         from pycocotools import mask
     except ImportError:
-        raise ImportError(
-            "COCO's masks need pycocotools, which is not installed: pip install 'chorus-hoi[coco]'"
-        ) from None
+        raise ImportError("COCO's masks need pycocotools, which is not installed: pip install 'chorus-hoi[coco]'") from None
     return mask
 
 

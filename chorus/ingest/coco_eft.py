@@ -39,6 +39,7 @@ __all__ = ["REASONS", "SMPL_PELVIS", "CategoryReport", "CocoEftReport", "eft_tar
 SMPL_PELVIS = (-0.0018, -0.2233, 0.0282)
 """The pelvis of SMPL's neutral template in SMPL's own frame, metres: what EFT's cameras are written for."""
 
+
 @dataclass(frozen=True)
 class CategoryReport:
     """What came of one category. Each of its annotations is kept or counted under one of REASONS.
@@ -89,9 +90,14 @@ class CocoEftReport:
         for c in self.categories:
             residual = np.array(c.residual_px)
             facts: dict[str, Any] = {
-                "name": c.name, "annotations": c.annotations, "images": c.images, "kept": c.kept, "rejected": c.rejected,
-                "failures": [list(failure) for failure in c.failures], "store": None if c.store is None else str(c.store),
-            }  # fmt: skip
+                "name": c.name,
+                "annotations": c.annotations,
+                "images": c.images,
+                "kept": c.kept,
+                "rejected": c.rejected,
+                "failures": [list(failure) for failure in c.failures],
+                "store": None if c.store is None else str(c.store),
+            }
             facts["residual_px"] = (
                 {"median": float(np.median(residual)), "max": float(residual.max())} if len(residual) else None
             )
@@ -193,9 +199,14 @@ def ingest_coco_eft(
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}; got {method!r}")
     options = _Options(
-        float(min_overlap), int(iterations), float(stop_px), float(reject_px), method, bool(use_betas),
+        float(min_overlap),
+        int(iterations),
+        float(stop_px),
+        float(reject_px),
+        method,
+        bool(use_betas),
         check_array("pelvis", pelvis, (3,), np.float64),
-    )  # fmt: skip
+    )
     eft_targets([], body, use_betas=use_betas, pelvis=pelvis)  # what is wrong with the body is wrong now
     eft_paths = [eft] if isinstance(eft, str | os.PathLike) else list(eft)
     coco, fits = read_annotations(annotations), read_eft(eft_paths)
@@ -211,13 +222,19 @@ def ingest_coco_eft(
         raise StoreError(f"output: expected no store of the category there, got {str(there[0])!r}")
     origin = {
         "coco_eft": {
-            "annotations": os.fspath(annotations), "eft": [os.fspath(path) for path in eft_paths],
-            "min_images": int(min_images), "min_overlap": options.min_overlap, "iterations": options.iterations,
-            "stop_px": options.stop_px, "reject_px": options.reject_px, "method": method, "use_betas": options.use_betas,
+            "annotations": os.fspath(annotations),
+            "eft": [os.fspath(path) for path in eft_paths],
+            "min_images": int(min_images),
+            "min_overlap": options.min_overlap,
+            "iterations": options.iterations,
+            "stop_px": options.stop_px,
+            "reject_px": options.reject_px,
+            "method": method,
+            "use_betas": options.use_betas,
             "pelvis": options.pelvis.tolist(),
         },
         **(provenance or {}),
-    }  # fmt: skip
+    }
     reports = []
     for done, name in enumerate(names):
         reports.append(_category(name, coco, fits, paths[name], body, int(min_images), options, origin))
@@ -225,9 +242,14 @@ def ingest_coco_eft(
             progress(done + 1, len(names))
     people = {a["id"] for rows in coco.by_image.values() for a in rows if a["category_id"] == coco.categories[PERSON]}
     return CocoEftReport(
-        reports, int(min_images), len(fits.records), len(fits.broken), fits.duplicates, fits.nameless,
+        reports,
+        int(min_images),
+        len(fits.records),
+        len(fits.broken),
+        fits.duplicates,
+        fits.nameless,
         len(fits.records.keys() - people),
-    )  # fmt: skip
+    )
 
 
 def _chosen(coco: CocoAnnotations, categories: Iterable[str] | None) -> list[str]:
@@ -247,9 +269,15 @@ def _slug(name: str) -> str:
 
 
 def _category(
-    name: str, coco: CocoAnnotations, fits: EftFits, path: Path, body: Body, min_images: int, options: _Options,
+    name: str,
+    coco: CocoAnnotations,
+    fits: EftFits,
+    path: Path,
+    body: Body,
+    min_images: int,
+    options: _Options,
     provenance: Mapping[str, Any],
-) -> CategoryReport:  # fmt: skip
+) -> CategoryReport:
     number = coco.categories[name]
     rows = {image: [a for a in found if a["category_id"] == number] for image, found in coco.by_image.items()}
     rows = {image: found for image, found in sorted(rows.items()) if found}
@@ -260,9 +288,16 @@ def _category(
         [c.record for c in verdicts.candidates], body, use_betas=options.use_betas, pelvis=options.pelvis
     )
     fit = fit_cameras(
-        joints, targets, None, np.array([c.size for c in verdicts.candidates], np.int32).reshape(-1, 2), R0=R0,
-        iterations=options.iterations, stop_px=options.stop_px, method=options.method, strict=False,
-    )  # fmt: skip
+        joints,
+        targets,
+        None,
+        np.array([c.size for c in verdicts.candidates], np.int32).reshape(-1, 2),
+        R0=R0,
+        iterations=options.iterations,
+        stop_px=options.stop_px,
+        method=options.method,
+        strict=False,
+    )
     status = []
     for c, residual, reason in zip(verdicts.candidates, fit.residual_px.tolist(), fit.reasons, strict=True):
         why = ""
@@ -281,15 +316,19 @@ def _category(
         _write(path, name, verdicts, poses, fit, status, body, provenance)
         written = path
     counted = {reason: verdicts.counted[reason] for reason in REASONS if verdicts.counted[reason]}
-    return CategoryReport(
-        name, sum(map(len, rows.values())), len(rows), kept, counted, verdicts.failures, residuals, written
-    )
+    return CategoryReport(name, sum(map(len, rows.values())), len(rows), kept, counted, verdicts.failures, residuals, written)
 
 
 def _write(
-    path: Path, name: str, verdicts: Verdicts, poses: NDArray[np.float64], fit: CameraFit, status: list[str], body: Body,
+    path: Path,
+    name: str,
+    verdicts: Verdicts,
+    poses: NDArray[np.float64],
+    fit: CameraFit,
+    status: list[str],
+    body: Body,
     provenance: Mapping[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     """The store under another name first, so that it is there whole or not at all."""
     try:
         json.dumps(provenance, allow_nan=False)
@@ -305,15 +344,17 @@ def _write(
             objects, people = (PackedMasks.pack(c.masks[i] for c in found) for i in range(2))
             batch = ImageBatch(objects, fit.cameras, poses, [c.key for c in found], prompts=[name] * len(found))
             writer.append(
-                batch, scores={"overlap": np.array([c.overlap for c in found])}, status=status,
-                betas=np.array([c.record.betas for c in found]), residual_px=fit.residual_px, estimators="EFT",
+                batch,
+                scores={"overlap": np.array([c.overlap for c in found])},
+                status=status,
+                betas=np.array([c.record.betas for c in found]),
+                residual_px=fit.residual_px,
+                estimators="EFT",
                 person_masks=people,
-            )  # fmt: skip
+            )
             if verdicts.rejected:
                 keys, sizes, reasons = zip(*verdicts.rejected, strict=True)
-                writer.append_rejected(
-                    list(keys), list(reasons), sizes=np.array(sizes), prompts=name, estimators="EFT"
-                )
+                writer.append_rejected(list(keys), list(reasons), sizes=np.array(sizes), prompts=name, estimators="EFT")
         part.rename(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -21,9 +21,18 @@ from chorus.ingest.coco import (
 )
 
 REASONS = (
-    "crowd", "several objects", "no person", "several people", "no EFT fit", "EFT fit", "box", "object mask", "person mask",
-    "overlap", "camera",
-)  # fmt: skip
+    "crowd",
+    "several objects",
+    "no person",
+    "several people",
+    "no EFT fit",
+    "EFT fit",
+    "box",
+    "object mask",
+    "person mask",
+    "overlap",
+    "camera",
+)
 """Why an annotation is not in the test set, in the order in which it is asked: the annotation is a crowd; the image has
 more objects of the category, no person, more people (a crowd is more); the person has no fit in the files, or a broken
 one, or one of another image; a box or mask is broken; the boxes overlap too little; the camera's residual is too large."""
@@ -52,9 +61,7 @@ class Verdicts:
     failures: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-def judge(
-    image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits: EftFits, verdicts: Verdicts
-) -> None:
+def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits: EftFits, verdicts: Verdicts) -> None:
     """Put one image with annotations of the category among the candidates, or say why not."""
     key, size = f"{image:012d}", coco.images[image]
     crowds = sum(bool(a.get("iscrowd")) for a in objects)
@@ -88,9 +95,7 @@ def judge(
         reason = "object mask"
         mask = decode_mask(thing.get("segmentation"), size)
         reason = "person mask"
-        verdicts.candidates.append(
-            Candidate(key, size, record, (mask, decode_mask(person.get("segmentation"), size)), overlap)
-        )
+        verdicts.candidates.append(Candidate(key, size, record, (mask, decode_mask(person.get("segmentation"), size)), overlap))
     except InputError as error:
         verdicts.rejected.append((key, size, reason))
         verdicts.counted[reason] += 1

@@ -30,8 +30,15 @@ _LARGEST = 1e6  # no angle, length, focal length or position in a record is grea
 _SAME_ROTATION = 1e-3  # elements of two statements of one orientation may differ by this much
 _OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _DAMAGED = (
-    OSError, ValueError, SyntaxError, EOFError, zlib.error, struct.error, Warning, Image.DecompressionBombError,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    zlib.error,
+    struct.error,
+    Warning,
+    Image.DecompressionBombError,
+)
 """What Pillow raises on PNGs that are none, and on bombs."""
 
 
@@ -141,8 +148,7 @@ def _parse_camera(given: Any, root: NDArray[np.float64], size: tuple[int, int]) 
     if not isinstance(given, dict):
         raise InputError(f"camera: expected R, t and K, got {type(given).__name__}")
     R, t, K = (
-        _numbers(f"camera.{name}", given.get(name), shape)
-        for name, shape in (("R", (3, 3)), ("t", (3,)), ("K", (3, 3)))
+        _numbers(f"camera.{name}", given.get(name), shape) for name, shape in (("R", (3, 3)), ("t", (3,)), ("K", (3, 3)))
     )
     if given.get("origin") is not None:
         t = t + R @ _numbers("camera.origin", given["origin"], (3,))

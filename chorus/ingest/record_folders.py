@@ -103,10 +103,14 @@ def ingest_records(
         def open_writer(category: str) -> StoreWriter:
             return stack.enter_context(
                 StoreWriter(
-                    destination, category=category, num_joints=body.num_joints, body_hash=body.hash,
-                    person_masks=person_masks, provenance=options,
+                    destination,
+                    category=category,
+                    num_joints=body.num_joints,
+                    body_hash=body.hash,
+                    person_masks=person_masks,
+                    provenance=options,
                 )
-            )  # fmt: skip
+            )
 
         writer = None if category is None else open_writer(category)
         for number, path in enumerate(paths):
@@ -165,9 +169,7 @@ def _key(path: Path, root: str | os.PathLike[str] | None) -> str:
     return key
 
 
-def _camera(
-    record: Record, body: Body, min_confidence: float, iterations: int, stop_px: float
-) -> tuple[Cameras, float]:
+def _camera(record: Record, body: Body, min_confidence: float, iterations: int, stop_px: float) -> tuple[Cameras, float]:
     """The record's camera, or one fitted to its keypoints (Eq. 8) and the residual in pixels, NaN where not fitted."""
     if len(record.pose) != body.num_joints:
         raise InputError(f"pose_axis_angle: expected {body.num_joints} joints, as the body, got {len(record.pose)}")
@@ -184,10 +186,14 @@ def _camera(
         )
     try:
         fit = fit_cameras(
-            body.posed_joints(record.pose[None]), targets, valid, [record.image_size],
+            body.posed_joints(record.pose[None]),
+            targets,
+            valid,
+            [record.image_size],
             R0=None if record.orientation is None else record.orientation[None],
-            iterations=iterations, stop_px=stop_px,
-        )  # fmt: skip
+            iterations=iterations,
+            stop_px=stop_px,
+        )
     except InputError as error:
         raise RecordError("camera", f"camera fit: {error}") from None
     return fit.cameras, float(fit.residual_px[0])

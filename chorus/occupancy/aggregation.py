@@ -86,9 +86,18 @@ def aggregate(
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise InputError(f"batch_size: expected a positive integer, got {batch_size!r}")
     images = SelectedImages(
-        images_or_store, field, prompt, part, parts=parts, epsilon=epsilon, folds=folds, where=where, filter=filter,
-        backend=backend, batch_size=batch_size,
-    )  # fmt: skip
+        images_or_store,
+        field,
+        prompt,
+        part,
+        parts=parts,
+        epsilon=epsilon,
+        folds=folds,
+        where=where,
+        filter=filter,
+        backend=backend,
+        batch_size=batch_size,
+    )
 
     counts = empty_counts(field.arrays, G, chosen.device)
     settled: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
@@ -133,7 +142,11 @@ def aggregate(
         sketch=sketch,
         provenance=[
             {
-                **provenance(), "source": images.source_id, "images": done, "backend": chosen.name, "body": field.body.name,
+                **provenance(),
+                "source": images.source_id,
+                "images": done,
+                "backend": chosen.name,
+                "body": field.body.name,
                 **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals, "selected": images.read}),
                 **({} if images.filtered is None else {"filter": images.filtered.to_json()}),
             }

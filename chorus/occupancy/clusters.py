@@ -60,9 +60,18 @@ def clusters(
     for p, prompt in enumerate(prompts):
         for n, part in enumerate(wanted):
             occupancy = aggregate(
-                store, field, "azimuth", backend, [prompt], None if part is None else repr(part), parts=parts,
-                epsilon=epsilon, scheme=scheme, filter=chosen, allow_none=True,
-            )  # fmt: skip
+                store,
+                field,
+                "azimuth",
+                backend,
+                [prompt],
+                None if part is None else repr(part),
+                parts=parts,
+                epsilon=epsilon,
+                scheme=scheme,
+                filter=chosen,
+                allow_none=True,
+            )
             whole[part] = whole[part] + occupancy if part in whole else occupancy
             if occupancy.num_images >= min_images:
                 yield Cluster(prompt, part, occupancy)

@@ -204,9 +204,7 @@ class Occupancy:
                 raise MismatchError(f"cannot add occupancies of different {name}: {mine} and {theirs}")
         shared = np.intersect1d(self.sketch, other.sketch).size
         if shared:
-            warnings.warn(
-                f"the occupancies added share images (at least {shared} keys): those are counted twice", stacklevel=2
-            )
+            warnings.warn(f"the occupancies added share images (at least {shared} keys): those are counted twice", stacklevel=2)
         categories = dict.fromkeys(c for c in (self.category, other.category) if c)
         return dataclasses.replace(
             self,
@@ -242,9 +240,17 @@ class Occupancy:
         from chorus.occupancy.posed import posed_occupancy
 
         return posed_occupancy(
-            self.probability, pose, self.parameters, self.body_hash, body, betas=betas, inverse=inverse,
-            interpolation=interpolation, backend=backend, progress=progress,
-        )  # fmt: skip
+            self.probability,
+            pose,
+            self.parameters,
+            self.body_hash,
+            body,
+            betas=betas,
+            inverse=inverse,
+            interpolation=interpolation,
+            backend=backend,
+            progress=progress,
+        )
 
     def mesh(self, threshold: float | None = None, *, mass: float | None = None, volume: float | None = None) -> Trimesh:
         """The closed surface around the voxels with phi >= threshold: a trimesh.Trimesh, metres, rest pose's person frame.

@@ -44,9 +44,21 @@ class PosedPhi(Protocol):
     """The call that every backend answers; see ``chorus.kernels.reference.skinning``."""
 
     def __call__(
-        self, lattice: Lattice, vertices: Tensor, vertex_weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice,
-        *, k: int, tau: float, s: float, steps: int, inverse: str = ..., **facts: Any,
-    ) -> Tensor: ...  # fmt: skip
+        self,
+        lattice: Lattice,
+        vertices: Tensor,
+        vertex_weights: Tensor,
+        bones: Tensor,
+        phi: Tensor,
+        grid: Lattice,
+        *,
+        k: int,
+        tau: float,
+        s: float,
+        steps: int,
+        inverse: str = ...,
+        **facts: Any,
+    ) -> Tensor: ...
 
 
 @lru_cache
@@ -108,9 +120,7 @@ def _body_on(device: torch.device, body: Body) -> _BodyOnDevice:
     return kept[device]
 
 
-def posed_mesh(
-    vertices: Tensor, weights: Tensor, posedirs: Tensor | None, rotations: Tensor, transforms: Tensor
-) -> Tensor:
+def posed_mesh(vertices: Tensor, weights: Tensor, posedirs: Tensor | None, rotations: Tensor, transforms: Tensor) -> Tensor:
     """Linear blend skinning on the device of its arguments: the vertices in a pose, (V, 3) float64 metres.
 
     vertices    (V, 3) float64 template        weights     (V, J) float64
@@ -244,9 +254,19 @@ def _posed_nearest(
         mesh = torch.from_numpy(body.posed_vertices(pose[None], betas)[0]).to(device)
     lattice = cube(p.resolution, p.extent)
     posed = posed_phi(
-        lattice, mesh, kept.weights, bones.to(device), torch.from_numpy(np.array(phi)).to(device), lattice,
-        k=p.k, tau=p.tau, s=p.s, steps=p.smoothing_steps, inverse=inverse, **kept.facts,
-    )  # fmt: skip
+        lattice,
+        mesh,
+        kept.weights,
+        bones.to(device),
+        torch.from_numpy(np.array(phi)).to(device),
+        lattice,
+        k=p.k,
+        tau=p.tau,
+        s=p.s,
+        steps=p.smoothing_steps,
+        inverse=inverse,
+        **kept.facts,
+    )
     result: NDArray[np.float32] = posed.cpu().numpy()
     return result
 

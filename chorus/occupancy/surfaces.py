@@ -58,9 +58,15 @@ def describe(mesh: Trimesh) -> SurfaceFacts:
     """The facts of a mesh in metres."""
     low, high = (tuple(float(c) for c in corner) for corner in mesh.bounds)
     return SurfaceFacts(
-        len(mesh.vertices), len(mesh.faces), int(mesh.body_count), bool(mesh.is_watertight and mesh.is_winding_consistent),
-        float(mesh.volume), float(mesh.area), cast(Any, low), cast(Any, high),
-    )  # fmt: skip
+        len(mesh.vertices),
+        len(mesh.faces),
+        int(mesh.body_count),
+        bool(mesh.is_watertight and mesh.is_winding_consistent),
+        float(mesh.volume),
+        float(mesh.area),
+        cast(Any, low),
+        cast(Any, high),
+    )
 
 
 def surface(phi: Any, extent: float, threshold: float) -> Trimesh:

@@ -62,9 +62,7 @@ def overlap_of_boxes(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(shared / smaller) if smaller > 0 else 0.0
 
 
-def find_interaction(
-    picture: Picture, categories: Sequence[str], detector: Detector, *, category: str | None = None
-) -> Found:
+def find_interaction(picture: Picture, categories: Sequence[str], detector: Detector, *, category: str | None = None) -> Found:
     """The object that a person meets: of all pairs of person and object the one whose boxes overlap most (4.5).
 
     categories  those looked for; the detector may not know them all     category  the only one looked for, instead
@@ -138,6 +136,15 @@ def estimate_scene(
     if camera.reasons[0]:
         raise InputError(f"photo: expected a person to whose joints a camera can be fitted: {camera.reasons[0]}")
     return Scene(
-        path.stem, found.category, picture.size, human.pose, camera.cameras, float(camera.residual_px[0]), found.object_mask,
-        found.person_mask, mask_box(found.object_mask), picture.pixels, dict(estimators or {}) or {"humans": human.estimator},
-    )  # fmt: skip
+        path.stem,
+        found.category,
+        picture.size,
+        human.pose,
+        camera.cameras,
+        float(camera.residual_px[0]),
+        found.object_mask,
+        found.person_mask,
+        mask_box(found.object_mask),
+        picture.pixels,
+        dict(estimators or {}) or {"humans": human.estimator},
+    )

@@ -93,10 +93,18 @@ def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathL
         pose[0] = 0
         keypoints = content.get("keypoints_openpose25")
         record = Record(
-            records._text(content, "category"), "", "", size, pose, orientation, camera,
+            records._text(content, "category"),
+            "",
+            "",
+            size,
+            pose,
+            orientation,
+            camera,
             None if keypoints is None else records._numbers("keypoints_openpose25", keypoints, (25, 3)),
-            None, np.zeros(size, np.bool_), None,
-        )  # fmt: skip
+            None,
+            np.zeros(size, np.bool_),
+            None,
+        )
         fitted, residual = camera_of(record, body, 0.3, 2400, 0.7)
         box = None if content.get("object_box") is None else _box(content["object_box"], size)
     except RecordError:
@@ -115,9 +123,17 @@ def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathL
     found = [folder / name for name in PHOTOS if (folder / name).is_file()]
     place = Path(photo) if photo is not None else found[0] if found else None
     return Scene(
-        folder.resolve().name, record.category or None, size, pose, fitted, residual, mask, masks[records.PERSON_MASK], box,
+        folder.resolve().name,
+        record.category or None,
+        size,
+        pose,
+        fitted,
+        residual,
+        mask,
+        masks[records.PERSON_MASK],
+        box,
         None if place is None else _read_photo(place, size),
-    )  # fmt: skip
+    )
 
 
 def _box(given: Any, size: tuple[int, int]) -> NDArray[np.float64]:
@@ -138,9 +154,10 @@ def _read_photo(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         with Image.open(path, formats=["JPEG", "PNG"]) as image:
             if image.size != size[::-1]:
                 raise RecordError(
-                    "record", f"{path.name}: expected the image_size, width, height {size[1]}, {size[0]}, got "
-                    f"{image.size[0]}, {image.size[1]}"
-                )  # fmt: skip
+                    "record",
+                    f"{path.name}: expected the image_size, width, height {size[1]}, {size[0]}, got "
+                    f"{image.size[0]}, {image.size[1]}",
+                )
             return np.asarray(image.convert("RGB"))
     except RecordError:
         raise

@@ -111,14 +111,16 @@ class Reconstruction:
             "camera": {
                 "from": self.scene.camera_from,
                 "residual_px": None if math.isnan(residual) else residual,
-                "R": camera.R[0].tolist(), "t": camera.t[0].tolist(), "K": camera.K[0].tolist(),
+                "R": camera.R[0].tolist(),
+                "t": camera.t[0].tolist(),
+                "K": camera.K[0].tolist(),
                 "image_size": list(self.scene.image_size),
             },
             "candidates": [_row(c) for c in self.candidates],
             "body_hash": self.body_hash,
             "field": asdict(self.parameters),
             "provenance": provenance(),
-        }  # fmt: skip
+        }
 
 
 def _row(candidate: Candidate) -> dict[str, Any]:
@@ -338,9 +340,22 @@ def reconstruct(
     inside, left_out = _on_object(view, phi, parameters.extent, value)
     mesh = _surface_of(phi, inside, parameters.extent, value)
     return Reconstruction(
-        scene, tuple(found), chosen, category_from, cluster_from, value, value_from, phi, inside, left_out, parameters,
-        body.hash, surfaces.body_mesh(vertices, body.faces), mesh, _silhouette_iou(view, mesh),
-    )  # fmt: skip
+        scene,
+        tuple(found),
+        chosen,
+        category_from,
+        cluster_from,
+        value,
+        value_from,
+        phi,
+        inside,
+        left_out,
+        parameters,
+        body.hash,
+        surfaces.body_mesh(vertices, body.faces),
+        mesh,
+        _silhouette_iou(view, mesh),
+    )
 
 
 def write_reconstruction(folder: str | os.PathLike[str], reconstruction: Reconstruction) -> list[Path]:

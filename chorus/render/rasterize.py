@@ -205,9 +205,7 @@ def rasterize(
         return np.reciprocal(key, out=key), face_index
 
 
-def render_mesh(
-    vertices: Any, faces: Any, cameras: Cameras, row: int = 0
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+def render_mesh(vertices: Any, faces: Any, cameras: Cameras, row: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Draw a mesh as camera ``row`` sees it: depth and visible face, as ``rasterize`` gives them.
 
     vertices (V, 3) metres in the person frame; faces (F, 3). Raises InputError as ``rasterize`` does.
@@ -269,9 +267,7 @@ def shade(
     normals = check_array("normals", normals, ("F", 3), np.float64)
     light = check_array("light", light, (3,), np.float64)
     if face_index.size and not -1 <= face_index.min() <= face_index.max() < len(normals):
-        raise InputError(
-            f"face_index: expected -1..{len(normals) - 1}, got {face_index.min()}..{face_index.max()}"
-        )
+        raise InputError(f"face_index: expected -1..{len(normals) - 1}, got {face_index.min()}..{face_index.max()}")
     if not light.any():
         raise InputError("light: expected a direction, got a vector of length 0")
     colours = check_array("colour", colour, (3,) if np.ndim(colour) == 1 else (len(normals), 3), np.float64)
@@ -289,7 +285,5 @@ def shade(
 def _check_faces(value: Any, num_vertices: int) -> NDArray[np.int32]:
     faces: NDArray[np.int32] = check_array("faces", value, ("F", 3), np.int32)
     if faces.size and not 0 <= faces.min() <= faces.max() < num_vertices:
-        raise InputError(
-            f"faces: expected vertex indices 0..{num_vertices - 1}, got {faces.min()}..{faces.max()}"
-        )
+        raise InputError(f"faces: expected vertex indices 0..{num_vertices - 1}, got {faces.min()}..{faces.max()}")
     return faces

@@ -79,9 +79,7 @@ def _project_corners(N: int, extent: float, P: Any) -> Any:
     for i in range(N + 1):
         for j in range(N + 1):
             for k in range(N + 1):
-                corners[i, j, k] = _project(
-                    i * spacing - extent / 2, j * spacing - extent / 2, k * spacing - extent / 2, P
-                )
+                corners[i, j, k] = _project(i * spacing - extent / 2, j * spacing - extent / 2, k * spacing - extent / 2, P)
     return corners
 
 

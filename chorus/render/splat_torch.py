@@ -20,10 +20,12 @@ def _project(x: Tensor, y: Tensor, z: Tensor, P: Tensor) -> tuple[Tensor, Tensor
     where the depth is not positive."""
     x, y, z = x[:, None, None], y[:, None], z
     a, b, depth = (
-        P[:, r, 0, None, None, None] * x + P[:, r, 1, None, None, None] * y + P[:, r, 2, None, None, None] * z
+        P[:, r, 0, None, None, None] * x
+        + P[:, r, 1, None, None, None] * y
+        + P[:, r, 2, None, None, None] * z
         + P[:, r, 3, None, None, None]
         for r in range(3)
-    )  # fmt: skip
+    )
     seen = depth > 0
     safe = torch.where(seen, depth, 1.0)
     return torch.where(seen, a / safe, 0.0), torch.where(seen, b / safe, 0.0), depth

@@ -38,9 +38,22 @@ if TYPE_CHECKING:
     from chorus.body.model import Body
 
 __all__ = [
-    "DEMO", "OBJECTS", "WORLDS", "CameraDistribution", "MaskNoise", "ObjectClass", "Pose", "PoseEstimation", "Shape",
-    "SimulatedBatch", "World", "image_key", "simulate", "true_occupancy", "write_world",
-]  # fmt: skip
+    "DEMO",
+    "OBJECTS",
+    "WORLDS",
+    "CameraDistribution",
+    "MaskNoise",
+    "ObjectClass",
+    "Pose",
+    "PoseEstimation",
+    "Shape",
+    "SimulatedBatch",
+    "World",
+    "image_key",
+    "simulate",
+    "true_occupancy",
+    "write_world",
+]
 
 VIEWS = ("front view", "left side view", "back view", "right side view")
 KEYPOINTS = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
@@ -193,15 +206,18 @@ def _collect(world: World, seed: int, indices: Sequence[int], drawn: Iterable[_I
     status = np.select(missing, ["no person", "no object"], "complete")
     return SimulatedBatch(
         images=ImageBatch(
-            objects, cameras, np.stack([i.pose for i in images]),
-            keys=[image_key(world, seed, index) for index in indices], prompts=[world.prompt] * len(images),
+            objects,
+            cameras,
+            np.stack([i.pose for i in images]),
+            keys=[image_key(world, seed, index) for index in indices],
+            prompts=[world.prompt] * len(images),
         ),
         person_masks=persons,
         views=np.array(VIEWS)[np.rint(turned).astype(np.intp) % 4],
         seeds=np.full(len(images), seed, np.int64),
         scores=scores,
         status=status,
-    )  # fmt: skip
+    )
 
 
 def image_key(world: World, seed: int, index: int) -> str:
@@ -300,9 +316,13 @@ def write_world(
     done, counts = 0, Counter[str]()
     provenance = {"simulated": {"seed": seed, "worlds": [asdict(w) for w in worlds]}}
     with StoreWriter(
-        path, category=worlds[0].category, num_joints=body.num_joints, body_hash=body.hash, provenance=provenance,
+        path,
+        category=worlds[0].category,
+        num_joints=body.num_joints,
+        body_hash=body.hash,
+        provenance=provenance,
         person_masks=True,
-    ) as writer:  # fmt: skip
+    ) as writer:
         for place, world in enumerate(worlds):
             share = num_images // len(worlds) + (place < num_images % len(worlds))
             missing = [i for i in range(share) if image_key(world, seed, i) not in writer]
@@ -310,9 +330,13 @@ def write_world(
             counts["already there"] += share - len(missing)
             for batch in _start(world, missing, seed, body, batch_size, workers):
                 writer.append(
-                    batch.images, views=batch.views, seeds=batch.seeds, scores=batch.scores, status=batch.status,
+                    batch.images,
+                    views=batch.views,
+                    seeds=batch.seeds,
+                    scores=batch.scores,
+                    status=batch.status,
                     person_masks=batch.person_masks,
-                )  # fmt: skip
+                )
                 counts.update(batch.status.tolist())
                 done += len(batch)
                 if progress is not None:

@@ -147,9 +147,7 @@ def _board_under_arm(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
     shoulder = body.rest_joints[joint_index(body, "right_shoulder")]
     centre = np.array([_flank(body) - 0.04, shoulder[1] - 0.37, 0.1])
     upright = Rotation.from_euler("z", 90, degrees=True).as_matrix()  # its thickness, y, across the person
-    return tuple(
-        replace(s, rotation=s.rotation @ upright) for s in _vary(rng, ("cylinder", (0.25, 0.035, 1.0), centre))
-    )
+    return tuple(replace(s, rotation=s.rotation @ upright) for s in _vary(rng, ("cylinder", (0.25, 0.035, 1.0), centre)))
 
 
 def _board_stood_on(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:

@@ -66,9 +66,7 @@ class CameraDistribution:
                 middle, span = middle + math.pi, 2 * math.pi - span
             azimuth = middle + span * rng.uniform(-0.5, 0.5)
         elevation = float(np.clip(rng.normal(*self.elevation), -self.elevation_limit, self.elevation_limit))
-        away = np.array([
-            math.cos(elevation) * math.cos(azimuth), math.sin(elevation), math.cos(elevation) * math.sin(azimuth)
-        ])  # fmt: skip
+        away = np.array([math.cos(elevation) * math.cos(azimuth), math.sin(elevation), math.cos(elevation) * math.sin(azimuth)])
         focal = self.focal * width
         heights, downs = np.einsum("vc,kc->kv", vertices, np.stack([[0, 1, 0], _look_along(-away)[1]]))
         middle_height = np.array([0, (heights.min() + heights.max()) / 2, 0])
@@ -237,11 +235,15 @@ class World:
 
 _CARRYING: tuple[Pose, ...] = tuple(
     {
-        "left_hip": (step, 0.0, 0.05), "right_hip": (-step, 0.0, -0.05), "left_knee": (0.25, 0.0, 0.0),
-        "left_shoulder": (0.0, 0.0, -1.2), "right_shoulder": (0.0, 0.0, 1.25), "right_elbow": (0.0, 0.4, 0.0),
+        "left_hip": (step, 0.0, 0.05),
+        "right_hip": (-step, 0.0, -0.05),
+        "left_knee": (0.25, 0.0, 0.0),
+        "left_shoulder": (0.0, 0.0, -1.2),
+        "right_shoulder": (0.0, 0.0, 1.25),
+        "right_elbow": (0.0, 0.4, 0.0),
     }
     for step in (-0.3, 0.0, 0.3)
-)  # fmt: skip
+)
 _RIDING: tuple[Pose, ...] = (
     {"left_shoulder": (0.0, 0.0, -0.4), "right_shoulder": (0.0, 0.0, 0.4)},
     {"left_knee": (0.4, 0.0, 0.0), "right_knee": (0.4, 0.0, 0.0), "spine1": (0.2, 0.0, 0.0)},
@@ -250,18 +252,24 @@ _SEGMENTER = MaskNoise(boundary=1.0, morph=2, drop=0.1)
 
 _HOLDING: tuple[Pose, ...] = tuple(
     {
-        "left_hip": (0.0, 0.0, 0.08), "right_hip": (0.0, 0.0, -0.08), "left_shoulder": (0.0, 0.0, -1.1),
-        "right_shoulder": (0.0, raised, 0.9 - 0.5 * raised), "right_elbow": (0.0, 0.5, 0.0),
+        "left_hip": (0.0, 0.0, 0.08),
+        "right_hip": (0.0, 0.0, -0.08),
+        "left_shoulder": (0.0, 0.0, -1.1),
+        "right_shoulder": (0.0, raised, 0.9 - 0.5 * raised),
+        "right_elbow": (0.0, 0.5, 0.0),
     }
     for raised in (0.0, 0.6, 1.2)
-)  # fmt: skip
+)
 _KICKING: tuple[Pose, ...] = tuple(
     {
-        "left_hip": (-swing, 0.0, 0.08), "right_hip": (0.0, 0.0, -0.08), "left_knee": (0.4 * (1.3 - swing), 0.0, 0.0),
-        "left_shoulder": (0.0, 0.0, -0.7), "right_shoulder": (0.0, 0.0, 0.7),
+        "left_hip": (-swing, 0.0, 0.08),
+        "right_hip": (0.0, 0.0, -0.08),
+        "left_knee": (0.4 * (1.3 - swing), 0.0, 0.0),
+        "left_shoulder": (0.0, 0.0, -0.7),
+        "right_shoulder": (0.0, 0.0, 0.7),
     }
     for swing in (0.1, 0.6, 1.1)
-)  # fmt: skip
+)
 _MOSTLY_FRONT = CameraDistribution(sector_share=0.4)
 """Pictures of people are mostly taken from where they look."""
 
@@ -270,20 +278,42 @@ WORLDS: dict[str, World] = {
     for world in (
         # Two prompts of one category each: occluded, noisily segmented.
         World(
-            "surfboard-carried", "surfboard", "board-under-arm", "a person carries a surfboard under the arm",
-            _CARRYING, pose_noise=0.15, mask_noise=_SEGMENTER,
+            "surfboard-carried",
+            "surfboard",
+            "board-under-arm",
+            "a person carries a surfboard under the arm",
+            _CARRYING,
+            pose_noise=0.15,
+            mask_noise=_SEGMENTER,
         ),
         World(
-            "surfboard-ridden", "surfboard", "board-stood-on", "a person stands on a surfboard",
-            _RIDING, pose_noise=0.15, mask_noise=_SEGMENTER,
+            "surfboard-ridden",
+            "surfboard",
+            "board-stood-on",
+            "a person stands on a surfboard",
+            _RIDING,
+            pose_noise=0.15,
+            mask_noise=_SEGMENTER,
         ),
         World(
-            "ball-held", "sports ball", "ball", "a person holds a ball in the right hand",
-            _HOLDING, pose_noise=0.2, mask_noise=_SEGMENTER, cameras=_MOSTLY_FRONT,
+            "ball-held",
+            "sports ball",
+            "ball",
+            "a person holds a ball in the right hand",
+            _HOLDING,
+            pose_noise=0.2,
+            mask_noise=_SEGMENTER,
+            cameras=_MOSTLY_FRONT,
         ),
         World(
-            "ball-kicked", "sports ball", "ball-at-foot", "a person kicks a ball with the left foot",
-            _KICKING, pose_noise=0.2, mask_noise=_SEGMENTER, cameras=_MOSTLY_FRONT,
+            "ball-kicked",
+            "sports ball",
+            "ball-at-foot",
+            "a person kicks a ball with the left foot",
+            _KICKING,
+            pose_noise=0.2,
+            mask_noise=_SEGMENTER,
+            cameras=_MOSTLY_FRONT,
         ),
         World("hat", "hat", "hat", "a person wears a hat", mask_noise=_SEGMENTER),
         # What to expect of the method itself: exact masks, poses around the rest pose. Take .biased(), .occluded().
@@ -291,7 +321,7 @@ WORLDS: dict[str, World] = {
         World("backpack", "backpack", "backpack", "a person wears a backpack", occlusion=False),
         World("board", "board", "board-fixed-to-hand", "a person holds a board", occlusion=False),
     )
-}  # fmt: skip
+}
 """Ready-made worlds by name."""
 
 DEMO = (WORLDS["ball-held"], WORLDS["ball-kicked"])

@@ -182,8 +182,7 @@ class Store:
                 if word not in known:
                     raise InputError(f"{column}: expected one of {known}, got {word!r}")
             chosen &= np.concatenate(
-                [np.zeros(0, np.bool_)]
-                + [np.isin(s.vocabulary(column), wanted)[s.array(CODED[column])] for s in self.shards]
+                [np.zeros(0, np.bool_)] + [np.isin(s.vocabulary(column), wanted)[s.array(CODED[column])] for s in self.shards]
             )
         if where is not None:
             answer = to_numpy(where(self.rows))
@@ -255,8 +254,7 @@ class Store:
             raise InputError(f"{self.path}: expected a store that keeps masks of the person; this one does not")
         rows = self._check_rows(rows)
         parts = [
-            (where, _masks(self.shards[s], rows[where] - self._first[s], "person_mask"))
-            for s, where in self._by_shard(rows)
+            (where, _masks(self.shards[s], rows[where] - self._first[s], "person_mask")) for s, where in self._by_shard(rows)
         ]
         if len(parts) == 1:
             return parts[0][1]
@@ -319,9 +317,7 @@ def _masks(shard: Shard, rows: NDArray[np.int64], group: str = "mask") -> Packed
     offset = shard.array(f"{group}/offset")
     low, high = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
     words = shard.array(f"{group}/words")[int(offset[low]) : int(offset[high])]
-    return PackedMasks(
-        shard.array("image/size")[rows], shard.array(f"{group}/box")[rows], offset[rows] - offset[low], words
-    )
+    return PackedMasks(shard.array("image/size")[rows], shard.array(f"{group}/box")[rows], offset[rows] - offset[low], words)
 
 
 def _joined_masks(parts: Sequence[PackedMasks]) -> PackedMasks:
@@ -348,4 +344,3 @@ def _batch(shard: Shard, rows: NDArray[np.int64]) -> ImageBatch:
         raise
     except InputError as error:  # content that only verify looks at
         raise StoreError(f"{shard.path}: {error}") from None
-

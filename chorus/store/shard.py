@@ -134,9 +134,7 @@ class Shard:
     def tails(self) -> dict[str, tuple[int, ...]]:
         """The shapes, without the first axis, of the arrays that may have any but must agree in a store."""
         return {
-            name: where.shape[1:]
-            for name, where in self.arrays.items()
-            if name == "pose/betas" or name.startswith("score/")
+            name: where.shape[1:] for name, where in self.arrays.items() if name == "pose/betas" or name.startswith("score/")
         }
 
     def has_camera(self) -> NDArray[np.bool_]:

@@ -123,9 +123,12 @@ def rejected_rows(
     if bad.size:
         raise InputError(f"sizes: expected heights and widths, got {size[bad[0]].tolist()} in row {bad[0]}")
     nothing = {
-        "camera/R": (n, 3, 3), "camera/t": (n, 3), "camera/K": (n, 3, 3), "camera/residual_px": (n,),
+        "camera/R": (n, 3, 3),
+        "camera/t": (n, 3),
+        "camera/K": (n, 3, 3),
+        "camera/residual_px": (n,),
         "pose/axis_angle": (n, header.num_joints, 3),
-    }  # fmt: skip
+    }
     arrays: dict[str, NDArray[Any]] = {
         "image/key": keys.astype("S") if n else keys.astype("S1"),
         "image/size": size,
@@ -139,11 +142,7 @@ def rejected_rows(
 
 def tails(rows: Rows) -> dict[str, tuple[int, ...]]:
     """The shapes, without the first axis, of arrays that may have any: betas and scores."""
-    return {
-        name: array.shape[1:]
-        for name, array in rows.arrays.items()
-        if name == "pose/betas" or name.startswith("score/")
-    }
+    return {name: array.shape[1:] for name, array in rows.arrays.items() if name == "pose/betas" or name.startswith("score/")}
 
 
 def joined(parts: Sequence[Rows], person_masks: bool) -> dict[str, NDArray[Any]]:
@@ -221,8 +220,7 @@ def _scores(scores: Mapping[str, Any] | None, n: int) -> dict[str, NDArray[np.fl
         given = to_numpy(value)
         if given.ndim not in (1, 2) or len(given) != n or given.dtype.kind not in "fiub":
             raise InputError(
-                f"scores[{name!r}]: expected numbers of shape ({n},) or ({n}, k), "
-                f"got {given.dtype} of shape {given.shape}"
+                f"scores[{name!r}]: expected numbers of shape ({n},) or ({n}, k), got {given.dtype} of shape {given.shape}"
             )
         if given.dtype.kind in "iu" and given.size and max(abs(int(given.min())), int(given.max())) > 1 << 24:
             raise InputError(f"scores[{name!r}]: expected integers up to 2^24, which float32 holds exactly")

@@ -130,9 +130,7 @@ def _shape_problems(shard: Shard) -> Iterator[Problem]:
             yield Problem(name, dataset, f"expected shape {shown}, got {have.shape}")
 
 
-def _box_problems(
-    shard: Shard, group: str, size: NDArray[np.int32], has_camera: NDArray[np.bool_]
-) -> Iterator[Problem]:
+def _box_problems(shard: Shard, group: str, size: NDArray[np.int32], has_camera: NDArray[np.bool_]) -> Iterator[Problem]:
     name, box, offset = shard.path.name, shard.array(f"{group}/box"), shard.array(f"{group}/offset")
     total = shard.arrays[f"{group}/words"].shape[0]
     inside = (box[:, :2] >= 0).all(1) & (box[:, 2:] > box[:, :2]).all(1)
@@ -158,9 +156,7 @@ def _box_problems(
             f"got {offset[row + 1]} after row {row}",
         )
     elif offset[0] != 0 or offset[-1] != total:
-        yield Problem(
-            name, f"{group}/offset", f"expected 0 to {total}, the number of words, got {offset[0]} to {offset[-1]}"
-        )
+        yield Problem(name, f"{group}/offset", f"expected 0 to {total}, the number of words, got {offset[0]} to {offset[-1]}")
 
 
 def digest_problems(shard: Shard) -> Iterator[Problem]:
@@ -201,9 +197,7 @@ def duplicate_keys(shards: Sequence[Shard]) -> Iterator[Problem]:
     again = np.sort(again)
     holders, first = np.unique(np.searchsorted(ends, again, "right"), return_index=True)
     for holder, row in zip(holders, again[first], strict=True):
-        yield Problem(
-            shards[holder].path.name, "image/key", f"expected each key once in a store, got {keys[row]!r} again"
-        )
+        yield Problem(shards[holder].path.name, "image/key", f"expected each key once in a store, got {keys[row]!r} again")
 
 
 def ragged_columns(shards: Sequence[Shard]) -> Iterator[Problem]:
@@ -275,4 +269,3 @@ def raise_first(problems: Iterator[Problem], root: Path) -> None:
     """StoreError with the first problem, if there is one."""
     for problem in problems:
         raise StoreError(f"{root}: {problem}")
-

@@ -128,9 +128,7 @@ class StoreWriter:
     def _reopen(self, body_hash: str | None) -> None:
         header, _ = read_store_json(self.path)
         if body_hash is None:
-            self._header = Header(
-                self._header.category, self._header.num_joints, header.body_hash, self._header.person_masks
-            )
+            self._header = Header(self._header.category, self._header.num_joints, header.body_hash, self._header.person_masks)
         difference = header.difference(self._header)
         if difference:
             raise StoreError(f"{self.path}: cannot append to this store: {difference}")
@@ -191,9 +189,17 @@ class StoreWriter:
         """
         self._refuse_closed()
         rows = rows_of_batch(
-            batch, self._header, views=views, seeds=seeds, scores=scores, status=status, betas=betas,
-            residual_px=residual_px, estimators=estimators, person_masks=person_masks,
-        )  # fmt: skip
+            batch,
+            self._header,
+            views=views,
+            seeds=seeds,
+            scores=scores,
+            status=status,
+            betas=betas,
+            residual_px=residual_px,
+            estimators=estimators,
+            person_masks=person_masks,
+        )
         self._add(rows)
 
     def append_rejected(
@@ -217,9 +223,16 @@ class StoreWriter:
         """
         self._refuse_closed()
         rows = rejected_rows(
-            keys, status, self._header, prompts=prompts, views=views, seeds=seeds, sizes=sizes, scores=scores,
+            keys,
+            status,
+            self._header,
+            prompts=prompts,
+            views=views,
+            seeds=seeds,
+            sizes=sizes,
+            scores=scores,
             estimators=estimators,
-        )  # fmt: skip
+        )
         self._add(rows)
 
     def _refuse_closed(self) -> None:
@@ -242,9 +255,7 @@ class StoreWriter:
             own.add(key)
         for name, tail in tails(rows).items():
             if self._tails.get(name, tail) != tail:
-                raise InputError(
-                    f"{name}: expected shape {('I', *self._tails[name])} as in earlier rows, got {('I', *tail)}"
-                )
+                raise InputError(f"{name}: expected shape {('I', *self._tails[name])} as in earlier rows, got {('I', *tail)}")
         self._tails.update(tails(rows))
         first = 0
         while first < len(keys):
@@ -301,9 +312,7 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
             self._forget_pending()
             self._closed = True
@@ -334,9 +343,14 @@ def _write_shard(path: Path, header: bytes, arrays: Mapping[str, np.ndarray[Any,
     digests = {name: digest(array) for name, array in arrays.items()}
     # Object headers of HDF5 1.8 and later carry checksums, so that damage to metadata is noticed as well.
     with h5py.File(
-        path, "w", driver="core", backing_store=False, libver=("v108", "v108"), alignment_threshold=1,
+        path,
+        "w",
+        driver="core",
+        backing_store=False,
+        libver=("v108", "v108"),
+        alignment_threshold=1,
         alignment_interval=ALIGNMENT,
-    ) as file:  # fmt: skip
+    ) as file:
         file.attrs["header"] = np.bytes_(header)
         file.attrs["sha256"] = np.bytes_(shard_digest(header, digests))
         for name, array in arrays.items():

@@ -52,11 +52,17 @@ _PART_OF_JOINT: dict[str, str | None] = {
         f"{side}_{joint}": side + part
         for side in ("left", "right")
         for joint, part in (
-            ("hip", "UpperLeg"), ("knee", "LowerLeg"), ("ankle", "Foot"), ("foot", "Foot"),
-            ("shoulder", "Arm"), ("elbow", "Arm"), ("wrist", "Hand"), ("hand", "Hand"),
+            ("hip", "UpperLeg"),
+            ("knee", "LowerLeg"),
+            ("ankle", "Foot"),
+            ("foot", "Foot"),
+            ("shoulder", "Arm"),
+            ("elbow", "Arm"),
+            ("wrist", "Hand"),
+            ("hand", "Hand"),
         )
     },
-}  # fmt: skip
+}
 
 
 def body_parts(body: Body) -> dict[str, NDArray[np.int64]]:
@@ -102,9 +108,7 @@ def load_parts(path: str | os.PathLike[str], body: Body) -> dict[str, NDArray[np
         raise InputError(f"parts: expected JSON {{part: [vertex or joint, ...]}} in {path}, got {type(content).__name__}")
     parts = check_parts(content, body)
     if all(label in parts for labels in SEGMENTS.values() for label in labels):
-        return {
-            part: np.unique(np.concatenate([parts[label] for label in labels])) for part, labels in SEGMENTS.items()
-        }
+        return {part: np.unique(np.concatenate([parts[label] for label in labels])) for part, labels in SEGMENTS.items()}
     if len(parts) > MAX_REGIONS:
         raise InputError(f"parts: expected at most {MAX_REGIONS} parts in {path}, got {len(parts)}")
     return parts

@@ -134,9 +134,7 @@ def feeds(
         thread.join()
 
 
-def _join(
-    parts: list[tuple[ImageBatch, NDArray[np.int64]]], pin: bool, pool: ThreadPoolExecutor, timings: Timings
-) -> Feed:
+def _join(parts: list[tuple[ImageBatch, NDArray[np.int64]]], pin: bool, pool: ThreadPoolExecutor, timings: Timings) -> Feed:
     began = time.perf_counter()
     batches = [batch for batch, _ in parts]
 

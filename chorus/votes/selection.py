@@ -45,9 +45,7 @@ class PartQuery:
         try:
             tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise InputError(
-                f"part: expected names of parts with and, or, not and parentheses, got {text!r}"
-            ) from None
+            raise InputError(f"part: expected names of parts with and, or, not and parentheses, got {text!r}") from None
 
         def build(node: ast.expr) -> Callable[[Callable[[str], NDArray[np.bool_]]], NDArray[np.bool_]]:
             if isinstance(node, ast.BoolOp):

@@ -41,7 +41,7 @@ from chorus.kernels.cpu.simd import (
     trailing_zeros,
     truncate,
     where_positive,
-)  # fmt: skip
+)
 from chorus.kernels.cpu.vote_loops import ALL_LANES, _bound, _centres, _outside, _project, _warp_row, f4
 from chorus.kernels.cpu.votes import _run, _split, bricks, default_threads
 from chorus.kernels.reference.contacts import check_contacts
@@ -126,9 +126,29 @@ def _without_news(missing, regions):  # type: ignore[no-untyped-def]
 
 @_jit
 def _judge(  # type: ignore[no-untyped-def]
-    vector, valid, lanes, view, blocks, some, full, J, brick, any_region, centre, joint_offset, joint, mean, spread,
-    variation, half, centres, corners, missing, pending, stats,
-):  # fmt: skip
+    vector,
+    valid,
+    lanes,
+    view,
+    blocks,
+    some,
+    full,
+    J,
+    brick,
+    any_region,
+    centre,
+    joint_offset,
+    joint,
+    mean,
+    spread,
+    variation,
+    half,
+    centres,
+    corners,
+    missing,
+    pending,
+    stats,
+):
     """The bricks of one vector of images (bits ``valid``) by the bound alone.
 
     Clears in ``missing`` (16,) the regions of bricks that lie on the mask, and leaves in ``pending`` (R,) the images (bits) for
@@ -197,10 +217,35 @@ def _touch(  # type: ignore[no-untyped-def]
 
 @_jit
 def touch(  # type: ignore[no-untyped-def]
-    begin, end, count, cull, matrix, lanes, view, blocks, start, some, full, words,
-    brick, any_region, slice_region, voxel,
-    centre, joint_offset, joint, mean, spread, variation, weight, spacing, lattice_y, lattice_z, out, stats,
-):  # fmt: skip
+    begin,
+    end,
+    count,
+    cull,
+    matrix,
+    lanes,
+    view,
+    blocks,
+    start,
+    some,
+    full,
+    words,
+    brick,
+    any_region,
+    slice_region,
+    voxel,
+    centre,
+    joint_offset,
+    joint,
+    mean,
+    spread,
+    variation,
+    weight,
+    spacing,
+    lattice_y,
+    lattice_z,
+    out,
+    stats,
+):
     """Regions touched by the images of vectors begin .. end - 1 (of 16 images each; ``count`` images in all), into out (I,).
 
     stats (5,) int64 gains pairs of image and brick: known, off, on, projected; and voxels looked up.
@@ -220,9 +265,29 @@ def touch(  # type: ignore[no-untyped-def]
         missing[:] = everything
         if cull:
             _judge(
-                vector, valid, lanes, view, blocks, some, full, J, brick, any_region, centre, joint_offset, joint,
-                mean, spread, variation, half, centres, corners, missing, pending, stats,
-            )  # fmt: skip
+                vector,
+                valid,
+                lanes,
+                view,
+                blocks,
+                some,
+                full,
+                J,
+                brick,
+                any_region,
+                centre,
+                joint_offset,
+                joint,
+                mean,
+                spread,
+                variation,
+                half,
+                centres,
+                corners,
+                missing,
+                pending,
+                stats,
+            )
         else:
             pending[:] = valid
         for r in range(len(brick)):
@@ -290,16 +355,42 @@ def touched_regions(
         totals.append(counted)
 
         def work(
-            first: int, last: int, ready: Prepared = ready, counted: NDArray[np.int64] = counted,
+            first: int,
+            last: int,
+            ready: Prepared = ready,
+            counted: NDArray[np.int64] = counted,
             found: NDArray[np.int32] = out[begin:end],
-        ) -> None:  # fmt: skip
+        ) -> None:
             touch(
-                first, last, len(found), cull,
-                ready.matrix, ready.lanes, ready.view, ready.blocks, ready.start, ready.some, ready.full, words,
-                held.brick, held.any, held.slice, held.voxel,
-                cut.centre, cut.joint_offset, cut.joint, cut.mean, cut.spread, cut.variation, cut.weight,
-                np.float32(field.spacing), lattice_y, lattice_z, found, counted[first // VECTORS_PER_TASK],
-            )  # fmt: skip
+                first,
+                last,
+                len(found),
+                cull,
+                ready.matrix,
+                ready.lanes,
+                ready.view,
+                ready.blocks,
+                ready.start,
+                ready.some,
+                ready.full,
+                words,
+                held.brick,
+                held.any,
+                held.slice,
+                held.voxel,
+                cut.centre,
+                cut.joint_offset,
+                cut.joint,
+                cut.mean,
+                cut.spread,
+                cut.variation,
+                cut.weight,
+                np.float32(field.spacing),
+                lattice_y,
+                lattice_z,
+                found,
+                counted[first // VECTORS_PER_TASK],
+            )
 
         _run(threads, work, pieces)
     if stats is not None:

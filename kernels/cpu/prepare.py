@@ -131,9 +131,28 @@ def _sum_blocks(words, first, across, down, table, some, full):  # type: ignore[
 
 @_jit
 def _prepare(  # type: ignore[no-untyped-def]
-    begin, end, poses, R, t, K, size, box, start, words, joints, parents, rest_inverse, reach, tables,
-    matrix, lanes, view, blocks, some, full,
-):  # fmt: skip
+    begin,
+    end,
+    poses,
+    R,
+    t,
+    K,
+    size,
+    box,
+    start,
+    words,
+    joints,
+    parents,
+    rest_inverse,
+    reach,
+    tables,
+    matrix,
+    lanes,
+    view,
+    blocks,
+    some,
+    full,
+):
     """Fill the arrays of ``Prepared`` for images begin .. end - 1; ``reach`` bounds |x|, |y|, |z| of the grid in metres."""
     J = len(parents)
     M = np.empty((J, 12))
@@ -183,9 +202,7 @@ def _prepare(  # type: ignore[no-untyped-def]
         _sum_blocks(words, start[i], across, down, tables[i], some, full)
 
 
-def prepare(
-    field: VoxelField, images: VoteImages, order: NDArray[np.intp], run: Callable[[Any, int], None]
-) -> Prepared:
+def prepare(field: VoxelField, images: VoteImages, order: NDArray[np.intp], run: Callable[[Any, int], None]) -> Prepared:
     """The images ``order``, in that order; ``run(work, count)`` calls work(begin, end) for pieces of 0 .. count - 1."""
     n, J = len(order), field.num_joints
     vectors = -(-n // LANES)
@@ -216,10 +233,28 @@ def prepare(
 
     def work(begin: int, end: int) -> None:
         _prepare(
-            begin, end, poses, R, t, K, size, box, start, np.asarray(images.words), np.asarray(field.rest_joints),
-            np.asarray(field.parents), np.asarray(field.rest_inverse), far, tables,
-            ready.matrix, ready.lanes, ready.view, ready.blocks, ready.some, ready.full,
-        )  # fmt: skip
+            begin,
+            end,
+            poses,
+            R,
+            t,
+            K,
+            size,
+            box,
+            start,
+            np.asarray(images.words),
+            np.asarray(field.rest_joints),
+            np.asarray(field.parents),
+            np.asarray(field.rest_inverse),
+            far,
+            tables,
+            ready.matrix,
+            ready.lanes,
+            ready.view,
+            ready.blocks,
+            ready.some,
+            ready.full,
+        )
 
     run(work, n)
     return ready

@@ -151,18 +151,12 @@ iand = _operation(i32x16, _ii, lambda b, v: b.and_(*v))
 ior = _operation(i32x16, _ii, lambda b, v: b.or_(*v))
 ishl = _operation(i32x16, _ii, lambda b, v: b.shl(*v))
 ishr = _operation(i32x16, _ii, lambda b, v: b.ashr(*v))
-ikeep = _operation(
-    i32x16, (b1x16, i32x16), lambda b, v: b.select(_to_bool(b, v[0]), v[1], ir.Constant(_I32, [0] * LANES))
-)
+ikeep = _operation(i32x16, (b1x16, i32x16), lambda b, v: b.select(_to_bool(b, v[0]), v[1], ir.Constant(_I32, [0] * LANES)))
 """The integers where the mask is set, zero elsewhere."""
-idrop = _operation(
-    i32x16, (b1x16, i32x16), lambda b, v: b.select(_to_bool(b, v[0]), ir.Constant(_I32, [0] * LANES), v[1])
-)
+idrop = _operation(i32x16, (b1x16, i32x16), lambda b, v: b.select(_to_bool(b, v[0]), ir.Constant(_I32, [0] * LANES), v[1]))
 """The integers where the mask is not set, zero elsewhere."""
 izero = _operation(b1x16, (i32x16,), lambda b, v: _to_mask(b, b.icmp_signed("==", v[0], ir.Constant(_I32, [0] * LANES))))
-bits = _operation(
-    types.int32, (b1x16,), lambda b, v: b.zext(b.bitcast(_to_bool(b, v[0]), ir.IntType(16)), ir.IntType(32))
-)
+bits = _operation(types.int32, (b1x16,), lambda b, v: b.zext(b.bitcast(_to_bool(b, v[0]), ir.IntType(16)), ir.IntType(32)))
 """The lane mask as an int32, lane i at bit i."""
 
 

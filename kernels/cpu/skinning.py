@@ -89,9 +89,16 @@ def _fill_entries(near, voxel, weight, below, offset, joint, out):  # type: igno
 
 
 def near_weights(
-    lattice: Lattice, vertices: NDArray[np.float64], vertex_weights: NDArray[np.floating],
-    *, k: int, tau: float, s: float, steps: int = 0, threads: int | None = None,
-) -> NearWeights:  # fmt: skip
+    lattice: Lattice,
+    vertices: NDArray[np.float64],
+    vertex_weights: NDArray[np.floating],
+    *,
+    k: int,
+    tau: float,
+    s: float,
+    steps: int = 0,
+    threads: int | None = None,
+) -> NearWeights:
     """Weights around a mesh (Eq. 4, 9, 10), smoothed where ``steps`` says so.
 
     vertices        (P, 3) float64 metres, the mesh in the pose in question
@@ -121,9 +128,24 @@ def near_weights(
 
     def weigh(first: int) -> None:
         weigh_bricks(
-            first, min(first + _BRICKS_PER_TASK, len(bricks)), bricks, shape, origin, lattice.spacing, tiles.points,
-            tiles.lanes, tiles.centre, tiles.half, table, k, tau, s, near, voxel, weight,
-        )  # fmt: skip
+            first,
+            min(first + _BRICKS_PER_TASK, len(bricks)),
+            bricks,
+            shape,
+            origin,
+            lattice.spacing,
+            tiles.points,
+            tiles.lanes,
+            tiles.centre,
+            tiles.half,
+            table,
+            k,
+            tau,
+            s,
+            near,
+            voxel,
+            weight,
+        )
 
     each(threads, weigh, range(0, len(bricks), _BRICKS_PER_TASK))
     smooth_slots(lattice.shape, near, voxel, weight, steps, threads)
@@ -195,9 +217,14 @@ def _look_up(  # type: ignore[no-untyped-def]
 
 
 def look_up(
-    weights: NearWeights, bones: NDArray[np.float64], phi: NDArray[np.float32], grid: Lattice,
-    *, inverse: str = INVERSES[0], threads: int | None = None,
-) -> NDArray[np.float32]:  # fmt: skip
+    weights: NearWeights,
+    bones: NDArray[np.float64],
+    phi: NDArray[np.float32],
+    grid: Lattice,
+    *,
+    inverse: str = INVERSES[0],
+    threads: int | None = None,
+) -> NDArray[np.float32]:
     """Eq. 11 with the weights of ``near_weights``: bones (J, 3, 4), phi on ``grid`` -> (NX, NY, NZ) float32."""
     check_bones(bones, len(weights.weight), phi, grid, inverse)
     lattice = weights.lattice
@@ -207,10 +234,21 @@ def look_up(
 
     def work(first: int) -> None:
         _look_up(
-            first, min(first + size, len(weights.near)), weights.near, weights.voxel, weights.weight,
-            np.array(lattice.shape), np.array(lattice.origin), lattice.spacing, matrices.reshape(-1, 12),
-            inverse == INVERSES[0], phi, np.array(grid.origin), grid.spacing, out,
-        )  # fmt: skip
+            first,
+            min(first + size, len(weights.near)),
+            weights.near,
+            weights.voxel,
+            weights.weight,
+            np.array(lattice.shape),
+            np.array(lattice.origin),
+            lattice.spacing,
+            matrices.reshape(-1, 12),
+            inverse == INVERSES[0],
+            phi,
+            np.array(grid.origin),
+            grid.spacing,
+            out,
+        )
 
     each(threads or default_threads(), work, range(0, len(weights.near), size))
     return out.reshape(lattice.shape)
@@ -225,9 +263,21 @@ def _far_values(lattice: Lattice, pelvis: NDArray[np.float64], phi: NDArray[np.f
     out = np.empty(len(slots), np.float32)
     matrix = invert_bones(torch.from_numpy(pelvis[None])).numpy().reshape(1, 12)
     _look_up(
-        0, len(slots), alone.near, alone.voxel, alone.weight, np.array(lattice.shape), np.array(lattice.origin),
-        lattice.spacing, matrix, True, phi, np.array(grid.origin), grid.spacing, out,
-    )  # fmt: skip
+        0,
+        len(slots),
+        alone.near,
+        alone.voxel,
+        alone.weight,
+        np.array(lattice.shape),
+        np.array(lattice.origin),
+        lattice.spacing,
+        matrix,
+        True,
+        phi,
+        np.array(grid.origin),
+        grid.spacing,
+        out,
+    )
     return out
 
 
@@ -243,9 +293,20 @@ def posed_lookup(
 
 
 def posed_phi(
-    lattice: Lattice, vertices: Tensor, vertex_weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice,
-    *, k: int, tau: float, s: float, steps: int, inverse: str = INVERSES[0], threads: int | None = None,
-) -> Tensor:  # fmt: skip
+    lattice: Lattice,
+    vertices: Tensor,
+    vertex_weights: Tensor,
+    bones: Tensor,
+    phi: Tensor,
+    grid: Lattice,
+    *,
+    k: int,
+    tau: float,
+    s: float,
+    steps: int,
+    inverse: str = INVERSES[0],
+    threads: int | None = None,
+) -> Tensor:
     """As ``neighbours.posed_phi``, on the CPU: phi float32 on ``grid`` -> (NX, NY, NZ) float32 around the posed mesh."""
     weights = near_weights(
         lattice, vertices.double().numpy(), vertex_weights.numpy(), k=k, tau=tau, s=s, steps=steps, threads=threads

@@ -169,9 +169,17 @@ def _term(before, now, total, free, c, x0, x1, y0, y1, v0, v1, NY, row, first, l
 
 
 def _smooth_box(
-    lattice: Padded, cell: NDArray[np.int64], weight: NDArray[np.float32], is_pelvis: bool, a: int, b: int, steps: int,
-    by_series: bool, box: tuple[Any, ...], arrays: list[NDArray[np.float32]],
-) -> None:  # fmt: skip
+    lattice: Padded,
+    cell: NDArray[np.int64],
+    weight: NDArray[np.float32],
+    is_pelvis: bool,
+    a: int,
+    b: int,
+    steps: int,
+    by_series: bool,
+    box: tuple[Any, ...],
+    arrays: list[NDArray[np.float32]],
+) -> None:
     """Smooth one joint's weights (S,) in a box, whose slab of planes is the cells a .. b - 1 of the scratch arrays."""
     for array in arrays:  # what is far from the mesh belongs to the pelvis
         array[a:b] = 1.0 if is_pelvis else 0.0
@@ -193,9 +201,14 @@ def _smooth_box(
 
 
 def smooth_slots(
-    shape: tuple[int, int, int], near: NDArray[np.bool_], voxel: NDArray[np.int64], weight: NDArray[np.float32],
-    steps: int, threads: int, use_series: bool | None = None,
-) -> None:  # fmt: skip
+    shape: tuple[int, int, int],
+    near: NDArray[np.bool_],
+    voxel: NDArray[np.int64],
+    weight: NDArray[np.float32],
+    steps: int,
+    threads: int,
+    use_series: bool | None = None,
+) -> None:
     """Smooth weights in place: near, voxel (S,) as in ``cpu_neighbours.NearWeights``, weight (J, S) float32.
 
     use_series  None takes the Chebyshev series where it is cheaper (``neighbours.series_pays``)
@@ -221,9 +234,17 @@ def smooth_slots(
         if (low >= high).any():
             return
         box = (
-            int(low[0]), int(high[0]), int(low[1]), int(high[1]), int(low[2]) // LANES, -(-int(high[2]) // LANES),
-            NY, row, lattice.first, lattice.last,
-        )  # fmt: skip
+            int(low[0]),
+            int(high[0]),
+            int(low[1]),
+            int(high[1]),
+            int(low[2]) // LANES,
+            -(-int(high[2]) // LANES),
+            NY,
+            row,
+            lattice.first,
+            lattice.last,
+        )
         a, b = (int(low[0]) - 1) * plane, (int(high[0]) + 1) * plane
         arrays = scratch.get()
         try:

@@ -60,7 +60,7 @@ from chorus.kernels.cpu.simd import (
     vmax,
     vmin,
     where_positive,
-)  # fmt: skip
+)
 
 ALL_LANES = (1 << LANES) - 1
 MIN_DEPTH = 0.02
@@ -249,10 +249,37 @@ def _outside(U, V, Z, s, x0, y0, x1, y1):  # type: ignore[no-untyped-def]
 
 @_jit
 def vote(  # type: ignore[no-untyped-def]
-    begin, end, count, sweep, cull, matrix, lanes, view, blocks, start, some, full, words, group, times,
-    first, centre, joint_offset, joint, mean, spread, variation, weight, spacing, shape, lattice_y, lattice_z,
-    num_out, den_out, stats,
-):  # fmt: skip
+    begin,
+    end,
+    count,
+    sweep,
+    cull,
+    matrix,
+    lanes,
+    view,
+    blocks,
+    start,
+    some,
+    full,
+    words,
+    group,
+    times,
+    first,
+    centre,
+    joint_offset,
+    joint,
+    mean,
+    spread,
+    variation,
+    weight,
+    spacing,
+    shape,
+    lattice_y,
+    lattice_z,
+    num_out,
+    den_out,
+    stats,
+):
     """Votes of bricks begin .. end - 1 for all ``count`` images, added to num_out, den_out (G, V).
 
     stats (4,) int64 gains brick-image pairs: all, decided without projecting voxels, outside the image; and voxels looked up.
@@ -280,8 +307,21 @@ def vote(  # type: ignore[no-untyped-def]
                 outside = inside = off_mask = in_box = np.int32(0)
                 if cull:
                     outside, inside, off_mask, in_box = _bound(
-                        lanes, view, blocks, some, i0 // LANES, J, joint, e0, e1, mean, spread, variation[b], half,
-                        centres, corners,
+                        lanes,
+                        view,
+                        blocks,
+                        some,
+                        i0 // LANES,
+                        J,
+                        joint,
+                        e0,
+                        e1,
+                        mean,
+                        spread,
+                        variation[b],
+                        half,
+                        centres,
+                        corners,
                     )
                     # What the surviving images will read first, asked for before it is needed.
                     ahead = ALL_LANES & ~(outside | (inside & off_mask))

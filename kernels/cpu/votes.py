@@ -117,11 +117,37 @@ def count_votes(
 
         def work(first: int, last: int, ready: Prepared = ready, g: Any = row_groups, w: Any = row_times) -> None:
             vote(
-                first, last, len(g), IMAGES_PER_SWEEP, cull,
-                ready.matrix, ready.lanes, ready.view, ready.blocks, ready.start, ready.some, ready.full, words, g, w,
-                cut.first, cut.centre, cut.joint_offset, cut.joint, cut.mean, cut.spread, cut.variation, cut.weight,
-                np.float32(field.spacing), field.shape, lattice_y, lattice_z, num, den, totals[first // BRICKS_PER_TASK],
-            )  # fmt: skip
+                first,
+                last,
+                len(g),
+                IMAGES_PER_SWEEP,
+                cull,
+                ready.matrix,
+                ready.lanes,
+                ready.view,
+                ready.blocks,
+                ready.start,
+                ready.some,
+                ready.full,
+                words,
+                g,
+                w,
+                cut.first,
+                cut.centre,
+                cut.joint_offset,
+                cut.joint,
+                cut.mean,
+                cut.spread,
+                cut.variation,
+                cut.weight,
+                np.float32(field.spacing),
+                field.shape,
+                lattice_y,
+                lattice_z,
+                num,
+                den,
+                totals[first // BRICKS_PER_TASK],
+            )
 
         _run(threads, work, pieces)
     if stats is not None:

@@ -29,10 +29,26 @@ def _or(a, b):
 
 @triton.jit(do_not_specialize=["num_segments"])
 def touch_regions(
-    lanes, view, words, lists, counts, bricks, centres, joint_offset, joint, voxel_weight, regions, rows, begins, touched,
-    capacity, num_segments, spacing,
-    IMAGES: tl.constexpr, PTX: tl.constexpr,
-):  # fmt: skip
+    lanes,
+    view,
+    words,
+    lists,
+    counts,
+    bricks,
+    centres,
+    joint_offset,
+    joint,
+    voxel_weight,
+    regions,
+    rows,
+    begins,
+    touched,
+    capacity,
+    num_segments,
+    spacing,
+    IMAGES: tl.constexpr,
+    PTX: tl.constexpr,
+):
     """Set in ``touched`` (I,) int32 the regions whose voxels meet an image's mask, for the images listed.
 
     Grid (bricks, segments).
@@ -65,7 +81,7 @@ def touch_regions(
         image = begin + tl.load(mine + at + lane, mask=valid, other=0).to(tl.int32)
         u0, u1, u2, u3, v0, v1, v2, v3, z0, z1, z2, z3 = lattice_tile(
             lanes, joint, weights_here, image, e0, e1, cx, cy, cz, dy, dz, spacing, capacity, False, IMAGES
-        )  # fmt: skip
+        )
         see = view + image.to(tl.int64) * 8
         shift = tl.load(see)
         blocks = tl.load(see + 1, mask=valid, other=0)
@@ -118,10 +134,29 @@ def _touched(
         lengths = torch.empty(len(bricks), on.num_segments, 4, dtype=torch.int32, device=device)
         cull_bricks(field, plan, on, bricks, lists, lengths, (lengths, lengths), cull, False, any_bits, touched)
         touch_regions[(len(bricks), on.num_segments)](
-            on.lanes, on.view, on.words, lists, lengths, bricks, plan.centre, plan.joint_offset, plan.joint, plan.weight, bits,
-            on.rows, on.segments, touched, on.capacity, on.num_segments, float(field.spacing),
-            IMAGES=IMAGES, PTX=use_ptx(device), num_warps=4, num_stages=1, enable_fp_fusion=False,
-        )  # fmt: skip
+            on.lanes,
+            on.view,
+            on.words,
+            lists,
+            lengths,
+            bricks,
+            plan.centre,
+            plan.joint_offset,
+            plan.joint,
+            plan.weight,
+            bits,
+            on.rows,
+            on.segments,
+            touched,
+            on.capacity,
+            on.num_segments,
+            float(field.spacing),
+            IMAGES=IMAGES,
+            PTX=use_ptx(device),
+            num_warps=4,
+            num_stages=1,
+            enable_fp_fusion=False,
+        )
     return touched
 
 
@@ -137,9 +172,15 @@ def compilations() -> list[Compilation]:
     )
     return [
         Compilation(
-            "touch_regions", touch_regions, dict(pointers, capacity="i32", num_segments="i32", spacing="fp32"),
-            {"IMAGES": IMAGES, "PTX": True}, 4, 1, frozenset(pointers) | {"capacity"}, IMAGES * 64, None, False,
+            "touch_regions",
+            touch_regions,
+            dict(pointers, capacity="i32", num_segments="i32", spacing="fp32"),
+            {"IMAGES": IMAGES, "PTX": True},
+            4,
+            1,
+            frozenset(pointers) | {"capacity"},
+            IMAGES * 64,
+            None,
+            False,
         )
-    ]  # fmt: skip
-
-
+    ]

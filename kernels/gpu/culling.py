@@ -47,10 +47,39 @@ def _entries(some, a, b, c, d, on):
 
 @triton.jit(do_not_specialize=["num_segments", "NX", "NY", "NZ"])
 def cull_bricks(
-    lanes, cull, blocks, some, full, weights, bricks, firsts, centres, joint_offset, joint, mean, variation,
-    begins, groups, lists, counts, num, den, rows, regions, touched, capacity, num_segments, NX, NY, NZ, spacing,
-    CULL: tl.constexpr, WEIGHTED: tl.constexpr, CONTACTS: tl.constexpr, IMAGES: tl.constexpr,
-):  # fmt: skip
+    lanes,
+    cull,
+    blocks,
+    some,
+    full,
+    weights,
+    bricks,
+    firsts,
+    centres,
+    joint_offset,
+    joint,
+    mean,
+    variation,
+    begins,
+    groups,
+    lists,
+    counts,
+    num,
+    den,
+    rows,
+    regions,
+    touched,
+    capacity,
+    num_segments,
+    NX,
+    NY,
+    NZ,
+    spacing,
+    CULL: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    CONTACTS: tl.constexpr,
+    IMAGES: tl.constexpr,
+):
     """Fill the lists of the B ``bricks`` (B,) int32 in a segment, and count what needs no list. Grid (B, segments).
 
     lists   (B, 2, C) int16  images, less the segment's first, within the segment's range: ON_MASK from the front and BOTH from
@@ -254,13 +283,22 @@ def compilations() -> list[Compilation]:
     small = frozenset({"sm_86", "sm_89", "sm_120"})
     return [
         Compilation(
-            f"cull_bricks[{name}]", cull_bricks, dict(pointers, **numbers),
-            {"CULL": cull, "WEIGHTED": weighted, "CONTACTS": contacts, "IMAGES": images}, 1, 1,
-            frozenset(pointers) | {"capacity"}, images, targets,
+            f"cull_bricks[{name}]",
+            cull_bricks,
+            dict(pointers, **numbers),
+            {"CULL": cull, "WEIGHTED": weighted, "CONTACTS": contacts, "IMAGES": images},
+            1,
+            1,
+            frozenset(pointers) | {"capacity"},
+            images,
+            targets,
         )
         for name, cull, weighted, contacts in (
-            ("cull", True, False, False), ("cull,weighted", True, True, False), ("all", False, False, False),
-            ("contacts", True, False, True), ("contacts,all", False, False, True),
+            ("cull", True, False, False),
+            ("cull,weighted", True, True, False),
+            ("all", False, False, False),
+            ("contacts", True, False, True),
+            ("contacts,all", False, False, True),
         )
         for images, targets in ((64, small), (MOST_IMAGES, frozenset(TARGETS) - small))
-    ]  # fmt: skip
+    ]

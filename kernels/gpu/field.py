@@ -85,9 +85,15 @@ def _by_weight(cut: Bricks) -> Bricks:
     brick = np.repeat(np.arange(len(cut)), np.diff(cut.joint_offset))
     order = np.lexsort((-cut.mean, brick))
     return Bricks(
-        cut.first, cut.centre, cut.joint_offset, cut.joint[order], cut.mean[order], cut.spread[order], cut.variation,
+        cut.first,
+        cut.centre,
+        cut.joint_offset,
+        cut.joint[order],
+        cut.mean[order],
+        cut.spread[order],
+        cut.variation,
         cut.weight.reshape(-1, VOXELS)[order].ravel(),
-    )  # fmt: skip
+    )
 
 
 def _operand(

@@ -71,9 +71,15 @@ def _upload(images: VoteImages, device: torch.device) -> VoteImages:
 
 
 _DTYPES = {
-    "poses": torch.float32, "R": torch.float64, "t": torch.float64, "K": torch.float64, "size": torch.int32,
-    "box": torch.int32, "start": torch.int64, "words": torch.int32,
-}  # fmt: skip
+    "poses": torch.float32,
+    "R": torch.float64,
+    "t": torch.float64,
+    "K": torch.float64,
+    "size": torch.int32,
+    "box": torch.int32,
+    "start": torch.int64,
+    "words": torch.int32,
+}
 
 
 def _plain(images: VoteImages) -> VoteImages:
@@ -138,9 +144,16 @@ def prepare_passes(
 
 
 def _prepare(
-    plan: FieldOnDevice, images: VoteImages, rows: Tensor, weights: Tensor, entries: Tensor,
-    segments: list[tuple[int, int, int, int]], widest: int, table_limit: int, device: torch.device,
-) -> Pass:  # fmt: skip
+    plan: FieldOnDevice,
+    images: VoteImages,
+    rows: Tensor,
+    weights: Tensor,
+    entries: Tensor,
+    segments: list[tuple[int, int, int, int]],
+    widest: int,
+    table_limit: int,
+    device: torch.device,
+) -> Pass:
     count, J = len(rows), len(plan.parents)
     capacity = -(-count // 128) * 128 + triton_cull.MOST_IMAGES
 
@@ -157,17 +170,56 @@ def _prepare(
     blocks = empty(triton_prepare.BLOCK_ROWS, capacity, dtype=torch.int32)
     chain = empty(J, 12, capacity, dtype=torch.float64)
     triton_prepare.prepare_images[(triton.cdiv(count, triton_prepare.IMAGES),)](
-        rows, images.poses, images.R, images.t, images.K, images.size, images.box, images.start,
-        plan.rest_joints, plan.parents, plan.rest_inverse, tables, chain, lanes, scale, view, cull, blocks,
-        count, capacity, J, plan.reach, IMAGES=triton_prepare.IMAGES, num_warps=2, num_stages=1,
-    )  # fmt: skip
+        rows,
+        images.poses,
+        images.R,
+        images.t,
+        images.K,
+        images.size,
+        images.box,
+        images.start,
+        plan.rest_joints,
+        plan.parents,
+        plan.rest_inverse,
+        tables,
+        chain,
+        lanes,
+        scale,
+        view,
+        cull,
+        blocks,
+        count,
+        capacity,
+        J,
+        plan.reach,
+        IMAGES=triton_prepare.IMAGES,
+        num_warps=2,
+        num_stages=1,
+    )
     triton_prepare.split_matrices[(triton.cdiv(count, triton_prepare.SPLIT_IMAGES), J)](
-        lanes, scale, split, count, capacity, J, IMAGES=triton_prepare.SPLIT_IMAGES, num_warps=4, num_stages=1,
-    )  # fmt: skip
+        lanes,
+        scale,
+        split,
+        count,
+        capacity,
+        J,
+        IMAGES=triton_prepare.SPLIT_IMAGES,
+        num_warps=4,
+        num_stages=1,
+    )
     triton_prepare.sum_blocks[(count,)](
-        images.words, images.start, blocks, images.box, rows, some, full, capacity,
-        COLUMNS=max(16, triton.next_power_of_2(widest)), num_warps=1, num_stages=1,
-    )  # fmt: skip
+        images.words,
+        images.start,
+        blocks,
+        images.box,
+        rows,
+        some,
+        full,
+        capacity,
+        COLUMNS=max(16, triton.next_power_of_2(widest)),
+        num_warps=1,
+        num_stages=1,
+    )
     table = np.array(segments, np.int32)
     return Pass(
         rows=rows,

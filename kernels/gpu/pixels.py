@@ -102,10 +102,13 @@ def count_on_mask(counter, u, v, z, bx, by, wide, high, words, weight, WEIGHTED:
     if PTX:
         code: tl.constexpr = _COUNT_ON_MASK_WEIGHTED if WEIGHTED else _COUNT_ON_MASK
         counter = tl.inline_asm_elementwise(
-            code, _MASK_OPERANDS,
+            code,
+            _MASK_OPERANDS,
             [counter, u, v, z, bx - _MAGIC, by - _MAGIC, wide, high, wide - 16, words, weight],
-            tl.int32, is_pure=True, pack=1,
-        )  # fmt: skip
+            tl.int32,
+            is_pure=True,
+            pack=1,
+        )
     else:
         inverse = 1.0 / z
         a, b = _floor(u * inverse) + bx, _floor(v * inverse) + by
@@ -117,7 +120,7 @@ def count_on_mask(counter, u, v, z, bx, by, wide, high, words, weight, WEIGHTED:
 @triton.jit
 def count_votes(
     counter, u, v, z, bx, by, wide, high, words, weight, x0, y0, width, height, WEIGHTED: tl.constexpr, PTX: tl.constexpr
-):  # fmt: skip
+):
     """The same for images that the voxel may miss, or with z <= 0: adds DEN times the weight where it is in the image, too.
 
     x0, y0         corner of the mask's blocks in the image, int32 pixels
@@ -126,12 +129,13 @@ def count_votes(
     if PTX:
         code: tl.constexpr = _COUNT_VOTES_WEIGHTED if WEIGHTED else _COUNT_VOTES
         counter = tl.inline_asm_elementwise(
-            code, _IMAGE_OPERANDS,
-            [
-                counter, u, v, z, bx - _MAGIC, by - _MAGIC, wide, high, wide - 16, words, weight, x0, y0, width, height
-            ],
-            tl.int32, is_pure=True, pack=1,
-        )  # fmt: skip
+            code,
+            _IMAGE_OPERANDS,
+            [counter, u, v, z, bx - _MAGIC, by - _MAGIC, wide, high, wide - 16, words, weight, x0, y0, width, height],
+            tl.int32,
+            is_pure=True,
+            pack=1,
+        )
     else:
         inverse = 1.0 / z
         a, b = _floor(u * inverse) + bx, _floor(v * inverse) + by
@@ -147,9 +151,13 @@ def count_inside(counter, u, v, z, cx, cy, width, height, weight, PTX: tl.conste
     """``counter`` plus ``weight`` where z > 0 and (u / z, v / z) is a pixel of the image, whose centre is (cx, cy)."""
     if PTX:
         counter = tl.inline_asm_elementwise(
-            _INSIDE, _INSIDE_OPERANDS, [counter, u, v, z, cx - _MAGIC, cy - _MAGIC, width, height, weight],
-            tl.int32, is_pure=True, pack=1,
-        )  # fmt: skip
+            _INSIDE,
+            _INSIDE_OPERANDS,
+            [counter, u, v, z, cx - _MAGIC, cy - _MAGIC, width, height, weight],
+            tl.int32,
+            is_pure=True,
+            pack=1,
+        )
     else:
         inverse = 1.0 / z
         a, b = _floor(u * inverse) + cx, _floor(v * inverse) + cy

@@ -68,10 +68,30 @@ def _pair(low, high):
 
 @triton.jit(do_not_specialize=["count", "J"])
 def prepare_images(
-    order, poses, R, t, K, size, box, start, joints, parents, rest_inverse, tables, chain, lanes, scale, view, cull, blocks,
-    count, capacity, J, reach,
+    order,
+    poses,
+    R,
+    t,
+    K,
+    size,
+    box,
+    start,
+    joints,
+    parents,
+    rest_inverse,
+    tables,
+    chain,
+    lanes,
+    scale,
+    view,
+    cull,
+    blocks,
+    count,
+    capacity,
+    J,
+    reach,
     IMAGES: tl.constexpr,
-):  # fmt: skip
+):
     """Images order[0 .. count - 1]: their matrices, and what kernels ask about them.
 
     order     (count,) int64  rows of poses, R, t, K, size, box, start (as in ``VoteImages``)
@@ -312,14 +332,24 @@ def compilations() -> list[Compilation]:
     )
     return [
         Compilation(
-            "prepare_images", prepare_images, dict(images, count="i32", capacity="i32", J="i32", reach="fp32"),
-            {"IMAGES": IMAGES}, 2, 1, frozenset(images) | {"capacity"},
+            "prepare_images",
+            prepare_images,
+            dict(images, count="i32", capacity="i32", J="i32", reach="fp32"),
+            {"IMAGES": IMAGES},
+            2,
+            1,
+            frozenset(images) | {"capacity"},
         ),
         Compilation(
-            "split_matrices", split_matrices, dict(split, count="i32", capacity="i32", J="i32"),
-            {"IMAGES": SPLIT_IMAGES}, 4, 1, frozenset(split) | {"capacity"},
+            "split_matrices",
+            split_matrices,
+            dict(split, count="i32", capacity="i32", J="i32"),
+            {"IMAGES": SPLIT_IMAGES},
+            4,
+            1,
+            frozenset(split) | {"capacity"},
         ),
         Compilation(
             "sum_blocks", sum_blocks, dict(tables, capacity="i32"), {"COLUMNS": 32}, 1, 1, frozenset(tables) | {"capacity"}
         ),
-    ]  # fmt: skip
+    ]

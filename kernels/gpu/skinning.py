@@ -108,19 +108,76 @@ def _joint_weights(
     for first in range(0, total, most):
         grid = (min(most, total - first),)
         find_candidates[grid](
-            boxes, T, P, first, counts_y, counts_z, *lattice.origin, lattice.spacing, tau, k,
-            lists, bounds, found, reaches, TILE=TILE, CHUNK=CHUNK, num_warps=4, num_stages=STAGES,
-        )  # fmt: skip
+            boxes,
+            T,
+            P,
+            first,
+            counts_y,
+            counts_z,
+            *lattice.origin,
+            lattice.spacing,
+            tau,
+            k,
+            lists,
+            bounds,
+            found,
+            reaches,
+            TILE=TILE,
+            CHUNK=CHUNK,
+            num_warps=4,
+            num_stages=STAGES,
+        )
         find_kth[grid](
-            points, boxes, lists, bounds, found, reaches, T, first, NX, NY, NZ, counts_y, counts_z,
-            *lattice.origin, lattice.spacing, tau, k, farthest, shares, TILE=TILE, num_warps=4,
+            points,
+            boxes,
+            lists,
+            bounds,
+            found,
+            reaches,
+            T,
+            first,
+            NX,
+            NY,
+            NZ,
+            counts_y,
+            counts_z,
+            *lattice.origin,
+            lattice.spacing,
+            tau,
+            k,
+            farthest,
+            shares,
+            TILE=TILE,
+            num_warps=4,
             num_stages=STAGES,
-        )  # fmt: skip
+        )
         weigh_bricks[grid](
-            points, table, lists, bounds, found, farthest, shares, T, J, first, NX, NY, NZ, counts_y, counts_z,
-            *lattice.origin, lattice.spacing, tau, s, weights, near, JOINTS=columns, TILE=TILE, num_warps=weigh_warps(columns),
+            points,
+            table,
+            lists,
+            bounds,
+            found,
+            farthest,
+            shares,
+            T,
+            J,
+            first,
+            NX,
+            NY,
+            NZ,
+            counts_y,
+            counts_z,
+            *lattice.origin,
+            lattice.spacing,
+            tau,
+            s,
+            weights,
+            near,
+            JOINTS=columns,
+            TILE=TILE,
+            num_warps=weigh_warps(columns),
             num_stages=STAGES,
-        )  # fmt: skip
+        )
     return weights, near
 
 
@@ -136,9 +193,20 @@ def _smooth_joints(lattice: Lattice, weights: Tensor, near: Tensor, steps: int) 
 
     def step(now: Tensor, out: Tensor, total: Tensor, take: float, c: float, is_term: bool) -> None:
         smooth_step[grid](
-            now, out, total, inner, V, NZ, NY * NZ, take, c,
-            CELLS=CELLS, SERIES=is_term, num_warps=CELLS // 32, num_stages=STAGES,
-        )  # fmt: skip
+            now,
+            out,
+            total,
+            inner,
+            V,
+            NZ,
+            NY * NZ,
+            take,
+            c,
+            CELLS=CELLS,
+            SERIES=is_term,
+            num_warps=CELLS // 32,
+            num_stages=STAGES,
+        )
 
     old, new = weights, weights.clone()
     if not series_pays(steps):
@@ -163,10 +231,23 @@ def _look_up(lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid
     J, V = weights.shape
     out = torch.empty(lattice.shape, device=weights.device)
     look_up[(triton.cdiv(V, POINTS),)](
-        weights, matrices, phi.float().contiguous(), out, J, V, *lattice.shape[1:], *lattice.origin, lattice.spacing,
-        *grid.shape, *grid.origin, grid.spacing, POINTS=POINTS, INVERTED=inverse == INVERSES[0], num_warps=4,
+        weights,
+        matrices,
+        phi.float().contiguous(),
+        out,
+        J,
+        V,
+        *lattice.shape[1:],
+        *lattice.origin,
+        lattice.spacing,
+        *grid.shape,
+        *grid.origin,
+        grid.spacing,
+        POINTS=POINTS,
+        INVERTED=inverse == INVERSES[0],
+        num_warps=4,
         num_stages=STAGES,
-    )  # fmt: skip
+    )
     return out
 
 
@@ -196,9 +277,20 @@ def posed_lookup(
 
 
 def posed_phi(
-    lattice: Lattice, vertices: Tensor, vertex_weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice,
-    *, k: int, tau: float, s: float, steps: int, inverse: str = INVERSES[0], order: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    lattice: Lattice,
+    vertices: Tensor,
+    vertex_weights: Tensor,
+    bones: Tensor,
+    phi: Tensor,
+    grid: Lattice,
+    *,
+    k: int,
+    tau: float,
+    s: float,
+    steps: int,
+    inverse: str = INVERSES[0],
+    order: Tensor | None = None,
+) -> Tensor:
     """As ``neighbours.posed_phi``, on the GPU: (NX, NY, NZ) float32. ``order`` of ``tile_order``, where one is kept."""
     check_bones(bones, vertex_weights.shape[1], phi, grid, inverse)
     weights, near = _joint_weights(lattice, vertices, vertex_weights, k, tau, s, order)

@@ -56,9 +56,25 @@ def _outside(x, centre, half, side):
 
 @triton.jit(do_not_specialize=["num_tiles", "num_vertices", "first_brick", "counts_y", "counts_z", "k"])
 def find_candidates(
-    boxes, num_tiles, num_vertices, first_brick, counts_y, counts_z, origin_x, origin_y, origin_z, spacing, tau, k,
-    lists, bounds, counts, reaches, TILE: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
+    boxes,
+    num_tiles,
+    num_vertices,
+    first_brick,
+    counts_y,
+    counts_z,
+    origin_x,
+    origin_y,
+    origin_z,
+    spacing,
+    tau,
+    k,
+    lists,
+    bounds,
+    counts,
+    reaches,
+    TILE: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
     """Tiles that can hold one of the k nearest vertices of a voxel of a brick; a program a brick.
 
     boxes    (6, T) float32 centres and half sides of the tiles' bounding boxes
@@ -136,9 +152,29 @@ def _narrow(low, high, below_low, below_high, threshold, found, k, busy):
 
 @triton.jit(do_not_specialize=["num_tiles", "first_brick", "NX", "NY", "NZ", "counts_y", "counts_z", "k"])
 def find_kth(
-    points, boxes, lists, bounds, counts, reaches, num_tiles, first_brick, NX, NY, NZ, counts_y, counts_z,
-    origin_x, origin_y, origin_z, spacing, tau, k, farthest, shares, TILE: tl.constexpr,
-):  # fmt: skip
+    points,
+    boxes,
+    lists,
+    bounds,
+    counts,
+    reaches,
+    num_tiles,
+    first_brick,
+    NX,
+    NY,
+    NZ,
+    counts_y,
+    counts_z,
+    origin_x,
+    origin_y,
+    origin_z,
+    spacing,
+    tau,
+    k,
+    farthest,
+    shares,
+    TILE: tl.constexpr,
+):
     """The k-th smallest squared distance from each of the 64 voxels of a brick, by counting; a program a brick.
 
     points    (T, 3, TILE) float32 vertices in the tiles' order
@@ -196,9 +232,32 @@ def find_kth(
 
 @triton.jit(do_not_specialize=["num_tiles", "joints", "first_brick", "NX", "NY", "NZ", "counts_y", "counts_z"])
 def weigh_bricks(
-    points, table, lists, bounds, counts, farthest, shares, num_tiles, joints, first_brick, NX, NY, NZ, counts_y, counts_z,
-    origin_x, origin_y, origin_z, spacing, tau, s, weights, near, JOINTS: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
+    points,
+    table,
+    lists,
+    bounds,
+    counts,
+    farthest,
+    shares,
+    num_tiles,
+    joints,
+    first_brick,
+    NX,
+    NY,
+    NZ,
+    counts_y,
+    counts_z,
+    origin_x,
+    origin_y,
+    origin_z,
+    spacing,
+    tau,
+    s,
+    weights,
+    near,
+    JOINTS: tl.constexpr,
+    TILE: tl.constexpr,
+):
     """Weights (Eq. 4, 9, 10) of the 64 voxels of a brick from the k-th distances; what is far is left as it is.
 
     table    (JOINTS, T * TILE) float32 weights of the vertices in the tiles' order
@@ -227,9 +286,7 @@ def weigh_bricks(
                 inverse = tl.where(taken, tl.rsqrt(tl.maximum(square, 1e-30)), 0.0)
                 inverse *= tl.where(square == last[None, :], share[None, :], 1.0)
                 column = table + tl.arange(0, JOINTS)[:, None] * (num_tiles * TILE) + tile * TILE
-                blended = tl.dot(
-                    tl.load(column + tl.arange(0, TILE)[None, :]), inverse, blended, input_precision="ieee"
-                )  # fmt: skip
+                blended = tl.dot(tl.load(column + tl.arange(0, TILE)[None, :]), inverse, blended, input_precision="ieee")
                 total += inverse
                 least = tl.minimum(least, square)
     d = tl.sqrt(tl.min(least, 0))
@@ -271,9 +328,28 @@ def smooth_step(now, out, total, free, num_voxels, NZ, plane, take, coefficient,
 
 @triton.jit(do_not_specialize=["joints", "num_voxels", "NY", "NZ", "PX", "PY", "PZ"])
 def look_up(
-    weights, matrices, phi, out, joints, num_voxels, NY, NZ, origin_x, origin_y, origin_z, spacing,
-    PX, PY, PZ, grid_x, grid_y, grid_z, grid_spacing, POINTS: tl.constexpr, INVERTED: tl.constexpr,
-):  # fmt: skip
+    weights,
+    matrices,
+    phi,
+    out,
+    joints,
+    num_voxels,
+    NY,
+    NZ,
+    origin_x,
+    origin_y,
+    origin_z,
+    spacing,
+    PX,
+    PY,
+    PZ,
+    grid_x,
+    grid_y,
+    grid_z,
+    grid_spacing,
+    POINTS: tl.constexpr,
+    INVERTED: tl.constexpr,
+):
     """Eq. 11: out (V,) <- phi (PX, PY, PZ) at the canonical voxel of each voxel.
 
     matrices  (J, 12) float32 of B_j^-1 where INVERTED, else of B_j
@@ -326,8 +402,20 @@ def compilations() -> list[Compilation]:
         **dict.fromkeys(("lists", "counts", "free"), "*i32"),
         "near": "*u8",
     }
-    floats = ("origin_x", "origin_y", "origin_z", "spacing", "tau", "s", "take", "coefficient", "grid_x", "grid_y", "grid_z",
-              "grid_spacing")  # fmt: skip
+    floats = (
+        "origin_x",
+        "origin_y",
+        "origin_z",
+        "spacing",
+        "tau",
+        "s",
+        "take",
+        "coefficient",
+        "grid_x",
+        "grid_y",
+        "grid_z",
+        "grid_spacing",
+    )
     found = []
     for name, fn, constants, work, warps in (
         ("find_candidates", find_candidates, {"TILE": TILE, "CHUNK": CHUNK}, 0, 4),

@@ -128,10 +128,33 @@ def _add_pack(u, v, z, rows, joints, operand, pack):
 
 @triton.jit(do_not_specialize=["J", "num_segments", "num_packs", "NX", "NY", "NZ"])
 def vote_tensor(
-    split, view, words, weights, lists, counts, bricks, firsts, joints, operand, begins, groups, num, den,
-    capacity, J, num_segments, num_packs, NX, NY, NZ,
-    PACKS: tl.constexpr, KIND: tl.constexpr, WEIGHTED: tl.constexpr, IMAGES: tl.constexpr, PTX: tl.constexpr,
-):  # fmt: skip
+    split,
+    view,
+    words,
+    weights,
+    lists,
+    counts,
+    bricks,
+    firsts,
+    joints,
+    operand,
+    begins,
+    groups,
+    num,
+    den,
+    capacity,
+    J,
+    num_segments,
+    num_packs,
+    NX,
+    NY,
+    NZ,
+    PACKS: tl.constexpr,
+    KIND: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    IMAGES: tl.constexpr,
+    PTX: tl.constexpr,
+):
     """Votes of the bricks with PACKS packs (with ``num_packs``, where PACKS is 0), by matrix instructions.
 
     split    (C, J, 3, 8) float16  rows U, V, Z of an image's matrices: four entries' high parts, then their low parts
@@ -180,9 +203,7 @@ def vote_tensor(
         elif KIND == INSIDE:
             acc = count_inside(acc, u, v, z, bx + x0, by + y0, width, height, weight, PTX)
         else:
-            acc = count_votes(
-                acc, u, v, z, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX
-            )  # fmt: skip
+            acc = count_votes(acc, u, v, z, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX)
     group = tl.load(groups + segment).to(tl.int64) * NX * NY * NZ
     x = tl.load(firsts + brick * 3) + voxel // 16
     y = tl.load(firsts + brick * 3 + 1) + voxel // 4 % 4
@@ -219,7 +240,7 @@ def _lattice_row(a0, a1, a2, a3, m, weight, cx, cy, cz, dy, dz, spacing, capacit
 @triton.jit
 def lattice_tile(
     lanes, joint, weight, image, e0, e1, cx, cy, cz, dy, dz, spacing, capacity, ONE_JOINT: tl.constexpr, IMAGES: tl.constexpr
-):  # fmt: skip
+):
     """U, V and Z, each at the four x, of a brick's 16 (y, z) x IMAGES; ``weight`` points at its first joint's."""
     zero = tl.zeros([16, IMAGES], tl.float32)
     u0, u1, u2, u3 = zero, zero, zero, zero
@@ -246,10 +267,34 @@ def lattice_tile(
 
 @triton.jit(do_not_specialize=["num_segments", "NX", "NY", "NZ"])
 def vote_lattice(
-    lanes, view, words, weights, lists, counts, bricks, firsts, centres, joint_offset, joint, voxel_weight,
-    begins, groups, num, den, capacity, num_segments, NX, NY, NZ, spacing,
-    ONE_JOINT: tl.constexpr, KIND: tl.constexpr, WEIGHTED: tl.constexpr, IMAGES: tl.constexpr, PTX: tl.constexpr,
-):  # fmt: skip
+    lanes,
+    view,
+    words,
+    weights,
+    lists,
+    counts,
+    bricks,
+    firsts,
+    centres,
+    joint_offset,
+    joint,
+    voxel_weight,
+    begins,
+    groups,
+    num,
+    den,
+    capacity,
+    num_segments,
+    NX,
+    NY,
+    NZ,
+    spacing,
+    ONE_JOINT: tl.constexpr,
+    KIND: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    IMAGES: tl.constexpr,
+    PTX: tl.constexpr,
+):
     """Votes of bricks with one joint (ONE_JOINT) or any number, in float32.
 
     lanes         (J, 12, C) float32  rows U, V, Z of the images' matrices, images fastest
@@ -279,7 +324,7 @@ def vote_lattice(
         image = begin + tl.load(mine + at + lane, mask=valid, other=0).to(tl.int32)
         u0, u1, u2, u3, v0, v1, v2, v3, z0, z1, z2, z3 = lattice_tile(
             lanes, joint, weights_here, image, e0, e1, cx, cy, cz, dy, dz, spacing, capacity, ONE_JOINT, IMAGES
-        )  # fmt: skip
+        )
         see = view + image.to(tl.int64) * 8
         weight = tl.load(weights + image, mask=valid, other=0).to(tl.int32)[None, :] if WEIGHTED else 1
         shift = tl.load(see)
@@ -305,18 +350,10 @@ def vote_lattice(
             n2 = count_inside(n2, u2, v2, z2, cx_, cy_, width, height, weight, PTX)
             n3 = count_inside(n3, u3, v3, z3, cx_, cy_, width, height, weight, PTX)
         else:
-            n0 = count_votes(
-                n0, u0, v0, z0, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX
-            )  # fmt: skip
-            n1 = count_votes(
-                n1, u1, v1, z1, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX
-            )  # fmt: skip
-            n2 = count_votes(
-                n2, u2, v2, z2, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX
-            )  # fmt: skip
-            n3 = count_votes(
-                n3, u3, v3, z3, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX
-            )  # fmt: skip
+            n0 = count_votes(n0, u0, v0, z0, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX)
+            n1 = count_votes(n1, u1, v1, z1, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX)
+            n2 = count_votes(n2, u2, v2, z2, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX)
+            n3 = count_votes(n3, u3, v3, z3, bx, by, wide, high, mask, weight, x0, y0, width, height, WEIGHTED, PTX)
     group = tl.load(groups + segment).to(tl.int64) * NX * NY * NZ
     x = tl.load(firsts + brick * 3)
     y = tl.load(firsts + brick * 3 + 1) + yz // 4
@@ -343,9 +380,7 @@ def compilations() -> list[Compilation]:
         """
     )
     tensor = dict(pointers, split="*fp16", joints="*i32", operand="*fp16")
-    lattice = dict(
-        pointers, lanes="*fp32", centres="*fp32", joint_offset="*i32", joint="*i32", voxel_weight="*fp32"
-    )
+    lattice = dict(pointers, lanes="*fp32", centres="*fp32", joint_offset="*i32", joint="*i32", voxel_weight="*fp32")
     shapes = (
         (HOPPER, frozenset({"sm_90"})),
         (BLACKWELL, frozenset({"sm_100"})),
@@ -360,18 +395,32 @@ def compilations() -> list[Compilation]:
             for shape, targets in shapes:
                 found += [
                     Compilation(
-                        f"vote_tensor[packs={packs or 'n'}{tail}]", vote_tensor,
-                        dict(tensor, **numbers, J="i32", num_packs="i32"), dict(flags, PACKS=packs, IMAGES=shape.images),
-                        shape.num_warps, shape.num_stages, frozenset(tensor) | {"capacity"}, shape.images * 64, targets, False,
+                        f"vote_tensor[packs={packs or 'n'}{tail}]",
+                        vote_tensor,
+                        dict(tensor, **numbers, J="i32", num_packs="i32"),
+                        dict(flags, PACKS=packs, IMAGES=shape.images),
+                        shape.num_warps,
+                        shape.num_stages,
+                        frozenset(tensor) | {"capacity"},
+                        shape.images * 64,
+                        targets,
+                        False,
                     )
                     for packs in (0, *range(1, shape.most_packs + 1))
-                ]  # fmt: skip
+                ]
             found += [
                 Compilation(
-                    f"vote_lattice[{'one joint' if one else 'joints'}{tail}]", vote_lattice,
-                    dict(lattice, **numbers, spacing="fp32"), dict(flags, ONE_JOINT=one, IMAGES=LATTICE_IMAGES), 4, 1,
-                    frozenset(lattice) | {"capacity"}, LATTICE_IMAGES * 64, None, False,
+                    f"vote_lattice[{'one joint' if one else 'joints'}{tail}]",
+                    vote_lattice,
+                    dict(lattice, **numbers, spacing="fp32"),
+                    dict(flags, ONE_JOINT=one, IMAGES=LATTICE_IMAGES),
+                    4,
+                    1,
+                    frozenset(lattice) | {"capacity"},
+                    LATTICE_IMAGES * 64,
+                    None,
+                    False,
                 )
                 for one in (True, False)
-            ]  # fmt: skip
+            ]
     return found

@@ -60,10 +60,19 @@ def count_votes(
 
 
 def _count_votes(
-    field: VoxelField, images: VoteImages, group: Tensor, weight: Tensor | None, num_groups: int,
-    out: tuple[Tensor, Tensor] | None, home: torch.device, device: torch.device, cull: bool, variant: str,
-    stats: CullingStats | None, pass_images: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    field: VoxelField,
+    images: VoteImages,
+    group: Tensor,
+    weight: Tensor | None,
+    num_groups: int,
+    out: tuple[Tensor, Tensor] | None,
+    home: torch.device,
+    device: torch.device,
+    cull: bool,
+    variant: str,
+    stats: CullingStats | None,
+    pass_images: int,
+) -> tuple[Tensor, Tensor]:
     plain = out is not None and home == device and all(c.is_contiguous() for c in out)
     counts = out if out is not None and plain else empty_counts(field, num_groups, device)
     plan = field_on_device(field, device)
@@ -91,37 +100,118 @@ def _count_votes(
 
 
 def cull_bricks(
-    field: VoxelField, plan: FieldOnDevice, on: Pass, bricks: Tensor, lists: Tensor, lengths: Tensor,
-    counts: tuple[Tensor, Tensor], cull: bool, weighted: bool, regions: Tensor | None = None, touched: Tensor | None = None,
-) -> None:  # fmt: skip
+    field: VoxelField,
+    plan: FieldOnDevice,
+    on: Pass,
+    bricks: Tensor,
+    lists: Tensor,
+    lengths: Tensor,
+    counts: tuple[Tensor, Tensor],
+    cull: bool,
+    weighted: bool,
+    regions: Tensor | None = None,
+    touched: Tensor | None = None,
+) -> None:
     """Launch ``triton_cull.cull_bricks``; with ``regions`` and ``touched`` for contacts."""
     triton_cull.cull_bricks[(len(bricks), on.num_segments)](
-        on.lanes, on.cull, on.blocks, on.some, on.full, on.weights, bricks, plan.first, plan.centre, plan.joint_offset,
-        plan.joint, plan.mean, plan.variation, on.segments, on.groups, lists, lengths, *counts, on.rows,
-        lengths if regions is None else regions, lengths if touched is None else touched, on.capacity, on.num_segments,
-        *field.shape, float(field.spacing), CULL=cull, WEIGHTED=weighted and cull, CONTACTS=touched is not None,
-        IMAGES=triton_cull.images_at_a_time(capability(plan.device)), num_warps=1, num_stages=1,
-    )  # fmt: skip
+        on.lanes,
+        on.cull,
+        on.blocks,
+        on.some,
+        on.full,
+        on.weights,
+        bricks,
+        plan.first,
+        plan.centre,
+        plan.joint_offset,
+        plan.joint,
+        plan.mean,
+        plan.variation,
+        on.segments,
+        on.groups,
+        lists,
+        lengths,
+        *counts,
+        on.rows,
+        lengths if regions is None else regions,
+        lengths if touched is None else touched,
+        on.capacity,
+        on.num_segments,
+        *field.shape,
+        float(field.spacing),
+        CULL=cull,
+        WEIGHTED=weighted and cull,
+        CONTACTS=touched is not None,
+        IMAGES=triton_cull.images_at_a_time(capability(plan.device)),
+        num_warps=1,
+        num_stages=1,
+    )
 
 
 def _vote(
-    field: VoxelField, plan: FieldOnDevice, on: Pass, launch: Launch, lists: Tensor, lengths: Tensor,
-    counts: tuple[Tensor, Tensor], kind: int, weighted: bool,
-) -> None:  # fmt: skip
+    field: VoxelField,
+    plan: FieldOnDevice,
+    on: Pass,
+    launch: Launch,
+    lists: Tensor,
+    lengths: Tensor,
+    counts: tuple[Tensor, Tensor],
+    kind: int,
+    weighted: bool,
+) -> None:
     grid = (len(launch.bricks), on.num_segments)
     flags = {"KIND": kind, "WEIGHTED": weighted, "PTX": use_ptx(plan.device), "enable_fp_fusion": False}
     if launch.packs:
         shape = triton_vote.tensor_shape(capability(plan.device))
         triton_vote.vote_tensor[grid](
-            on.split, on.view, on.words, on.weights, lists, lengths, launch.bricks, plan.first, launch.joints, launch.operand,
-            on.segments, on.groups, *counts, on.capacity, len(plan.parents), on.num_segments, launch.packs, *field.shape,
-            PACKS=launch.packs if launch.packs <= shape.most_packs else 0, IMAGES=shape.images,
-            num_warps=shape.num_warps, num_stages=shape.num_stages, **flags,
-        )  # fmt: skip
+            on.split,
+            on.view,
+            on.words,
+            on.weights,
+            lists,
+            lengths,
+            launch.bricks,
+            plan.first,
+            launch.joints,
+            launch.operand,
+            on.segments,
+            on.groups,
+            *counts,
+            on.capacity,
+            len(plan.parents),
+            on.num_segments,
+            launch.packs,
+            *field.shape,
+            PACKS=launch.packs if launch.packs <= shape.most_packs else 0,
+            IMAGES=shape.images,
+            num_warps=shape.num_warps,
+            num_stages=shape.num_stages,
+            **flags,
+        )
     else:
         triton_vote.vote_lattice[grid](
-            on.lanes, on.view, on.words, on.weights, lists, lengths, launch.bricks, plan.first, plan.centre, plan.joint_offset,
-            plan.joint, plan.weight, on.segments, on.groups, *counts, on.capacity, on.num_segments, *field.shape,
-            float(field.spacing), ONE_JOINT=launch.one_joint, IMAGES=triton_vote.LATTICE_IMAGES, num_warps=4, num_stages=1,
+            on.lanes,
+            on.view,
+            on.words,
+            on.weights,
+            lists,
+            lengths,
+            launch.bricks,
+            plan.first,
+            plan.centre,
+            plan.joint_offset,
+            plan.joint,
+            plan.weight,
+            on.segments,
+            on.groups,
+            *counts,
+            on.capacity,
+            on.num_segments,
+            *field.shape,
+            float(field.spacing),
+            ONE_JOINT=launch.one_joint,
+            IMAGES=triton_vote.LATTICE_IMAGES,
+            num_warps=4,
+            num_stages=1,
             **flags,
-        )  # fmt: skip
+        )

@@ -222,9 +222,19 @@ def posed_lookup(
 
 
 def posed_phi(
-    lattice: Lattice, vertices: Tensor, vertex_weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice,
-    *, k: int, tau: float, s: float, steps: int, inverse: str = INVERSES[0],
-) -> Tensor:  # fmt: skip
+    lattice: Lattice,
+    vertices: Tensor,
+    vertex_weights: Tensor,
+    bones: Tensor,
+    phi: Tensor,
+    grid: Lattice,
+    *,
+    k: int,
+    tau: float,
+    s: float,
+    steps: int,
+    inverse: str = INVERSES[0],
+) -> Tensor:
     """phi around a posed mesh: ``neighbour_weights``, ``smooth`` and ``posed_lookup`` in one, (NX, NY, NZ)."""
     weights, near = neighbour_weights(lattice, vertices, vertex_weights, k=k, tau=tau, s=s)
     return posed_lookup(lattice, smooth(lattice, weights, near, steps=steps), bones, phi, grid, inverse=inverse)

@@ -230,10 +230,15 @@ def a_run(device: str = "cpu") -> dict[str, Any]:
 
     benchmarks = [
         {
-            "name": f"bench_votes[{Cell(N, 65536, box)}]", "group": "votes",
+            "name": f"bench_votes[{Cell(N, 65536, box)}]",
+            "group": "votes",
             "extra_info": {
-                "what": f"{N}^3 voxels, 65,536 images{masks}", "resolution": N, "device": device,
-                "box": box, "workload": {"mean_mask_area": 0.08, "mean_box_area": 0.18}, "threads": 2,
+                "what": f"{N}^3 voxels, 65,536 images{masks}",
+                "resolution": N,
+                "device": device,
+                "box": box,
+                "workload": {"mean_mask_area": 0.08, "mean_box_area": 0.18},
+                "threads": 2,
                 "contenders": [
                     contender("Triton", "triton", 3e6 * 48 / N, 65536),
                     contender("PyTorch float32, batches of 256", "reference", 1e4, 1024),
@@ -241,8 +246,9 @@ def a_run(device: str = "cpu") -> dict[str, Any]:
                 ],
             },
         }
-        for N in (48, 96) for box, masks in (("typical", ""), ("30", ", boxes of 30 %"))
-    ]  # fmt: skip
+        for N in (48, 96)
+        for box, masks in (("typical", ""), ("30", ", boxes of 30 %"))
+    ]
     return make_run({"datetime": "2026-01-02T00:00:00", "benchmarks": benchmarks}, profile="gpu", failed=[], load_before=0.1)
 
 
@@ -327,9 +333,12 @@ def test_the_gpu_script_goes_on_after_a_failing_step_and_fails_at_the_end(tmp_pa
 
     def run() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["bash", "bench/gpu.sh", str(results)], cwd=Path(__file__).parents[2], capture_output=True, text=True,
+            ["bash", "bench/gpu.sh", str(results)],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
             env={**os.environ, "PYTHON": str(stand_in)},
-        )  # fmt: skip
+        )
 
     done = run()
     assert done.returncode == 1, done.stdout + done.stderr

@@ -98,9 +98,9 @@ def test_loops_of_written_machine_code() -> None:
     assert (first.label, first.depth, first.parent, first.line) == (".L_x_3", 1, 0, 9)
     assert (second.label, second.depth, second.parent) == (".L_x_5", 1, 0)
     # Of the outer loop: what was moved out of line too, none of the inner loops', nothing of a diverged warp's way.
-    assert outer.own == Counter({
-        "LDG.E.64": 1, "BRA.DIV": 1, "BRA": 4, "MUFU.SQRT": 1, "MUFU.RCP": 1, "EXIT": 1, "CALL.REL.NOINC": 1
-    })  # fmt: skip
+    assert outer.own == Counter(
+        {"LDG.E.64": 1, "BRA.DIV": 1, "BRA": 4, "MUFU.SQRT": 1, "MUFU.RCP": 1, "EXIT": 1, "CALL.REL.NOINC": 1}
+    )
     assert first.own == Counter({"FFMA": 4, "IADD3": 1, "BRA": 1})
     assert second.own == Counter({"FFMA": 2, "BRA.U": 1})
     # The first does twice the work of the second, of the same source line: it is the unrolled one.
@@ -185,8 +185,7 @@ def test_budgets_are_kept_by_the_check(facts: dict[str, object], complaint: str)
 def test_means_over_bricks() -> None:
     lattice = [a_row("vote_lattice[joints,on mask]"), a_row("vote_lattice[one joint,on mask]", loops=a_row().loops[:1])]
     packs = [
-        a_row(f"vote_tensor[packs={p},on mask]", loops=(Loop(".L", 1, 0, -1, Counter(FFMA=c)),))
-        for p, c in ((1, 8), (2, 12))
+        a_row(f"vote_tensor[packs={p},on mask]", loops=(Loop(".L", 1, 0, -1, Counter(FFMA=c)),)) for p, c in ((1, 8), (2, 12))
     ]
     packs.append(a_row("vote_tensor[packs=n,on mask]"))
     other = [a_row("vote_tensor[packs=1,both]"), a_row("look_up"), a_row("vote_tensor[packs=3,on mask,weighted]")]

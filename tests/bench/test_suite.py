@@ -205,10 +205,12 @@ def a_run() -> dict[str, object]:
         return r
 
     extra = {
-        "what": "48^3 voxels, 1,024 images", "threads": 2, "culling": {"culled": 0.45},
+        "what": "48^3 voxels, 1,024 images",
+        "threads": 2,
+        "culling": {"culled": 0.45},
         "workload": {"mean_mask_area": 0.08, "mean_box_area": 0.18},
         "contenders": [contender("numba", 12_000, 1024), contender("slow", 100, 64), contender("less slow", 200, 64)],
-    }  # fmt: skip
+    }
     recorded = {
         "datetime": "2026-01-01T00:00:00",
         "benchmarks": [
@@ -280,8 +282,10 @@ def test_a_failed_gate_has_no_figure_and_a_bad_exit(tmp_path: Path) -> None:
     )
     ran = subprocess.run(
         [sys.executable, "-c", code, str(suite_folder), str(output)],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
     assert ran.returncode == 1, ran.stdout + ran.stderr
     assert "no figure: bench_wrong failed" in ran.stdout
     assert "no figure: bench_right" not in ran.stdout
@@ -298,8 +302,11 @@ def test_where_no_gpu_is_the_gpu_profile_says_so(capsys: pytest.CaptureFixture[s
     assert suite.main(["--gpu"]) == 3
     assert "torch sees none" in capsys.readouterr().err
     script = subprocess.run(
-        ["bash", "bench/gpu.sh"], cwd=Path(__file__).parents[2], env={**os.environ, "PYTHON": sys.executable},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        ["bash", "bench/gpu.sh"],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
     assert script.returncode == 3, script.stdout + script.stderr
     assert "sees no GPU; nothing was run" in script.stderr

@@ -176,9 +176,7 @@ def test_bone_transforms_take_rest_to_pose(mannequin: Body) -> None:
     np.testing.assert_allclose(np.einsum("ivab,vb->iva", bones[:, joint], rest), wanted, atol=1e-12)
     # joints too: B_j takes joint j from rest to pose
     homogeneous = np.concatenate([mannequin.rest_joints, np.ones((24, 1))], 1)
-    np.testing.assert_allclose(
-        np.einsum("ijab,jb->ija", bones, homogeneous), mannequin.posed_joints(poses), atol=1e-12
-    )
+    np.testing.assert_allclose(np.einsum("ijab,jb->ija", bones, homogeneous), mannequin.posed_joints(poses), atol=1e-12)
 
 
 def test_torch_and_numpy_and_batches_agree(smpl: Body) -> None:

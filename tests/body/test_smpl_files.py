@@ -160,13 +160,26 @@ def _global(module: str, name: str, *args: bytes) -> bytes:
 
 
 CALLS = [
-    ("os", "system"), ("posix", "system"), ("nt", "system"), ("subprocess", "check_output"), ("builtins", "eval"),
-    ("__builtin__", "eval"), ("builtins", "getattr"), ("numpy.f2py.crackfortran", "myeval"),
-    ("numpy.testing._private.utils", "runstring"), ("numpy", "load"), ("numpy", "ndarray.tofile"),
-    ("scipy.sparse", "load_npz"), ("scipy.sparse.csc", "os.system"), ("copyreg", "__newobj__"),
-    ("chumpy.ch", "np.load"), ("chumpyx", "Ch"), ("pickle", "loads"), ("functools", "partial"),
+    ("os", "system"),
+    ("posix", "system"),
+    ("nt", "system"),
+    ("subprocess", "check_output"),
+    ("builtins", "eval"),
+    ("__builtin__", "eval"),
+    ("builtins", "getattr"),
+    ("numpy.f2py.crackfortran", "myeval"),
+    ("numpy.testing._private.utils", "runstring"),
+    ("numpy", "load"),
+    ("numpy", "ndarray.tofile"),
+    ("scipy.sparse", "load_npz"),
+    ("scipy.sparse.csc", "os.system"),
+    ("copyreg", "__newobj__"),
+    ("chumpy.ch", "np.load"),
+    ("chumpyx", "Ch"),
+    ("pickle", "loads"),
+    ("functools", "partial"),
     ("importlib", "import_module"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("module", "name"), CALLS)

@@ -112,9 +112,7 @@ def test_images_stop_by_themselves_and_do_not_influence_each_other():
     assert fit.residual_px[np.arange(40) != 7].max() < 0.3
     for row in (0, 7, 33):
         one = slice(row, row + 1)
-        alone = fit_cameras(
-            joints[one], truth[one], None, cameras.image_size[one], R0=R0[one], stop_px=0.3, iterations=700
-        )
+        alone = fit_cameras(joints[one], truth[one], None, cameras.image_size[one], R0=R0[one], stop_px=0.3, iterations=700)
         assert alone.iterations[0] == fit.iterations[row]
         np.testing.assert_array_equal(alone.cameras.t[0], fit.cameras.t[row])
 
@@ -153,8 +151,9 @@ def test_no_iterations_return_the_start():
     np.testing.assert_allclose(fit.cameras.K, cameras.K, rtol=1e-12)
     np.testing.assert_allclose(fit.residual_px, 0, atol=1e-9)
     truth += np.array([3, 4])
-    shifted = fit_cameras(joints, truth, None, cameras.image_size, R0=cameras.R, t0=cameras.t,
-                          focal0=cameras.K[:, 0, 0], iterations=0)  # fmt: skip
+    shifted = fit_cameras(
+        joints, truth, None, cameras.image_size, R0=cameras.R, t0=cameras.t, focal0=cameras.K[:, 0, 0], iterations=0
+    )
     np.testing.assert_allclose(shifted.residual_px, 5, rtol=1e-9)
     assert not shifted.converged.any()
     assert len(fit_cameras(np.zeros((0, 24, 3)), np.zeros((0, 24, 2)), None, np.zeros((0, 2))).cameras) == 0
@@ -258,9 +257,14 @@ def spoil(name, value):
 def test_bad_input(change, words):
     joints, cameras, _ = people(3)
     arguments = {
-        "joints": joints, "targets": cameras.project(joints)[0], "valid": None, "image_size": cameras.image_size,
-        "R0": cameras.R, "t0": cameras.t, "iterations": 3,
-    }  # fmt: skip
+        "joints": joints,
+        "targets": cameras.project(joints)[0],
+        "valid": None,
+        "image_size": cameras.image_size,
+        "R0": cameras.R,
+        "t0": cameras.t,
+        "iterations": 3,
+    }
     fit_cameras(**arguments)
     change(arguments)
     with pytest.raises(InputError, match=words):

@@ -58,8 +58,7 @@ def test_loss_is_never_above_adams(start, noise):
     off = {"near": 0.1, "far": 0.6}.get(start)
     R0 = None if off is None else rotations(rng.normal(size=(96, 3)) * off) @ cameras.R
     adam, second = (
-        fit_cameras(joints, targets, None, cameras.image_size, R0=R0, stop_px=0.0, iterations=1200, method=m)
-        for m in METHODS
+        fit_cameras(joints, targets, None, cameras.image_size, R0=R0, stop_px=0.0, iterations=1200, method=m) for m in METHODS
     )
     assert (second.loss_px2 <= adam.loss_px2 * (1 + 1e-9) + 1e-9).all()
     assert second.iterations.max() < 100
@@ -109,14 +108,29 @@ def test_known_focal_length_is_kept(method):
     joints, cameras, _ = people(24, 8)
     truth, _ = cameras.project(joints)
     fit = fit_cameras(
-        joints, truth, None, cameras.image_size, R0=cameras.R, focal0=700.0, fit_focal=False, stop_px=0.0,
-        iterations=600, method=method,
-    )  # fmt: skip
+        joints,
+        truth,
+        None,
+        cameras.image_size,
+        R0=cameras.R,
+        focal0=700.0,
+        fit_focal=False,
+        stop_px=0.0,
+        iterations=600,
+        method=method,
+    )
     np.testing.assert_allclose(fit.cameras.K[:, 0, 0], 700.0, rtol=1e-12)
     right = fit_cameras(
-        joints, truth, None, cameras.image_size, R0=cameras.R, focal0=cameras.K[:, 0, 0], fit_focal=False, stop_px=0.05,
+        joints,
+        truth,
+        None,
+        cameras.image_size,
+        R0=cameras.R,
+        focal0=cameras.K[:, 0, 0],
+        fit_focal=False,
+        stop_px=0.05,
         method=method,
-    )  # fmt: skip
+    )
     assert right.converged.all()
     np.testing.assert_allclose(right.cameras.t[:, 2], cameras.t[:, 2], rtol=5e-3)
 
@@ -207,8 +221,15 @@ def test_failures_are_reported_and_do_not_stop_the_others(method):
         with pytest.raises(InputError, match=words):
             raise InputError(found[row].reason)
     assert [failure.row for failure in fit.failures(100.0)] == [2, 3, 4]
-    good = fit_cameras(joints[[0, 1, 5]], targets[[0, 1, 5]], None, cameras.image_size[[0, 1, 5]],
-                       R0=cameras.R[[0, 1, 5]], method=method, iterations=400)  # fmt: skip
+    good = fit_cameras(
+        joints[[0, 1, 5]],
+        targets[[0, 1, 5]],
+        None,
+        cameras.image_size[[0, 1, 5]],
+        R0=cameras.R[[0, 1, 5]],
+        method=method,
+        iterations=400,
+    )
     np.testing.assert_array_equal(good.cameras.t, fit.cameras.t[[0, 1, 5]])
     with pytest.raises(InputError, match="row 2, joint 5"):
         fit_cameras(joints, targets, valid, cameras.image_size, **arguments)
@@ -220,9 +241,16 @@ def test_no_iterations_return_the_start():
     joints, cameras, _ = people(4)
     truth, _ = cameras.project(joints)
     fit = fit_cameras(
-        joints, truth + np.array([3, 4]), None, cameras.image_size, R0=cameras.R, t0=cameras.t,
-        focal0=cameras.K[:, 0, 0], iterations=0, method=LM,
-    )  # fmt: skip
+        joints,
+        truth + np.array([3, 4]),
+        None,
+        cameras.image_size,
+        R0=cameras.R,
+        t0=cameras.t,
+        focal0=cameras.K[:, 0, 0],
+        iterations=0,
+        method=LM,
+    )
     np.testing.assert_allclose(fit.cameras.t, cameras.t, rtol=1e-12)
     np.testing.assert_allclose(fit.residual_px, 5, rtol=1e-9)
 

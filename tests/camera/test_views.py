@@ -172,9 +172,10 @@ def test_weights_are_one_over_the_images_of_the_bin(name: str, weighting: str) -
     for g in range(scheme.num_groups):
         _, a, e = np.unravel_index(g, scheme.shape)
         same = [
-            h for h in range(scheme.num_groups)
+            h
+            for h in range(scheme.num_groups)
             if (at := np.unravel_index(h, scheme.shape))[1] == a and (weighting == "azimuth" or at[2] == e)
-        ]  # fmt: skip
+        ]
         images = sum(int(totals[h]) for h in same)
         assert r[g] == (1 if weighting == "none" else 0 if images == 0 else 1 / images)
     if weighting == "azimuth":  # every bin that has images counts as one

@@ -174,9 +174,16 @@ def test_poses_are_read(body: Body, tmp_path: Path) -> None:
 
 def test_the_pose_command_takes_shape_coefficients(kept: Path, raised: Path, body: Body, tmp_path: Path) -> None:
     shaped = Body(
-        "shaped", body.vertices, body.faces, body.joints, body.parents, body.weights, body.joint_names,
-        shapedirs=0.1 * np.asarray(body.vertices)[..., None], joint_shapedirs=0.1 * np.asarray(body.joints)[..., None],
-    )  # fmt: skip
+        "shaped",
+        body.vertices,
+        body.faces,
+        body.joints,
+        body.parents,
+        body.weights,
+        body.joint_names,
+        shapedirs=0.1 * np.asarray(body.vertices)[..., None],
+        joint_shapedirs=0.1 * np.asarray(body.joints)[..., None],
+    )
     shaped.save(tmp_path / "shaped.npz")
     hand = body.rest_joints[body.joint_names.index("left_hand")]
     occupancy_of(ball(0.15, hand, 24), shaped).save(tmp_path / "ball.h5")

@@ -161,17 +161,39 @@ def test_a_dry_run_asks_no_server_and_loads_no_language_model(tmp_path: Path, mo
     Path("x.pt").touch()
     for source in ("openai=gpt", f"local={tmp_path / 'none'}"):
         told = chorus(
-            "synthesize", "hula hoop", "--prompts", source, "-o", tmp_path / "s.chorus", "--humans", "hmr=x.pt", "--count", 5,
-            "--prompt-count", 3, "--set", "prompts.retries=0", "--dry-run",
+            "synthesize",
+            "hula hoop",
+            "--prompts",
+            source,
+            "-o",
+            tmp_path / "s.chorus",
+            "--humans",
+            "hmr=x.pt",
+            "--count",
+            5,
+            "--prompt-count",
+            3,
+            "--set",
+            "prompts.retries=0",
+            "--dry-run",
             *(("--set", "prompts.base_url=http://127.0.0.1:9/v1") if source.startswith("openai") else ()),
-        )  # fmt: skip
+        )
         assert told.exit_code == 0, told.output
         assert f"(prompt 3 of up to 3 that {source} will be asked for)" in told.output
         assert "nothing was done" in told.output
     wrong = chorus(
-        "synthesize", "chair", "--prompts", "openai=x", "--set", "prompts.nope=1", "-o", tmp_path / "s.chorus", "--humans",
-        "hmr=x.pt", "--dry-run",
-    )  # fmt: skip
+        "synthesize",
+        "chair",
+        "--prompts",
+        "openai=x",
+        "--set",
+        "prompts.nope=1",
+        "-o",
+        tmp_path / "s.chorus",
+        "--humans",
+        "hmr=x.pt",
+        "--dry-run",
+    )
     assert wrong.exit_code == 2
     assert "--set prompts.nope" in wrong.output
     assert not (tmp_path / "s.chorus").exists()
@@ -193,9 +215,20 @@ def test_remake_makes_an_image_with_what_its_own_rows_were_made_with(tmp_path: P
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
     path, count = tmp_path / "s.chorus", 4000
     command = [
-        sys.executable, "-m", "chorus.cli", "synthesize", "sports ball", "--simulated", "-o", str(path), "--count", str(count),
-        *SMALL, "--commit-seconds", "0",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "chorus.cli",
+        "synthesize",
+        "sports ball",
+        "--simulated",
+        "-o",
+        str(path),
+        "--count",
+        str(count),
+        *SMALL,
+        "--commit-seconds",
+        "0",
+    ]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list((path / "shards").glob("*.h5")) and time.monotonic() < deadline:
@@ -215,9 +248,21 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> No
 def test_ctrl_c_twice_ends_at_once_and_without_a_crash(tmp_path: Path) -> None:
     path = tmp_path / "s.chorus"
     command = [
-        sys.executable, "-m", "chorus.cli", "synthesize", "sports ball", "--simulated", "-o", str(path), "--count", "4000",
-        "--batch", "256", "--commit-seconds", "0",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "chorus.cli",
+        "synthesize",
+        "sports ball",
+        "--simulated",
+        "-o",
+        str(path),
+        "--count",
+        "4000",
+        "--batch",
+        "256",
+        "--commit-seconds",
+        "0",
+    ]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (path / "frontend.json").exists() and time.monotonic() < deadline:

@@ -199,9 +199,27 @@ def run(*args: Any, codes: tuple[int, ...] = (0,)) -> str:
 
 
 SMALL = (
-    "--images", 60, "--test-images", 5, "--seeds", 2, "--category", "surfboard", "--resolution", 16, "--resolutions", "12",
-    "--k", "4", "--tau", "", "--min-images", 4, "--keypoint-confidence", 0.6,
-)  # fmt: skip
+    "--images",
+    60,
+    "--test-images",
+    5,
+    "--seeds",
+    2,
+    "--category",
+    "surfboard",
+    "--resolution",
+    16,
+    "--resolutions",
+    "12",
+    "--k",
+    "4",
+    "--tau",
+    "",
+    "--min-images",
+    4,
+    "--keypoint-confidence",
+    0.6,
+)
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +241,9 @@ def test_two_runs_give_the_same_bytes(twice: list[Path]) -> None:
     assert "image search, simulated, 60 images" in names
     assert "12^3 voxels" in names
     assert [m["claim"] for m in facts[0]["mechanisms"]] == [
-        "more images beat 1 %", "filtering wins where the keypoints reveal bad poses"
-    ]  # fmt: skip
+        "more images beat 1 %",
+        "filtering wins where the keypoints reveal bad poses",
+    ]
     assert (twice[0] / "table.png").read_bytes()[:4] == b"\x89PNG"
 
 

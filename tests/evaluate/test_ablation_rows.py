@@ -156,8 +156,11 @@ def test_samples(tmp_path: Path) -> None:
     # 9 even and 10 odd ones pass.
     shares = {s: set(numbers(store, chosen_images(store, where, Sample("share", s), 4))) for s in (0.01, 0.3, 0.6, 1.0)}
     assert {s: (sum(i % 2 == 0 for i in v), sum(i % 2 for i in v)) for s, v in shares.items()} == {
-        0.01: (1, 1), 0.3: (3, 3), 0.6: (5, 6), 1.0: (9, 10),
-    }  # fmt: skip
+        0.01: (1, 1),
+        0.3: (3, 3),
+        0.6: (5, 6),
+        1.0: (9, 10),
+    }
     assert shares[0.01] < shares[0.3] < shares[0.6] < shares[1.0] == passed
     drawn = [set(numbers(store, chosen_images(store, where, Sample("unfiltered"), seed))) for seed in range(20)]
     assert all((sum(i % 2 == 0 for i in d), sum(i % 2 for i in d)) == (9, 10) for d in drawn)
@@ -187,8 +190,10 @@ def test_samples_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"where: expected an answer of bool and shape \(30,\), got float32"):
         chosen_images(store, lambda rows: rows["score/keypoint_left_hip"], Sample(), 0)  # type: ignore[arg-type, return-value]
     for wrong, message in (
-        ({"kind": "some"}, "kind: expected one of"), ({"share": 0.0}, "share, size"), ({"size": -1}, "share, size")
-    ):  # fmt: skip
+        ({"kind": "some"}, "kind: expected one of"),
+        ({"share": 0.0}, "share, size"),
+        ({"size": -1}, "share, size"),
+    ):
         with pytest.raises(InputError, match=message):
             Sample(**wrong)  # type: ignore[arg-type]
 
@@ -208,9 +213,7 @@ def test_rows_of_the_table() -> None:
     rows = settings(AblationOptions(sizes=(1201, 9408)), ("synthesis", "search"))
     names = [row.name for row in rows]
     assert names[:5] == ["w/o keypoint filtering", "w/o canonicalization", "1 %", "10 %", "full"]
-    assert names[5:9] == [
-        "search, 1,201 images", "search, 9,408 images", "synthesis, 1,201 images", "synthesis, 9,408 images"
-    ]  # fmt: skip
+    assert names[5:9] == ["search, 1,201 images", "search, 9,408 images", "synthesis, 1,201 images", "synthesis, 9,408 images"]
     assert {"view weights none", "24^3 voxels", "48^3 voxels", "k = 1", "tau = 1.6 m", "no smoothing"} < set(names)
     assert all(row.reference in names for row in rows)
     assert len(set(names)) == len(names)

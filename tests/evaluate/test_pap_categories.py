@@ -96,9 +96,13 @@ def test_stores_from_end_to_end(small: tuple[Path, Path, Occupancy], tmp_path: P
     assert report.mpap("vanilla") == category.mean("vanilla") > 0.15
     # Turned around the vertical axis the same distribution is worse: pose, camera and mask belong together.
     turned = evaluate_pap(
-        {"backpack": occupancy}, [test, more], protocol=FOOTPRINT, min_images=16, aware=False,
+        {"backpack": occupancy},
+        [test, more],
+        protocol=FOOTPRINT,
+        min_images=16,
+        aware=False,
         pose_occupancy=lambda o, pose: np.ascontiguousarray(o.probability[::-1, :, ::-1]),
-    )  # fmt: skip
+    )
     assert turned.mpap("vanilla") < 0.6 * report.mpap("vanilla")
     assert turned.categories[0].mean("aware_vanilla") is None
 

@@ -54,11 +54,13 @@ def test_iou_of_nothing_and_of_everything() -> None:
 
 def test_thresholds_come_from_the_other_seeds() -> None:
     thresholds = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
-    curves = np.array([
-        [0.9, 0.1, 0.0, 0.0],  # by itself it would take 0.1; the others prefer 0.3
-        [0.0, 0.2, 0.8, 0.1],  # the others (0.9 + 0.3) / 2 prefer 0.1
-        [0.3, 0.0, 0.7, 0.2],  # the others: 0.9, 0.3, 0.8, 0.1 -> 0.1
-    ])  # fmt: skip
+    curves = np.array(
+        [
+            [0.9, 0.1, 0.0, 0.0],  # by itself it would take 0.1; the others prefer 0.3
+            [0.0, 0.2, 0.8, 0.1],  # the others (0.9 + 0.3) / 2 prefer 0.1
+            [0.3, 0.0, 0.7, 0.2],  # the others: 0.9, 0.3, 0.8, 0.1 -> 0.1
+        ]
+    )
     iou, chosen = held_out_scores(curves, thresholds)
     np.testing.assert_array_equal(chosen, thresholds[[2, 0, 0]])
     np.testing.assert_array_equal(iou, [0.0, 0.0, 0.3])
@@ -172,6 +174,6 @@ def test_a_small_table_from_end_to_end() -> None:
         assert (batch.status == "complete").all()
         truth = true_occupancy(WORLDS["backpack"], field.centres, body=body) >= 0.5
         curves.append(iou_curve(aggregate(batch.images, field).probability, truth))
-    assert table.row("backpack", "full").iou == pytest.approx([
-        curves[0][curves[1].argmax()], curves[1][curves[0].argmax()]
-    ], abs=1e-6)  # fmt: skip
+    assert table.row("backpack", "full").iou == pytest.approx(
+        [curves[0][curves[1].argmax()], curves[1][curves[0].argmax()]], abs=1e-6
+    )

@@ -109,11 +109,12 @@ class FakeDetectron2:
                 "MetadataCatalog": SimpleNamespace(get=lambda name: SimpleNamespace(thing_classes=metadata.get(name)))
             },
             "detectron2.model_zoo": {
-                "get_config_file": get_config_file, "get_checkpoint_url": lambda name: f"https://zoo/{name}.pkl",
+                "get_config_file": get_config_file,
+                "get_checkpoint_url": lambda name: f"https://zoo/{name}.pkl",
             },
             "detectron2.projects": {},
             "detectron2.projects.point_rend": {"add_pointrend_config": add_pointrend_config},
-        }  # fmt: skip
+        }
         install(monkeypatch, modules)
 
 

@@ -58,8 +58,13 @@ class Script(ThreadingHTTPServer):
 
 def says(content: Any, finish: str = "stop") -> Act:
     message = {"role": "assistant", "content": content}
-    value = {"id": "1", "object": "chat.completion", "created": 0, "model": "m",
-             "choices": [{"index": 0, "message": message, "finish_reason": finish}]}  # fmt: skip
+    value = {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "m",
+        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+    }
     return gives(json.dumps(value))
 
 

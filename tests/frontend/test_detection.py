@@ -72,10 +72,15 @@ def block(y0: int, y1: int, x0: int, x1: int, side: int = 16) -> NDArray[np.bool
 
 
 def test_masks_boxes_scores_and_order_at_the_size_of_the_picture() -> None:
-    network = Says(*outputs(
-        ({PERSON: 0.7}, block(2, 14, 4, 8)), ({BALL: 0.9}, block(6, 9, 7, 12)), ({2: 0.99}, block(0, 16, 0, 16)),
-        ({PERSON: 0.49, BALL: 0.2}, block(0, 4, 0, 4)), ({BALL: 0.95}, block(0, 0, 0, 0)),
-    ))  # fmt: skip
+    network = Says(
+        *outputs(
+            ({PERSON: 0.7}, block(2, 14, 4, 8)),
+            ({BALL: 0.9}, block(6, 9, 7, 12)),
+            ({2: 0.99}, block(0, 16, 0, 16)),
+            ({PERSON: 0.49, BALL: 0.2}, block(0, 4, 0, 4)),
+            ({BALL: 0.95}, block(0, 0, 0, 0)),
+        )
+    )
     stage = Mask2Former(network, processor(), 0.5, BatchLimit(8))
     sizes = [(64, 64), (128, 96), (64, 64), (48, 160), (128, 96)]
     found = stage.detect([picture(*size) for size in sizes], "Sports Ball")

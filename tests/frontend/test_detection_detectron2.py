@@ -19,8 +19,11 @@ ZOO, LVIS_ZOO = "COCO/mask_rcnn.yaml", "LVIS/mask_rcnn.yaml"
 def rows(weights: str, image: np.ndarray) -> list[tuple[list[float], float, int]]:
     """What the fake detectors find, by their weights."""
     if "LVIS" in weights:
-        return [([1, 1, 9, 9], 0.85, LVIS.index("soccer_ball")), ([2, 1, 9, 9], 0.75, LVIS.index("soccer_ball")),
-                ([0, 0, 20, 30], 0.95, BABY)]  # fmt: skip
+        return [
+            ([1, 1, 9, 9], 0.85, LVIS.index("soccer_ball")),
+            ([2, 1, 9, 9], 0.75, LVIS.index("soccer_ball")),
+            ([0, 0, 20, 30], 0.95, BABY),
+        ]
     return [([4.25, 2, 12, 30], 0.6, 0), ([10, 3.5, 18, 8.75], 0.9, BALL), ([0, 0, 9, 9], 0.99, 5), ([3, 3, 9, 9], 0.4, 0)]
 
 

@@ -126,9 +126,11 @@ def test_sam_is_given_boxes_and_gives_masks_at_the_size_of_the_picture(folders: 
     sam._network = Network()
     given = pictures((64, 64), (128, 64), (40, 160), (32, 32))
     boxes = [
-        np.array([[8, 16, 40, 48]], np.float32), np.zeros((0, 4), np.float32),
-        np.array([[20, 10, 100, 30], [0, 0, 160, 40]], np.float32), np.array([[4, 4, 12, 28]], np.float32),
-    ]  # fmt: skip
+        np.array([[8, 16, 40, 48]], np.float32),
+        np.zeros((0, 4), np.float32),
+        np.array([[20, 10, 100, 30], [0, 0, 160, 40]], np.float32),
+        np.array([[4, 4, 12, 28]], np.float32),
+    ]
     masks = sam.masks(given, boxes)
     assert [m.shape for m in masks] == [(1, 64, 64), (0, 128, 64), (2, 40, 160), (1, 32, 32)]
     assert [m.dtype for m in masks] == [np.bool_] * 4

@@ -48,10 +48,29 @@ def analysis(models: dict[str, Any]) -> list[Any]:
 
 def synthesize(store: Path, models: dict[str, Any], *more: Any, count: int = COUNT) -> Result:
     return chorus(
-        "synthesize", "surfboard", "-o", store, "--prompt-count", 2, "--count", count, "--view", "", "--view", "side view",
-        "--images", models["images"], "--set", "images.steps=4", "--set", "images.size=64", "--set", "images.safety=off",
-        *analysis(models), *more,
-    )  # fmt: skip
+        "synthesize",
+        "surfboard",
+        "-o",
+        store,
+        "--prompt-count",
+        2,
+        "--count",
+        count,
+        "--view",
+        "",
+        "--view",
+        "side view",
+        "--images",
+        models["images"],
+        "--set",
+        "images.steps=4",
+        "--set",
+        "images.size=64",
+        "--set",
+        "images.safety=off",
+        *analysis(models),
+        *more,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +155,20 @@ def test_pictures_that_exist_go_through_the_same_stages(models: dict[str, Any], 
     (pictures / "broken.jpg").write_bytes(b"no picture")
     path = tmp_path / "found.chorus"
     done = chorus(
-        "ingest", "images", tmp_path / "crawled", "--category", "surfboard", "-o", path, "--set", "images.size=64",
-        "--set", "images.least=8", *analysis(models), "--json",
-    )  # fmt: skip
+        "ingest",
+        "images",
+        tmp_path / "crawled",
+        "--category",
+        "surfboard",
+        "-o",
+        path,
+        "--set",
+        "images.size=64",
+        "--set",
+        "images.least=8",
+        *analysis(models),
+        "--json",
+    )
     assert done.exit_code == 0, done.output
     store = open_store(path)
     assert len(store) == 7
@@ -148,9 +178,20 @@ def test_pictures_that_exist_go_through_the_same_stages(models: dict[str, Any], 
     assert store.prompts == ["A person rides a surfboard"]
     assert (store.rows["status"] == "complete").sum() >= 3
     again = chorus(
-        "ingest", "images", tmp_path / "crawled", "--category", "surfboard", "-o", path, "--set", "images.size=64",
-        "--set", "images.least=8", *analysis(models), "--json",
-    )  # fmt: skip
+        "ingest",
+        "images",
+        tmp_path / "crawled",
+        "--category",
+        "surfboard",
+        "-o",
+        path,
+        "--set",
+        "images.size=64",
+        "--set",
+        "images.least=8",
+        *analysis(models),
+        "--json",
+    )
     assert json.loads(again.stdout)["made"] == 0
 
 

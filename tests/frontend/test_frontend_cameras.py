@@ -177,9 +177,11 @@ def test_bad_arguments_are_named():
     humans, truth = seen(2)
     size = truth.image_size
     for changed, message in (
-        ({"method": "x"}, "method: expected one of adam"), ({"start": "x"}, "start: expected one of fitted"),
-        ({"iterations": -1}, "iterations"), ({"stop_px": np.nan}, "stop_px"),
-    ):  # fmt: skip
+        ({"method": "x"}, "method: expected one of adam"),
+        ({"start": "x"}, "start: expected one of fitted"),
+        ({"iterations": -1}, "iterations"),
+        ({"stop_px": np.nan}, "stop_px"),
+    ):
         with pytest.raises(InputError, match=message):
             calibrate(humans, size, BODY, **changed)
     with pytest.raises(InputError, match="sizes"):

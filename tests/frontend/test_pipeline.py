@@ -85,8 +85,15 @@ def test_each_image_gets_a_row_that_says_what_became_of_it(tmp_path: Path) -> No
     status = dict(zip(store.rows["key"].tolist(), store.rows["status"].tolist(), strict=True))
     got = [status[f"image-{i:03d}".encode()] for i in range(8)]
     assert got == [
-        "complete", "no object", "no person", "no person", "several people", "several objects", "complete", "no object"
-    ]  # fmt: skip
+        "complete",
+        "no object",
+        "no person",
+        "no person",
+        "several people",
+        "several objects",
+        "complete",
+        "no object",
+    ]
     assert report.rows == Counter(store.rows["status"].tolist())
     assert report.images == len(store) == 12
     assert not verify_store(tmp_path / "s.chorus")

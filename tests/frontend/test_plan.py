@@ -74,9 +74,14 @@ def test_batches_keep_the_order() -> None:
 
 
 DESCRIPTION = Description(
-    "surfboard", {"images": "stable-diffusion", "detector": "mask2former=a"}, {"images.steps": "50"}, PROMPTS, VIEWS, 7,
+    "surfboard",
+    {"images": "stable-diffusion", "detector": "mask2former=a"},
+    {"images.steps": "50"},
+    PROMPTS,
+    VIEWS,
+    7,
     {"dtype": "auto", "calibration": {"method": "adam"}},
-)  # fmt: skip
+)
 
 
 def test_a_description_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -95,10 +95,12 @@ def test_every_stage_says_what_it_is() -> None:
     [
         ("a.txt", "# of mine\nA man plays the guitar\n\n  A dog next to it \r\na man plays the guitar.\n"),
         ("a.json", '["A man plays the guitar", "A dog next to it ", "A man plays the guitar!"]'),
-        ("a.JSON", '\ufeff{"category": "Guitar", "prompts": ["A man plays the guitar", "A dog next to it", '
-                   '"a man plays the guitar"]}'),
+        (
+            "a.JSON",
+            '\ufeff{"category": "Guitar", "prompts": ["A man plays the guitar", "A dog next to it", "a man plays the guitar"]}',
+        ),
     ],
-)  # fmt: skip
+)
 def test_files(tmp_path: Path, name: str, content: str) -> None:
     path = tmp_path / name
     path.write_bytes(content.encode())

@@ -43,9 +43,18 @@ def network(words: int, kind: str = "llama", positions: int = 512) -> Any:
     torch.manual_seed(0)
     if kind == "llama":
         return LlamaForCausalLM(
-            LlamaConfig(vocab_size=words, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-                        max_position_embeddings=positions, bos_token_id=None, eos_token_id=0, pad_token_id=0)
-        )  # fmt: skip
+            LlamaConfig(
+                vocab_size=words,
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=positions,
+                bos_token_id=None,
+                eos_token_id=0,
+                pad_token_id=0,
+            )
+        )
     return GPT2LMHeadModel(
         GPT2Config(vocab_size=words, n_embd=64, n_layer=2, n_head=4, n_positions=positions, bos_token_id=0, eos_token_id=0)
     )

@@ -71,7 +71,7 @@ SHAPES = {
     "thoughts without a beginning": f"A person buys a motorcycle? No.\n</think>\n{A}\n{B}",
     "html": f"<ol><li>{A}</li><li>{B}</li></ol>",
     "invisible": f"\ufeff{A}\x00\n\u200b{B}",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -15,6 +15,8 @@ from chorus.frontend.stages import Runtime
 from tests.frontend.servers import Act, Script, Servers, dripping, fails, gives, hangs_up, says, silent, url
 
 RIDES, SITS, PUSHES = "A person rides a bicycle", "A person sits on a bicycle", "A person pushes a bicycle"
+
+
 def source(script: Script | str, retries: int = 0, timeout: float = 20, **options: str) -> Server:
     base_url = script if isinstance(script, str) else url(script)
     given = {"base_url": base_url, "retries": str(retries), "timeout": str(timeout), **options}

@@ -74,11 +74,19 @@ def test_killed_at_twenty_moments_the_rows_are_those_of_a_run_that_was_not(tmp_p
     kills = 20
     done = subprocess.run(
         [
-            sys.executable, "-c", KILLER, str(tmp_path / "killed.chorus"), str(ENDLESS), str(REST), str(kills),
+            sys.executable,
+            "-c",
+            KILLER,
+            str(tmp_path / "killed.chorus"),
+            str(ENDLESS),
+            str(REST),
+            str(kills),
             str(tmp_path / "seen"),
         ],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["last"] == 0, done.stderr
@@ -94,11 +102,21 @@ def test_killed_at_twenty_moments_the_rows_are_those_of_a_run_that_was_not(tmp_p
 def torchrun(path: Path, count: int, processes: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m",
-            "tests.frontend.runs", str(path), str(count),
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+            "-m",
+            "tests.frontend.runs",
+            str(path),
+            str(count),
         ],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.mark.slow

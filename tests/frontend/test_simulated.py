@@ -49,13 +49,9 @@ def test_all_oracles_give_the_simulated_store(tmp_path: Path, near_worlds: list[
     count = 80
     write_world(tmp_path / "true.chorus", near_worlds, count, 0, BODY)
     true = open_store(tmp_path / "true.chorus")
-    wanted = [
-        ImageRequest(image_key(world, 0, i), world.prompt, "", i) for world in near_worlds for i in range(count // 2)
-    ]
+    wanted = [ImageRequest(image_key(world, 0, i), world.prompt, "", i) for world in near_worlds for i in range(count // 2)]
     made = Stages(SimulatedImages(BODY, SIZE), SimulatedDetector(BODY), SimulatedKeypoints(BODY), SimulatedHumans(BODY))
-    with StoreWriter(
-        tmp_path / "made.chorus", category="sports ball", body_hash=BODY.hash, person_masks=True
-    ) as writer:
+    with StoreWriter(tmp_path / "made.chorus", category="sports ball", body_hash=BODY.hash, person_masks=True) as writer:
         pipeline = Pipeline(made, "sports ball", BODY, person_masks=True)
         pipeline.run([wanted[i : i + 16] for i in range(0, count, 16)], writer)
     store = open_store(tmp_path / "made.chorus")

@@ -114,8 +114,15 @@ def test_a_camera_with_two_pictures_in_a_file(tmp_path: Path) -> None:
 def test_orientation(tmp_path: Path, orientation: int) -> None:
     """What a camera held so writes: the pixels turned, and the tag that turns them back."""
     T = Image.Transpose
-    turns = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90, 7: T.TRANSVERSE,
-             8: T.ROTATE_270}  # fmt: skip
+    turns = {
+        2: T.FLIP_LEFT_RIGHT,
+        3: T.ROTATE_180,
+        4: T.FLIP_TOP_BOTTOM,
+        5: T.TRANSPOSE,
+        6: T.ROTATE_90,
+        7: T.TRANSVERSE,
+        8: T.ROTATE_270,
+    }
     upright = scene(96, 72)
     stored = upright.transpose(turns[orientation]) if orientation > 1 else upright
     exif = Image.Exif()
@@ -195,10 +202,19 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "really.gif").rename(tmp_path / "gif.png")
     (tmp_path / "folder.png").mkdir()
     expected = {
-        "empty.jpg": UNREADABLE, "text.png": UNREADABLE, "cut.png": UNREADABLE, "flipped.png": UNREADABLE, "thin.png": SMALL,
-        "large.png": LARGE, "bomb.png": LARGE, "gif.png": UNREADABLE, "folder.png": MISSING, "nowhere.png": MISSING,
-        "nul\0.png": MISSING, "x" * 5000: MISSING,
-    }  # fmt: skip
+        "empty.jpg": UNREADABLE,
+        "text.png": UNREADABLE,
+        "cut.png": UNREADABLE,
+        "flipped.png": UNREADABLE,
+        "thin.png": SMALL,
+        "large.png": LARGE,
+        "bomb.png": LARGE,
+        "gif.png": UNREADABLE,
+        "folder.png": MISSING,
+        "nowhere.png": MISSING,
+        "nul\0.png": MISSING,
+        "x" * 5000: MISSING,
+    }
     requests = [ImageRequest(name, "A person") for name in ["good.png", *expected]]
     made = FolderImages(tmp_path).images(requests)
     assert isinstance(made[0], Picture)

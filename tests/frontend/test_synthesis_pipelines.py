@@ -93,8 +93,13 @@ def test_what_a_pipeline_does_not_take(consistency: Path) -> None:
 def test_a_pipeline_without_text(tmp_path: Path) -> None:
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-    unet = UNet2DModel(sample_size=8, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
-                       norm_num_groups=4)  # fmt: skip
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
+    )
     with quiet():
         DDPMPipeline(unet=unet, scheduler=DDPMScheduler()).save_pretrained(str(tmp_path / "ddpm"))
     with pytest.raises(InputError, match="expected a pipeline that makes images from text, got a DDPMPipeline"):

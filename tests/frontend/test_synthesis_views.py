@@ -93,9 +93,15 @@ def test_negative_is_a_negative_prompt(pipeline) -> None:
     controlled = stage(pipeline, view_control="negative", negative="text").images([request("side view"), request("")])
     for made, view, words in zip(controlled, ("side view", ""), ("text, front view, back view", "text"), strict=True):
         by_hand = pipeline(
-            request(view).text, negative_prompt=words, num_inference_steps=6, guidance_scale=7.5, height=64, width=64,
-            generator=torch.Generator().manual_seed(3), output_type="np",
-        ).images[0]  # fmt: skip
+            request(view).text,
+            negative_prompt=words,
+            num_inference_steps=6,
+            guidance_scale=7.5,
+            height=64,
+            width=64,
+            generator=torch.Generator().manual_seed(3),
+            output_type="np",
+        ).images[0]
         assert np.abs(np.rint(by_hand * 255) - made.pixels).max() <= 1
     plain = stage(pipeline).images([request("side view")])
     assert difference(plain[0], controlled[0]) > 5

@@ -45,9 +45,12 @@ def tiny_hmr_state(seed: int = 0) -> dict[str, Tensor]:
     state = resnet_state(STEM, WIDTHS, DEPTHS, generator)
     wide = WIDTHS[-1] + 144 + 10 + 3
     for name, rows, columns, spread in (
-        ("fc1", HIDDEN, wide, wide**-0.5), ("fc2", HIDDEN, HIDDEN, HIDDEN**-0.5),
-        ("decpose", 144, HIDDEN, 0.01), ("decshape", 10, HIDDEN, 0.01), ("deccam", 3, HIDDEN, 0.005),
-    ):  # fmt: skip
+        ("fc1", HIDDEN, wide, wide**-0.5),
+        ("fc2", HIDDEN, HIDDEN, HIDDEN**-0.5),
+        ("decpose", 144, HIDDEN, 0.01),
+        ("decshape", 10, HIDDEN, 0.01),
+        ("deccam", 3, HIDDEN, 0.005),
+    ):
         state[f"{name}.weight"] = torch.randn(rows, columns, generator=generator) * spread
         state[f"{name}.bias"] = torch.zeros(rows)
     state["init_pose"], state["init_shape"] = rest_pose_6d().reshape(1, 144), torch.zeros(1, 10)
@@ -105,6 +108,13 @@ def shapely() -> Body:
     joint_shape[..., 0] = 0.1 * body.joints
     joint_shape[:, 1, 1] = -0.05
     return Body(
-        "shapely", body.vertices, body.faces, body.joints, body.parents, body.weights, body.joint_names,
-        shapedirs=shape, joint_shapedirs=joint_shape,
-    )  # fmt: skip
+        "shapely",
+        body.vertices,
+        body.faces,
+        body.joints,
+        body.parents,
+        body.weights,
+        body.joint_names,
+        shapedirs=shape,
+        joint_shapedirs=joint_shape,
+    )

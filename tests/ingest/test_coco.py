@@ -66,14 +66,31 @@ def test_masks_by_hand():
 @pytest.mark.parametrize(
     "value",
     [
-        None, 7, [], [[]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5]], [[1, 2, 3, 4, 5, "6"]], [[1, 2, 3, 4, 5, float("nan")]],
-        [[1, 2, 1e9, 4, 5, 6]], [7], [[True, 2, 3, 4, 5, 6]], [[20.0, 20.0, 30.0, 20.0, 30.0, 30.0]],
-        {"size": [6, 9], "counts": [54]}, {"counts": [48]}, {"size": [6, 8], "counts": [47]},
-        {"size": [6, 8], "counts": [-1, 49]}, {"size": [6, 8], "counts": [48]}, {"size": [6, 8], "counts": None},
-        {"size": [6, 8], "counts": [24.0, 24]}, {"size": [6, 8], "counts": "zzzzzzzzz"}, {"size": [6, 8], "counts": ""},
-        {"size": [6, 8], "counts": "\u00e9"}, {"size": [6, 8], "counts": "oooooooooooooooooooooooo0"},
+        None,
+        7,
+        [],
+        [[]],
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4, 5]],
+        [[1, 2, 3, 4, 5, "6"]],
+        [[1, 2, 3, 4, 5, float("nan")]],
+        [[1, 2, 1e9, 4, 5, 6]],
+        [7],
+        [[True, 2, 3, 4, 5, 6]],
+        [[20.0, 20.0, 30.0, 20.0, 30.0, 30.0]],
+        {"size": [6, 9], "counts": [54]},
+        {"counts": [48]},
+        {"size": [6, 8], "counts": [47]},
+        {"size": [6, 8], "counts": [-1, 49]},
+        {"size": [6, 8], "counts": [48]},
+        {"size": [6, 8], "counts": None},
+        {"size": [6, 8], "counts": [24.0, 24]},
+        {"size": [6, 8], "counts": "zzzzzzzzz"},
+        {"size": [6, 8], "counts": ""},
+        {"size": [6, 8], "counts": "\u00e9"},
+        {"size": [6, 8], "counts": "oooooooooooooooooooooooo0"},
     ],
-)  # fmt: skip
+)
 def test_bad_masks(value):
     with pytest.raises(InputError, match="segmentation"):
         decode_mask(value, (6, 8))

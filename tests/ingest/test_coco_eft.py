@@ -31,9 +31,13 @@ def rectangle(x, y, width, height):
 
 def annotation(number, image, category, box, segmentation=None, crowd=0):
     return {
-        "id": number, "image_id": image, "category_id": category, "bbox": list(box), "iscrowd": crowd,
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": list(box),
+        "iscrowd": crowd,
         "segmentation": rectangle(*box) if segmentation is None else segmentation,
-    }  # fmt: skip
+    }
 
 
 def fit(number, image, seed=0, size=(HEIGHT, WIDTH), box=(100, 20, 120, 200), **changes):
@@ -44,11 +48,15 @@ def fit(number, image, seed=0, size=(HEIGHT, WIDTH), box=(100, 20, 120, 200), **
     matrices[0] = Rotation.from_rotvec([0, rng.uniform(-3, 3), 0]).as_matrix()
     matrices[0] = UPRIGHT @ matrices[0]
     record = {
-        "parm_pose": matrices.tolist(), "parm_shape": (rng.normal(size=10) * 0.3).tolist(),
-        "parm_cam": [0.9, 0.02, 0.25], "bbox_scale": max(box[2:]) * 1.1 / 200,
-        "bbox_center": [box[0] + box[2] / 2, box[1] + box[3] / 2], "annotId": number,
-        "imageName": f"COCO_val2014_{image:012d}.jpg", "smpltype": "smpl",
-    }  # fmt: skip
+        "parm_pose": matrices.tolist(),
+        "parm_shape": (rng.normal(size=10) * 0.3).tolist(),
+        "parm_cam": [0.9, 0.02, 0.25],
+        "bbox_scale": max(box[2:]) * 1.1 / 200,
+        "bbox_center": [box[0] + box[2] / 2, box[1] + box[3] / 2],
+        "annotId": number,
+        "imageName": f"COCO_val2014_{image:012d}.jpg",
+        "smpltype": "smpl",
+    }
     return {name: value for name, value in {**record, **changes}.items() if value is not None}
 
 
@@ -93,8 +101,17 @@ def write(folder, coco, eft):
 def shaped_body():
     rng = np.random.default_rng(2)
     vertices, joints = len(BODY.vertices), rng.normal(size=(24, 3, 10)) * 0.01
-    return Body("shaped", BODY.vertices, BODY.faces, BODY.joints, BODY.parents, BODY.weights, BODY.joint_names,
-                shapedirs=np.zeros((vertices, 3, 10)), joint_shapedirs=joints)  # fmt: skip
+    return Body(
+        "shaped",
+        BODY.vertices,
+        BODY.faces,
+        BODY.joints,
+        BODY.parents,
+        BODY.weights,
+        BODY.joint_names,
+        shapedirs=np.zeros((vertices, 3, 10)),
+        joint_shapedirs=joints,
+    )
 
 
 @pytest.mark.parametrize("use_betas", [False, True])
@@ -139,14 +156,28 @@ def test_every_annotation_is_kept_or_counted(tmp_path, method):
     coco, eft, out = write(tmp_path, *scene())
     steps = []
     report = ingest_coco_eft(
-        coco, eft, out, BODY, categories=["sports ball"], min_images=3, method=method,
+        coco,
+        eft,
+        out,
+        BODY,
+        categories=["sports ball"],
+        min_images=3,
+        method=method,
         progress=lambda *step: steps.append(step),
-    )  # fmt: skip
+    )
     (ball,) = report.categories
     assert ball.rejected == {
-        "crowd": 2, "several objects": 3, "no person": 1, "several people": 2, "no EFT fit": 1, "EFT fit": 2, "box": 1,
-        "object mask": 1, "person mask": 1, "overlap": 1,
-    }  # fmt: skip
+        "crowd": 2,
+        "several objects": 3,
+        "no person": 1,
+        "several people": 2,
+        "no EFT fit": 1,
+        "EFT fit": 2,
+        "box": 1,
+        "object mask": 1,
+        "person mask": 1,
+        "overlap": 1,
+    }
     assert (ball.annotations, ball.images, ball.kept) == (18, 16, 3)
     assert ball.kept + sum(ball.rejected.values()) == ball.annotations
     assert set(ball.rejected) < set(REASONS)
@@ -155,9 +186,14 @@ def test_every_annotation_is_kept_or_counted(tmp_path, method):
     counts = (report.eft_records, report.eft_broken, report.eft_duplicates, report.eft_nameless, report.eft_unknown)
     assert counts == (14, 1, 0, 0, 0)
     assert {(key[-2:], reason) for key, reason, _ in ball.failures} == {
-        ("09", "no EFT fit"), ("10", "EFT fit"), ("11", "EFT fit"), ("12", "box"), ("13", "object mask"),
-        ("14", "person mask"), ("15", "overlap"),
-    }  # fmt: skip
+        ("09", "no EFT fit"),
+        ("10", "EFT fit"),
+        ("11", "EFT fit"),
+        ("12", "box"),
+        ("13", "object mask"),
+        ("14", "person mask"),
+        ("15", "overlap"),
+    }
     assert ball.store == out / "sports-ball.chorus"
     assert [p.name for p in out.iterdir()] == ["sports-ball.chorus"]
     assert verify_store(ball.store) == []
@@ -165,10 +201,23 @@ def test_every_annotation_is_kept_or_counted(tmp_path, method):
     assert (store.category, store.body_hash, store.has_person_masks, len(store)) == ("sports ball", BODY.hash, True, 16)
     status = {int(k): s for k, s in zip(store.rows["key"].tolist(), store.rows["status"].tolist(), strict=True)}
     assert status == {
-        1: "complete", 2: "complete", 3: "complete", 4: "crowd", 5: "several objects", 6: "no person", 7: "several people",
-        8: "several people", 9: "no EFT fit", 10: "EFT fit", 11: "EFT fit", 12: "box", 13: "object mask",
-        14: "person mask", 15: "overlap", 16: "several objects",
-    }  # fmt: skip
+        1: "complete",
+        2: "complete",
+        3: "complete",
+        4: "crowd",
+        5: "several objects",
+        6: "no person",
+        7: "several people",
+        8: "several people",
+        9: "no EFT fit",
+        10: "EFT fit",
+        11: "EFT fit",
+        12: "box",
+        13: "object mask",
+        14: "person mask",
+        15: "overlap",
+        16: "several objects",
+    }
     row = list(status).index(15)  # what a filter rejected keeps its mask, pose and camera, for other thresholds
     assert store.rows["has_camera"][row]
     assert store.rows["score/overlap"][row] == 0
@@ -183,9 +232,7 @@ def test_every_annotation_is_kept_or_counted(tmp_path, method):
         record = records[10 * int(key)]
         np.testing.assert_array_equal(batch.masks.unpack(i), expected)
         assert store.person_masks(rows).unpack(i)[20:220, 100:220].all()
-        np.testing.assert_allclose(
-            Rotation.from_rotvec(batch.poses[i, 1:]).as_matrix(), record.pose[1:], atol=1e-6
-        )
+        np.testing.assert_allclose(Rotation.from_rotvec(batch.poses[i, 1:]).as_matrix(), record.pose[1:], atol=1e-6)
         _, _, targets, _ = eft_targets([record], BODY)
         uv, z = batch.cameras[i : i + 1].project(BODY.posed_joints(batch.poses[i : i + 1]))
         residual = np.linalg.norm(uv[0] - targets[0], axis=-1).mean()
@@ -331,9 +378,17 @@ def test_command(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["table"] == [["sports ball", 3]]
     again = CliRunner().invoke(
         ingest_coco_eft_command,
-        [*arguments[:3], str(tmp_path / "lm"), *arguments[4:], "--min-images", "2", "--json", "--method",
-         "levenberg-marquardt"],
-    )  # fmt: skip
+        [
+            *arguments[:3],
+            str(tmp_path / "lm"),
+            *arguments[4:],
+            "--min-images",
+            "2",
+            "--json",
+            "--method",
+            "levenberg-marquardt",
+        ],
+    )
     assert again.exit_code == 0, again.output
     facts = json.loads(again.stdout)
     assert facts["categories"][0]["rejected"]["crowd"] == 2
@@ -371,9 +426,10 @@ def test_real_annotations(tmp_path, name):
     path = real_annotations(name)
     content = json.loads(path.read_text())
     rows = [
-        fit(a["id"], a["image_id"], seed=a["id"] % 1000, box=a["bbox"]) for a in content["annotations"]
+        fit(a["id"], a["image_id"], seed=a["id"] % 1000, box=a["bbox"])
+        for a in content["annotations"]
         if a["category_id"] == PERSON and not a["iscrowd"]
-    ]  # fmt: skip
+    ]
     eft = tmp_path / "eft.json"
     eft.write_text(json.dumps({"data": rows}))
     report = ingest_coco_eft(path, eft, tmp_path / "out", BODY, min_images=1, method="levenberg-marquardt")
@@ -398,8 +454,6 @@ def test_real_annotations(tmp_path, name):
             assert verify_store(c.store) == []
             store = open_store(c.store)
             for row, key in zip(store.select().tolist(), store.rows["key"][store.select()].tolist(), strict=True):
-                (a,) = [
-                    a for a in content["annotations"] if a["image_id"] == int(key) and a["category_id"] == number[c.name]
-                ]
+                (a,) = [a for a in content["annotations"] if a["image_id"] == int(key) and a["category_id"] == number[c.name]]
                 area = store.batch([row]).masks.areas()[0]  # COCO's area is the polygon's, to a rim of pixels
                 assert abs(area - a["area"]) < 0.1 * a["area"] + 40

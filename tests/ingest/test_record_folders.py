@@ -251,8 +251,10 @@ def test_a_bad_record_is_reported_and_stops_nothing(tmp_path, spoil, stage, word
     assert len(reason) < 400
     store = open_store(tmp_path / "s")
     assert dict(zip(store.rows["key"].tolist(), store.rows["status"].tolist(), strict=True)) == {
-        b"good": "complete", b"other": "complete", b"bad": stage,
-    }  # fmt: skip
+        b"good": "complete",
+        b"other": "complete",
+        b"bad": stage,
+    }
     assert store.select().tolist() == store.rows["has_camera"].nonzero()[0].tolist()
     again = ingest_records([bad], tmp_path / "s", BODY)
     assert again.present == ["bad"]

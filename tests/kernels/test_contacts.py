@@ -82,11 +82,29 @@ def check_contract(
 KINDS = ("any", "near", "inside", "away", "full view")
 # What random worlds must have met, all together; otherwise the test below tests less than it says.
 BRANCHES = (
-    *REGIONS, "behind the camera", "empty mask", "full mask", "one pixel", "left out as known", "off the mask by the bound",
-    "on the mask by the bound", "projected", "looked up", "bit 31", "nothing touched", "everything touched",
-    "some of it touched", "undecided in float32", "one joint", "55 joints", "nx no multiple of 4", "ny no multiple of 4",
-    "nz no multiple of 4", "images no multiple of 16", "more than one vector",
-)  # fmt: skip
+    *REGIONS,
+    "behind the camera",
+    "empty mask",
+    "full mask",
+    "one pixel",
+    "left out as known",
+    "off the mask by the bound",
+    "on the mask by the bound",
+    "projected",
+    "looked up",
+    "bit 31",
+    "nothing touched",
+    "everything touched",
+    "some of it touched",
+    "undecided in float32",
+    "one joint",
+    "55 joints",
+    "nx no multiple of 4",
+    "ny no multiple of 4",
+    "nz no multiple of 4",
+    "images no multiple of 16",
+    "more than one vector",
+)
 
 
 def test_random_worlds_meet_the_contract_in_every_branch() -> None:
@@ -109,9 +127,13 @@ def test_random_worlds_meet_the_contract_in_every_branch() -> None:
         distance = {"near": (0.0, 2.0), "inside": (-0.001, 0.001), "away": (-60.0, -50.0), "full view": (30.0, 60.0)}
         kinds = {"kinds": ("full",)} if kind == "full view" else {}
         images = random_images(
-            rng, field, int(rng.integers(1, 40)), distance=distance.get(kind, (2.0, 6.0)),
-            sizes=((64, 64), (33, 47), (120, 80), (16, 200), (1, 1), (300, 300)), **kinds,
-        )  # fmt: skip
+            rng,
+            field,
+            int(rng.integers(1, 40)),
+            distance=distance.get(kind, (2.0, 6.0)),
+            sizes=((64, 64), (33, 47), (120, 80), (16, 200), (1, 1), (300, 300)),
+            **kinds,
+        )
         if kind == "inside":
             images = dataclasses.replace(images, t=images.t * torch.tensor([0.01, 0.01, 1.0], dtype=torch.float64))
         n = len(images)
@@ -122,30 +144,32 @@ def test_random_worlds_meet_the_contract_in_every_branch() -> None:
         _, z = reference.project(field, images, field.dense_weights(), field.centres())
         area = torch.tensor([int(reference.unpack_mask(images, i).sum()) for i in range(n)])
         some = torch.tensor(everything != 0)
-        met.update({
-            region: 1,
-            "behind the camera": int((z <= 0).sum()),
-            "empty mask": int((area == 0).sum()),
-            "full mask": int((area == images.size.prod(1)).sum()),
-            "one pixel": int((area == 1).sum()),
-            "left out as known": stats.known,
-            "off the mask by the bound": stats.off,
-            "on the mask by the bound": stats.on,
-            "projected": stats.projected,
-            "looked up": stats.lookups,
-            "bit 31": int((bits < 0).sum()),
-            "nothing touched": int((some & (bits == 0)).sum()),
-            "everything touched": int((some & (bits == everything)).sum()),
-            "some of it touched": int(((bits != 0) & (bits != everything)).sum()),
-            "undecided in float32": population(certain ^ possible),
-            "one joint": int(joints == 1),
-            "55 joints": int(joints == 55),
-            "nx no multiple of 4": shape[0] % 4,
-            "ny no multiple of 4": shape[1] % 4,
-            "nz no multiple of 4": shape[2] % 4,
-            "images no multiple of 16": n % 16,
-            "more than one vector": int(n > 16),
-        })  # fmt: skip
+        met.update(
+            {
+                region: 1,
+                "behind the camera": int((z <= 0).sum()),
+                "empty mask": int((area == 0).sum()),
+                "full mask": int((area == images.size.prod(1)).sum()),
+                "one pixel": int((area == 1).sum()),
+                "left out as known": stats.known,
+                "off the mask by the bound": stats.off,
+                "on the mask by the bound": stats.on,
+                "projected": stats.projected,
+                "looked up": stats.lookups,
+                "bit 31": int((bits < 0).sum()),
+                "nothing touched": int((some & (bits == 0)).sum()),
+                "everything touched": int((some & (bits == everything)).sum()),
+                "some of it touched": int(((bits != 0) & (bits != everything)).sum()),
+                "undecided in float32": population(certain ^ possible),
+                "one joint": int(joints == 1),
+                "55 joints": int(joints == 55),
+                "nx no multiple of 4": shape[0] % 4,
+                "ny no multiple of 4": shape[1] % 4,
+                "nz no multiple of 4": shape[2] % 4,
+                "images no multiple of 16": n % 16,
+                "more than one vector": int(n > 16),
+            }
+        )
 
     world()
     assert set(BRANCHES) == set(met)
@@ -317,9 +341,14 @@ def test_the_mannequin_meets_the_contract(canonicalize: bool) -> None:
     regions = torch.tensor(interaction_regions(field).bits)
     rng = np.random.default_rng(24)
     images = random_images(
-        rng, field.arrays, 48, distance=(2.0, 5.0), sizes=((512, 512), (384, 512)), zoom=(1.167, 1.167),
+        rng,
+        field.arrays,
+        48,
+        distance=(2.0, 5.0),
+        sizes=((512, 512), (384, 512)),
+        zoom=(1.167, 1.167),
         kinds=("blob", "blob", "noise", "one pixel", "full"),
-    )  # fmt: skip
+    )
     bits, (certain, possible), stats = check_contract(field.arrays, regions, images)
     assert population(certain) > 100
     assert population(certain ^ possible) < 0.02 * population(bits)  # so the bounds say something

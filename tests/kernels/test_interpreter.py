@@ -18,8 +18,11 @@ def test_the_kernels_in_the_interpreter() -> None:
     pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/kernels/interpreter", "-q", "-p", "no:cacheprovider"],
-        cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None

@@ -100,9 +100,15 @@ def test_the_reference_kernel_unpacks_alike() -> None:
     packed = PackedMasks.pack(masks)
     n = len(masks)
     images = VoteImages(
-        torch.zeros(n, 1, 3), torch.zeros(n, 3, 3), torch.zeros(n, 3), torch.zeros(n, 3, 3), torch.from_numpy(packed.size),
-        torch.from_numpy(packed.box), torch.from_numpy(packed.start), torch.from_numpy(packed.words.view(np.int32)),
-    )  # fmt: skip
+        torch.zeros(n, 1, 3),
+        torch.zeros(n, 3, 3),
+        torch.zeros(n, 3),
+        torch.zeros(n, 3, 3),
+        torch.from_numpy(packed.size),
+        torch.from_numpy(packed.box),
+        torch.from_numpy(packed.start),
+        torch.from_numpy(packed.words.view(np.int32)),
+    )
     assert all(np.array_equal(reference.unpack_mask(images, i).numpy(), m) for i, m in enumerate(masks))
 
 

@@ -166,10 +166,18 @@ def test_counts_are_those_of_exact_arithmetic(weight: int) -> None:
         inside = z > 0 and pixel is not None and 0 <= pixel[0] < WIDTH and 0 <= pixel[1] < HEIGHT
         bit = bool(inside and pixel is not None and mask[pixel[1], pixel[0]])
         common = {
-            1: 7 * 0x10000 + 5, 2: as_bits(u), 3: as_bits(v), 4: as_bits(z),
-            5: (CENTRE[0] - left - MAGIC) % WORD, 6: (CENTRE[1] - top - MAGIC) % WORD,
-            7: wide, 8: high, 9: (wide - 16) % WORD, 10: 64, 11: weight,
-        }  # fmt: skip
+            1: 7 * 0x10000 + 5,
+            2: as_bits(u),
+            3: as_bits(v),
+            4: as_bits(z),
+            5: (CENTRE[0] - left - MAGIC) % WORD,
+            6: (CENTRE[1] - top - MAGIC) % WORD,
+            7: wide,
+            8: high,
+            9: (wide - 16) % WORD,
+            10: 64,
+            11: weight,
+        }
         ran = Emulator(both, {**common, 12: left, 13: top, 14: WIDTH, 15: HEIGHT}, memory)
         assert ran.values["$0"] == common[1] + weight * (0x10000 * inside + bit), (u, v, z)
         met["on" if bit else "in" if inside else "out"] += 1

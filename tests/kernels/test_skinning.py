@@ -30,11 +30,15 @@ def small_mesh(count: int, joints: int, seed: int = 0) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize(
     ("lattice", "vertices", "joints", "k", "tau", "s"),
     [
-        (cube(16, 2.0), 300, 5, 8, 0.4, 0.25), (Lattice((5, 9, 3), (-0.5, -1.0, 0.1), 0.21), 40, 3, 40, 0.5, 0.5),
-        (cube(17, 3.0), 1000, 24, 30, 0.8, 0.25), (cube(9, 1.0), 33, 60, 1, 0.3, 1.0), (cube(6, 1.0), 16, 2, 16, 5.0, 0.25),
-        (cube(5, 60.0), 700, 4, 30, 0.8, 0.25), (Lattice((1, 1, 2), (0.0, 0.0, 0.0), 0.5), 1, 1, 1, 2.0, 0.25),
+        (cube(16, 2.0), 300, 5, 8, 0.4, 0.25),
+        (Lattice((5, 9, 3), (-0.5, -1.0, 0.1), 0.21), 40, 3, 40, 0.5, 0.5),
+        (cube(17, 3.0), 1000, 24, 30, 0.8, 0.25),
+        (cube(9, 1.0), 33, 60, 1, 0.3, 1.0),
+        (cube(6, 1.0), 16, 2, 16, 5.0, 0.25),
+        (cube(5, 60.0), 700, 4, 30, 0.8, 0.25),
+        (Lattice((1, 1, 2), (0.0, 0.0, 0.0), 0.5), 1, 1, 1, 2.0, 0.25),
     ],
-)  # fmt: skip
+)
 def test_neighbour_weights_are_the_definitions(
     lattice: Lattice, vertices: int, joints: int, k: int, tau: float, s: float
 ) -> None:
@@ -50,10 +54,14 @@ def test_neighbour_weights_are_the_definitions(
 def test_the_worst_order_of_vertices_changes_nothing() -> None:
     """Clusters far apart, duplicated vertices and vertices on a line: bounds are loose or zero, results are the same."""
     rng = np.random.default_rng(4)
-    points = np.concatenate([
-        rng.normal(0, 0.01, (100, 3)) + 0.7, rng.normal(0, 0.01, (100, 3)) - 0.7, np.repeat(rng.normal(0, 0.3, (5, 3)), 9, 0),
-        np.c_[np.linspace(-1, 1, 70), np.zeros((70, 2))],
-    ])  # fmt: skip
+    points = np.concatenate(
+        [
+            rng.normal(0, 0.01, (100, 3)) + 0.7,
+            rng.normal(0, 0.01, (100, 3)) - 0.7,
+            np.repeat(rng.normal(0, 0.3, (5, 3)), 9, 0),
+            np.c_[np.linspace(-1, 1, 70), np.zeros((70, 2))],
+        ]
+    )
     table = np.eye(3, dtype=np.float32)[rng.integers(0, 3, len(points))]
     table[200:245] = np.repeat(table[200:245:9], 9, 0)  # equal vertices, equal weights: whichever is taken
     order = rng.permutation(len(points))

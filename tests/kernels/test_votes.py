@@ -50,12 +50,33 @@ def check_contract(
 KINDS = ("any", "near", "inside", "away", "full view")
 # What random worlds must have met, all together; otherwise the test below tests less than it says.
 BRANCHES = (
-    "behind the camera", "in front, outside the image", "inside, off the mask", "on the mask", "empty mask", "full mask",
-    "one pixel", "box at left", "box at top", "box at right", "box at bottom", "box at no border", "width no multiple of 16",
-    "width a multiple of 32", "nothing culled", "everything culled", "culled inside the image", "culled on the mask",
-    "one joint", "55 joints", "nx no multiple of 4", "ny no multiple of 4", "nz no multiple of 4", "weighted", "weight 0",
+    "behind the camera",
+    "in front, outside the image",
+    "inside, off the mask",
+    "on the mask",
+    "empty mask",
+    "full mask",
+    "one pixel",
+    "box at left",
+    "box at top",
+    "box at right",
+    "box at bottom",
+    "box at no border",
+    "width no multiple of 16",
+    "width a multiple of 32",
+    "nothing culled",
+    "everything culled",
+    "culled inside the image",
+    "culled on the mask",
+    "one joint",
+    "55 joints",
+    "nx no multiple of 4",
+    "ny no multiple of 4",
+    "nz no multiple of 4",
+    "weighted",
+    "weight 0",
     "images no multiple of 16",
-)  # fmt: skip
+)
 
 
 def test_random_worlds_meet_the_contract_in_every_branch() -> None:
@@ -78,9 +99,13 @@ def test_random_worlds_meet_the_contract_in_every_branch() -> None:
         distance = {"near": (0.0, 2.0), "inside": (-0.001, 0.001), "away": (-60.0, -50.0), "full view": (30.0, 60.0)}
         kinds = {"kinds": ("full",)} if kind == "full view" else {}
         images = random_images(
-            rng, field, int(rng.integers(1, 20)), distance=distance.get(kind, (2.0, 6.0)),
-            sizes=((64, 64), (33, 47), (120, 80), (16, 200), (1, 1)), **kinds,
-        )  # fmt: skip
+            rng,
+            field,
+            int(rng.integers(1, 20)),
+            distance=distance.get(kind, (2.0, 6.0)),
+            sizes=((64, 64), (33, 47), (120, 80), (16, 200), (1, 1)),
+            **kinds,
+        )
         if kind == "inside":  # so small a grid around a camera that every brick reaches its plane
             images = dataclasses.replace(images, t=images.t * torch.tensor([0.01, 0.01, 1.0], dtype=torch.float64))
         n = len(images)
@@ -97,34 +122,36 @@ def test_random_worlds_meet_the_contract_in_every_branch() -> None:
         x0, y0, x1, y1 = images.box.T
         filled = area > 0
         cull_on_mask = stats.decided - stats.outside if area.eq(pixels).all() else 0
-        met.update({
-            "behind the camera": int((z <= 0).sum()),
-            "in front, outside the image": int(((z > 0) & ~inside).sum()),
-            "inside, off the mask": int((den - num).sum()),
-            "on the mask": int(num.sum()),
-            "empty mask": int((~filled).sum()),
-            "full mask": int((area == pixels).sum()),
-            "one pixel": int((area == 1).sum()),
-            "box at left": int((filled & (x0 == 0)).sum()),
-            "box at top": int((filled & (y0 == 0)).sum()),
-            "box at right": int((filled & (x1 == images.size[:, 1])).sum()),
-            "box at bottom": int((filled & (y1 == images.size[:, 0])).sum()),
-            "box at no border": int((filled & (x0 > 0) & (y0 > 0) & (x1 < images.size[:, 1])).sum()),
-            "width no multiple of 16": int((images.size[:, 1] % 16 != 0).sum()),
-            "width a multiple of 32": int((images.size[:, 1] % 32 == 0).sum()),
-            "nothing culled": int(stats.decided == 0 and num.any()),
-            "everything culled": int(stats.decided == stats.pairs),
-            "culled inside the image": stats.decided - stats.outside,
-            "culled on the mask": cull_on_mask,
-            "one joint": int(joints == 1),
-            "55 joints": int(joints == 55),
-            "nx no multiple of 4": shape[0] % 4,
-            "ny no multiple of 4": shape[1] % 4,
-            "nz no multiple of 4": shape[2] % 4,
-            "weighted": int(weight is not None),
-            "weight 0": 0 if weight is None else int((weight == 0).sum()),
-            "images no multiple of 16": n % 16,
-        })  # fmt: skip
+        met.update(
+            {
+                "behind the camera": int((z <= 0).sum()),
+                "in front, outside the image": int(((z > 0) & ~inside).sum()),
+                "inside, off the mask": int((den - num).sum()),
+                "on the mask": int(num.sum()),
+                "empty mask": int((~filled).sum()),
+                "full mask": int((area == pixels).sum()),
+                "one pixel": int((area == 1).sum()),
+                "box at left": int((filled & (x0 == 0)).sum()),
+                "box at top": int((filled & (y0 == 0)).sum()),
+                "box at right": int((filled & (x1 == images.size[:, 1])).sum()),
+                "box at bottom": int((filled & (y1 == images.size[:, 0])).sum()),
+                "box at no border": int((filled & (x0 > 0) & (y0 > 0) & (x1 < images.size[:, 1])).sum()),
+                "width no multiple of 16": int((images.size[:, 1] % 16 != 0).sum()),
+                "width a multiple of 32": int((images.size[:, 1] % 32 == 0).sum()),
+                "nothing culled": int(stats.decided == 0 and num.any()),
+                "everything culled": int(stats.decided == stats.pairs),
+                "culled inside the image": stats.decided - stats.outside,
+                "culled on the mask": cull_on_mask,
+                "one joint": int(joints == 1),
+                "55 joints": int(joints == 55),
+                "nx no multiple of 4": shape[0] % 4,
+                "ny no multiple of 4": shape[1] % 4,
+                "nz no multiple of 4": shape[2] % 4,
+                "weighted": int(weight is not None),
+                "weight 0": 0 if weight is None else int((weight == 0).sum()),
+                "images no multiple of 16": n % 16,
+            }
+        )
 
     world()
     print(dict(met))
@@ -195,10 +222,16 @@ def test_band_by_hand() -> None:
 def one_voxel() -> VoxelField:
     """A voxel at the origin, rigid with the only joint, which is there too."""
     return VoxelField(
-        shape=(1, 1, 1), origin=(0.0, 0.0, 0.0), spacing=0.5, offset=torch.tensor([0, 1]),
-        joint=torch.zeros(1, dtype=torch.int32), weight=torch.ones(1), rest_joints=torch.zeros(1, 3, dtype=torch.float64),
-        parents=torch.tensor([-1], dtype=torch.int32), rest_inverse=torch.eye(4, dtype=torch.float64)[None],
-    )  # fmt: skip
+        shape=(1, 1, 1),
+        origin=(0.0, 0.0, 0.0),
+        spacing=0.5,
+        offset=torch.tensor([0, 1]),
+        joint=torch.zeros(1, dtype=torch.int32),
+        weight=torch.ones(1),
+        rest_joints=torch.zeros(1, 3, dtype=torch.float64),
+        parents=torch.tensor([-1], dtype=torch.int32),
+        rest_inverse=torch.eye(4, dtype=torch.float64)[None],
+    )
 
 
 def pictures(t: list[tuple[float, float, float]], mask: np.ndarray, K: np.ndarray | None = None) -> VoteImages:
@@ -242,10 +275,14 @@ def test_one_voxel_by_hand(count_votes: Callable[..., Any]) -> None:
 def test_two_joints_by_hand(count_votes: Callable[..., Any]) -> None:
     """Joint 1 at (0, 1, 0) turned by 90 degrees about z takes the origin to (1, 1, 0); half of it: (0.5, 0.5, 0)."""
     field = dataclasses.replace(
-        one_voxel(), offset=torch.tensor([0, 2]), joint=torch.tensor([0, 1], dtype=torch.int32), weight=torch.full((2,), 0.5),
+        one_voxel(),
+        offset=torch.tensor([0, 2]),
+        joint=torch.tensor([0, 1], dtype=torch.int32),
+        weight=torch.full((2,), 0.5),
         rest_joints=torch.tensor([[0.0, 0, 0], [0, 1, 0]], dtype=torch.float64),
-        parents=torch.tensor([-1, 0], dtype=torch.int32), rest_inverse=torch.eye(4, dtype=torch.float64).repeat(2, 1, 1),
-    )  # fmt: skip
+        parents=torch.tensor([-1, 0], dtype=torch.int32),
+        rest_inverse=torch.eye(4, dtype=torch.float64).repeat(2, 1, 1),
+    )
     # At z = 4: u = 8 * 0.5 / 4 + 4.25 = 5.25, v = 8 * 0.5 / 4 + 4.25 = 5.25.
     mask = np.zeros((8, 8), bool)
     mask[5, 5] = True
@@ -264,9 +301,14 @@ def test_far_tele_cameras_and_large_images(focal: float, distance: float, side: 
     rng = np.random.default_rng(int(focal) + side)
     field = random_field(rng, (24, 24, 24), 6)
     images = random_images(
-        rng, field, 6, distance=(distance, distance), sizes=((side, side - 7),), kinds=("blob", "noise", "borders"),
+        rng,
+        field,
+        6,
+        distance=(distance, distance),
+        sizes=((side, side - 7),),
+        kinds=("blob", "noise", "borders"),
         zoom=(focal / (side - 7), focal / (side - 7)),
-    )  # fmt: skip
+    )
     (num, den), band, _ = check_contract(field, images, torch.zeros(6, dtype=torch.int64), None, 1)
     assert int(num.sum()) > 1000
     assert int(den.sum()) < 6 * field.num_voxels

@@ -111,9 +111,11 @@ def test_moving_camera_and_field_together_changes_nothing() -> None:
     there = torch.eye(4, dtype=torch.float64)
     there[:3, 3] = shift
     moved = dataclasses.replace(
-        field, origin=tuple((torch.tensor(field.origin) + shift).tolist()), rest_joints=field.rest_joints + shift,
+        field,
+        origin=tuple((torch.tensor(field.origin) + shift).tolist()),
+        rest_joints=field.rest_joints + shift,
         rest_inverse=there @ field.rest_inverse @ torch.linalg.inv(there),
-    )  # fmt: skip
+    )
     seen = dataclasses.replace(images, t=images.t - images.R @ shift)
     for a, b in zip(cpu.count_votes(moved, seen, zero, num_groups=1), exact, strict=True):
         assert ((a - b).abs() <= band).all()
@@ -127,13 +129,14 @@ def test_moving_camera_and_field_together_changes_nothing() -> None:
     dense = field.dense_weights()[source]
     voxel, joint = torch.nonzero(dense, as_tuple=True)
     turned = dataclasses.replace(
-        field, offset=torch.cat([torch.tensor([0]), torch.bincount(voxel, minlength=216).cumsum(0)]), joint=joint.int(),
-        weight=dense[voxel, joint].float(), rest_joints=field.rest_joints @ turn[:3, :3].T,
+        field,
+        offset=torch.cat([torch.tensor([0]), torch.bincount(voxel, minlength=216).cumsum(0)]),
+        joint=joint.int(),
+        weight=dense[voxel, joint].float(),
+        rest_joints=field.rest_joints @ turn[:3, :3].T,
         rest_inverse=turn @ field.rest_inverse @ turn.T,
-    )  # fmt: skip
-    seen = dataclasses.replace(
-        images, R=images.R @ turn[:3, :3].T, poses=(images.poses.double() @ turn[:3, :3].T).float()
     )
+    seen = dataclasses.replace(images, R=images.R @ turn[:3, :3].T, poses=(images.poses.double() @ turn[:3, :3].T).float())
     for a, b in zip(cpu.count_votes(turned, seen, zero, num_groups=1), exact, strict=True):
         assert ((a - b[:, source]).abs() <= band[:, source]).all()
         assert not torch.equal(b, b[:, source])  # or the turn would have tested nothing
@@ -208,7 +211,9 @@ def test_both_ways_of_lane_masks_give_the_same_bits(tmp_path: Path) -> None:
     num, den = cpu.count_votes(field, images, group, weight, num_groups=4)
     torch.save((field, images, group, weight, num, den), tmp_path / "world.pt")
     done = subprocess.run(
-        [sys.executable, "-c", SAME_BITS, str(tmp_path / "world.pt")], capture_output=True, text=True,
+        [sys.executable, "-c", SAME_BITS, str(tmp_path / "world.pt")],
+        capture_output=True,
+        text=True,
         env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "numba")},
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stdout) == (0, "same bits\n"), done.stderr

@@ -175,9 +175,7 @@ def test_jackknife_equals_leaving_folds_out_of_the_images(images: ImageBatch, fi
     assert same(occupancy.of_folds([3]), aggregate(images[fold == 3], field, scheme="azimuth+folds"))
 
 
-def test_batches_order_and_kind_of_source_do_not_matter(
-    images: ImageBatch, field: CanonicalField, store_path: Path
-) -> None:
+def test_batches_order_and_kind_of_source_do_not_matter(images: ImageBatch, field: CanonicalField, store_path: Path) -> None:
     chosen = complete(images)
     whole = aggregate(chosen, field)
     for size in (1, 16, 89, 4096):
@@ -335,8 +333,10 @@ def test_memory_does_not_grow_with_the_store(tmp_path: Path, body: Body) -> None
     assert sizes["large"] > 3.9 * sizes["small"] > 30e6
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(tmp_path / "small"), str(tmp_path / "large")],
-        capture_output=True, text=True, env=dict(os.environ),
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+    )
     assert done.returncode == 0, done.stderr
     images, grown = (int(x) for x in done.stdout.split())
     assert images == 640

@@ -29,20 +29,26 @@ def make(seed: int = 0, scheme: str = "azimuth", weighting: str = "azimuth", hig
     den[:, 0, 0, 0] = 0
     num = rng.integers(0, den + 1)
     return Occupancy(
-        num_counts=num.astype(np.int32), den_counts=den.astype(np.int32), group_totals=totals, group_images=images,
-        scheme=Scheme(scheme), weighting=weighting,
+        num_counts=num.astype(np.int32),
+        den_counts=den.astype(np.int32),
+        group_totals=totals,
+        group_images=images,
+        scheme=Scheme(scheme),
+        weighting=weighting,
         **{
-            "parameters": FieldParameters(N, 1.5), "body_hash": "b" * 64, "category": "cup",
-            "sketch": np.sort(rng.integers(0, 2**64, 40, np.uint64)), "provenance": [{"seed": seed}], **facts,
+            "parameters": FieldParameters(N, 1.5),
+            "body_hash": "b" * 64,
+            "category": "cup",
+            "sketch": np.sort(rng.integers(0, 2**64, 40, np.uint64)),
+            "provenance": [{"seed": seed}],
+            **facts,
         },
-    )  # fmt: skip
+    )
 
 
 def same(a: Occupancy, b: Occupancy, but: tuple[str, ...] = ("provenance", "category")) -> bool:
     """Everything equal, to the bit; integer types may differ in width."""
-    return all(
-        np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a) if f.name not in but
-    )
+    return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a) if f.name not in but)
 
 
 def two_bins(weighting: str) -> Occupancy:

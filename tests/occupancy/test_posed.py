@@ -46,9 +46,10 @@ def puppet() -> Body:
     names = ["pelvis", "left_hip", "right_hip", "left_shoulder", "right_shoulder"]
     joints = np.array([[0, 0, 0], [0.1, -0.1, 0], [-0.1, -0.1, 0], [0.3, 0.5, 0], [-0.3, 0.5, 0]])
     trunk, leg, arm = (
-        rod([0.1, 0, 0], [0.1, 0.6, 0], 60, rng), rod([0.15, -0.1, 0], [0.15, -0.7, 0], 60, rng),
+        rod([0.1, 0, 0], [0.1, 0.6, 0], 60, rng),
+        rod([0.15, -0.1, 0], [0.15, -0.7, 0], 60, rng),
         rod([0.35, 0.5, 0], [1.0, 0.5, 0], 60, rng),
-    )  # fmt: skip
+    )
     half = np.concatenate([trunk, leg, arm])
     owner = np.repeat([0, 1, 3], 60)
     vertices = np.concatenate([half, half * [-1, 1, 1]])
@@ -130,10 +131,12 @@ def test_posing_on_a_device_is_the_bodys() -> None:
     pose = rng.normal(0, 0.5, (5, 3))
     for body_ in (plain, shaped):
         have = posed_mesh(
-            torch.tensor(body_.vertices), torch.tensor(body_.weights).double(),
+            torch.tensor(body_.vertices),
+            torch.tensor(body_.weights).double(),
             None if body_.posedirs is None else torch.tensor(body_.posedirs).flatten(0, 1),
-            kinematics.rotation_matrices(torch.tensor(pose)), torch.tensor(body_.relative_transforms(pose[None])[0]),
-        )  # fmt: skip
+            kinematics.rotation_matrices(torch.tensor(pose)),
+            torch.tensor(body_.relative_transforms(pose[None])[0]),
+        )
         assert np.allclose(have.numpy(), body_.posed_vertices(pose[None])[0], atol=1e-6)
 
 
@@ -188,9 +191,16 @@ def shaped_puppet() -> Body:
     arm = plain.weights[:, 3] > 0
     shapedirs[arm, 0, 1] = joint_shapedirs[3, 0, 1] = 0.2
     return Body(
-        "shaped", plain.vertices, plain.faces, plain.joints, plain.parents, plain.weights, plain.joint_names,
-        shapedirs=shapedirs, joint_shapedirs=joint_shapedirs,
-    )  # fmt: skip
+        "shaped",
+        plain.vertices,
+        plain.faces,
+        plain.joints,
+        plain.parents,
+        plain.weights,
+        plain.joint_names,
+        shapedirs=shapedirs,
+        joint_shapedirs=joint_shapedirs,
+    )
 
 
 def a_pose(joints: int, seed: int = 3, noise: float = 0.4) -> np.ndarray:
@@ -225,10 +235,19 @@ def test_trilinear_by_hand() -> None:
     phi = np.zeros((4, 4, 4), np.float32)  # centres at -1.5, -0.5, 0.5, 1.5
     phi[1, 2, 3] = 1
     phi[2, 2, 3] = 0.5
-    points = np.array([
-        [-0.5, 0.5, 1.5], [0, 0.5, 1.5], [-0.25, 0.5, 1.5], [-0.5, 0.5, 1.75], [-0.5, 0.5, 2.5], [-0.5, 0, 1.75],
-        [np.nan, 0, 0], [0, np.inf, 0], [1e300, 0, 0],
-    ])  # fmt: skip
+    points = np.array(
+        [
+            [-0.5, 0.5, 1.5],
+            [0, 0.5, 1.5],
+            [-0.25, 0.5, 1.5],
+            [-0.5, 0.5, 1.75],
+            [-0.5, 0.5, 2.5],
+            [-0.5, 0, 1.75],
+            [np.nan, 0, 0],
+            [0, np.inf, 0],
+            [1e300, 0, 0],
+        ]
+    )
     want = [1, 0.75, 0.875, 0.75, 0, 0.375, 0, 0, 0]  # beyond the last centre phi falls to 0, one voxel on
     assert np.allclose(sample_trilinear(phi, points, 4.0), want)
 
@@ -250,9 +269,7 @@ def test_trilinear_is_exact_on_a_plane(inverse: str) -> None:
     moved = np.linalg.norm(points - lattice.centres().numpy(), axis=1).reshape(phi.shape) > 0.1
     assert (within & moved).sum() > 200
     for backend in ("numba", "reference"):
-        have = posed_occupancy(
-            phi, pose, p, puppet_.hash, puppet_, inverse=inverse, interpolation="trilinear", backend=backend
-        )
+        have = posed_occupancy(phi, pose, p, puppet_.hash, puppet_, inverse=inverse, interpolation="trilinear", backend=backend)
         assert np.allclose(have[within], 0.5 + (points @ normal).reshape(phi.shape)[within], atol=2e-6)
 
 
@@ -274,9 +291,14 @@ def test_triton_does_not_interpolate() -> None:
     puppet_ = puppet()
     with pytest.raises(BackendUnavailableError, match=r"triton looks up the nearest voxel only\. What can interpolate: numba"):
         posed_occupancy(
-            np.zeros((4, 4, 4)), np.zeros((5, 3)), FieldParameters(4, k=5), puppet_.hash, puppet_, interpolation="trilinear",
+            np.zeros((4, 4, 4)),
+            np.zeros((5, 3)),
+            FieldParameters(4, k=5),
+            puppet_.hash,
+            puppet_,
+            interpolation="trilinear",
             backend="triton",
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "trilinear"])

@@ -166,9 +166,11 @@ def stages_of(batch: simulate.SimulatedBatch, row: int, body: Body, known: bool)
 
     person, hat = one("person", batch.person_masks), one("hat", batch.images.masks)
     both = Instances(
-        np.concatenate([person.boxes, hat.boxes]), np.array([0.9, 0.8], np.float32), ("person", "hat"),
+        np.concatenate([person.boxes, hat.boxes]),
+        np.array([0.9, 0.8], np.float32),
+        ("person", "hat"),
         np.concatenate([person.masks, hat.masks]),
-    )  # fmt: skip
+    )
     camera = batch.images.cameras[row : row + 1]
     pose = batch.images.poses[row].astype(np.float64)
     joints = None if known else camera.project(body.posed_joints(pose[None]))[0][0]
@@ -206,9 +208,12 @@ def test_estimates_that_fail(photographed: tuple[Path, simulate.SimulatedBatch, 
 
 
 def test_the_command(
-    photographed: tuple[Path, simulate.SimulatedBatch, int], learned: Path, body: Body, tmp_path: Path,
+    photographed: tuple[Path, simulate.SimulatedBatch, int],
+    learned: Path,
+    body: Body,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     path, batch, row = photographed
     made: dict[str, Any] = {}
 

@@ -58,9 +58,11 @@ def stored(tmp_path_factory):
     head = np.array([0, 0.9, 0])
     rows = []
     for name, prompt, where, images in (
-        ("hand.h5", "hold a ball", HAND, 100), ("head.h5", "head a ball", head, 50), ("any.h5", None, [0, -0.5, 0.8], 150),
+        ("hand.h5", "hold a ball", HAND, 100),
+        ("head.h5", "head a ball", head, 50),
+        ("any.h5", None, [0, -0.5, 0.8], 150),
         ("few.h5", "lose a ball", HAND, 5),
-    ):  # fmt: skip
+    ):
         made_up(where, images=images).save(folder / name)
         rows.append({"prompt": prompt, "part": None, "images": images, "largest_phi": 1.0, "file": name})
     (folder / "clusters.json").write_text(json.dumps(rows))
@@ -313,10 +315,21 @@ def held_out(world, count):
             pose = images.poses[i].astype(np.float64)
             shapes = kind.draw(simulate._streams(world, 1, int(i))[0], BODY)
             bone = (BODY.relative_transforms(pose[None])[0] @ from_rest)[joint_index(BODY, kind.joint)]
-            yield Scene(
-                str(i), None, mask.shape, pose, images.cameras[i : i + 1], math.nan, mask,
-                batch.person_masks.unpack(i), np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1.0]), None,
-            ), bone[:3, :3] @ np.mean([s.centre for s in shapes], 0) + bone[:3, 3]  # fmt: skip
+            yield (
+                Scene(
+                    str(i),
+                    None,
+                    mask.shape,
+                    pose,
+                    images.cameras[i : i + 1],
+                    math.nan,
+                    mask,
+                    batch.person_masks.unpack(i),
+                    np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1.0]),
+                    None,
+                ),
+                bone[:3, :3] @ np.mean([s.centre for s in shapes], 0) + bone[:3, 3],
+            )
 
 
 @pytest.mark.slow

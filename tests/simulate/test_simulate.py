@@ -53,10 +53,20 @@ def row(given: SimulatedBatch, i: int) -> list[bytes]:
     """Everything about one image, as bytes."""
     images, persons = given.images, given.person_masks
     arrays = [
-        images.masks.unpack(i), persons.unpack(i), images.poses[i], images.keys[i], images.prompts[i],
-        images.cameras.R[i], images.cameras.t[i], images.cameras.K[i], images.cameras.image_size[i],
-        given.views[i], given.seeds[i], given.status[i], *(given.scores[name][i] for name in sorted(given.scores)),
-    ]  # fmt: skip
+        images.masks.unpack(i),
+        persons.unpack(i),
+        images.poses[i],
+        images.keys[i],
+        images.prompts[i],
+        images.cameras.R[i],
+        images.cameras.t[i],
+        images.cameras.K[i],
+        images.cameras.image_size[i],
+        given.views[i],
+        given.seeds[i],
+        given.status[i],
+        *(given.scores[name][i] for name in sorted(given.scores)),
+    ]
     return [np.asarray(a).tobytes() for a in arrays]
 
 
@@ -322,10 +332,14 @@ def test_truth_lies_in_the_grid_and_at_the_right_place(name: str, body: Body) ->
     assert not truth[:, :, [0, -1]].any()
     x, y, z = centres[truth >= 0.5].mean(0)
     place = {
-        "ball": x < -0.6, "ball-at-foot": x > 0.2 and y < -0.5 and z > 0,
-        "backpack": z < -0.1 and abs(x) < 0.05, "hat": y > 0.6, "board-fixed-to-hand": x < -0.6,
-        "board-under-arm": -0.4 < x < -0.1 and y > -0.2, "board-stood-on": y < -0.6,
-    }  # fmt: skip
+        "ball": x < -0.6,
+        "ball-at-foot": x > 0.2 and y < -0.5 and z > 0,
+        "backpack": z < -0.1 and abs(x) < 0.05,
+        "hat": y > 0.6,
+        "board-fixed-to-hand": x < -0.6,
+        "board-under-arm": -0.4 < x < -0.1 and y > -0.2,
+        "board-stood-on": y < -0.6,
+    }
     assert place[name]
     np.testing.assert_array_equal(truth, true_occupancy(world, centres, 0, 60, body))
 

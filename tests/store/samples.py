@@ -50,9 +50,7 @@ def write(path: Path, n: int = 10, shard_size: int = 4, **kwargs: object) -> lis
     masks = random_masks(n)
     batch = make_batch(masks, weights=np.arange(1, n + 1, dtype=np.uint8))
     with StoreWriter(path, category="surfboard", shard_size=shard_size, person_masks=True, **kwargs) as writer:
-        writer.append_rejected(
-            ["none-0", "none-1"], ["no person", "no object"], prompts="prompt 0", scores={"count": [0, 2]}
-        )
+        writer.append_rejected(["none-0", "none-1"], ["no person", "no object"], prompts="prompt 0", scores={"count": [0, 2]})
         writer.append(
             batch,
             views="from the left",

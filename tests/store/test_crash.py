@@ -203,8 +203,7 @@ def test_a_crash_before_any_step_to_the_disk(server: subprocess.Popen[str], tmp_
 def test_processes_write_at_once(tmp_path: Path) -> None:
     code = "import sys; from tests.store.test_crash import write_share; write_share(sys.argv[1], int(sys.argv[2]), 3)"
     writers = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s"), str(share)], env=ENVIRONMENT)
-        for share in range(3)
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s"), str(share)], env=ENVIRONMENT) for share in range(3)
     ]
     assert [writer.wait(timeout=30) for writer in writers] == [0, 0, 0]
     assert check(tmp_path / "s", set()) == {key(i) for i in range(NUM_IMAGES)}
@@ -320,8 +319,10 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
         writer.append(make_batch(random_masks(4)))
     done = subprocess.run(
         [sys.executable, "-c", NO_ROOM, str(tmp_path / "s.chorus")],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stdout) == (0, "no room: File too large\n"), done.stderr
     assert len(open_store(tmp_path / "s.chorus")) == 8
     assert not list((tmp_path / "s.chorus" / "shards").glob("*.part"))

@@ -55,15 +55,29 @@ TRUNK = [-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 1
 
 
 def chains(first: int) -> list[int]:
-    return [wrist if n == 0 else first + 15 * side + 3 * f + n - 1
-            for side, wrist in enumerate((20, 21)) for f in range(5) for n in range(3)]  # fmt: skip
+    return [
+        wrist if n == 0 else first + 15 * side + 3 * f + n - 1
+        for side, wrist in enumerate((20, 21))
+        for f in range(5)
+        for n in range(3)
+    ]
 
 
 def test_table_4() -> None:
     assert PARTS == (
-        "rightHand", "leftHand", "rightArm", "leftArm", "rightLowerLeg", "leftLowerLeg", "rightUpperLeg", "leftUpperLeg",
-        "rightFoot", "leftFoot", "torso", "face",
-    )  # fmt: skip
+        "rightHand",
+        "leftHand",
+        "rightArm",
+        "leftArm",
+        "rightLowerLeg",
+        "leftLowerLeg",
+        "rightUpperLeg",
+        "leftUpperLeg",
+        "rightFoot",
+        "leftFoot",
+        "torso",
+        "face",
+    )
     labels = [label for merged in SEGMENTS.values() for label in merged]
     assert len(labels) == len(set(labels)) == 23
     assert "hips" not in labels
@@ -219,9 +233,11 @@ def test_parts_by_names_of_joints(body: Body, field: CanonicalField, tmp_path: P
         return np.flatnonzero(np.isin(body.weights.argmax(1), wanted)).tolist()
 
     want = {
-        "shin": of("left_knee"), "both wrists": of("left_wrist", "right_wrist"),
-        "mixed": sorted({3, 5, *of("head")}), "plain": [7],
-    }  # fmt: skip
+        "shin": of("left_knee"),
+        "both wrists": of("left_wrist", "right_wrist"),
+        "mixed": sorted({3, 5, *of("head")}),
+        "plain": [7],
+    }
     assert {name: vertices.tolist() for name, vertices in parts.items()} == want
     np.testing.assert_array_equal(parts["shin"], body_parts(body)["leftLowerLeg"])
     np.testing.assert_array_equal(interaction_regions(field, content).bits, interaction_regions(field, parts).bits)
@@ -271,7 +287,7 @@ def test_a_published_segmentation_is_merged_by_table_4(body: Body, tmp_path: Pat
         (json.dumps({str(n): [n] for n in range(33)}), "parts: expected at most 32 parts in .*, got 33"),
         ("[" * 100_000, "parts: expected JSON"),
     ],
-)  # fmt: skip
+)
 def test_files_that_are_no_segmentation_are_refused(content: str, message: str, body: Body, tmp_path: Path) -> None:
     path = tmp_path / "parts.json"
     path.write_text(content)

@@ -149,9 +149,7 @@ def test_a_store_that_cannot_be_written_still_answers(
 
 
 @pytest.mark.parametrize("totals", ["before", "after"])
-def test_a_part_is_a_selection_of_images(
-    store: Store, field: CanonicalField, bits: NDArray[np.int32], totals: str
-) -> None:
+def test_a_part_is_a_selection_of_images(store: Store, field: CanonicalField, bits: NDArray[np.int32], totals: str) -> None:
     regions = interaction_regions(field)
     rows = store.select()
     keep = regions.has(bits[rows], "rightHand") & ~regions.has(bits[rows], "leftHand")

@@ -74,9 +74,21 @@ loss_and_gradient = numba.njit(nogil=True, cache=True)(_loss)
 
 
 def _descend(
-    turned: Any, targets: Any, valid: Any, s0: Any, p0: Any, q0: Any, focal: Any, iterations: int, stop_px: float,
-    rate: float, parameters: Any, loss: Any, residual_px: Any, taken: Any,
-) -> None:  # fmt: skip
+    turned: Any,
+    targets: Any,
+    valid: Any,
+    s0: Any,
+    p0: Any,
+    q0: Any,
+    focal: Any,
+    iterations: int,
+    stop_px: float,
+    rate: float,
+    parameters: Any,
+    loss: Any,
+    residual_px: Any,
+    taken: Any,
+) -> None:
     """Adam on each of n images; the last four are results. Until it stops, an image keeps its iterate of least loss.
 
     focal (n,) px where it is known, then q = s / focal follows the scale; 0 where it is an unknown.

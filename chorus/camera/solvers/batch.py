@@ -82,17 +82,22 @@ def _best_view(problem: Problem, budget: Budget) -> Problem:
 def _run(problem: Problem, budget: Budget) -> Found:
     """The method on every image by itself, from the problem's start."""
     n = len(problem.q0)
-    found = Found(
-        np.empty((n, 3, 3)), np.empty((n, 4)), np.empty(n), np.empty(n), np.empty(n, np.int64), np.empty(n, np.int8)
-    )
+    found = Found(np.empty((n, 3, 3)), np.empty((n, 4)), np.empty(n), np.empty(n), np.empty(n, np.int64), np.empty(n, np.int8))
     turned = np.ascontiguousarray(problem.joints @ problem.R0.swapaxes(1, 2))
     parameters = np.empty((n, 7))
 
     def work(rows: slice) -> None:
         given = (
-            turned[rows], problem.targets[rows], problem.valid[rows], problem.s0[rows], problem.p0[rows],
-            problem.q0[rows], problem.focal[rows], budget.iterations, budget.stop_px,
-        )  # fmt: skip
+            turned[rows],
+            problem.targets[rows],
+            problem.valid[rows],
+            problem.s0[rows],
+            problem.p0[rows],
+            problem.q0[rows],
+            problem.focal[rows],
+            budget.iterations,
+            budget.stop_px,
+        )
         measured = found.loss[rows], found.residual_px[rows], found.taken[rows]
         if budget.method == "adam":
             descend(*given, budget.learning_rate, parameters[rows], *measured)

@@ -124,9 +124,22 @@ _exponential = numba.njit(nogil=True, cache=True)(_rotation_into)
 
 
 def _levenberg_marquardt(
-    turned: Any, targets: Any, valid: Any, s0: Any, p0: Any, q0: Any, focal: Any, iterations: int, stop_px: float,
-    turn: Any, moved: Any, loss: Any, residual_px: Any, taken: Any, ended: Any,
-) -> None:  # fmt: skip
+    turned: Any,
+    targets: Any,
+    valid: Any,
+    s0: Any,
+    p0: Any,
+    q0: Any,
+    focal: Any,
+    iterations: int,
+    stop_px: float,
+    turn: Any,
+    moved: Any,
+    loss: Any,
+    residual_px: Any,
+    taken: Any,
+    ended: Any,
+) -> None:
     """Each of n images from its start; the last six are results.
 
     turned (n, J, 3) m joints turned by R0, targets (n, J, 2) px from the image's centre, focal (n,) px, 0 where it is an

@@ -39,9 +39,15 @@ class Problem:
 
     def __getitem__(self, rows: Any) -> Problem:
         return Problem(
-            self.joints[rows], self.targets[rows], self.valid[rows], self.R0[rows], self.s0[rows], self.p0[rows],
-            self.q0[rows], self.focal[rows],
-        )  # fmt: skip
+            self.joints[rows],
+            self.targets[rows],
+            self.valid[rows],
+            self.R0[rows],
+            self.s0[rows],
+            self.p0[rows],
+            self.q0[rows],
+            self.focal[rows],
+        )
 
     def moved(self, turn: Array, moved: Array) -> Problem:
         """The problem with the start where a rotation (n, 3, 3) and (n, 4) = b, d, q lead to."""

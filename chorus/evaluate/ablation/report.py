@@ -49,22 +49,41 @@ def from_json(facts: dict[str, Any]) -> AblationTable:
     rows = tuple(
         AblationRow(
             Setting(
-                row["name"], row["section"], Sample(**row["sample"]), row["other_source"], row["field"], row["weighting"],
-                row["splat"], row["reference"],
+                row["name"],
+                row["section"],
+                Sample(**row["sample"]),
+                row["other_source"],
+                row["field"],
+                row["weighting"],
+                row["splat"],
+                row["reference"],
             ),
             row["images"],
             row["by_seed"],
         )
         for row in facts["rows"]
-    )  # fmt: skip
+    )
     other = {
-        "table", "date", "seeds", "replicated", "interval", "categories", "rows", "mechanisms", "seconds", "machine",
+        "table",
+        "date",
+        "seeds",
+        "replicated",
+        "interval",
+        "categories",
+        "rows",
+        "mechanisms",
+        "seconds",
+        "machine",
         "versions",
-    }  # fmt: skip
+    }
     return AblationTable(
-        rows, facts["categories"], tuple(facts["seeds"]), facts["replicated"],
-        {name: value for name, value in facts.items() if name not in other}, facts["seconds"],
-    )  # fmt: skip
+        rows,
+        facts["categories"],
+        tuple(facts["seeds"]),
+        facts["replicated"],
+        {name: value for name, value in facts.items() if name not in other},
+        facts["seconds"],
+    )
 
 
 def section_title(table: AblationTable, row: AblationRow) -> str:

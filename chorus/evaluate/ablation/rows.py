@@ -131,11 +131,15 @@ def settings(options: AblationOptions, sources: tuple[str, str] | None = None) -
         for is_other, name in ((True, other), (False, first)):
             rows += [
                 Setting(
-                    f"{name}, {size:,} images", SOURCES, Sample("matched", size=size), is_other, grid,
+                    f"{name}, {size:,} images",
+                    SOURCES,
+                    Sample("matched", size=size),
+                    is_other,
+                    grid,
                     reference=f"{first}, {size:,} images" if is_other else FULL,
                 )
                 for size in options.sizes
-            ]  # fmt: skip
+            ]
     names = {"azimuth": "by azimuth", "azimuth-elevation": "by azimuth and elevation", "none": "none"}
     rows += [
         Setting(f"view weights {names[w]}", "view weighting", field=grid, weighting=w)

@@ -148,16 +148,21 @@ def ablate(
     work = _Work(body, options, where, seeds, by_seed, others, shown, backend, protocol, progress or (lambda *_: None))
     found = work.run(rows)
     facts = {
-        "resolution": options.resolution, "extent": options.extent, "splat": protocol.splat,
-        "interpolation": protocol.interpolation, "shorter_side": protocol.shorter_side,
-        "thresholds": protocol.num_thresholds, "body": body.name, "body_hash": body.hash,
+        "resolution": options.resolution,
+        "extent": options.extent,
+        "splat": protocol.splat,
+        "interpolation": protocol.interpolation,
+        "shorter_side": protocol.shorter_side,
+        "thresholds": protocol.num_thresholds,
+        "body": body.name,
+        "body_hash": body.hash,
         "training_images": {c: [len(stores[c]) for stores in by_seed] for c in test},
         "stores": {
             "training": {c: [stores[c].id for stores in by_seed] for c in test},
             "tests": {c: store.id for c, store in test.items()},
             "other": [store.id for store in others],
         },
-    }  # fmt: skip
+    }
     if others:
         facts["other_images"] = {others[0].category: [len(store) for store in others]}
     counts = {c: len(images) for c, images in shown.items()}
@@ -235,9 +240,14 @@ class _Work:
         return results
 
     def _seed(
-        self, place: int, category: str, field: CanonicalField, rows: Sequence[AblationRow],
-        voxels: Sequence[NDArray[np.int32]], pool: ThreadPoolExecutor,
-    ) -> None:  # fmt: skip
+        self,
+        place: int,
+        category: str,
+        field: CanonicalField,
+        rows: Sequence[AblationRow],
+        voxels: Sequence[NDArray[np.int32]],
+        pool: ThreadPoolExecutor,
+    ) -> None:
         """Votes of one seed and category through one field, and the scores of the rows that they are for."""
         by_cell = any(row.setting.weighting == "azimuth-elevation" for row in rows)
         groups: dict[tuple[bool, str], list[AblationRow]] = {}

@@ -47,9 +47,13 @@ def _crawled(world: World) -> World:
 
 def _tested(world: World) -> World:
     return replace(
-        world, name=f"{world.name}-test", image_sizes=(IMAGE_SIZE,), cameras=CameraDistribution(), mask_noise=MaskNoise(),
+        world,
+        name=f"{world.name}-test",
+        image_sizes=(IMAGE_SIZE,),
+        cameras=CameraDistribution(),
+        mask_noise=MaskNoise(),
         estimation=PoseEstimation(),
-    )  # fmt: skip
+    )
 
 
 _WORLDS: dict[str, tuple[World, ...]] = {

@@ -136,9 +136,19 @@ def store_statistics(
         azimuths = np.bincount(azimuth_bin(cameras), minlength=AZIMUTH_BINS)
         elevations = np.histogram(elevation_degrees(directions), ELEVATION_EDGES)[0].astype(np.int64)
     return StoreStatistics(
-        opened.category, str(opened.path), n, len(rows), len(opened.prompts), dict(reasons.most_common()), entropy,
-        azimuths, elevations, directions, views, report,
-    )  # fmt: skip
+        opened.category,
+        str(opened.path),
+        n,
+        len(rows),
+        len(opened.prompts),
+        dict(reasons.most_common()),
+        entropy,
+        azimuths,
+        elevations,
+        directions,
+        views,
+        report,
+    )
 
 
 def statistics_json(stores: Sequence[StoreStatistics]) -> dict[str, Any]:

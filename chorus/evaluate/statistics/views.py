@@ -39,10 +39,14 @@ class ViewStatistics:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "view": self.view, "images": self.images, "kept": self.kept,
-            "quadrants": dict(zip(QUADRANTS, self.quadrants, strict=True)), "above": self.above, "below": self.below,
+            "view": self.view,
+            "images": self.images,
+            "kept": self.kept,
+            "quadrants": dict(zip(QUADRANTS, self.quadrants, strict=True)),
+            "above": self.above,
+            "below": self.below,
             "camera_entropy_bits": self.entropy,
-        }  # fmt: skip
+        }
 
 
 def quadrant(directions: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -71,10 +75,15 @@ def view_statistics(views: NDArray[np.str_], kept: NDArray[np.bool_], cameras: C
         first, second, third, fourth = np.bincount(quadrants[these], minlength=4).tolist()
         found.append(
             ViewStatistics(
-                name, images, number, (first, second, third, fourth), int((high[these] >= HIGH).sum()),
-                int((high[these] <= -HIGH).sum()), camera_entropy(cameras[these]) if number else None,
+                name,
+                images,
+                number,
+                (first, second, third, fourth),
+                int((high[these] >= HIGH).sum()),
+                int((high[these] <= -HIGH).sum()),
+                camera_entropy(cameras[these]) if number else None,
             )
-        )  # fmt: skip
+        )
     return tuple(found)
 
 
@@ -88,7 +97,5 @@ def views_table(title: str, views: Sequence[ViewStatistics]) -> Table:
     for v in views:
         shares = [f"{100 * n / v.kept:.0f}" if v.kept else "-" for n in (*v.quadrants, v.above, v.below)]
         entropy = "-" if v.entropy is None else f"{v.entropy:.2f}"
-        table.add_row(
-            v.view or NO_VIEW, f"{v.images:,}", f"{v.kept:,}", f"{100 * v.kept / v.images:.0f}", *shares, entropy
-        )
+        table.add_row(v.view or NO_VIEW, f"{v.images:,}", f"{v.kept:,}", f"{100 * v.kept / v.images:.0f}", *shares, entropy)
     return table

@@ -103,9 +103,11 @@ class GroundingDino:
         import torch
 
         inputs = self._processor(
-            images=[picture.pixels for picture in pictures], text=[_phrases(words)] * len(pictures), return_tensors="pt",
+            images=[picture.pixels for picture in pictures],
+            text=[_phrases(words)] * len(pictures),
+            return_tensors="pt",
             input_data_format="channels_last",
-        )  # fmt: skip
+        )
         inputs = inputs.to(self._network.device, self._network.dtype)
         with torch.inference_mode():
             outputs = self._network(**inputs)
@@ -149,9 +151,11 @@ class Owlv2:
         import torch
 
         inputs = self._processor(
-            images=[picture.pixels for picture in pictures], text=[_captions(words)] * len(pictures), return_tensors="pt",
+            images=[picture.pixels for picture in pictures],
+            text=[_captions(words)] * len(pictures),
+            return_tensors="pt",
             images_kwargs={"input_data_format": "channels_last"},
-        )  # fmt: skip
+        )
         inputs = inputs.to(self._network.device, self._network.dtype)
         with torch.inference_mode():
             outputs = self._network(**inputs)

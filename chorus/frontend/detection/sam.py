@@ -46,18 +46,22 @@ class Sam:
         most = max(len(boxes) for _, boxes in items)
         padded = [np.concatenate([boxes, np.repeat(boxes[-1:], most - len(boxes), 0)]).tolist() for _, boxes in items]
         inputs = self._processor(
-            images=[picture.pixels for picture, _ in items], input_boxes=padded, input_data_format="channels_last",
+            images=[picture.pixels for picture, _ in items],
+            input_boxes=padded,
+            input_data_format="channels_last",
             return_tensors="pt",
-        )  # fmt: skip
+        )
         device = self._network.device
         with torch.inference_mode():
             seen: Any = self._network.vision_encoder(inputs["pixel_values"].to(device, self._dtype)).last_hidden_state
             logits = self._network(
-                image_embeddings=seen.float(), input_boxes=inputs["input_boxes"].to(device, torch.float32),
+                image_embeddings=seen.float(),
+                input_boxes=inputs["input_boxes"].to(device, torch.float32),
                 multimask_output=False,
-            ).pred_masks  # fmt: skip
+            ).pred_masks
             masks = self._processor.image_processor.post_process_masks(
                 [logits[i, : len(boxes)] for i, (_, boxes) in enumerate(items)],
-                inputs["original_sizes"].tolist(), inputs["reshaped_input_sizes"].tolist(),
-            )  # fmt: skip
+                inputs["original_sizes"].tolist(),
+                inputs["reshaped_input_sizes"].tolist(),
+            )
         return [mask[:, 0].cpu().numpy() for mask in masks]

@@ -63,9 +63,14 @@ def make(model: str, runtime: Runtime) -> HmrEstimator:
     regressor.to(runtime.device)
     limit = BatchLimit.of(runtime, _BYTES_PER_CROP, _MOST)
     return HmrEstimator(
-        regressor, runtime.body, limit, projection=projection, crop_scale=crop_scale, min_side=min_side,
+        regressor,
+        runtime.body,
+        limit,
+        projection=projection,
+        crop_scale=crop_scale,
+        min_side=min_side,
         name=f"hmr {projection} {Path(model).name}",
-    )  # fmt: skip
+    )
 
 
 class HmrEstimator:
@@ -76,9 +81,16 @@ class HmrEstimator:
     """
 
     def __init__(
-        self, regressor: Regressor, body: Body, limit: BatchLimit, *, projection: str = PROJECTIONS[0],
-        crop_scale: float = CROP_SCALE, min_side: float = MIN_SIDE, name: str = "hmr",
-    ) -> None:  # fmt: skip
+        self,
+        regressor: Regressor,
+        body: Body,
+        limit: BatchLimit,
+        *,
+        projection: str = PROJECTIONS[0],
+        crop_scale: float = CROP_SCALE,
+        min_side: float = MIN_SIDE,
+        name: str = "hmr",
+    ) -> None:
         joints = regressor.head.decpose.out_features // 6
         if joints != len(SMPL_JOINTS):
             raise InputError(f"decpose.weight: expected 6 numbers for {len(SMPL_JOINTS)} joints, got {joints} joints")

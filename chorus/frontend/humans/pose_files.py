@@ -31,11 +31,31 @@ _LARGEST = 1e6  # no angle, length, focal length or position is greater
 _SAME_ROTATION = 1e-3  # elements of two statements of one orientation may differ by this much
 _CAMERAS = {"weak_camera": ("weak_camera",), "perspective": ("R", "t", "K"), "joints": ("joints",)}
 _NAMES = (
-    "keys", "pose", "orientation", "betas", "origin", "image_size", "estimator", "weak_camera", "crop", "R", "t", "K", "joints",
-)  # fmt: skip
+    "keys",
+    "pose",
+    "orientation",
+    "betas",
+    "origin",
+    "image_size",
+    "estimator",
+    "weak_camera",
+    "crop",
+    "R",
+    "t",
+    "K",
+    "joints",
+)
 _DAMAGED = (
-    OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, OverflowError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 """What numpy and zipfile raise on files that are none, and on arrays that claim to be larger than the memory."""
 
 

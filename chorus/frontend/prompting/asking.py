@@ -99,8 +99,13 @@ class Asking(ABC):
 
     def provenance(self) -> dict[str, Any]:
         """What the prompts of the last call come from; JSON's types."""
-        return {**self.facts(), "template": self.question.template, "subject": self.question.subject, "asked": self.asked,
-                "chorus": __version__}  # fmt: skip
+        return {
+            **self.facts(),
+            "template": self.question.template,
+            "subject": self.question.subject,
+            "asked": self.asked,
+            "chorus": __version__,
+        }
 
     def prompts(self, category: str, count: int) -> list[str]:
         """At most ``count`` prompts, at least one; fewer with a warning. InputError, showing what came, where there is none."""

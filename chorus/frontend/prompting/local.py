@@ -17,9 +17,17 @@ class LocalModel(Asking):
     """
 
     def __init__(
-        self, model: str, question: Question, retries: int = 3, *, temperature: float = 0.7, seed: int = 0,
-        max_tokens: int = 1024, device: str = "cpu", dtype: str = "float32",
-    ) -> None:  # fmt: skip
+        self,
+        model: str,
+        question: Question,
+        retries: int = 3,
+        *,
+        temperature: float = 0.7,
+        seed: int = 0,
+        max_tokens: int = 1024,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
         super().__init__(question, retries)
         try:
             import torch
@@ -44,9 +52,14 @@ class LocalModel(Asking):
 
     def facts(self) -> dict[str, Any]:
         return {
-            "stage": "local", "model": self.model, "temperature": self.temperature, "seed": self.seed,
-            "max_tokens": self.max_tokens, "device": self._device, "dtype": self._dtype,
-        }  # fmt: skip
+            "stage": "local",
+            "model": self.model,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "max_tokens": self.max_tokens,
+            "device": self._device,
+            "dtype": self._dtype,
+        }
 
     def answer(self, question: str, turn: int) -> Answer:
         torch, tokenizer = self._torch, self._tokenizer
@@ -67,9 +80,13 @@ class LocalModel(Asking):
         with torch.random.fork_rng(cuda), torch.inference_mode():  # the caller's random numbers stay as they are
             torch.manual_seed(self.seed + turn)
             made = self._model.generate(
-                input_ids=ids, attention_mask=asked["attention_mask"].to(self._device), max_new_tokens=room, eos_token_id=ends,
-                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id, **drawn,
-            )  # fmt: skip
+                input_ids=ids,
+                attention_mask=asked["attention_mask"].to(self._device),
+                max_new_tokens=room,
+                eos_token_id=ends,
+                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+                **drawn,
+            )
         new = made[0, ids.shape[1] :]
         stops = ends if isinstance(ends, list) else [ends]
         ended = len(new) > 0 and int(new[-1]) in stops

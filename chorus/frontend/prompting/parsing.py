@@ -23,13 +23,53 @@ MOST_ANSWER = 50_000
 """Characters of an answer that are looked at."""
 
 _PRONOUNS = frozenset(
-    ("i", "you", "he", "she", "it", "we", "they", "this", "that", "these", "those", "who", "one", "someone", "somebody",
-     "anyone", "anybody", "everyone", "everybody", "nobody")
-)  # fmt: skip
+    (
+        "i",
+        "you",
+        "he",
+        "she",
+        "it",
+        "we",
+        "they",
+        "this",
+        "that",
+        "these",
+        "those",
+        "who",
+        "one",
+        "someone",
+        "somebody",
+        "anyone",
+        "anybody",
+        "everyone",
+        "everybody",
+        "nobody",
+    )
+)
 _TALK = frozenset(
-    ("sure", "certainly", "absolutely", "okay", "ok", "here", "note", "let", "please", "hello", "hi", "sorry", "feel", "as",
-     "unfortunately", "no", "not", "yes", "great", "thanks")
-)  # fmt: skip
+    (
+        "sure",
+        "certainly",
+        "absolutely",
+        "okay",
+        "ok",
+        "here",
+        "note",
+        "let",
+        "please",
+        "hello",
+        "hi",
+        "sorry",
+        "feel",
+        "as",
+        "unfortunately",
+        "no",
+        "not",
+        "yes",
+        "great",
+        "thanks",
+    )
+)
 _ABOUT_PROMPTS = re.compile(r"\b(prompts?|sentences?|subject-verb|svo|examples?|json|list of)\b", re.I)
 
 # "1.", "(2)", "3)", "4:", "5 -", "a)", "-", "*", "•", "#6", "7 A ..."; "Prompt 8:".

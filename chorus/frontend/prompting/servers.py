@@ -25,9 +25,16 @@ class Server(Asking):
     """
 
     def __init__(
-        self, model: str, question: Question, retries: int = 3, *, base_url: str | None = None,
-        temperature: float | None = None, seed: int | None = None, timeout: float = 60.0,
-    ) -> None:  # fmt: skip
+        self,
+        model: str,
+        question: Question,
+        retries: int = 3,
+        *,
+        base_url: str | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        timeout: float = 60.0,
+    ) -> None:
         super().__init__(question, retries)
         try:
             import openai
@@ -49,9 +56,12 @@ class Server(Asking):
         parts = urlsplit(self.url)  # without user name, password and query, which may be secret
         host = parts.netloc.rpartition("@")[2]
         return {
-            "stage": "openai", "model": self.model, "base_url": f"{parts.scheme}://{host}{parts.path}",
-            "temperature": self.temperature, "seed": self.seed,
-        }  # fmt: skip
+            "stage": "openai",
+            "model": self.model,
+            "base_url": f"{parts.scheme}://{host}{parts.path}",
+            "temperature": self.temperature,
+            "seed": self.seed,
+        }
 
     def answer(self, question: str, turn: int) -> Answer:
         asked: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": question}]}
@@ -119,10 +129,11 @@ class Server(Asking):
         if isinstance(error, sdk.APIStatusError):
             said = f"HTTP {error.status_code}: {shortened(error.response.text)}"
             advice = {
-                401: "the key in OPENAI_API_KEY is missing or wrong", 403: "the key in OPENAI_API_KEY has no right to this",
+                401: "the key in OPENAI_API_KEY is missing or wrong",
+                403: "the key in OPENAI_API_KEY has no right to this",
                 404: "is the model's name right, and does base_url end in /v1?",
                 429: f"too many requests, or no credit, {tries}",
-            }.get(error.status_code, tries if error.status_code >= 500 else "the request is not to its liking")  # fmt: skip
+            }.get(error.status_code, tries if error.status_code >= 500 else "the request is not to its liking")
             return InputError(f"{self._who()}: expected an answer, got {said} ({advice})")
         if isinstance(error, sdk.OpenAIError):
             return InputError(f"{self._who()}: {error}")

@@ -15,10 +15,13 @@ _NEEDS = 'pip install "chorus-hoi[frontend]"'
 _GUIDED = (
     ("guidance", "scale of the classifier-free guidance"),
     ("negative", "what no image should show, as a negative prompt"),
-    ("safety", "on: images that the model's safety checker flags are refused; off: it is not run. Default: on, and an error "
-     "where the model brings none"),
+    (
+        "safety",
+        "on: images that the model's safety checker flags are refused; off: it is not run. Default: on, and an error "
+        "where the model brings none",
+    ),
     ("revision", "commit, tag or branch of a model of the hub"),
-)  # fmt: skip
+)
 
 STAGES: tuple[StageInfo, ...] = (
     StageInfo(
@@ -35,8 +38,11 @@ STAGES: tuple[StageInfo, ...] = (
             ("steps", "denoising steps (50)"),
             ("size", "height and width in pixels (512)"),
             *_GUIDED,
-            ("view_control", "suffix: the view is told in the prompt alone, as in the paper; negative: its opposites become a "
-             "negative prompt too; perp-neg: they are steered away from by Perp-Neg (suffix)"),
+            (
+                "view_control",
+                "suffix: the view is told in the prompt alone, as in the paper; negative: its opposites become a "
+                "negative prompt too; perp-neg: they are steered away from by Perp-Neg (suffix)",
+            ),
             ("view_weight", "weight of every opposite view in perp-neg (1)"),
         ),
     ),
@@ -53,8 +59,10 @@ STAGES: tuple[StageInfo, ...] = (
             ("steps", "denoising steps (the pipeline's)"),
             ("size", "height and width in pixels (the pipeline's)"),
             *_GUIDED,
-            ("view_control", "suffix: the view is told in the prompt alone; negative: its opposites become a negative prompt "
-             "too (suffix)"),
+            (
+                "view_control",
+                "suffix: the view is told in the prompt alone; negative: its opposites become a negative prompt too (suffix)",
+            ),
         ),
     ),
     StageInfo(
@@ -71,4 +79,4 @@ STAGES: tuple[StageInfo, ...] = (
             ("least", "pixels of the shorter side below which a picture is refused (64)"),
         ),
     ),
-)  # fmt: skip
+)

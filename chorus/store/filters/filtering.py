@@ -159,9 +159,7 @@ class Filter:
         """Rule, threshold and the number of each row, for the rules that are on and can be judged."""
         skipped, empty = self.skipped(rows), len(rows["status"]) == 0
         nothing = np.zeros(0, np.float32)
-        return [
-            (r, t, nothing if empty else r.score(rows, self.torso_mode)) for r, t in self._on() if r.name not in skipped
-        ]
+        return [(r, t, nothing if empty else r.score(rows, self.torso_mode)) for r, t in self._on() if r.name not in skipped]
 
     # --- in words and in files ---------------------------------------------------------------------------------------------
 
@@ -172,9 +170,13 @@ class Filter:
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold it, with every rule by name."""
         return {
-            "format": FORMAT, "version": VERSION, "rules": dict(self.thresholds), "torso_mode": self.torso_mode,
-            "soft": self.soft, "required": sorted(self.required or ()),
-        }  # fmt: skip
+            "format": FORMAT,
+            "version": VERSION,
+            "rules": dict(self.thresholds),
+            "torso_mode": self.torso_mode,
+            "soft": self.soft,
+            "required": sorted(self.required or ()),
+        }
 
     @classmethod
     def from_json(cls, fields: Any, where: str = "filter") -> Filter:
@@ -294,8 +296,12 @@ class Filtered:
     def to_json(self) -> dict[str, Any]:
         """The filter, the numbers and all of it in words (``text``)."""
         return {
-            **self.filter.to_json(), "images": self.images, "kept": self.kept, "skipped": list(self.skipped), "text": str(self)
-        }  # fmt: skip
+            **self.filter.to_json(),
+            "images": self.images,
+            "kept": self.kept,
+            "skipped": list(self.skipped),
+            "text": str(self),
+        }
 
 
 def filter_rows(

@@ -63,10 +63,14 @@ class FilterReport:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "images": self.images, "by_status": self.by_status, "complete": self.complete,
-            "rules": [r.to_json() for r in self.rules], "kept": self.kept,
-            **({"weight": self.weight} if self.filter.soft else {}), "filter": self.filter.to_json(),
-        }  # fmt: skip
+            "images": self.images,
+            "by_status": self.by_status,
+            "complete": self.complete,
+            "rules": [r.to_json() for r in self.rules],
+            "kept": self.kept,
+            **({"weight": self.weight} if self.filter.soft else {}),
+            "filter": self.filter.to_json(),
+        }
 
 
 def filter_report(chosen: Filter, rows: Columns) -> FilterReport:

@@ -50,9 +50,7 @@ def bones(joints: int, seed: int = 0) -> torch.Tensor:
     ],
     ids=["bricks", "odd", "many neighbours", "one neighbour"],
 )
-def test_weights_are_the_definitions(
-    lattice: Lattice, vertices: int, joints: int, k: int, tau: float, s: float
-) -> None:
+def test_weights_are_the_definitions(lattice: Lattice, vertices: int, joints: int, k: int, tau: float, s: float) -> None:
     points, table = mesh(vertices, joints)
     have, near = triton_neighbours.neighbour_weights(lattice, points, table, k=k, tau=tau, s=s)
     want, near_too = neighbours.neighbour_weights(lattice, points.double(), table, k=k, tau=tau, s=s)
@@ -179,6 +177,15 @@ def test_arguments_are_checked() -> None:
         triton_neighbours.neighbour_weights(cube(4, 1.0), points, table.to("meta"), k=2, tau=0.5, s=0.5)
     with pytest.raises(ValueError, match="inverse: expected"):
         triton_neighbours.posed_phi(
-            cube(4, 1.0), points, table, bones(3), torch.zeros(4, 4, 4), cube(4, 1.0),
-            k=2, tau=0.5, s=0.5, steps=0, inverse="none",
-        )  # fmt: skip
+            cube(4, 1.0),
+            points,
+            table,
+            bones(3),
+            torch.zeros(4, 4, 4),
+            cube(4, 1.0),
+            k=2,
+            tau=0.5,
+            s=0.5,
+            steps=0,
+            inverse="none",
+        )

@@ -75,9 +75,19 @@ def test_the_contract_in_every_branch() -> None:
         met.update(f"{launch.packs} packs" for launch in plan.launches("tensor"))
         met.update(f"one joint: {launch.one_joint}" for launch in plan.launches("lattice"))
     for branch in (
-        "settled", "outside", "left", "on the mask", "off the mask", "behind the camera", "empty mask",
-        "1 packs", "3 packs", "6 packs", "one joint: True", "one joint: False",
-    ):  # fmt: skip
+        "settled",
+        "outside",
+        "left",
+        "on the mask",
+        "off the mask",
+        "behind the camera",
+        "empty mask",
+        "1 packs",
+        "3 packs",
+        "6 packs",
+        "one joint: True",
+        "one joint: False",
+    ):
         assert met[branch] > 0, (branch, met)
 
 
@@ -116,9 +126,7 @@ def test_a_voxel_on_the_axis_behind_the_camera_does_not_vote() -> None:
     one = np.eye(3)[None]
     K = np.array([[[100.0, 0, 32], [0, 100.0, 32], [0, 0, 1]]])
     for depth, inside in ((-2.0, 0), (2.0, 1)):
-        images = to_images(
-            np.zeros((1, 1, 3)), one, np.array([[0, 0, depth]]), K, PackedMasks.pack([np.ones((64, 64), bool)])
-        )
+        images = to_images(np.zeros((1, 1, 3)), one, np.array([[0, 0, depth]]), K, PackedMasks.pack([np.ones((64, 64), bool)]))
         for variant in ("lattice", "tensor"):
             num, den = triton_votes.count_votes(
                 field, images, torch.zeros(1, dtype=torch.int64), num_groups=1, variant=variant, cull=False
@@ -132,9 +140,13 @@ def test_images_of_one_pixel_and_of_many_and_the_same_image_twice(joints: int, w
     rng = np.random.default_rng([joints, 0])
     field = random_field(rng, (5, 1, 3), joints)
     images = random_images(
-        rng, field, 7, kinds=("full", "noise", "corners"), zoom=(0.5, 4.0),
+        rng,
+        field,
+        7,
+        kinds=("full", "noise", "corners"),
+        zoom=(0.5, 4.0),
         sizes=((1, 1), (1, 500), (500, 1), (256, 256), (17, 256), (40, 513)),
-    )  # fmt: skip
+    )
     words = torch.full((len(images.words) + 70,), -1, dtype=torch.int32)
     words[31 : 31 + len(images.words)] = images.words
     images = dataclasses.replace(images, words=words, start=images.start + 31)[torch.tensor(rng.integers(0, 7, 10))]

@@ -55,16 +55,20 @@ def store_path(tmp_path: Path, images: ImageBatch) -> Path:
     path, n = tmp_path / "cup.chorus", len(images)
     ramp = (np.arange(n) + 1) / n
     scores = {
-        "person_count": np.where(np.arange(n) == 3, 2, 1), "object_count": np.ones(n), "overlap": ramp,
-        "object_confidence": ramp[::-1], "person_confidence": np.ones(n),
+        "person_count": np.where(np.arange(n) == 3, 2, 1),
+        "object_count": np.ones(n),
+        "overlap": ramp,
+        "object_confidence": ramp[::-1],
+        "person_confidence": np.ones(n),
         **{f"keypoint_{side}_{joint}": (ramp * 7) % 1 for side in ("left", "right") for joint in ("shoulder", "hip")},
-    }  # fmt: skip
+    }
     with StoreWriter(path, category="cup", shard_size=25, body_hash=chorus.load_body().hash) as writer:
         writer.append_rejected(
-            ["a", "b", "c", "d"], ["no person", "no object", "no object", "no camera"],
+            ["a", "b", "c", "d"],
+            ["no person", "no object", "no object", "no camera"],
             prompts="flying",
             scores={"person_count": [0, 1, 1, 1], "object_count": [1, 0, 0, 1], "overlap": [np.nan] * 3 + [1]},
-        )  # fmt: skip
+        )
         views = ["front view" if i % 2 else "back view" for i in range(n)]
         writer.append(images, scores=scores, residual_px=np.arange(n) / 10, views=views)
     return path
@@ -153,9 +157,7 @@ def test_a_filter_is_a_selection_of_images(store_path: Path, images: ImageBatch,
     assert same(paper, chorus.aggregate(images[rows], field))
 
 
-def test_a_soft_filter_is_weights(
-    store_path: Path, images: ImageBatch, field: CanonicalField, fine: CanonicalField
-) -> None:
+def test_a_soft_filter_is_weights(store_path: Path, images: ImageBatch, field: CanonicalField, fine: CanonicalField) -> None:
     chosen = Filter({"overlap": 0.4, "object-confidence": 0.5}, soft=True)
     ramp = ((np.arange(90) + 1) / 90).astype(np.float32).astype(float)
     ramp_overlap = np.minimum(ramp / np.float32(0.8).astype(float), 1)
@@ -372,8 +374,10 @@ def test_the_other_commands_say_what_the_filter_did(store_path: Path, tmp_path: 
     assert result.exit_code == 0, result.output
     (facts,) = json.loads(result.stdout)["stores"]
     assert [(v["view"], v["images"], v["kept"]) for v in facts["views"]] == [
-        ("back view", 45, 45), ("front view", 45, 45), ("", 4, 0)
-    ]  # fmt: skip
+        ("back view", 45, 45),
+        ("front view", 45, 45),
+        ("", 4, 0),
+    ]
     assert (tmp_path / "v.png").stat().st_size > 5_000
     result = run("store", "stats", store_path, "--by-view")
     assert "(none)" in result.stdout

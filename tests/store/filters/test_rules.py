@@ -16,15 +16,26 @@ from chorus.store.filters.rules import HIPS, RULES, SHOULDERS
 
 PAPER = ("one-person", "one-object", "overlap", "torso", "pose")
 COLUMN = {
-    "one-person": "score/person_count", "one-object": "score/object_count", "person-confidence": "score/person_confidence",
-    "object-confidence": "score/object_confidence", "overlap": "score/overlap", "overlap-smaller": "score/overlap_smaller",
-    "person-side": "score/person_side", "residual": "residual_px",
-}  # fmt: skip
+    "one-person": "score/person_count",
+    "one-object": "score/object_count",
+    "person-confidence": "score/person_confidence",
+    "object-confidence": "score/object_confidence",
+    "overlap": "score/overlap",
+    "overlap-smaller": "score/overlap_smaller",
+    "person-side": "score/person_side",
+    "residual": "residual_px",
+}
 GOOD = {
-    "score/person_count": 1, "score/object_count": 1, "score/person_confidence": 1, "score/object_confidence": 1,
-    "score/overlap": 1, "score/overlap_smaller": 1, "score/person_side": 500, "residual_px": 0,
+    "score/person_count": 1,
+    "score/object_count": 1,
+    "score/person_confidence": 1,
+    "score/object_confidence": 1,
+    "score/overlap": 1,
+    "score/overlap_smaller": 1,
+    "score/person_side": 500,
+    "residual_px": 0,
     **dict.fromkeys((*SHOULDERS, *HIPS), 1),
-}  # fmt: skip
+}
 ALL_ON = {"person-confidence": 0.5, "object-confidence": 0.5, "overlap-smaller": 0.5, "person-side": 100, "residual": 2}
 
 
@@ -43,8 +54,12 @@ def table(n: int, **changed: Any) -> dict[str, np.ndarray]:
 def test_the_papers_rules_in_the_order_of_the_cascade() -> None:
     paper = Filter.paper()
     assert {name: t for name, t in paper.thresholds.items() if t is not None} == {
-        "one-person": 1, "one-object": 1, "overlap": 0.1, "torso": 0.7, "pose": 1,
-    }  # fmt: skip
+        "one-person": 1,
+        "one-object": 1,
+        "overlap": 0.1,
+        "torso": 0.7,
+        "pose": 1,
+    }
     assert tuple(name for name in paper.thresholds if paper.thresholds[name] is not None) == PAPER
     assert (paper.torso_mode, paper.soft, paper.required) == ("any", False, frozenset())
     assert [name for name, t in Filter.none().thresholds.items() if t is not None] == ["pose"]
@@ -103,11 +118,12 @@ def test_the_torso_at_and_on_both_sides() -> None:
 
 def test_only_complete_images_and_the_first_reason() -> None:
     rows = table(
-        7, status=["complete", "no person", "several objects", "complete", "complete", "failed: x", "complete"],
+        7,
+        status=["complete", "no person", "several objects", "complete", "complete", "failed: x", "complete"],
         has_camera=[True, False, False, True, True, False, True],
         **{"score/overlap": [1, np.nan, np.nan, 0, 1, 0, 0], "score/person_count": [1, 0, 1, 1, 1, 1, 2]},
         **{name: [1, 0, 0, 0, 0, 0, 0] for name in SHOULDERS},
-    )  # fmt: skip
+    )
     paper = Filter.paper()
     assert paper.reasons(rows).tolist() == ["", "no person", "several objects", "overlap", "torso", "failed: x", "one-person"]
     assert paper.passed(rows).tolist() == [True] + [False] * 6
@@ -117,8 +133,12 @@ def test_only_complete_images_and_the_first_reason() -> None:
     report = filter_report(paper, rows)
     assert report.by_status == {"no person": 1, "several objects": 1, "failed: x": 1}
     assert {r.name: (r.fails, r.fails_complete, r.first) for r in report.rules} == {
-        "one-person": (2, 1, 1), "one-object": (0, 0, 0), "overlap": (5, 2, 1), "torso": (6, 3, 1), "pose": (3, 0, 0),
-    }  # fmt: skip
+        "one-person": (2, 1, 1),
+        "one-object": (0, 0, 0),
+        "overlap": (5, 2, 1),
+        "torso": (6, 3, 1),
+        "pose": (3, 0, 0),
+    }
     assert report.reasons == {**report.by_status, "one-person": 1, "overlap": 1, "torso": 1}
     assert sum(report.reasons.values()) + report.kept == report.images == 7
 
@@ -210,13 +230,16 @@ def test_weights_of_one_rule_by_hand(rule: str, threshold: float, points: list[t
 
 def test_weights_multiply_and_are_never_0_by_rounding() -> None:
     rows = table(
-        7, status=["complete"] * 6 + ["no camera"], has_camera=[True] * 6 + [False],
+        7,
+        status=["complete"] * 6 + ["no camera"],
+        has_camera=[True] * 6 + [False],
         **{
             "score/overlap": [0.2, 0.1, 0.05, 0.001, 0, 0.2, 0.2],
-            "score/keypoint_left_hip": [1, 0.7, 0.35, 0.01, 1, 0.1, 1], "score/keypoint_right_hip": [0.3, 0, 0, 0, 0, 0.85, 1],
+            "score/keypoint_left_hip": [1, 0.7, 0.35, 0.01, 1, 0.1, 1],
+            "score/keypoint_right_hip": [0.3, 0, 0, 0, 0, 0.85, 1],
             "score/person_confidence": [1, 0.5, 0.8, 0.01, 1, 0.6, 1],
         },
-    )  # fmt: skip
+    )
     soft = Filter.paper(soft=True)
     by_hand = [255, 255 * 0.5 * 0.5 * 0.5, 255 * 0.25 * 0.25 * 0.8, 1, 0, 255 * (0.5 + 0.5 * 0.15 / 0.3) * 0.6, 0]
     assert soft.weights(rows).tolist() == [int(w + 0.5) for w in by_hand]
