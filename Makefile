@@ -19,10 +19,10 @@ help:
 	@echo 'CHORUS engine'
 	@echo
 	@echo '  make demo        learn an object from a simulated world whose truth is known; writes demo-output/'
-	@echo '  make test        ruff, mypy, then pytest'
+	@echo '  make test        lint, mypy, then pytest'
 	@echo '  make bench       the benchmarks'
-	@echo '  make lint        ruff alone'
-	@echo '  make typecheck   mypy alone'
+	@echo '  make lint        ruff (rules and format) and import-linter (who may import whom)'
+	@echo '  make typecheck   mypy --strict alone'
 	@echo '  make venv        only the virtual environment, .venv, which all of the above make when they need it'
 	@echo '  make clean       remove caches, build products and demo-output/'
 	@echo '  make clean-venv  remove .venv'
@@ -67,6 +67,8 @@ test: lint typecheck .venv/.complete
 
 lint: .venv/.complete
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/lint-imports
 
 # After lint, also under make -j: what one prints is not mixed with the other's.
 typecheck: .venv/.complete | $(if $(filter test,$(MAKECMDGOALS)),lint)

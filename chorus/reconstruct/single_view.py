@@ -360,7 +360,7 @@ def reconstruct(
 
 def write_reconstruction(folder: str | os.PathLike[str], reconstruction: Reconstruction) -> list[Path]:
     """Write reconstruction.glb (nodes "person" and "object"), overlay.png, reconstruction.json; the folder is made."""
-    from chorus.figures.reconstruction_overlay import save_overlay
+    from chorus.reconstruct.overlay import save_overlay
 
     folder = Path(folder)
     folder.mkdir(exist_ok=True)

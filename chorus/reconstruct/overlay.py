@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from chorus.figures.overlays import OBJECT
 from chorus.figures.three_sides import COLOURS
 from chorus.reconstruct.scene import THRESHOLDS, View
-from chorus.reconstruct.single_view import Reconstruction
 from chorus.render.rasterize import face_normals, render_mesh, shade
+
+if TYPE_CHECKING:
+    from chorus.reconstruct.single_view import Reconstruction
 
 BODY_COLOUR, OBJECT_COLOUR, MASK_COLOUR, PERSON_COLOUR = "limegreen", "orangered", "deepskyblue", "slategray"
 INCHES = 6.0
