@@ -20,6 +20,7 @@ from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.cpu import contacts as cpu_contacts
 from chorus.kernels.cpu import votes as cpu
 from chorus.kernels.reference import contacts
+from chorus.kernels.stats import ContactStats
 from chorus.votes.parts import interaction_regions
 
 RESOLUTION = 48
@@ -92,7 +93,7 @@ def bench_contacts(benchmark: Any, body: Body, votes_of_1024: VoteWorkload, thre
     found = interaction_regions(canonical)
     regions = torch.tensor(found.bits)
     few = work.rows(slice(0, REFERENCE_IMAGES))
-    stats = cpu_contacts.ContactStats()
+    stats = ContactStats()
 
     def numba(images: VoteImages) -> Tensor:
         return cpu_contacts.touched_regions(field, regions, images, threads=threads, stats=stats)

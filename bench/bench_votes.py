@@ -28,7 +28,7 @@ from bench.harness.gates import check_adds_up, check_votes
 from bench.harness.measure import Contender, affordable, clock_hz, compile_seconds, interleaved, rounds_for
 from chorus.body.model import Body
 from chorus.kernels.arrays import VoxelField
-from chorus.kernels.cpu import votes as cpu
+from chorus.kernels.stats import CullingStats
 
 CHECKED_IMAGES = {48: 12, 96: 4, 128: 4, 192: 3, 256: 3}
 
@@ -55,7 +55,7 @@ def bench_votes(
         longest = max(longest, took)
     check_adds_up(kernel.cast, work.rows(slice(0, contenders[0].items)), kernel.name)
     records = interleaved(benchmark, contenders, rounds_for(longest, cell_seconds))
-    culling = cpu.CullingStats()  # counting it costs time: of the same images once more, untimed
+    culling = CullingStats()  # counting it costs time: of the same images once more, untimed
     counting = numba_votes(field, threads, culling) if on_cpu else triton_votes(field, stats=culling)
     counting.cast(work.rows(slice(0, contenders[0].items)))
     finish(records, field.num_voxels, threads if on_cpu else 0)

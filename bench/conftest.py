@@ -11,7 +11,7 @@ import torch
 from bench.harness.cells import CELLS
 from bench.harness.workloads import VoteWorkload, vote_workload
 from chorus.body.model import Body, load_body
-from chorus.kernels.cpu.votes import default_threads
+from chorus.kernels.threads import default_threads
 
 PROFILES: dict[str, dict[str, list[Any]]] = {
     "quick": {

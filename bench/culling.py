@@ -20,6 +20,7 @@ from bench.harness.workloads import vote_workload
 from chorus.body.model import load_body
 from chorus.field import CanonicalField
 from chorus.kernels.cpu import votes as cpu
+from chorus.kernels.stats import CullingStats
 
 LISTS = ("mask's bit alone", "both tests", "border test alone", "settled outside", "settled inside")
 
@@ -33,7 +34,7 @@ def shares(resolution: int, num_images: int, num_bricks: int) -> tuple[np.ndarra
     body = load_body()
     field = CanonicalField(body, resolution).arrays
     work = vote_workload(body, num_images)
-    stats = cpu.CullingStats()
+    stats = CullingStats()
     cpu.count_votes(field, work.images, work.group, num_groups=work.num_groups, stats=stats)
     here = torch.device("cpu")
     plan = triton_field.field_on_device(field, here)

@@ -29,7 +29,8 @@ from bench.harness.report import append, default_path, devices, load, make_run
 from bench.harness.text import aligned, number, seconds
 from chorus.body.model import load_body
 from chorus.kernels.bricks import VOXELS, cut_into_bricks
-from chorus.kernels.cpu.votes import CullingStats, default_threads
+from chorus.kernels.stats import CullingStats
+from chorus.kernels.threads import default_threads
 
 FLOPS_PER_JOINT = 24
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 28}

@@ -7,9 +7,11 @@ short joint list and 64 weights per joint instead of every voxel carrying all jo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from chorus.kernels.arrays import VoxelField
 
@@ -83,4 +85,53 @@ def cut_into_bricks(field: VoxelField) -> Bricks:
         spread=(spread * (1 + 1e-6)).astype(np.float32),
         variation=(moved * (1 + 1e-5)).astype(np.float32),
         weight=weights.ravel(),
+    )
+
+
+_cut: WeakKeyDictionary[VoxelField, Bricks] = WeakKeyDictionary()
+
+
+def bricks_of(field: VoxelField) -> Bricks:
+    """The bricks of a field, cut once and kept as long as the field lives."""
+    found = _cut.get(field)
+    if found is None:
+        found = _cut[field] = cut_into_bricks(field)
+    return found
+
+
+@dataclass(frozen=True)
+class RegionBricks:
+    """The R bricks that hold region voxels.
+
+    brick  (R,) int64       index of the brick among the field's
+    any    (R,) int32       regions of any of its voxels
+    slice  (R * 4,) int32   regions of any of the 16 voxels of each step in x
+    voxel  (R * 64,) int32  regions of each voxel, x slowest; 0 for voxels outside the grid
+    """
+
+    brick: NDArray[np.int64]
+    any: NDArray[np.int32]
+    slice: NDArray[np.int32]
+    voxel: NDArray[np.int32]
+
+
+def region_bricks(field: VoxelField, regions: Tensor, cut: Bricks) -> RegionBricks:
+    """The regions (V,) int32 laid out by the field's bricks; bricks with most voxels in regions come first."""
+    bit_sets = np.asarray(regions)
+    voxel = np.flatnonzero(bit_sets)
+    xyz = np.stack(np.unravel_index(voxel, field.shape), -1)
+    counts = tuple(-(-n // SIDE) for n in field.shape)
+    rank = np.empty(int(np.prod(counts)), np.int64)
+    rank[np.ravel_multi_index(tuple((cut.first // SIDE).T), counts)] = np.arange(len(cut))
+    brick, of_voxel = np.unique(rank[np.ravel_multi_index(tuple((xyz // SIDE).T), counts)], return_inverse=True)
+    lane = np.ravel_multi_index(tuple((xyz % SIDE).T), (SIDE,) * 3)
+    by_voxel = np.zeros((len(brick), VOXELS), np.int32)
+    by_voxel[of_voxel, lane] = bit_sets[voxel]
+    order = np.argsort(-np.count_nonzero(by_voxel, axis=1), kind="stable")
+    by_voxel = by_voxel[order]
+    return RegionBricks(
+        brick=brick[order].astype(np.int64),
+        any=np.bitwise_or.reduce(by_voxel, axis=1),
+        slice=np.bitwise_or.reduce(by_voxel.reshape(-1, SIDE, SIDE * SIDE), axis=2).ravel(),
+        voxel=by_voxel.ravel(),
     )

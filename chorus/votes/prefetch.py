@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from chorus.images import ImageBatch
 from chorus.kernels.arrays import VoteImages
-from chorus.kernels.cpu.votes import default_threads
 from chorus.kernels.masks import PackedMasks, words_in_box
+from chorus.kernels.threads import default_threads
 
 IMAGES = 1 << 16
 """Images that are joined and sent together."""

@@ -8,8 +8,6 @@ same however the work is split.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numba as nb
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chorus.kernels.arrays import VoteImages, VoxelField
-from chorus.kernels.bricks import SIDE, VOXELS, Bricks
+from chorus.kernels.bricks import SIDE, VOXELS, bricks_of, region_bricks
 from chorus.kernels.cpu.prepare import BLOCK_ROWS, VIEW_ROWS, Prepared, prepare
 from chorus.kernels.cpu.simd import (
     LANES,
@@ -43,69 +41,15 @@ from chorus.kernels.cpu.simd import (
     where_positive,
 )
 from chorus.kernels.cpu.vote_loops import ALL_LANES, _bound, _centres, _outside, _project, _warp_row, f4
-from chorus.kernels.cpu.votes import _run, _split, bricks, default_threads
 from chorus.kernels.reference.contacts import check_contacts
+from chorus.kernels.stats import ContactStats
+from chorus.kernels.threads import default_threads, run_pieces, split
 
 IMAGES_PER_PASS = 2048
 """Images prepared at a time: bounds the working memory (about 12 KB an image)."""
 VECTORS_PER_TASK = 4
 
 _jit = nb.njit(nogil=True, cache=True, error_model="numpy")
-
-
-@dataclass
-class ContactStats:
-    """What ``touched_regions`` did with the pairs of an image and a brick that holds region voxels."""
-
-    pairs: int = 0
-    known: int = 0
-    """left out, as the image was known to touch all the brick's regions"""
-    off: int = 0
-    """decided by the bound: off the mask, outside the image or behind the camera"""
-    on: int = 0
-    """decided by the bound: all of the brick on the mask"""
-    projected: int = 0
-    """the rest: pairs whose voxels were projected"""
-    lookups: int = 0
-    """voxels whose mask bit was read"""
-
-
-@dataclass(frozen=True)
-class RegionBricks:
-    """The R bricks that hold region voxels.
-
-    brick  (R,) int64       index of the brick among the field's
-    any    (R,) int32       regions of any of its voxels
-    slice  (R * 4,) int32   regions of any of the 16 voxels of each step in x
-    voxel  (R * 64,) int32  regions of each voxel, x slowest; 0 for voxels outside the grid
-    """
-
-    brick: NDArray[np.int64]
-    any: NDArray[np.int32]
-    slice: NDArray[np.int32]
-    voxel: NDArray[np.int32]
-
-
-def region_bricks(field: VoxelField, regions: Tensor, cut: Bricks) -> RegionBricks:
-    """The regions (V,) int32 laid out by the field's bricks; bricks with most voxels in regions come first."""
-    bit_sets = np.asarray(regions)
-    voxel = np.flatnonzero(bit_sets)
-    xyz = np.stack(np.unravel_index(voxel, field.shape), -1)
-    counts = tuple(-(-n // SIDE) for n in field.shape)
-    rank = np.empty(int(np.prod(counts)), np.int64)
-    rank[np.ravel_multi_index(tuple((cut.first // SIDE).T), counts)] = np.arange(len(cut))
-    brick, of_voxel = np.unique(rank[np.ravel_multi_index(tuple((xyz // SIDE).T), counts)], return_inverse=True)
-    lane = np.ravel_multi_index(tuple((xyz % SIDE).T), (SIDE,) * 3)
-    by_voxel = np.zeros((len(brick), VOXELS), np.int32)
-    by_voxel[of_voxel, lane] = bit_sets[voxel]
-    order = np.argsort(-np.count_nonzero(by_voxel, axis=1), kind="stable")
-    by_voxel = by_voxel[order]
-    return RegionBricks(
-        brick=brick[order].astype(np.int64),
-        any=np.bitwise_or.reduce(by_voxel, axis=1),
-        slice=np.bitwise_or.reduce(by_voxel.reshape(-1, VOXELS // LANES, LANES), axis=2).ravel(),
-        voxel=by_voxel.ravel(),
-    )
 
 
 @_jit
@@ -340,7 +284,7 @@ def touched_regions(
     """
     check_contacts(field, regions, images)
     threads = threads or default_threads()
-    cut = bricks(field)
+    cut = bricks_of(field)
     held = region_bricks(field, regions, cut)
     out = np.zeros(len(images), np.int32)
     lane = np.arange(LANES)
@@ -348,9 +292,9 @@ def touched_regions(
     lattice_z = (((lane % SIDE) - 1.5) * field.spacing).astype(np.float32)
     words = np.asarray(images.words)
     totals = []
-    for begin, end in _split(len(images), IMAGES_PER_PASS):
-        ready = prepare(field, images, np.arange(begin, end), lambda work, count: _run(threads, work, _split(count, 64)))
-        pieces = _split(-(-(end - begin) // LANES), VECTORS_PER_TASK)
+    for begin, end in split(len(images), IMAGES_PER_PASS):
+        ready = prepare(field, images, np.arange(begin, end), lambda work, count: run_pieces(threads, work, split(count, 64)))
+        pieces = split(-(-(end - begin) // LANES), VECTORS_PER_TASK)
         counted = np.zeros((len(pieces), 5), np.int64)
         totals.append(counted)
 
@@ -392,7 +336,7 @@ def touched_regions(
                 counted[first // VECTORS_PER_TASK],
             )
 
-        _run(threads, work, pieces)
+        run_pieces(threads, work, pieces)
     if stats is not None:
         known, off, on, projected, lookups = (int(n) for n in sum((c.sum(0) for c in totals), np.zeros(5, np.int64)))
         stats.pairs, stats.known, stats.off, stats.on = len(images) * len(held.brick), known, off, on

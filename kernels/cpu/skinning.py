@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chorus.kernels.cpu.nearest_vertices import SIDE, VOXELS, cut_into_tiles, near_bricks, weigh_bricks
-from chorus.kernels.cpu.smoothing import each, smooth_slots
-from chorus.kernels.cpu.votes import default_threads
+from chorus.kernels.cpu.smoothing import smooth_slots
 from chorus.kernels.reference.skinning import INVERSES, PELVIS, Lattice, check_bones, check_lookup, check_mesh, invert_bones
+from chorus.kernels.threads import default_threads, each
 
 _BRICKS_PER_TASK = 32
 

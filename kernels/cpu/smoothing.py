@@ -7,8 +7,6 @@ linear and keeps the sum of a row: smoothing joint by joint is the definition, w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from queue import SimpleQueue
@@ -20,23 +18,10 @@ from numpy.typing import NDArray
 
 from chorus.kernels.cpu.simd import LANES, add, fma, load, mul, splat, store
 from chorus.kernels.reference.skinning import PELVIS, RELAXATION, series, series_pays
+from chorus.kernels.threads import each
 
 REACH_ERROR = 1e-10
 """Share of a weight that may diffuse out of the box in which its joint is smoothed."""
-
-
-@lru_cache(maxsize=8)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="chorus-neighbours")
-
-
-def each(threads: int, work: Callable[..., Any], items: Iterable[Any]) -> None:
-    """Call ``work`` with every item, on several threads."""
-    if threads == 1:
-        for item in items:
-            work(item)
-    else:
-        list(_pool(threads).map(work, items))
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from chorus.kernels.arrays import VoteImages, VoxelField
-from chorus.kernels.cpu.contacts import region_bricks
+from chorus.kernels.bricks import region_bricks
 from chorus.kernels.gpu.ahead_of_time import Compilation, types_of
 from chorus.kernels.gpu.field import field_on_device, use_ptx, working_device
 from chorus.kernels.gpu.passes import PASS_IMAGES, prepare_passes

@@ -18,7 +18,6 @@ import torch
 import triton
 from torch import Tensor
 
-from chorus.kernels.cpu.nearest_vertices import spatial_order
 from chorus.kernels.gpu import skinning_kernels as triton_weights
 from chorus.kernels.gpu.ahead_of_time import Compilation
 from chorus.kernels.gpu.skinning_kernels import (
@@ -48,6 +47,7 @@ from chorus.kernels.reference.skinning import (
     series,
     series_pays,
 )
+from chorus.kernels.spatial import spatial_order
 
 BRICKS_PER_LAUNCH = 1 << 14
 """Bounds the memory of the candidate lists: 8 bytes a brick and tile."""

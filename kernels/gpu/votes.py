@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from chorus.kernels.arrays import VoteImages, VoxelField, check_call, empty_counts
-from chorus.kernels.cpu.votes import CullingStats
 from chorus.kernels.gpu import culling as triton_cull
 from chorus.kernels.gpu import vote_kernels as triton_vote
 from chorus.kernels.gpu.field import FieldOnDevice, Launch, capability, field_on_device, use_ptx, working_device
 from chorus.kernels.gpu.passes import PASS_IMAGES, Pass, prepare_passes
+from chorus.kernels.stats import CullingStats
 
 Variant = Literal["auto", "lattice", "tensor"]
 

@@ -27,9 +27,11 @@ from chorus.camera.cameras import Cameras
 from chorus.camera.views import azimuth_bin
 from chorus.field import CanonicalField
 from chorus.kernels.arrays import VoxelField
+from chorus.kernels.bricks import bricks_of
 from chorus.kernels.cpu import votes as cpu
 from chorus.kernels.masks import PackedMasks
 from chorus.kernels.reference import votes as reference
+from chorus.kernels.stats import CullingStats
 
 N_IMAGES = 40
 
@@ -181,7 +183,7 @@ def test_ablations_change_what_they_say_and_nothing_else(field: VoxelField, work
     dense = with_dense_joints(field)
     assert torch.equal(dense.dense_weights(), field.dense_weights())
     assert len(dense.joint) == field.num_voxels * field.num_joints
-    assert int(np.diff(cpu.bricks(dense).joint_offset).min()) == field.num_joints
+    assert int(np.diff(bricks_of(dense).joint_offset).min()) == field.num_joints
     check_votes({"dense": numba_votes(dense, 1).cast}, field, work, 8)
     again = regrouped(work, 5)
     counts = cpu.count_votes(field, again.images, again.group, num_groups=again.num_groups)
@@ -218,8 +220,8 @@ def test_ratios_are_to_the_fastest_reference() -> None:
     assert records[0]["cycles_per_vote"] is None
     finish(records[:1], 1000, 0)
     assert records[0]["ratio"] is None
-    assert culled(cpu.CullingStats(), 5) == {}
-    assert culled(cpu.CullingStats(100, 50, 20, 10), 5)["culled"] == 0.5
+    assert culled(CullingStats(), 5) == {}
+    assert culled(CullingStats(100, 50, 20, 10), 5)["culled"] == 0.5
 
 
 def a_run(device: str = "cpu") -> dict[str, Any]:

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from chorus.body.model import load_body
 from chorus.field import CanonicalField
 from chorus.kernels.arrays import VoteImages, VoxelField
+from chorus.kernels.bricks import bricks_of, region_bricks
 from chorus.kernels.cpu import contacts as cpu_contacts
 from chorus.kernels.cpu import votes as cpu
 from chorus.kernels.reference import contacts
 from chorus.kernels.reference import votes as reference
+from chorus.kernels.stats import ContactStats
 from chorus.votes.parts import interaction_regions
 from tests.kernels.random_inputs import add_masks, adversarial_world, random_field, random_images
 from tests.kernels.test_votes import fixed, one_voxel, pictures
@@ -61,9 +63,9 @@ def population(bits: torch.Tensor) -> int:
 
 def check_contract(
     field: VoxelField, regions: torch.Tensor, images: VoteImages
-) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor], cpu_contacts.ContactStats]:
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor], ContactStats]:
     """certain <= numba <= possible, the same bits as the votes', and no others without culling; bits, bounds, statistics."""
-    stats, plain = cpu_contacts.ContactStats(), cpu_contacts.ContactStats()
+    stats, plain = ContactStats(), ContactStats()
     ours = cpu_contacts.touched_regions(field, regions, images, stats=stats)
     assert ours.dtype == torch.int32
     assert ours.shape == (len(images),)
@@ -223,8 +225,8 @@ def test_bits_do_not_depend_on_order_splits_and_threads(monkeypatch: pytest.Monk
 def test_region_bricks_hold_every_region_voxel_once(kind: str) -> None:
     rng = np.random.default_rng(3)
     field = random_field(rng, (9, 14, 6), 3)
-    regions, cut = random_regions(rng, field, kind), cpu.bricks(field)
-    held = cpu_contacts.region_bricks(field, regions, cut)
+    regions, cut = random_regions(rng, field, kind), bricks_of(field)
+    held = region_bricks(field, regions, cut)
     by_voxel = held.voxel.reshape(-1, 4, 4, 4)
     found = np.zeros((12, 16, 8), np.int32)  # the grid and what its bricks stick out by
     for brick, bits in zip(held.brick, by_voxel, strict=True):

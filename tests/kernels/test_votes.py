@@ -19,6 +19,7 @@ from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.cpu import votes as cpu
 from chorus.kernels.masks import PackedMasks
 from chorus.kernels.reference import votes as reference
+from chorus.kernels.stats import CullingStats
 from tests.kernels.random_inputs import adversarial_world, random_field, random_images, to_images
 
 BACKENDS: list[Callable[..., Any]] = [cpu.count_votes, reference.count_votes]
@@ -32,9 +33,9 @@ def equal(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Ten
 
 def check_contract(
     field: VoxelField, images: VoteImages, group: torch.Tensor, weight: torch.Tensor | None, num_groups: int
-) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, cpu.CullingStats]:
+) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, CullingStats]:
     """|numba - reference| <= band, count for count, and no different without culling; gives counts, band, statistics."""
-    stats = cpu.CullingStats()
+    stats = CullingStats()
     ours = cpu.count_votes(field, images, group, weight, num_groups=num_groups, stats=stats)
     theirs = reference.count_votes(field, images, group, weight, num_groups=num_groups)
     band = reference.vote_band(field, images, group, weight, num_groups=num_groups)
@@ -167,9 +168,9 @@ def test_culling_never_changes_a_count() -> None:
     def world(seed: int) -> None:
         nonlocal decided, inside, looked_up
         field, images = adversarial_world(np.random.default_rng(seed))
-        group, stats = torch.arange(len(images)) % 3, cpu.CullingStats()
+        group, stats = torch.arange(len(images)) % 3, CullingStats()
         culled = cpu.count_votes(field, images, group, num_groups=3, stats=stats)
-        plain = cpu.CullingStats()
+        plain = CullingStats()
         assert equal(culled, cpu.count_votes(field, images, group, num_groups=3, cull=False, stats=plain))
         assert plain.decided == plain.outside == 0
         assert stats.pairs == plain.pairs

@@ -14,6 +14,7 @@ from chorus.field import CanonicalField
 from chorus.kernels.arrays import VoteImages, VoxelField, empty_counts
 from chorus.kernels.cpu import votes as cpu
 from chorus.kernels.reference import votes as reference
+from chorus.kernels.stats import CullingStats
 from tests.kernels.random_inputs import adversarial_world, random_field, random_images
 
 VARIANTS = ("lattice", "tensor", "auto")
@@ -144,7 +145,7 @@ def test_culling_decides_much_and_changes_nothing(device: torch.device) -> None:
         rng, field, 256, distance=(2.0, 5.0), sizes=((512, 512),), zoom=(1.167, 1.167), kinds=("blob", "full", "empty")
     ).to(device)
     group = (torch.arange(256) % 12).to(device)
-    stats, plain = cpu.CullingStats(), cpu.CullingStats()
+    stats, plain = CullingStats(), CullingStats()
     culled = cast(field, images, group, num_groups=12, stats=stats)
     assert equal(culled, cast(field, images, group, num_groups=12, cull=False, stats=plain))
     assert stats.pairs == plain.pairs == 256 * 12**3

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from chorus.kernels.arrays import VoteImages, VoxelField
-from chorus.kernels.cpu.votes import CullingStats
 from chorus.kernels.gpu import contacts as triton_contacts
 from chorus.kernels.gpu import field as triton_field
 from chorus.kernels.gpu import passes as triton_passes
@@ -21,6 +20,7 @@ from chorus.kernels.gpu import votes as triton_votes
 from chorus.kernels.masks import PackedMasks
 from chorus.kernels.reference import contacts
 from chorus.kernels.reference import votes as reference
+from chorus.kernels.stats import CullingStats
 from tests.kernels.random_inputs import adversarial_world, random_field, random_images, to_images
 
 Counts = tuple[torch.Tensor, torch.Tensor]
