@@ -191,11 +191,11 @@ import sys, llvmlite.binding as binding
 host = binding.get_host_cpu_features
 other = not host().get("avx512f", False)
 binding.get_host_cpu_features = lambda: {"avx512f": other}
-from chorus.kernels import simd
+from chorus.kernels.cpu import simd
 binding.get_host_cpu_features = host  # only our choice is turned round; LLVM goes on compiling for this processor
 assert simd.HAS_MASK_REGISTERS == other
 import torch
-from chorus.kernels import cpu
+from chorus.kernels.cpu import votes as cpu
 field, images, group, weight, num, den = torch.load(sys.argv[1], weights_only=False)
 for cull in (True, False):
     got = cpu.count_votes(field, images, group, weight, num_groups=4, cull=cull)
