@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from chorus.camera.cameras import Cameras
 from chorus.camera.solvers.adam import FARTHEST, LEAST_DEPTH, NEAREST
-from chorus.camera.solvers.batch import Budget, solve
+from chorus.camera.solvers.multistart import Budget, solve
 from chorus.camera.solvers.levenberg_marquardt import EXHAUSTED, MINIMUM
 from chorus.camera.solvers.problem import (
     FOCAL_IN_WIDTHS,
