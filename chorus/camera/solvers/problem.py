@@ -50,7 +50,7 @@ class SolverInput(NamedTuple):
 
     def rows(self, rows: slice) -> SolverInput:
         """Some of the images, by views."""
-        return SolverInput(*(array[rows] for array in self))
+        return SolverInput._make(array[rows] for array in self)
 
 
 class SolverResult(NamedTuple):
@@ -66,17 +66,16 @@ class SolverResult(NamedTuple):
     @classmethod
     def empty(cls, n: int) -> SolverResult:
         """To be filled in."""
-        floats = (np.empty(shape) for shape in ((n, 3, 3), (n, 4), (n,), (n,)))
-        return cls(*floats, np.empty(n, np.int64), np.empty(n, np.int8))
+        return cls(np.empty((n, 3, 3)), np.empty((n, 4)), np.empty(n), np.empty(n), np.empty(n, np.int64), np.empty(n, np.int8))
 
     def rows(self, rows: slice) -> SolverResult:
         """Those of some of the images, by views: what is written to them is written here."""
-        return SolverResult(*(array[rows] for array in self))
+        return SolverResult._make(array[rows] for array in self)
 
     def put(self, rows: NDArray[np.intp], other: SolverResult, chosen: NDArray[np.bool_]) -> None:
         """Take over the ``chosen`` of the results of another run for these rows."""
-        for array, others in zip(self, other, strict=True):
-            array[rows[chosen]] = others[chosen]
+        for name in self._fields:
+            getattr(self, name)[rows[chosen]] = getattr(other, name)[chosen]
 
 
 @dataclass(frozen=True)
