@@ -133,7 +133,9 @@ def ablate_command(
         lacking = [store for one in training for store in one if not has_keypoints(store)]
         if lacking and not no_filter:
             raise InputError(f"stores: {lacking[0].path} keeps no keypoint scores to filter by (--no-filter does without)")
-        default_sizes = (1201, 9408) if simulate is None else tuple(sorted({max(1, s * images // 2000) for s in SIZES}))
+        default_sizes = (
+            AblationOptions().sizes if simulate is None else tuple(sorted({max(1, s * images // 2000) for s in SIZES}))
+        )
         options = AblationOptions(
             resolution=resolution,
             shares=shares,

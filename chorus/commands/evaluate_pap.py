@@ -64,7 +64,7 @@ def evaluate_pap_command(
 
     from chorus.body.model import load_body
     from chorus.evaluate.pap.categories import category_table, evaluate_pap, posing
-    from chorus.evaluate.pap.metric import PapProtocol
+    from chorus.evaluate.pap.pixels import PapProtocol
     from chorus.occupancy.counts import load_occupancy
 
     check_output_folders(output=output, csv=csv_path, picture=picture)
