@@ -151,15 +151,15 @@ def _caption(table: AblationTable) -> str:
 
 def as_rich(table: AblationTable) -> Table:
     """The table for a terminal."""
-    shown = Table(title="ablations", title_justify="left", caption=_caption(table), caption_justify="left")
+    rich_table = Table(title="ablations", title_justify="left", caption=_caption(table), caption_justify="left")
     for heading in ("method", "images", *mean_headings(), "difference"):
-        shown.add_column(heading, justify="left" if heading == "method" else "right")
+        rich_table.add_column(heading, justify="left" if heading == "method" else "right")
     for section, rows in groupby(table.rows, lambda row: section_title(table, row)):
-        shown.add_section()
-        shown.add_row(f"[bold]{section}[/bold]")
+        rich_table.add_section()
+        rich_table.add_row(f"[bold]{section}[/bold]")
         for row in rows:
-            shown.add_row(row.name, _votes(row), *(_percent(row.mean(which)) for which in METRICS), _compared(table, row))
-    return shown
+            rich_table.add_row(row.name, _votes(row), *(_percent(row.mean(which)) for which in METRICS), _compared(table, row))
+    return rich_table
 
 
 def as_markdown(table: AblationTable, mechanisms: list[Mechanism] | None = None) -> str:
