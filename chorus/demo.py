@@ -16,13 +16,16 @@ from chorus.body.model import load_body
 from chorus.errors import InputError
 from chorus.field import CanonicalField
 from chorus.occupancy.aggregation import aggregate
+from chorus.occupancy.counts import Occupancy
 from chorus.simulate.images import DEMO, true_occupancy, write_world
-from chorus.store import open_store
+from chorus.store import Store, open_store
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the stage, what is done and what there is."""
 
 THRESHOLD = 0.5
+IMAGES_SHOWN = 4
+"""Of each prompt, as masks over the body."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,6 @@ def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int =
 
     The store is named after the seed and the number of images; one that is there already is completed, not drawn again.
     """
-    from chorus.figures.overlays import save_masks, save_posed_back, save_view_distribution
-    from chorus.figures.three_sides import save_three_sides
-
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     body = load_body()
@@ -98,37 +98,51 @@ def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int =
         occupancies.append(occupancy)
 
     truths = [true_occupancy(world, field.centres, seed, body=body) for world in DEMO]
-    rows, files = [], [store_path]
-    jobs = 2 * len(DEMO) + 3
-    for i, (world, occupancy) in enumerate(zip(DEMO, occupancies, strict=True)):
-        progress("draw pictures", i, jobs)
-        rows.append(_compare(world.prompt, occupancy.num_images, occupancy.probability, field, truths, i))
-        path = output / f"{world.name}.h5"
-        occupancy.save(path)
-        picture = output / f"{world.name}.png"
-        known = [("learned", occupancy.probability), ("true", truths[i])]
-        save_three_sides(picture, known, field.extent, body, world.prompt)
-        files += [path, picture]
-    chosen = [store.select(prompt=world.prompt)[:4] for world in DEMO]
-    images = store.batch(np.concatenate(chosen))
-    for i, (world, occupancy) in enumerate(zip(DEMO, occupancies, strict=True)):
-        progress("draw pictures", len(DEMO) + i, jobs)
-        picture = output / f"{world.name}-posed.png"
-        save_posed_back(picture, occupancy, field, images, 4 * i, world.prompt)
-        files.append(picture)
-    progress("draw pictures", jobs - 2, jobs)
-    titles = [str(p) for p in images.prompts] if images.prompts is not None else [""] * len(images)
-    save_masks(output / "masks.png", images, body, titles)
-    progress("draw pictures", jobs - 1, jobs)
-    save_view_distribution(output / "views.png", [(w.prompt, o) for w, o in zip(DEMO, occupancies, strict=True)])
-    progress("draw pictures", jobs, jobs)
-    files += [output / "masks.png", output / "views.png"]
+    rows = [_compare(i, occupancy, field, truths) for i, occupancy in enumerate(occupancies)]
+    files = [store_path, *_write_results(output, occupancies, truths, field, store, partial(progress, "draw pictures"))]
     return DemoReport(rows, simulate_rate, aggregated / seconds, compile_seconds, field_seconds, files)
 
 
-def _compare(
-    prompt: str, images: int, phi: NDArray[np.float32], field: CanonicalField, truths: list[NDArray[np.float32]], mine: int
-) -> DemoRow:
+def _write_results(
+    output: Path,
+    occupancies: list[Occupancy],
+    truths: list[NDArray[np.float32]],
+    field: CanonicalField,
+    store: Store,
+    progress: Callable[[int, int], None],
+) -> list[Path]:
+    """The occupancies' files and all pictures."""
+    from chorus.figures.azimuths import save_view_distribution
+    from chorus.figures.overlays import save_masks, save_posed_back
+    from chorus.figures.three_sides import save_three_sides
+
+    files = []
+    steps = 2 * len(DEMO) + 3
+    for i, (world, occupancy, truth) in enumerate(zip(DEMO, occupancies, truths, strict=True)):
+        progress(i, steps)
+        path = output / f"{world.name}.h5"
+        occupancy.save(path)
+        picture = output / f"{world.name}.png"
+        compared = [("learned", occupancy.probability), ("true", truth)]
+        save_three_sides(picture, compared, field.extent, field.body, world.prompt)
+        files += [path, picture]
+    images = store.batch(np.concatenate([store.select(prompt=world.prompt)[:IMAGES_SHOWN] for world in DEMO]))
+    for i, (world, occupancy) in enumerate(zip(DEMO, occupancies, strict=True)):
+        progress(len(DEMO) + i, steps)
+        picture = output / f"{world.name}-posed.png"
+        save_posed_back(picture, occupancy, field, images, IMAGES_SHOWN * i, world.prompt)
+        files.append(picture)
+    progress(steps - 2, steps)
+    titles = [str(p) for p in images.prompts] if images.prompts is not None else [""] * len(images)
+    save_masks(output / "masks.png", images, field.body, titles)
+    progress(steps - 1, steps)
+    save_view_distribution(output / "views.png", [(w.prompt, o) for w, o in zip(DEMO, occupancies, strict=True)])
+    progress(steps, steps)
+    return [*files, output / "masks.png", output / "views.png"]
+
+
+def _compare(mine: int, occupancy: Occupancy, field: CanonicalField, truths: list[NDArray[np.float32]]) -> DemoRow:
+    prompt, phi = DEMO[mine].prompt, occupancy.probability
     truth, other = truths[mine] >= 0.5, truths[1 - mine] >= 0.5
     if not truth.any():
         raise InputError(f"world: expected voxels that half of the variations occupy, got none for {prompt!r}")
@@ -136,4 +150,4 @@ def _compare(
     best, at = max((iou(phi >= t, truth), float(t)) for t in np.arange(0.05, 1.0, 0.05))
     centre = (field.centres[found] * phi[found, None]).sum(0) / max(float(phi[found].sum()), 1e-9)
     offset = float(np.linalg.norm(centre - field.centres[truth].mean(0)))
-    return DemoRow(prompt, images, iou(found, truth), iou(found, other), best, at, offset)
+    return DemoRow(prompt, occupancy.num_images, iou(found, truth), iou(found, other), best, at, offset)

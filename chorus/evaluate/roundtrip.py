@@ -19,7 +19,7 @@ from scipy.spatial import KDTree
 
 from chorus.body.model import Body
 from chorus.errors import InputError, check_array
-from chorus.evaluate import machine, versions
+from chorus.evaluate.environment import machine, versions
 from chorus.field import CanonicalField, FieldParameters
 from chorus.kernels.reference.skinning import INVERSES, PELVIS
 from chorus.occupancy.posed import to_canonical
@@ -103,7 +103,7 @@ def weights_around(
     p = parameters
     d, index = (np.asarray(found) for found in KDTree(vertices).query(points, k=np.arange(1, p.k + 1), workers=-1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(d[:, :1] > 0, 1 / d, np.arange(p.k) == 0)  # a vertex at distance 0 has all the say
+        share = np.where(d[:, :1] > 0, 1 / d, np.arange(p.k) == 0)  # a vertex at distance 0 takes all the weight
     share /= share.sum(1, keepdims=True)
     weights = np.zeros((len(points), vertex_weights.shape[1]))
     for n in range(p.k):  # (P, k, J) at once would be gigabytes
@@ -150,9 +150,9 @@ def roundtrip(
         raise InputError("poses: expected zero rows 0 (the global orientation lives in the camera), got others")
 
     centres = field.centres.reshape(-1, 3).astype(np.float64)
-    distance, nearest = (np.asarray(found) for found in KDTree(body.rest_vertices).query(centres, workers=-1))
-    moving = np.flatnonzero(distance <= p.tau)
-    zone = (distance[moving] > EPSILON).astype(np.int64)
+    to_body, nearest = (np.asarray(found) for found in KDTree(body.rest_vertices).query(centres, workers=-1))
+    moving = np.flatnonzero(to_body <= p.tau)
+    zone = (to_body[moving] > EPSILON).astype(np.int64)
     part_of = np.full(len(body.vertices), len(PARTS))
     for r, vertices in enumerate(body_parts(body).values()):
         part_of[vertices] = r
@@ -160,18 +160,18 @@ def roundtrip(
     start = centres[moving]
     weights = field.weights.reshape(len(centres), -1)[moving].astype(np.float64)
 
-    apart = np.empty((len(INVERSES), len(chosen), len(moving)), np.float32)
+    distances = np.empty((len(INVERSES), len(chosen), len(moving)), np.float32)
     for i, pose in enumerate(chosen):
         bones = body.bone_transforms(pose[None])[0]
         blend = (weights @ bones.reshape(-1, 12)).reshape(-1, 3, 4)
         moved = (blend[..., :3] @ start[..., None])[..., 0] + blend[..., 3]
         back = weights_around(moved, body.posed_vertices(pose[None])[0], body.weights, p)
         for n, inverse in enumerate(INVERSES):
-            apart[n, i] = np.linalg.norm(to_canonical(moved, back, bones, inverse) - start, axis=1)
+            distances[n, i] = np.linalg.norm(to_canonical(moved, back, bones, inverse) - start, axis=1)
         if progress is not None:
             progress(i + 1, len(chosen))
-    lost = (~np.isfinite(apart)).sum((1, 2))
-    np.nan_to_num(apart, copy=False, nan=np.inf, posinf=np.inf)
+    lost = (~np.isfinite(distances)).sum((1, 2))
+    np.nan_to_num(distances, copy=False, nan=np.inf, posinf=np.inf)
 
     rows = len(PARTS) + 2
     voxels = np.zeros((rows, len(ZONES)), np.int64)
@@ -182,7 +182,7 @@ def roundtrip(
             voxels[row, z] = chosen_voxels.sum()
             if voxels[row, z]:
                 # Numbers that were measured, not means of two: infinity minus infinity would be none.
-                metres[:, row, z] = np.percentile(apart[..., chosen_voxels], PERCENTILES, (1, 2), method="higher").T
+                metres[:, row, z] = np.percentile(distances[..., chosen_voxels], PERCENTILES, (1, 2), method="higher").T
     return Roundtrip(metres, lost, voxels, len(chosen), noise, seed, body.name, p)
 
 

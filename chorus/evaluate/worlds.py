@@ -9,7 +9,6 @@ chosen on the other seeds, so no score has seen its own truth.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
-from scipy import stats
 
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError, check_array
-from chorus.evaluate import machine, versions
+from chorus.evaluate.environment import machine, versions
+from chorus.evaluate.intervals import CONFIDENCE, t_interval
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
 from chorus.occupancy.aggregation import aggregate
@@ -48,7 +47,6 @@ THRESHOLDS: NDArray[np.float32] = (np.arange(1, 201) / 200).astype(np.float32)
 """Candidates for the threshold on phi: 0.005, 0.010, ... 1."""
 SHARE = 0.01
 """Of the images, in the variant one-percent."""
-CONFIDENCE = 0.95
 TRUTH_VARIANTS = 2000
 """Objects drawn to know which voxels half of them occupy."""
 SIMULATIONS = 3
@@ -123,7 +121,7 @@ def iou_curve(phi: Any, truth: Any, thresholds: NDArray[np.float32] = THRESHOLDS
     truth = check_array("truth", truth, phi.shape, np.bool_)
     if not truth.any():
         raise InputError("truth: expected voxels that the object occupies, got none (a finer grid has some)")
-    # Voxels with phi >= t are those from the place of t on, once sorted.
+    # Voxels with phi >= t are those from where t would stand, once sorted.
     predicted, hits = (values.size - np.searchsorted(np.sort(values), thresholds) for values in (phi.ravel(), phi[truth]))
     iou: NDArray[np.float64] = hits / (predicted + np.count_nonzero(truth) - hits)
     return iou
@@ -141,15 +139,6 @@ def held_out_scores(
         raise InputError(f"seeds: expected at least 2, to choose thresholds on other seeds; got {len(curves)}")
     chosen = [int(np.delete(curves, seed, axis=0).mean(0).argmax()) for seed in range(len(curves))]
     return curves[np.arange(len(curves)), chosen], thresholds[chosen]
-
-
-def t_interval(values: Sequence[float] | NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Mean and half width of its two-sided t-interval. Raises InputError for fewer than two values."""
-    n = len(values)
-    if n < 2:
-        raise InputError(f"values: expected at least 2, got {n}")
-    quantile = float(stats.t.ppf((1 + confidence) / 2, n - 1))
-    return float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / math.sqrt(n)
 
 
 def worlds_table(
@@ -188,7 +177,7 @@ def worlds_table(
         "rigid": CanonicalField(body, resolution, canonicalize=False),
     }
     total = SIMULATIONS * num_images * len(seeds) * len(worlds)
-    counter = _Counter(total, progress)
+    counter = _ProgressCounter(total, progress)
     rows = []
     for name in worlds:
         truth = true_occupancy(WORLDS[name], fields["full"].centres, variants=TRUTH_VARIANTS, body=body) >= 0.5
@@ -200,16 +189,16 @@ def worlds_table(
     )
 
 
-class _Counter:
-    """Images done, told to whoever wants to know."""
+class _ProgressCounter:
+    """Images simulated so far, reported to ``progress``."""
 
-    def __init__(self, total: int, tell: Progress | None) -> None:
-        self.done, self.total, self.tell = 0, total, tell
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done, self.total, self.progress = 0, total, progress
 
     def add(self, images: int) -> None:
         self.done += images
-        if self.tell is not None:
-            self.tell(self.done, self.total)
+        if self.progress is not None:
+            self.progress(self.done, self.total)
 
 
 def _score_seed(
@@ -219,7 +208,7 @@ def _score_seed(
     fields: dict[str, CanonicalField],
     truth: NDArray[np.bool_],
     batch_size: int,
-    counter: _Counter,
+    counter: _ProgressCounter,
 ) -> dict[str, tuple[NDArray[np.float64], int]]:
     """IoU curve and number of voting images of every variant, for one seed."""
 
@@ -233,8 +222,8 @@ def _score_seed(
     plain: list[ImageBatch] = []  # masks are bits: some megabytes
     full = votes(world, fields["full"], plain)
     biased = votes(world.biased(), fields["full"])
-    few = max(1, round(SHARE * num_images))
-    chosen = np.random.default_rng([seed, few]).permutation(full.num_images) < few  # exactly so many are true
+    share = max(1, round(SHARE * num_images))
+    chosen = np.random.default_rng([seed, share]).permutation(full.num_images) < share  # exactly so many are true
     ends = np.cumsum([len(batch) for batch in plain])
     sample = [batch[rows] for batch, rows in zip(plain, np.split(chosen, ends[:-1]), strict=True) if rows.any()]
     occupancies = {
@@ -248,7 +237,9 @@ def _score_seed(
     return {name: (iou_curve(occ.probability, truth), occ.num_images) for name, occ in occupancies.items()}
 
 
-def _voting(world: World, seed: int, num_images: int, body: Body, batch_size: int, counter: _Counter) -> Iterator[ImageBatch]:
+def _voting(
+    world: World, seed: int, num_images: int, body: Body, batch_size: int, counter: _ProgressCounter
+) -> Iterator[ImageBatch]:
     """The images that show the object, as a store would select them."""
     for batch in simulate(world, num_images, seed, body, batch_size=batch_size):
         complete = batch.status == "complete"
@@ -306,10 +297,10 @@ def as_markdown(table: WorldsTable) -> str:
 
 def as_rich(table: WorldsTable) -> Table:
     """The table for a terminal."""
-    shown = Table(title="Does it work?", caption=_caption(table), caption_justify="left")
-    shown.add_column("world")
+    rich_table = Table(title="Does it work?", caption=_caption(table), caption_justify="left")
+    rich_table.add_column("world")
     for heading in VARIANTS.values():
-        shown.add_column(heading, justify="right")
+        rich_table.add_column(heading, justify="right")
     for world in table.worlds:
-        shown.add_row(world, *(_cell(table.row(world, variant)) for variant in VARIANTS))
-    return shown
+        rich_table.add_row(world, *(_cell(table.row(world, variant)) for variant in VARIANTS))
+    return rich_table

@@ -23,7 +23,7 @@ def save_ablations(path: str | Path, table: AblationTable) -> None:
     reference, by category. Bars are 95 % t-intervals over the seeds. Raises InputError for a table without rows."""
     if not table.rows:
         raise InputError("table: expected at least one row, got none")
-    places, headings, at = [], [], 0.0
+    heights, headings, at = [], [], 0.0
     previous: str | None = None
     for row in table.rows:
         title = section_title(table, row)
@@ -31,13 +31,13 @@ def save_ablations(path: str | Path, table: AblationTable) -> None:
             at += GAP if previous is not None else 0.0
             headings.append((at, title))
             previous, at = title, at + 1
-        places.append(at)
+        heights.append(at)
         at += 1
     figure = Figure(figsize=(12.5, 1.6 + 0.29 * at), layout="constrained", dpi=110)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.25))
-    _draw_means(left, table, places)
-    _draw_differences(right, table, places)
-    left.set_yticks(places, [row.name for row in table.rows], fontsize=8)
+    _draw_means(left, table, heights)
+    _draw_differences(right, table, heights)
+    left.set_yticks(heights, [row.name for row in table.rows], fontsize=8)
     left.set_ylim(at, -0.8)
     for ax in (left, right):
         ax.spines[["top", "right", "left"]].set_visible(False)
@@ -45,10 +45,10 @@ def save_ablations(path: str | Path, table: AblationTable) -> None:
         ax.tick_params(axis="x", labelsize=8)
         ax.grid(axis="x", color="0.9", linewidth=0.6)
         ax.set_axisbelow(True)
-        for place in places:
-            ax.axhline(place, color="0.95", linewidth=0.6, zorder=0)
-    for place, heading in headings:
-        left.text(0, place, heading, transform=left.get_yaxis_transform(), fontsize=9, fontweight="bold", va="center")
+        for height in heights:
+            ax.axhline(height, color="0.95", linewidth=0.6, zorder=0)
+    for height, heading in headings:
+        left.text(0, height, heading, transform=left.get_yaxis_transform(), fontsize=9, fontweight="bold", va="center")
     tested = sum(table.categories.values())
     figure.suptitle(
         f"ablations: {len(table.categories)} categories, {tested} test images, {len(table.seeds)} seeds, 95 % t-intervals",
@@ -57,7 +57,7 @@ def save_ablations(path: str | Path, table: AblationTable) -> None:
     figure.savefig(path)
 
 
-def _draw_means(ax: Axes, table: AblationTable, places: list[float]) -> None:
+def _draw_means(ax: Axes, table: AblationTable, heights: list[float]) -> None:
     for which, name, colour, marker, shift in (
         ("vanilla", "vanilla", COLOURS(0.15), "o", -0.14),
         ("aware_vanilla", "occlusion-aware", COLOURS(0.65), "s", 0.14),
@@ -65,7 +65,7 @@ def _draw_means(ax: Axes, table: AblationTable, places: list[float]) -> None:
         means = 100 * np.array([row.mean(which) for row in table.rows])
         ax.errorbar(
             means[:, 0],
-            np.array(places) + shift,
+            np.array(heights) + shift,
             xerr=means[:, 1],
             fmt=marker,
             color=colour,
@@ -78,20 +78,20 @@ def _draw_means(ax: Axes, table: AblationTable, places: list[float]) -> None:
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.05), ncols=2, frameon=False)
 
 
-def _draw_differences(ax: Axes, table: AblationTable, places: list[float]) -> None:
+def _draw_differences(ax: Axes, table: AblationTable, heights: list[float]) -> None:
     ax.axvline(0, color="0.4", linewidth=0.8)
     spread = np.linspace(-0.27, 0.27, len(table.categories)) if len(table.categories) > 1 else np.zeros(1)
     for i, category in enumerate(table.categories):
         points = [
-            (*table.difference(row.name, row.setting.reference, category=category), place)
-            for row, place in zip(table.rows, places, strict=True)
+            (*table.difference(row.name, row.setting.reference, category=category), height)
+            for row, height in zip(table.rows, heights, strict=True)
             if category in row.scores and row.name != row.setting.reference
         ]
         if points:
-            mean, half, place = np.array(points).T
+            mean, half, height = np.array(points).T
             ax.errorbar(
                 100 * mean,
-                place + spread[i],
+                height + spread[i],
                 xerr=100 * half,
                 fmt=MARKERS[i % len(MARKERS)],
                 markersize=3.5,

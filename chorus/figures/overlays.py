@@ -1,4 +1,4 @@
-"""Pictures of the images behind a distribution: masks with the projected body, view distributions, posed-back votes."""
+"""Pictures of the images behind a distribution: masks with the projected body, the distribution posed back over them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.projections.polar import PolarAxes
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
-from chorus.camera.views import AZIMUTH_BINS
 from chorus.field import CanonicalField
 from chorus.figures.three_sides import COLOURS
 from chorus.images import ImageBatch
@@ -48,26 +45,6 @@ def save_masks(path: str | Path, images: ImageBatch, body: Body, titles: Sequenc
         ax.imshow(body_on_mask(body, images.poses[i], images.cameras, i, images.masks.unpack(i)))
         ax.set_title(textwrap.fill(title, 28), fontsize=8)
     figure.suptitle("object masks (orange) over the posed body as each camera sees it", fontsize=11)
-    figure.savefig(path)
-
-
-def save_view_distribution(path: str | Path, occupancies: Sequence[tuple[str, Occupancy]]) -> None:
-    """A PNG of the images in each azimuth bin, seen from above: 0 degrees is the person's left, 90 the front."""
-    figure = Figure(figsize=(4.2 * len(occupancies), 4.4), layout="constrained", dpi=100)
-    width = 2 * np.pi / AZIMUTH_BINS
-    for i, (label, occupancy) in enumerate(occupancies):
-        ax = figure.add_subplot(1, len(occupancies), i + 1, projection="polar")
-        if not isinstance(ax, PolarAxes):
-            raise TypeError(f"expected polar axes, got {type(ax).__name__}")
-        counts = occupancy.group_images.reshape(occupancy.scheme.shape).sum((0, 2))
-        ax.bar((np.arange(AZIMUTH_BINS) + 0.5) * width, counts, width=0.94 * width, color=COLOURS(0.6))
-        ax.set_theta_zero_location("W")  # from above, with the front up, the person's left is on the left
-        ax.set_theta_direction(-1)
-        ax.set_rlabel_position(45)
-        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        ax.set_xticks([0, np.pi / 2, np.pi, 3 * np.pi / 2], ["left", "front", "right", "back"])
-        ax.set_title(f"{label}\n{counts.sum()} images, {counts.min()} to {counts.max()} a bin", fontsize=10)
-    figure.suptitle("where the cameras stood (azimuth around the person)", fontsize=11)
     figure.savefig(path)
 
 

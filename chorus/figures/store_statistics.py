@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.projections.polar import PolarAxes
-from matplotlib.ticker import MaxNLocator
 
-from chorus.camera.views import AZIMUTH_BINS
 from chorus.errors import InputError
 from chorus.evaluate.statistics.stores import ELEVATION_EDGES, StoreStatistics
 from chorus.evaluate.statistics.views import HIGH, NO_VIEW, QUADRANTS
+from chorus.figures.azimuths import draw_azimuths
 from chorus.figures.three_sides import COLOURS
 
 SHOWN_CAMERAS = 5000
@@ -33,61 +32,59 @@ def save_statistics(path: str | Path, stores: Sequence[StoreStatistics]) -> None
     figure = Figure(figsize=(16.5, 3.6 * len(stores) + 0.5), layout="constrained", dpi=100)
     grid = figure.add_gridspec(len(stores), 4, width_ratios=[1.35, 0.9, 1.0, 1.6])
     for row, s in enumerate(stores):
-        bars = figure.add_subplot(grid[row, 0])
-        reasons = list(s.rejected.items())
-        if len(reasons) > REASONS:
-            rest = sum(number for _, number in reasons[REASONS - 1 :])
-            reasons = [*reasons[: REASONS - 1], (f"{len(s.rejected) - REASONS + 1} other reasons", rest)]
-        names = ["kept", *(name for name, _ in reasons)]
-        numbers = [s.kept, *(number for _, number in reasons)]
-        colours = [COLOURS(0.6), *["0.65"] * len(reasons)]
-        drawn = bars.barh(np.arange(len(names)), numbers, color=colours)
-        bars.bar_label(drawn, [f"{n:,} ({100 * n / max(s.images, 1):.0f} %)" for n in numbers], padding=3, fontsize=8)
-        bars.set_yticks(np.arange(len(names)), names)
-        bars.set_ylim(max(len(names), 4) - 0.5, -0.5)
-        bars.set_xlim(0, 1.4 * max(*numbers, 1))
-        bars.set_title(f"{s.name}: {s.images:,} images", fontsize=10)
-        bars.spines[["top", "right"]].set_visible(False)
-
+        _draw_reasons(figure.add_subplot(grid[row, 0]), s)
         around = figure.add_subplot(grid[row, 1], projection="polar")
-        if not isinstance(around, PolarAxes):
-            raise TypeError(f"expected polar axes, got {type(around).__name__}")
-        width = 2 * np.pi / AZIMUTH_BINS
-        around.bar((np.arange(AZIMUTH_BINS) + 0.5) * width, s.azimuths, width=0.94 * width, color=COLOURS(0.6))
-        around.set_theta_zero_location("W")  # from above, with the front up, the person's left is on the left
-        around.set_theta_direction(-1)
-        around.set_xticks([0, np.pi / 2, np.pi, 3 * np.pi / 2], ["left", "front", "right", "back"])
-        around.set_rlabel_position(45)
-        around.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        draw_azimuths(around, s.azimuths)
         around.tick_params(labelsize=7)
         around.set_title("azimuth (from above)", fontsize=10)
-
-        up = figure.add_subplot(grid[row, 2])
-        up.barh((ELEVATION_EDGES[:-1] + ELEVATION_EDGES[1:]) / 2, s.elevations, height=9.2, color=COLOURS(0.6))
-        up.set_yticks(np.arange(-90, 91, 30))
-        up.set_ylim(-90, 90)
-        up.set_ylabel("elevation, degrees")
-        up.set_xlabel("images")
-        up.set_title("elevation", fontsize=10)
-        up.spines[["top", "right"]].set_visible(False)
-
-        sphere = figure.add_subplot(grid[row, 3], projection="mollweide")
-        shown = (
-            s.directions[np.unique(np.linspace(0, len(s.directions) - 1, SHOWN_CAMERAS).astype(int))]
-            if s.kept
-            else s.directions
-        )
-        longitude, latitude = np.arctan2(shown[:, 0], shown[:, 2]), np.arcsin(np.clip(shown[:, 1], -1, 1))
-        sphere.scatter(longitude, latitude, s=4, color=COLOURS(0.35), alpha=0.5, linewidths=0)
-        ticks = np.radians([-90, 0, 90])
-        sphere.set_xticks(ticks, ["right", "front", "left"], fontsize=8)
-        for label in sphere.get_xticklabels():  # they lie on the equator, among the points
-            label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
-        sphere.set_yticks(np.radians([-60, -30, 0, 30, 60]), ["-60°", "-30°", "0°", "30°", "60°"], fontsize=7)
-        sphere.grid(alpha=0.4)
-        bits = "no cameras" if s.entropy is None else f"{s.entropy:.2f} bits"
-        sphere.set_title(f"camera directions: {bits}", fontsize=10)
+        _draw_elevations(figure.add_subplot(grid[row, 2]), s)
+        _draw_directions(figure.add_subplot(grid[row, 3], projection="mollweide"), s)
     figure.savefig(path)
+
+
+def _draw_reasons(ax: Axes, s: StoreStatistics) -> None:
+    """Images kept, and those rejected by reason."""
+    reasons = list(s.rejected.items())
+    if len(reasons) > REASONS:
+        rest = sum(number for _, number in reasons[REASONS - 1 :])
+        reasons = [*reasons[: REASONS - 1], (f"{len(s.rejected) - REASONS + 1} other reasons", rest)]
+    names = ["kept", *(name for name, _ in reasons)]
+    numbers = [s.kept, *(number for _, number in reasons)]
+    colours = [COLOURS(0.6), *["0.65"] * len(reasons)]
+    bars = ax.barh(np.arange(len(names)), numbers, color=colours)
+    ax.bar_label(bars, [f"{n:,} ({100 * n / max(s.images, 1):.0f} %)" for n in numbers], padding=3, fontsize=8)
+    ax.set_yticks(np.arange(len(names)), names)
+    ax.set_ylim(max(len(names), 4) - 0.5, -0.5)
+    ax.set_xlim(0, 1.4 * max(*numbers, 1))
+    ax.set_title(f"{s.name}: {s.images:,} images", fontsize=10)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_elevations(ax: Axes, s: StoreStatistics) -> None:
+    ax.barh((ELEVATION_EDGES[:-1] + ELEVATION_EDGES[1:]) / 2, s.elevations, height=9.2, color=COLOURS(0.6))
+    ax.set_yticks(np.arange(-90, 91, 30))
+    ax.set_ylim(-90, 90)
+    ax.set_ylabel("elevation, degrees")
+    ax.set_xlabel("images")
+    ax.set_title("elevation", fontsize=10)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_directions(ax: Axes, s: StoreStatistics) -> None:
+    """The map of camera directions; longitude 0 is the front of the person."""
+    directions = s.directions
+    if s.kept:
+        directions = directions[np.unique(np.linspace(0, len(directions) - 1, SHOWN_CAMERAS).astype(int))]
+    longitude = np.arctan2(directions[:, 0], directions[:, 2])
+    latitude = np.arcsin(np.clip(directions[:, 1], -1, 1))
+    ax.scatter(longitude, latitude, s=4, color=COLOURS(0.35), alpha=0.5, linewidths=0)
+    ax.set_xticks(np.radians([-90, 0, 90]), ["right", "front", "left"], fontsize=8)
+    for label in ax.get_xticklabels():  # they lie on the equator, among the points
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
+    ax.set_yticks(np.radians([-60, -30, 0, 30, 60]), ["-60°", "-30°", "0°", "30°", "60°"], fontsize=7)
+    ax.grid(alpha=0.4)
+    bits = "no cameras" if s.entropy is None else f"{s.entropy:.2f} bits"
+    ax.set_title(f"camera directions: {bits}", fontsize=10)
 
 
 def save_views(path: str | Path, stores: Sequence[StoreStatistics]) -> None:

@@ -1,1 +1,5 @@
-"""From 3D to pixels on the CPU: triangles by z-buffer, voxels by splatting."""
+"""From 3D to pixels: triangles by z-buffer, voxels by splatting."""
+
+from chorus.render.rasterize import face_normals, render_mesh, render_orthographic, shade
+
+__all__ = ["face_normals", "render_mesh", "render_orthographic", "shade"]

@@ -154,7 +154,7 @@ def displace(mask: Any, steps: Any, cell: int) -> Any:
     return moved
 
 
-def draw_keys(
+def draw_inverse_depth(
     vertices: NDArray[np.float64], faces: NDArray[np.int32], matrix: NDArray[np.float64], size: tuple[int, int]
 ) -> NDArray[np.float32]:
     """Inverse depth of a mesh, the fast path for silhouettes: (H, W) float32 1/z in 1/m, -inf where nothing is.

@@ -1,6 +1,6 @@
-"""Compiled loops of the projective average precision: voxels to pixels, area averages, body vertices to pixels.
+"""Voxels to pixels on the CPU, for the projective average precision; area averages of masks, body vertices to pixels.
 
-They run without the interpreter's lock, one image each, so that a pool of threads scores a batch.
+The loops are compiled and run without the interpreter's lock, one image each, so that a pool of threads scores a batch.
 """
 # mypy: allow-untyped-decorators
 
@@ -12,8 +12,8 @@ import numba
 import numpy as np
 
 # The 12 edges of a cube whose corner c has offsets (c & 1, c >> 1 & 1, c >> 2) along x, y, z.
-_FROM = np.array([0, 2, 4, 6, 0, 1, 4, 5, 0, 1, 2, 3])
-_TO = np.array([1, 3, 5, 7, 2, 3, 6, 7, 4, 5, 6, 7])
+EDGE_START = np.array([0, 2, 4, 6, 0, 1, 4, 5, 0, 1, 2, 3])
+EDGE_END = np.array([1, 3, 5, 7, 2, 3, 6, 7, 4, 5, 6, 7])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -54,7 +54,8 @@ def _put(u: float, v: float, level: int, levels: Any) -> None:
 def splat_centres(phi: Any, extent: float, P: Any, thresholds: Any, levels: Any) -> None:
     """Raise each pixel of ``levels`` (H, W) int32 to the highest level among the voxels whose centres fall on it.
 
-    phi  (N, N, N) float32 in a cube of ``extent`` metres      P  (3, 4) float64 K [R | t] of this image size
+    phi         (N, N, N) float32 in a cube of ``extent`` metres     P  (3, 4) float64 K [R | t] of this image size
+    thresholds  (T,) float32, ascending; the level of a voxel is how many of them its phi reaches
     """
     N = phi.shape[0]
     spacing = extent / N
@@ -128,16 +129,16 @@ def splat_footprints(phi: Any, extent: float, P: Any, thresholds: Any, levels: A
 def _fill(u: Any, v: Any, left: int, right: int, top: int, bottom: int, level: int, levels: Any) -> None:
     """Raise the pixels of columns left .. right - 1 and rows top .. bottom - 1 that the hull of a cube's corners overlaps."""
     for row in range(top, bottom):
-        news = False
+        any_raised = False
         for column in range(left, right):
-            news |= levels[row, column] < level
-        if not news:
+            any_raised |= levels[row, column] < level
+        if not any_raised:
             continue
         # The hull's part in the strip row <= v <= row + 1 reaches as far as the cube's edges do there: each edge of the hull
         # is one of them, and the others lie inside.
         first, last = np.inf, -np.inf
         for e in range(12):
-            ua, va, ub, vb = u[_FROM[e]], v[_FROM[e]], u[_TO[e]], v[_TO[e]]
+            ua, va, ub, vb = u[EDGE_START[e]], v[EDGE_START[e]], u[EDGE_END[e]], v[EDGE_END[e]]
             if va > vb:
                 ua, va, ub, vb = ub, vb, ua, va
             if vb < row or va > row + 1:

@@ -1,4 +1,4 @@
-"""The splats of ``_splat`` for batches of images on a torch device: the same numbers, the same pixels.
+"""The splats of ``chorus.render.splat`` for batches of images on a torch device: the same numbers, the same pixels.
 
 Every product and sum is taken in float64 in the order of the compiled loops, one operation at a time, so no fused operation
 rounds otherwise; the largest level on a pixel is a maximum of integers, which no order of threads changes.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chorus.render.splat import _FROM, _TO
+from chorus.render.splat import EDGE_END, EDGE_START
 
 BATCH = 16
 """Images at once: footprints of 16 at 48^3, all voxels drawn, take some two gigabytes."""
@@ -33,8 +33,8 @@ def _project(x: Tensor, y: Tensor, z: Tensor, P: Tensor) -> tuple[Tensor, Tensor
 
 def _raise(levels: Tensor, image: Tensor, row: Tensor, column: Tensor, level: Tensor) -> None:
     """Raise pixels of ``levels`` (B, h, w) to ``level`` (M,), given their image, row and column (M,)."""
-    place = (image * levels.shape[1] + row.long()) * levels.shape[2] + column.long()
-    levels.view(-1).scatter_reduce_(0, place, level, "amax")
+    pixel = (image * levels.shape[1] + row.long()) * levels.shape[2] + column.long()
+    levels.view(-1).scatter_reduce_(0, pixel, level, "amax")
 
 
 def _put(levels: Tensor, image: Tensor, u: Tensor, v: Tensor, level: Tensor) -> None:
@@ -43,7 +43,7 @@ def _put(levels: Tensor, image: Tensor, u: Tensor, v: Tensor, level: Tensor) -> 
 
 
 def splat_centres(phi: Tensor, extent: float, P: Tensor, thresholds: Tensor, levels: Tensor) -> None:
-    """``_splat.splat_centres`` for B images: phi (B, N, N, N) float32, P (B, 3, 4) float64, thresholds (T,) float32, levels
+    """``splat.splat_centres`` for B images: phi (B, N, N, N) float32, P (B, 3, 4) float64, thresholds (T,) float32, levels
     (B, h, w) int32, all on one device."""
     reached, image, centre = _levels_and_centres(phi, extent, P, thresholds)
     drawn = (reached > 0) & (centre[2] > 0)
@@ -63,14 +63,14 @@ def _levels_and_centres(
 
 
 def splat_footprints(phi: Tensor, extent: float, P: Tensor, thresholds: Tensor, levels: Tensor) -> None:
-    """``_splat.splat_footprints`` for B images; arguments as of ``splat_centres``."""
+    """``splat.splat_footprints`` for B images; arguments as of ``splat_centres``."""
     height, width = levels.shape[1:]
     N = phi.shape[1]
     axis = torch.arange(N + 1, dtype=torch.float64, device=phi.device) * (extent / N) - extent / 2
     near, far = slice(0, N), slice(1, N + 1)
-    places = [(far if c & 1 else near, far if c >> 1 & 1 else near, far if c >> 2 else near) for c in range(8)]
+    corner_slices = [(far if c & 1 else near, far if c >> 1 & 1 else near, far if c >> 2 else near) for c in range(8)]
     corners = [
-        torch.stack([value[:, a, b, c] for a, b, c in places], -1) for value in _project(axis, axis, axis, P)
+        torch.stack([value[:, a, b, c] for a, b, c in corner_slices], -1) for value in _project(axis, axis, axis, P)
     ]  # u, v, depth, each (B, N, N, N, 8)
     reached, image, centre = _levels_and_centres(phi, extent, P, thresholds)
     bounded = (corners[2] > 0).all(-1)
@@ -96,8 +96,8 @@ def splat_footprints(phi: Tensor, extent: float, P: Tensor, thresholds: Tensor, 
 
 def _strip(u: Tensor, v: Tensor, row: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Columns first .. last - 1, as float64 (M,), that the hulls of projected cubes (M, 8) overlap in a row of pixels each."""
-    begin, finish = (torch.from_numpy(corner).to(u.device) for corner in (_FROM, _TO))
-    ua, ub, va, vb = u[:, begin], u[:, finish], v[:, begin], v[:, finish]
+    start_corner, end_corner = (torch.from_numpy(corner).to(u.device) for corner in (EDGE_START, EDGE_END))
+    ua, ub, va, vb = u[:, start_corner], u[:, end_corner], v[:, start_corner], v[:, end_corner]
     swap = va > vb
     ua, ub, va, vb = torch.where(swap, ub, ua), torch.where(swap, ua, ub), torch.where(swap, vb, va), torch.where(swap, va, vb)
     top = row[:, None]

@@ -30,7 +30,7 @@ from chorus.camera.cameras import Cameras
 from chorus.errors import InputError, check_array
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, pack_mask
-from chorus.render.rasterize import draw_keys, skin
+from chorus.render.rasterize import draw_inverse_depth, skin
 from chorus.simulate.objects import OBJECTS, ObjectClass, Shape, joint_index
 from chorus.simulate.worlds import DEMO, WORLDS, CameraDistribution, MaskNoise, Pose, PoseEstimation, World
 
@@ -94,16 +94,19 @@ class _Image(NamedTuple):
     scores: dict[str, float]
 
 
+def _entropy(world: World, seed: int, index: int) -> list[int]:
+    """What the random streams of one image depend on; worlds that differ in cameras or noise alone share it."""
+    return [seed, zlib.crc32(f"{world.object_class}|{world.prompt}".encode()), index]
+
+
 def _streams(world: World, seed: int, index: int) -> list[np.random.Generator]:
     """Streams of one image for object, pose, camera, masks and scores; what one uses up does not shift another."""
-    identity = zlib.crc32(f"{world.object_class}|{world.prompt}".encode())
-    return [np.random.default_rng(s) for s in np.random.SeedSequence([seed, identity, index]).spawn(5)]
+    return [np.random.default_rng(s) for s in np.random.SeedSequence(_entropy(world, seed, index)).spawn(5)]
 
 
 def _estimation_stream(world: World, seed: int, index: int) -> np.random.Generator:
     """The image's stream for bad estimates of its pose: the sixth, beside those of ``_streams``."""
-    identity = zlib.crc32(f"{world.object_class}|{world.prompt}".encode())
-    return np.random.default_rng(np.random.SeedSequence([seed, identity, index], spawn_key=(5,)))
+    return np.random.default_rng(np.random.SeedSequence(_entropy(world, seed, index), spawn_key=(5,)))
 
 
 def _draw_pose(world: World, body: Body, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -115,8 +118,8 @@ def _draw_pose(world: World, body: Body, rng: np.random.Generator) -> NDArray[np
     return pose.astype(np.float32)
 
 
-class _Body:
-    """A body made ready for drawing many images: what depends on no image, and skinning that releases the GIL."""
+class _DrawnBody:
+    """A body for drawing many images: what depends on no image, and skinning that releases the GIL."""
 
     def __init__(self, body: Body) -> None:
         self.body = body
@@ -137,29 +140,32 @@ class _Body:
         return vertices, transforms @ self.from_rest
 
 
-def _draw_image(world: World, seed: int, ready: _Body, index: int) -> _Image:
-    body = ready.body
+def _draw_image(world: World, seed: int, drawn_body: _DrawnBody, index: int) -> _Image:
+    body = drawn_body.body
     object_rng, pose_rng, camera_rng, mask_rng, score_rng = _streams(world, seed, index)
     kind = OBJECTS[world.object_class]
     shapes = kind.draw(object_rng, body)
     pose = _draw_pose(world, body, pose_rng)
-    vertices, bones = ready.pose(pose)
+    vertices, bones = drawn_body.pose(pose)
     size = world.image_sizes[camera_rng.integers(len(world.image_sizes))]
     R, t, K = world.cameras.draw(camera_rng, vertices, size)
     matrix = K @ np.column_stack([R, t])
 
-    body_key = draw_keys(vertices, body.faces, matrix, size)
+    body_inverse_depth = draw_inverse_depth(vertices, body.faces, matrix, size)
     carrier = bones[joint_index(body, kind.joint)]
-    object_key = np.full(size, -np.inf, np.float32)
+    object_inverse_depth = np.full(size, -np.inf, np.float32)
     for shape in shapes:
         corners, faces = shape.mesh()
-        drawn = draw_keys(corners @ carrier[:3, :3].T + carrier[:3, 3], faces, matrix, size)
-        np.maximum(object_key, drawn, out=object_key)
-    object_mask, person_mask = object_key > 0, body_key > 0
-    whole = np.count_nonzero(object_mask)
+        drawn = draw_inverse_depth(corners @ carrier[:3, :3].T + carrier[:3, 3], faces, matrix, size)
+        np.maximum(object_inverse_depth, drawn, out=object_inverse_depth)
+    object_mask, person_mask = object_inverse_depth > 0, body_inverse_depth > 0
+    num_unoccluded = np.count_nonzero(object_mask)
     if world.occlusion:
-        object_mask, person_mask = object_mask & (object_key > body_key), person_mask & (body_key >= object_key)
-    visible = np.count_nonzero(object_mask)
+        object_mask, person_mask = (
+            object_mask & (object_inverse_depth > body_inverse_depth),
+            person_mask & (body_inverse_depth >= object_inverse_depth),
+        )
+    num_visible = np.count_nonzero(object_mask)
     object_packed = pack_mask(world.mask_noise.apply(object_mask, mask_rng))
     person_packed = pack_mask(person_mask)
 
@@ -169,10 +175,10 @@ def _draw_image(world: World, seed: int, ready: _Body, index: int) -> _Image:
         "person_confidence": score_rng.uniform(0.85, 1.0),
         "object_confidence": score_rng.uniform(0.8, 1.0),
         "overlap": _overlap(object_packed[0], person_packed[0]),
-        "object_visible": visible / whole if whole else 0.0,
+        "object_visible": num_visible / num_unoccluded if num_unoccluded else 0.0,
     }
-    moved = bones[ready.keypoints, :3]
-    joints = np.einsum("jab,jb->ja", moved[..., :3], body.rest_joints[ready.keypoints]) + moved[..., 3]
+    moved = bones[drawn_body.keypoints, :3]
+    joints = np.einsum("jab,jb->ja", moved[..., :3], body.rest_joints[drawn_body.keypoints]) + moved[..., 3]
     uvz = joints @ matrix[:, :3].T + matrix[:, 3]
     confidence: dict[str, float] = {}
     for name, (u, v, z) in zip(KEYPOINTS, uvz, strict=True):
@@ -186,8 +192,8 @@ def _draw_image(world: World, seed: int, ready: _Body, index: int) -> _Image:
 def _overlap(box: NDArray[np.int32], other: NDArray[np.int32]) -> float:
     """Area of the intersection over that of the first box; 0 if it has none."""
     area = float((box[2:] - box[:2]).prod())
-    across = np.clip(np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]), 0, None)
-    return float(across.prod()) / area if area else 0.0
+    overlap = np.clip(np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]), 0, None)
+    return float(overlap.prod()) / area if area else 0.0
 
 
 def _collect(world: World, seed: int, indices: Sequence[int], drawn: Iterable[_Image]) -> SimulatedBatch:
@@ -200,7 +206,7 @@ def _collect(world: World, seed: int, indices: Sequence[int], drawn: Iterable[_I
     R, t, K = (np.stack([i.camera[part] for i in images]) for part in range(3))
     cameras = Cameras(R, t, K, sizes)
     centres = cameras.centres
-    turned = (math.pi / 2 - np.arctan2(centres[:, 2], centres[:, 0])) / (math.pi / 2)  # 0 in front, 1 at the left
+    quarter_turns = (math.pi / 2 - np.arctan2(centres[:, 2], centres[:, 0])) / (math.pi / 2)  # 0 in front, 1 at the left
     scores = {name: np.array([i.scores[name] for i in images], np.float32) for name in images[0].scores}
     missing = [scores["person_count"] == 0, scores["object_count"] == 0]
     status = np.select(missing, ["no person", "no object"], "complete")
@@ -213,7 +219,7 @@ def _collect(world: World, seed: int, indices: Sequence[int], drawn: Iterable[_I
             prompts=[world.prompt] * len(images),
         ),
         person_masks=persons,
-        views=np.array(VIEWS)[np.rint(turned).astype(np.intp) % 4],
+        views=np.array(VIEWS)[np.rint(quarter_turns).astype(np.intp) % 4],
         seeds=np.full(len(images), seed, np.int64),
         scores=scores,
         status=status,
@@ -228,7 +234,7 @@ def image_key(world: World, seed: int, index: int) -> str:
 def _simulate(
     world: World, seed: int, body: Body, indices: Sequence[int], batch_size: int, workers: int
 ) -> Iterator[SimulatedBatch]:
-    draw = partial(_draw_image, world, seed, _Body(body))
+    draw = partial(_draw_image, world, seed, _DrawnBody(body))
     pool = ThreadPoolExecutor(workers)
     try:
         ahead: deque[tuple[Sequence[int], Iterable[_Image]]] = deque()
@@ -262,13 +268,13 @@ def simulate(
     for name, value in (("num_images", num_images), ("start", start)):
         if value < 0:
             raise InputError(f"{name}: expected at least 0, got {value}")
-    return _start(world, range(start, start + num_images), seed, _body(body), batch_size, workers)
+    return _checked_batches(world, range(start, start + num_images), seed, _or_default(body), batch_size, workers)
 
 
-def _start(
+def _checked_batches(
     world: World, indices: Sequence[int], seed: int, body: Body, batch_size: int, workers: int | None
 ) -> Iterator[SimulatedBatch]:
-    """Check, now and not at the first batch, then draw."""
+    """The batches of ``simulate``, with what is wrong found now and not at the first batch."""
     workers = (os.cpu_count() or 1) if workers is None else workers
     for name, value, least in (("seed", seed, 0), ("batch_size", batch_size, 1), ("workers", workers, 1)):
         if value < least:
@@ -278,7 +284,7 @@ def _start(
     return _simulate(world, seed, body, indices, batch_size, workers)
 
 
-def _body(body: Body | None) -> Body:
+def _or_default(body: Body | None) -> Body:
     if body is not None:
         return body
     from chorus.body.model import load_body
@@ -312,7 +318,7 @@ def write_world(
     if len({w.category for w in worlds}) > 1 or len({w.name for w in worlds}) < len(worlds):
         listed = ", ".join(f"{w.name} ({w.category})" for w in worlds)
         raise InputError(f"worlds: expected differing names and one category, got {listed}")
-    body = _body(body)
+    body = _or_default(body)
     done, counts = 0, Counter[str]()
     provenance = {"simulated": {"seed": seed, "worlds": [asdict(w) for w in worlds]}}
     with StoreWriter(
@@ -323,12 +329,12 @@ def write_world(
         provenance=provenance,
         person_masks=True,
     ) as writer:
-        for place, world in enumerate(worlds):
-            share = num_images // len(worlds) + (place < num_images % len(worlds))
+        for number, world in enumerate(worlds):
+            share = num_images // len(worlds) + (number < num_images % len(worlds))
             missing = [i for i in range(share) if image_key(world, seed, i) not in writer]
             done += share - len(missing)
             counts["already there"] += share - len(missing)
-            for batch in _start(world, missing, seed, body, batch_size, workers):
+            for batch in _checked_batches(world, missing, seed, body, batch_size, workers):
                 writer.append(
                     batch.images,
                     views=batch.views,
@@ -358,7 +364,7 @@ def true_occupancy(
         raise InputError(f"variants: expected at least 1, got {variants}")
     if seed < 0:
         raise InputError(f"seed: expected at least 0, got {seed}")
-    body = _body(body)
+    body = _or_default(body)
     kind = OBJECTS[world.object_class]
     rng = np.random.default_rng([seed, zlib.crc32(f"truth|{world.object_class}".encode())])
     drawn = [kind.draw(rng, body) for _ in range(variants)]

@@ -51,13 +51,13 @@ class Shape:
 
     def contains(self, points: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
         """Whether points (..., 3) metres lie in the solid, exactly: (...) bool."""
-        own = np.abs((np.asarray(points, np.float64) - self.centre) @ self.rotation) / self.half
+        local = np.abs((np.asarray(points, np.float64) - self.centre) @ self.rotation) / self.half
         if self.kind == "box":
-            inside = (own <= 1).all(-1)
+            inside = (local <= 1).all(-1)
         elif self.kind == "ellipsoid":
-            inside = (own**2).sum(-1) <= 1
+            inside = (local**2).sum(-1) <= 1
         else:
-            inside = (own[..., 1] <= 1) & (own[..., 0] ** 2 + own[..., 2] ** 2 <= 1)
+            inside = (local[..., 1] <= 1) & (local[..., 0] ** 2 + local[..., 2] ** 2 <= 1)
         return np.asarray(inside)
 
 

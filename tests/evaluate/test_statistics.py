@@ -38,7 +38,7 @@ from chorus.evaluate.statistics.stores import (
 )
 from chorus.evaluate.statistics.views import QUADRANTS, quadrant, view_statistics, views_table
 from chorus.field import CanonicalField
-from chorus.figures.overlays import save_view_distribution
+from chorus.figures.azimuths import save_view_distribution
 from chorus.figures.store_statistics import save_statistics, save_views
 from chorus.simulate.images import WORLDS, write_world
 from chorus.store import StoreWriter

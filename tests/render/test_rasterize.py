@@ -9,7 +9,16 @@ import pytest
 
 from chorus.camera.cameras import Cameras
 from chorus.errors import InputError
-from chorus.render.rasterize import displace, draw_keys, face_normals, rasterize, render_mesh, render_orthographic, shade, skin
+from chorus.render.rasterize import (
+    displace,
+    draw_inverse_depth,
+    face_normals,
+    rasterize,
+    render_mesh,
+    render_orthographic,
+    shade,
+    skin,
+)
 from chorus.simulate.objects import Shape
 
 FLIP = np.diag([1.0, -1.0, -1.0])
@@ -159,11 +168,11 @@ def test_orthographic_depth_is_linear_and_may_be_negative() -> None:
     assert np.isposinf(depth[~inside]).all()
 
 
-def test_draw_keys_is_the_inverse_of_the_depth() -> None:
+def test_draw_inverse_depth_is_the_inverse_of_the_depth() -> None:
     cameras = camera()
     vertices, faces = sphere()
     depth, face = render_mesh(vertices, faces, cameras)
-    key = draw_keys(vertices, faces, K @ np.column_stack([FLIP, cameras.t[0]]), (192, 256))
+    key = draw_inverse_depth(vertices, faces, K @ np.column_stack([FLIP, cameras.t[0]]), (192, 256))
     np.testing.assert_array_equal(key > 0, face >= 0)
     np.testing.assert_allclose(1 / key[face >= 0], depth[face >= 0], rtol=1e-6)
 

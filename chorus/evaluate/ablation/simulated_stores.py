@@ -114,12 +114,12 @@ def simulate_stores(
     def make(name: str, worlds: tuple[World, ...], number: int, seed: int) -> Store:
         nonlocal done
 
-        def tell(now: int, _: int) -> None:
+        def report(of_store: int, _: int) -> None:
             if progress is not None:
-                progress(done + now, total)
+                progress(done + of_store, total)
 
         path = folder / f"{name.replace(' ', '-')}-{number}-seed{seed}.chorus"
-        write_world(path, worlds, number, seed, body, progress=tell)
+        write_world(path, worlds, number, seed, body, progress=report)
         done += number
         return open_store(path)
 

@@ -49,8 +49,8 @@ def cell_centres(nside: int = NSIDE) -> NDArray[np.float64]:
     """Unit vectors to the centres of the 12 nside^2 cells of equal area 4 pi / (12 nside^2), in ring order, (C, 3)."""
     z, count, first = ring_layout(nside)
     ring = np.repeat(np.arange(len(z)), count)
-    place = np.arange(len(ring)) - np.repeat(np.cumsum(count) - count, count)
-    azimuth = first[ring] + place * (2 * np.pi / count[ring])
+    number = np.arange(len(ring)) - np.repeat(np.cumsum(count) - count, count)
+    azimuth = first[ring] + number * (2 * np.pi / count[ring])
     sine = np.sqrt((1 - z) * (1 + z))[ring]
     return np.stack([sine * np.cos(azimuth), sine * np.sin(azimuth), z[ring]], axis=1)
 
@@ -75,12 +75,12 @@ def _add_gaussians(
             low = math.ceil((azimuth - half - first[ring]) / step - 1e-9)
             high = math.floor((azimuth + half - first[ring]) / step + 1e-9)
             high = min(high, low + count[ring] - 1)  # once around
-            for place in range(low, high + 1):
-                angle = first[ring] + place * step
+            for number in range(low, high + 1):
+                angle = first[ring] + number * step
                 dx, dy, dz = sine * math.cos(angle) - x0, sine * math.sin(angle) - y0, z[ring] - z0
                 d = 2.0 * math.asin(min(1.0, 0.5 * math.sqrt(dx * dx + dy * dy + dz * dz)))
                 if d <= radius:
-                    density[start[ring] + place % count[ring]] += math.exp(-0.5 * (d / sigma) ** 2)
+                    density[start[ring] + number % count[ring]] += math.exp(-0.5 * (d / sigma) ** 2)
 
 
 def direction_density(
