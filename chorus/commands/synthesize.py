@@ -329,7 +329,7 @@ def _run(
     options: dict[str, Any],
 ) -> None:
     from chorus.body.model import load_body
-    from chorus.frontend.run import check_stages, check_store, synthesize
+    from chorus.frontend.run import check_stages, check_store, fill_store
 
     if options["dry_run"]:
         check_stages(description)
@@ -338,7 +338,7 @@ def _run(
             say_plan(output, requests, description, settings, options["as_json"])
         return
     with _stopping() as stop, progress_bars() if own.first else nullcontext() as update:
-        report = synthesize(
+        report = fill_store(
             output,
             requests,
             description,

@@ -91,7 +91,7 @@ def check_options(options: dict[str, str]) -> None:
 
 
 def check_stages(description: Description) -> None:
-    """InputError for stages and options that there are not; nothing is loaded."""
+    """InputError for stages and options that do not exist; no model is loaded."""
     for kind, spec in description.stages.items():
         check(kind, spec, Runtime(options=stage_options(description.options, kind)))
 
@@ -113,17 +113,17 @@ def check_store(path: Path, description: Description, accept_changes: bool = Fal
     """StoreError where a store at ``path`` was made with other stages or settings than the description's."""
     if not (path / "store.json").exists():
         return
-    there = Description.load(path)
-    if there is None:
+    stored = Description.load(path)
+    if stored is None:
         if not shard_paths(path):  # empty: that of a run that was killed before it could say what it makes
             return
         raise StoreError(f"{path}: expected a store of the front end or a new name, got a store made by something else")
-    difference = there.difference(description)
+    difference = stored.difference(description)
     if difference and not accept_changes:
         raise StoreError(f"{path}: cannot add to this store: {difference} (--accept-changes adds all the same)")
 
 
-def synthesize(
+def fill_store(
     path: Path,
     requests: Sequence[ImageRequest],
     description: Description,

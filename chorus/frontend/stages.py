@@ -101,7 +101,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Instances:
-    """N things found in one image, most confident first.
+    """N people and objects found in one image, most confident first.
 
     boxes   (N, 4) float32 x0, y0, x1, y1 pixels      scores  (N,) float32 in 0..1
     labels  N str: "person" or the category           masks   (N, H, W) bool
@@ -183,7 +183,7 @@ class Human:
 
 
 class PromptSource(Protocol):
-    """Thinks of interactions of people with a category of object."""
+    """Gives interactions of people with a category of object."""
 
     def prompts(self, category: str, count: int) -> list[str]:
         """At most ``count`` different prompts, at least one. InputError where none can be had."""

@@ -1,4 +1,4 @@
-"""Thinking of interactions: our own lists, servers, local language models, files; and the views and numbers of Table 3."""
+"""Prompts from our lists, servers, local language models and files; the views of A.1 and the numbers of Table 3."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Making images, or reading them from a folder (A.2, B.1).
 
 ``stable-diffusion`` is the paper's; ``diffusers`` is any other text-to-image pipeline of that library; ``folder`` is for
-pictures that exist. What each promises about seeds and batches is in docs/synthesis.md.
+pictures that exist. What each guarantees about seeds and batches is in docs/synthesis.md.
 """
 
 from __future__ import annotations
