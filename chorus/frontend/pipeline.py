@@ -21,12 +21,15 @@ from chorus.frontend.detection.duplicates import without_duplicates
 from chorus.frontend.flow import Flow, StageTime
 from chorus.frontend.rows import PendingRow, append, take_instances, take_keypoints
 from chorus.frontend.stages import (
+    COCO_KEYPOINTS,
     Detector,
+    Human,
     HumanEstimator,
     ImageRequest,
     ImageSource,
     Instances,
     KeypointEstimator,
+    Picture,
     Refusal,
 )
 from chorus.store import COMPLETE, StoreWriter
@@ -46,6 +49,13 @@ JPEG_QUALITY = 90
 _FILE_NAME = 255  # bytes that a file system takes
 _REASON = 120  # characters of an error that a status shows
 _REASONS = 100  # different statuses with details in a run; a shard's vocabulary has room for 256
+_RESULTS: dict[str, tuple[type, ...]] = {
+    "images": (Picture, Refusal),
+    "detector": (Instances,),
+    "keypoints": (np.ndarray,),
+    "humans": (Human, Refusal),
+}
+"""What each stage gives for an image."""
 _R = TypeVar("_R")
 
 
@@ -225,6 +235,8 @@ class Pipeline:
             return list(self.stages.keypoints.keypoints([row.picture for row in live if row.picture is not None], _boxes(live)))
 
         for row, keypoints in self._each("keypoints", batch, find):
+            if keypoints.shape != (len(COCO_KEYPOINTS), 3):
+                raise StageError(f"keypoints: expected ({len(COCO_KEYPOINTS)}, 3) of each image, got {keypoints.shape}")
             take_keypoints(row, keypoints)
 
     def _find_humans(self, batch: list[PendingRow]) -> None:
@@ -280,6 +292,10 @@ class Pipeline:
         found = call(live)
         if len(found) != len(live):
             raise StageError(f"{stage}: expected {len(live)} results, one an image, got {len(found)}")
+        for result in found:
+            if stage in _RESULTS and not isinstance(result, _RESULTS[stage]):
+                expected = " or ".join(kind.__name__ for kind in _RESULTS[stage])
+                raise StageError(f"{stage}: expected {expected} of each image, got {type(result).__name__}")
         return found
 
     def _blame(self, stage: str, row: PendingRow, error: Exception) -> None:

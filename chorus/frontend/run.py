@@ -16,7 +16,7 @@ from chorus.frontend.distributed import Ranks
 from chorus.frontend.pipeline import Pipeline, RunReport, Stages
 from chorus.frontend.plan import Description, batches
 from chorus.frontend.registry import KINDS, check, find, make
-from chorus.frontend.stages import ImageRequest, Runtime
+from chorus.frontend.stages import ImageRequest, Runtime, check_category
 from chorus.store import StoreWriter
 from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
 from chorus.store.schema import shard_paths
@@ -105,7 +105,7 @@ def make_stages(description: Description, settings: Settings, ranks: Ranks, body
         runtime = Runtime(device, dtype, settings.model_batch, stage_options(description.options, kind), body)
         made[kind] = make(kind, description.stages[kind], runtime)
     stages = Stages(made["images"], made["detector"], made["keypoints"], made["humans"])
-    stages.detector.check(description.category)
+    check_category(stages.detector, description.category)
     return stages
 
 
@@ -190,7 +190,7 @@ def fill_store(
             body,
             calibration=settings.calibration,
             duplicates=settings.duplicates,
-            estimator=find("humans", description.stages["humans"].partition("=")[0]).name if description.stages else "",
+            estimator=description.stages["humans"].partition("=")[0] if description.stages else "",
             person_masks=settings.person_masks,
             keep_images=settings.keep_images,
             commit_images=settings.commit_images,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chorus.frontend.prompting.table3 import PRESETS, VIEWS, Preset, category_name, preset, usual_count
-from chorus.frontend.registry import StageInfo
+from chorus.frontend.stage_info import StageInfo
 
 __all__ = ["PRESETS", "STAGES", "VIEWS", "Preset", "category_name", "preset", "usual_count"]
 
