@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,12 +77,12 @@ class Settings:
         }
 
 
-def stage_options(options: dict[str, str], kind: str) -> dict[str, str]:
+def stage_options(options: Mapping[str, str], kind: str) -> dict[str, str]:
     """Of ``KIND.NAME -> value`` those of one kind, by NAME."""
     return {name.partition(".")[2]: value for name, value in options.items() if name.partition(".")[0] == kind}
 
 
-def check_options(options: dict[str, str]) -> None:
+def check_options(options: Mapping[str, str]) -> None:
     """InputError for an option of no kind of stage."""
     for name in options:
         kind, dot, rest = name.partition(".")

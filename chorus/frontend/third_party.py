@@ -69,8 +69,8 @@ def stage_of_entry_point(kind: str, entry: importlib.metadata.EntryPoint) -> Sta
     distribution, licence = distribution_of(entry), _UNDECLARED
     if entry.dist is not None:
         facts = entry.dist.metadata
-        declared = [facts[name].splitlines()[0] for name in ("License-Expression", "License") if facts.get(name)]
-        licence = declared[0] if declared else _UNDECLARED
+        declared = [facts[name].strip() for name in ("License-Expression", "License") if name in facts]
+        licence = next((text.splitlines()[0] for text in declared if text), _UNDECLARED)
     path = entry.value.partition("[")[0].strip()  # "module:Class [extra]" is a form of entry points
     try:
         return _described(kind, entry.name, path, licence, " ".join(distribution))
@@ -88,10 +88,12 @@ def all_installed(kind: str, taken: Collection[str]) -> tuple[list[StageInfo], l
     """The stages of all entry points of a kind, and those that cannot be loaded or whose names are ``taken`` or come twice."""
     working: list[StageInfo] = []
     broken: list[BrokenStage] = []
+    names = set(taken)
     for entry in importlib.metadata.entry_points(group=GROUPS[kind]):
         try:
-            if ":" in entry.name or entry.name in {*taken, *(stage.name for stage in (*working, *broken))}:
+            if ":" in entry.name or entry.name in names:
                 raise InputError(f"expected a name that is free and without a colon, got {entry.name!r} (of {entry.value!r})")
+            names.add(entry.name)
             working.append(stage_of_entry_point(kind, entry))
         except InputError as error:
             broken.append(BrokenStage(kind, entry.name, str(error)))
