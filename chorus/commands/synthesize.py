@@ -201,12 +201,15 @@ def stages_command(kind: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
     from chorus.errors import InputError
-    from chorus.frontend.registry import KINDS, stages
+    from chorus.frontend.registry import KINDS, broken_stages, stages
 
     if kind is not None and kind not in KINDS:
         raise InputError(f"--kind: expected one of {', '.join(KINDS)}; got {kind!r}")
+    broken = [f"--{stage.kind} {stage.name}: cannot be chosen: {stage.error}" for stage in broken_stages(kind)]
     if as_json:
         print_json([asdict(info) for info in stages(kind)])
+        for line in broken:
+            click.echo(line, err=True)
         return
     for info in stages(kind):
         click.echo(f"--{info.kind} {info.name}{'=MODEL' if info.model == '' else ''}: {info.what}")
@@ -215,6 +218,8 @@ def stages_command(kind: str | None, as_json: bool) -> None:
                 click.echo(f"    {name:<8} {value}")
         for name, meaning in info.options or ():
             click.echo(f"    --set {info.kind}.{name}=...  {meaning}")
+    for line in broken:
+        click.echo(line)
 
 
 def _analysis(options: dict[str, Any], assigned: dict[str, str]) -> StageChoices:

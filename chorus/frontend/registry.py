@@ -15,7 +15,7 @@ from chorus.frontend.stage_info import KINDS, METHODS, StageInfo
 from chorus.frontend.stages import Runtime
 from chorus.frontend.third_party import BrokenStage
 
-__all__ = ["KINDS", "BrokenStage", "StageInfo", "broken_stages", "check", "find", "make", "register", "stages"]
+__all__ = ["KINDS", "BrokenStage", "StageInfo", "broken_stages", "check", "find", "make", "package_of", "register", "stages"]
 
 _PACKAGES = ("prompting", "synthesis", "detection", "keypoints", "humans", "simulated")
 """Each has STAGES, its implementations, and imports no model library."""
@@ -59,6 +59,12 @@ def find(kind: str, name: str) -> StageInfo:
         return third_party.stage_of_path(kind, name) if entry is None else third_party.stage_of_entry_point(kind, entry)
     except InputError as error:
         raise InputError(f"--{kind} {name}: {error}") from error
+
+
+def package_of(kind: str, name: str) -> tuple[str, str] | None:
+    """Name and version of the installed package that a stage comes from by entry point; None for all other stages."""
+    entry = None if (kind, name) in _known() else third_party.installed(kind).get(name)
+    return None if entry is None else third_party.distribution_of(entry)
 
 
 def check(kind: str, spec: str, runtime: Runtime) -> tuple[StageInfo, str | None]:

@@ -15,7 +15,7 @@ from chorus.files import exclusive_lock
 from chorus.frontend.distributed import Ranks
 from chorus.frontend.pipeline import Pipeline, RunReport, Stages
 from chorus.frontend.plan import Description, batches
-from chorus.frontend.registry import KINDS, check, find, make
+from chorus.frontend.registry import KINDS, check, find, make, package_of
 from chorus.frontend.stages import ImageRequest, Runtime, check_category
 from chorus.store import StoreWriter
 from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
@@ -206,7 +206,7 @@ def fill_store(
 
 
 def _provenance(description: Description) -> dict[str, Any]:
-    """Stages with their licences, options and versions of the libraries, for the shards' headers."""
+    """Stages with their licences, options and versions of the libraries they use or come from, for the shards' headers."""
     import importlib.metadata as installed
     import platform
 
@@ -216,6 +216,8 @@ def _provenance(description: Description) -> dict[str, Any]:
             versions[package] = installed.version(package)
         except installed.PackageNotFoundError:
             continue
+    packages = [package_of(kind, spec.partition("=")[0]) for kind, spec in description.stages.items()]
+    versions.update(package for package in packages if package is not None)
     return {
         "stages": dict(description.stages),
         "licences": {kind: find(kind, spec.partition("=")[0]).licence for kind, spec in description.stages.items()},

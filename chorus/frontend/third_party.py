@@ -73,15 +73,15 @@ def stage_of_entry_point(kind: str, entry: importlib.metadata.EntryPoint) -> Sta
         licence = next((text.splitlines()[0] for text in declared if text), _UNDECLARED)
     path = entry.value.partition("[")[0].strip()  # "module:Class [extra]" is a form of entry points
     try:
-        return _described(kind, entry.name, path, licence, " ".join(distribution))
+        return _described(kind, entry.name, path, licence, " ".join(distribution or ()))
     except InputError as error:
         package = f" of {distribution[0]}" if distribution else ""
         raise InputError(f"{error} (entry point {entry.value!r}{package})") from error
 
 
-def distribution_of(entry: importlib.metadata.EntryPoint) -> tuple[str, str] | tuple[()]:
-    """Name and version of the package that an entry point comes from; empty where Python does not know."""
-    return () if entry.dist is None else (entry.dist.name, entry.dist.version)
+def distribution_of(entry: importlib.metadata.EntryPoint) -> tuple[str, str] | None:
+    """Name and version of the package that an entry point comes from; None where Python does not know."""
+    return None if entry.dist is None else (entry.dist.name, entry.dist.version)
 
 
 def all_installed(kind: str, taken: Collection[str]) -> tuple[list[StageInfo], list[BrokenStage]]:
