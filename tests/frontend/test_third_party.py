@@ -61,7 +61,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_class_is_a_detector_of_a_run(tmp_path: Path) -> None:
-    """It sees pixels; the world knows the masks. Of the object, which hides the person and not the reverse, they find the same."""
+    """It sees pixels; the world knows the masks. They find the same object, which hides the person."""
     path, true = tmp_path / "s.chorus", tmp_path / "true.chorus"
     for output, detector in ((path, f"{HERE}:ColourDetector"), (true, "simulated")):
         done = synthesize(output, detector)
