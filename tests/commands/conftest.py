@@ -1,5 +1,3 @@
-"""The commands' tests use what the front end's have."""
+"""Fixtures of the commands' tests."""
 
-from tests.frontend.conftest import serve
-
-__all__ = ["serve"]
+from tests.frontend.servers import serve as serve
