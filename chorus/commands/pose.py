@@ -141,10 +141,11 @@ def pose_command(
     import numpy as np
 
     from chorus.errors import InputError
+    from chorus.files import write_atomically
     from chorus.occupancy.aggregation import provenance
     from chorus.occupancy.counts import load_occupancy
     from chorus.occupancy.posed import body_of
-    from chorus.occupancy.surfaces import check_mesh_path, write_whole
+    from chorus.occupancy.surfaces import check_mesh_path
 
     if output.suffix != ".npz":
         raise InputError(f"--output: expected a name ending in .npz, got {str(output)!r}")
@@ -185,11 +186,11 @@ def pose_command(
     }
     if betas is not None:
         facts_of_file["betas"] = betas
-    write_whole(output, lambda part: np.savez_compressed(part, **facts_of_file))
+    write_atomically(output, lambda part: np.savez_compressed(part, **facts_of_file))
     written = [output]
     if picture is not None:
         title = f"{occupancy.category or occupancy_path.name}, posed as {pose_path.name}"
-        write_whole(picture, lambda part: posed_picture(part, phi, extent, body, poses, title, betas))
+        write_atomically(picture, lambda part: posed_picture(part, phi, extent, body, poses, title, betas))
         written.append(picture)
     facts: dict[str, Any] = {
         "poses": 1 if poses.ndim == 2 else len(poses),
@@ -246,7 +247,7 @@ def roundtrip_command(
     from chorus.errors import InputError
     from chorus.evaluate.roundtrip import as_rich, roundtrip
     from chorus.field import CanonicalField
-    from chorus.occupancy.surfaces import write_whole
+    from chorus.files import write_atomically
 
     if output is not None and not output.absolute().parent.is_dir():
         raise InputError(f"--output: expected a file in a folder that is there, got {str(output)!r}")
@@ -255,7 +256,7 @@ def roundtrip_command(
         found = roundtrip(field, poses, noise, seed, progress=lambda done, total: update("poses", done, total))
     if output is not None:
         text = json.dumps(found.to_json(), indent=1) + "\n"
-        write_whole(output, lambda part: part.write_text(text))
+        write_atomically(output, lambda part: part.write_text(text))
     if as_json:
         print_json(found.to_json())
         return

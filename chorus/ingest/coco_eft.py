@@ -6,8 +6,6 @@ import json
 import math
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from scipy.spatial.transform import Rotation
 from chorus.body.model import Body
 from chorus.camera.fit import METHODS, CameraFit, check_budget, fit_cameras
 from chorus.errors import InputError, StoreError, check_array
+from chorus.files import write_atomically
 from chorus.images import ImageBatch
 from chorus.ingest.coco import (
     CocoAnnotations,
@@ -329,15 +328,15 @@ def _write(
     body: Body,
     provenance: Mapping[str, Any],
 ) -> None:
-    """The store under another name first, so that it is there whole or not at all."""
+    """Write the test set's store, whole or not at all."""
     try:
         json.dumps(provenance, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"provenance: expected what JSON can hold, got {provenance!r} ({error})") from None
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     found = verdicts.candidates
-    try:
+
+    def write(part: Path) -> None:
         with StoreWriter(
             part, category=name, num_joints=24, body_hash=body.hash, person_masks=True, provenance=provenance
         ) as writer:
@@ -355,7 +354,5 @@ def _write(
             if verdicts.rejected:
                 keys, sizes, reasons = zip(*verdicts.rejected, strict=True)
                 writer.append_rejected(list(keys), list(reasons), sizes=np.array(sizes), prompts=name, estimators="EFT")
-        part.rename(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+
+    write_atomically(path, write)

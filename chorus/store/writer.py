@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from chorus.errors import InputError, StoreError
-from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, publish, remove_leftovers
+from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, remove_leftovers, write_new
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks
 from chorus.store.schema import (
@@ -123,7 +123,7 @@ class StoreWriter:
         }
         text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
         (self.path / (STORE_JSON + PART_SUFFIX)).unlink(missing_ok=True)  # of a creator that died
-        publish(self.path / STORE_JSON, lambda part: _write_new(part, text.encode()))
+        write_new(self.path / STORE_JSON, lambda part: _write_new(part, text.encode()))
 
     def _reopen(self, body_hash: str | None) -> None:
         header, _ = read_store_json(self.path)
@@ -295,7 +295,7 @@ class StoreWriter:
             # The number keeps rows in the order of commits; the rest is unique even where locks do not work.
             number = 1 + max((int(n.split("-")[0]) for n in self._shards if n.split("-")[0].isdecimal()), default=-1)
             name = f"{number:08d}-{uuid.uuid4().hex[:16]}{SHARD_SUFFIX}"
-            publish(self.path / SHARDS / name, lambda part: _write_shard(part, text, arrays))
+            write_new(self.path / SHARDS / name, lambda part: _write_shard(part, text, arrays))
         self._shards.add(name)
         self._committed |= self._pending_keys
         self._forget_pending()
