@@ -142,10 +142,10 @@ def pose_command(
 
     from chorus.errors import InputError
     from chorus.files import write_atomically
-    from chorus.occupancy.aggregation import provenance
     from chorus.occupancy.counts import load_occupancy
     from chorus.occupancy.posed import body_of
     from chorus.occupancy.surfaces import check_mesh_path
+    from chorus.provenance import provenance
 
     if output.suffix != ".npz":
         raise InputError(f"--output: expected a name ending in .npz, got {str(output)!r}")

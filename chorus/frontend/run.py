@@ -207,20 +207,15 @@ def synthesize(
 
 def _provenance(description: Description) -> dict[str, Any]:
     """Stages with their licences, options and versions of the libraries, for the shards' headers."""
-    import importlib.metadata as installed
     import platform
 
-    versions = {}
-    for package in ("torch", "diffusers", "transformers"):
-        try:
-            versions[package] = installed.version(package)
-        except installed.PackageNotFoundError:
-            continue
+    from chorus.provenance import installed_versions
+
     return {
         "stages": dict(description.stages),
         "licences": {kind: find(kind, spec.partition("=")[0]).licence for kind, spec in description.stages.items()},
         "options": dict(description.options),
         "seed": description.seed,
         "settings": description.settings,
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"python": platform.python_version(), **installed_versions(("torch", "diffusers", "transformers"))},
     }

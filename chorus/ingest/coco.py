@@ -218,12 +218,6 @@ def annotation_box(annotation: dict[str, Any]) -> NDArray[np.float64]:
     return np.array([x, y, x + width, y + height])
 
 
-def overlap_of_smaller(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Area of the intersection of two boxes (x0, y0, x1, y1) over that of the smaller one, 0..1."""
-    shared = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
-    return float(shared / min((a[2:] - a[:2]).prod(), (b[2:] - b[:2]).prod()))
-
-
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     """COCO's segmentation as an (H, W) bool mask: polygons, or run lengths, compressed or not.
 

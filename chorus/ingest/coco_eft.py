@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -31,6 +30,7 @@ from chorus.ingest.coco import (
 )
 from chorus.ingest.coco_eft_rules import PERSON, REASONS, Verdicts, judge
 from chorus.kernels.masks import PackedMasks
+from chorus.provenance import with_given
 from chorus.store import StoreWriter
 
 __all__ = ["REASONS", "SMPL_PELVIS", "CategoryReport", "CocoEftReport", "eft_targets", "ingest_coco_eft"]
@@ -219,21 +219,19 @@ def ingest_coco_eft(
     there = [path for path in paths.values() if path.exists()]
     if there:
         raise StoreError(f"output: expected no store of the category there, got {str(there[0])!r}")
-    origin = {
-        "coco_eft": {
-            "annotations": os.fspath(annotations),
-            "eft": [os.fspath(path) for path in eft_paths],
-            "min_images": int(min_images),
-            "min_overlap": options.min_overlap,
-            "iterations": options.iterations,
-            "stop_px": options.stop_px,
-            "reject_px": options.reject_px,
-            "method": method,
-            "use_betas": options.use_betas,
-            "pelvis": options.pelvis.tolist(),
-        },
-        **(provenance or {}),
+    made_with = {
+        "annotations": os.fspath(annotations),
+        "eft": [os.fspath(path) for path in eft_paths],
+        "min_images": int(min_images),
+        "min_overlap": options.min_overlap,
+        "iterations": options.iterations,
+        "stop_px": options.stop_px,
+        "reject_px": options.reject_px,
+        "method": method,
+        "use_betas": options.use_betas,
+        "pelvis": options.pelvis.tolist(),
     }
+    origin = with_given({"coco_eft": made_with}, provenance)
     reports = []
     for done, name in enumerate(names):
         reports.append(_category(name, coco, fits, paths[name], body, int(min_images), options, origin))
@@ -329,10 +327,6 @@ def _write(
     provenance: Mapping[str, Any],
 ) -> None:
     """Write the test set's store, whole or not at all."""
-    try:
-        json.dumps(provenance, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"provenance: expected what JSON can hold, got {provenance!r} ({error})") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     found = verdicts.candidates
 

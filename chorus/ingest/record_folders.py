@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from chorus.errors import InputError, StoreError
 from chorus.images import ImageBatch
 from chorus.ingest.record import PERSON_MASK, RECORD, Record, RecordError, read_record
 from chorus.kernels.masks import PackedMasks
+from chorus.provenance import with_given
 from chorus.store import StoreWriter, open_store
 
 __all__ = ["IngestReport", "Record", "RecordError", "ingest_records", "read_record"]
@@ -80,12 +80,8 @@ def ingest_records(
     if not 0 <= min_confidence <= 1:
         raise InputError(f"min_confidence: expected a number in 0..1, got {min_confidence!r}")
     check_budget(iterations, stop_px)
-    options: dict[str, Any] = {"ingest": {"min_confidence": min_confidence, "iterations": iterations, "stop_px": stop_px}}
-    options.update(provenance or {})
-    try:
-        json.dumps(options, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"provenance: expected what JSON can hold, got {provenance!r} ({error})") from None
+    ingest = {"min_confidence": min_confidence, "iterations": iterations, "stop_px": stop_px}
+    options = with_given({"ingest": ingest}, provenance)
     paths = [Path(folder) for folder in folders]
     destination = Path(store_path)
     if (destination / "store.json").exists():

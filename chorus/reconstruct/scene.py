@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from chorus import boxes
 from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
 from chorus.errors import InputError
@@ -119,7 +120,7 @@ def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathL
     if mask is not None:
         if not mask.any():
             raise RecordError("object mask", f"{records.OBJECT_MASK}: expected pixels of the object, got none")
-        box = mask_box(mask) if box is None else box
+        box = boxes.boxes_of(mask).astype(np.float64) if box is None else box
     found = [folder / name for name in PHOTOS if (folder / name).is_file()]
     place = Path(photo) if photo is not None else found[0] if found else None
     return Scene(
@@ -141,12 +142,6 @@ def _box(given: Any, size: tuple[int, int]) -> NDArray[np.float64]:
     if not (0 <= box[0] < box[2] <= size[1] and 0 <= box[1] < box[3] <= size[0]):
         raise InputError(f"object_box: expected x0, y0, x1, y1 in an image of {size[1]} x {size[0]}, got {box.tolist()}")
     return box
-
-
-def mask_box(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The box x0, y0, x1, y1 around a mask that has pixels, half open, (4,)."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
 
 
 def _read_photo(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -171,7 +166,7 @@ class View:
     def __init__(self, scene: Scene, vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> None:
         height, width = scene.image_size
         mask, box = scene.object_mask, scene.object_box
-        area = float(mask.sum()) if mask is not None else 0.0 if box is None else float((box[2:] - box[:2]).prod())
+        area = float(mask.sum()) if mask is not None else 0.0 if box is None else float(boxes.area(box))
         scale = min(1.0, max(COMPARED_SIDE / min(height, width), COMPARED_OBJECT / math.sqrt(area) if area else 0.0))
         h, w = (max(1, round(scale * side)) for side in scene.image_size)
         shrink = np.diag([w / width, h / height, 1.0])
@@ -206,14 +201,8 @@ def mask_ious(levels: NDArray[np.int32], mask: NDArray[np.bool_], hidden: NDArra
 
 def box_ious(levels: NDArray[np.int32], box: NDArray[np.float64]) -> NDArray[np.float64]:
     """IoU of the boxes around {levels >= t}, t = 1 .. T, and a box x0, y0, x1, y1 in pixels, (T,); 0 where there is none."""
-    ious = np.zeros(len(THRESHOLDS))
-    by_row, by_column = levels.max(1), levels.max(0)
-    for t in range(1, int(levels.max()) + 1):
-        rows, columns = np.flatnonzero(by_row >= t), np.flatnonzero(by_column >= t)
-        own = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
-        shared = np.clip(np.minimum(own[2:], box[2:]) - np.maximum(own[:2], box[:2]), 0, None).prod()
-        ious[t - 1] = shared / ((own[2:] - own[:2]).prod() + (box[2:] - box[:2]).prod() - shared)
-    return ious
+    t = np.arange(1, len(THRESHOLDS) + 1)[:, None]
+    return boxes.iou(boxes.boxes_of_profiles(levels.max(1) >= t, levels.max(0) >= t), box)
 
 
 class Posing:

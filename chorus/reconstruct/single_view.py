@@ -24,8 +24,8 @@ from chorus.errors import InputError, MismatchError
 from chorus.field import FieldParameters, voxel_centres
 from chorus.files import write_atomically
 from chorus.occupancy import surfaces
-from chorus.occupancy.aggregation import provenance
 from chorus.occupancy.counts import load_occupancy
+from chorus.provenance import provenance
 from chorus.reconstruct.scene import THRESHOLDS, Posing, Scene, View, box_ious, mask_ious
 
 if TYPE_CHECKING:

@@ -36,6 +36,7 @@ from chorus.simulate.worlds import DEMO, WORLDS, CameraDistribution, MaskNoise, 
 
 if TYPE_CHECKING:
     from chorus.body.model import Body
+from chorus.boxes import overlap_of_first
 
 __all__ = [
     "DEMO",
@@ -168,7 +169,7 @@ def _draw_image(world: World, seed: int, ready: _Body, index: int) -> _Image:
         "object_count": float(len(object_packed[1]) > 0),
         "person_confidence": score_rng.uniform(0.85, 1.0),
         "object_confidence": score_rng.uniform(0.8, 1.0),
-        "overlap": _overlap(object_packed[0], person_packed[0]),
+        "overlap": float(overlap_of_first(object_packed[0], person_packed[0])),
         "object_visible": visible / whole if whole else 0.0,
     }
     moved = bones[ready.keypoints, :3]
@@ -181,13 +182,6 @@ def _draw_image(world: World, seed: int, ready: _Body, index: int) -> _Image:
     pose, confidence = world.estimation.apply(pose, confidence, _estimation_stream(world, seed, index))
     scores |= confidence
     return _Image(size, pose, (R, t, K), object_packed, person_packed, scores)
-
-
-def _overlap(box: NDArray[np.int32], other: NDArray[np.int32]) -> float:
-    """Area of the intersection over that of the first box; 0 if it has none."""
-    area = float((box[2:] - box[:2]).prod())
-    across = np.clip(np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]), 0, None)
-    return float(across.prod()) / area if area else 0.0
 
 
 def _collect(world: World, seed: int, indices: Sequence[int], drawn: Iterable[_Image]) -> SimulatedBatch:

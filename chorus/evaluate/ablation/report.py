@@ -11,12 +11,12 @@ import numpy as np
 from rich.table import Table
 
 from chorus.errors import InputError
-from chorus.evaluate import machine, versions
 from chorus.evaluate.ablation.rows import FULL, Sample, Setting
 from chorus.evaluate.ablation.run import AblationRow, AblationTable
 from chorus.evaluate.ablation.simulated_stores import Mechanism
 from chorus.evaluate.pap.categories import SCORES
 from chorus.evaluate.worlds import CONFIDENCE
+from chorus.provenance import machine, versions
 
 MEANS = ("mPAP", "mPAP strict", "mPAP, occlusion-aware", "mPAP strict, occlusion-aware")
 """Headings of the four scores, in the order of SCORES."""
