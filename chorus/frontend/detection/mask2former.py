@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from chorus.boxes import boxes_of
 from chorus.frontend.batching import BatchLimit
 from chorus.frontend.detection.boxes import (
