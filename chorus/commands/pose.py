@@ -85,15 +85,10 @@ def posed_picture(
     betas: NDArray[np.float64] | None = None,
 ) -> None:
     """The posed body inside the distribution around it, from three sides (PNG)."""
-    from types import SimpleNamespace
-    from typing import cast
-
-    from chorus.body.model import Body
     from chorus.figures.three_sides import save_three_sides
 
-    # The picture draws a body as it rests; for this one the pose is where it rests.
-    posed = cast(Body, SimpleNamespace(rest_vertices=body.posed_vertices(pose[None], betas)[0], faces=body.faces))
-    save_three_sides(path, [("phi, posed", phi)], extent, posed, title)
+    vertices = body.posed_vertices(pose[None], betas)[0]
+    save_three_sides(path, [("phi, posed", phi)], extent, body, title, vertices=vertices)
 
 
 @click.command("pose")

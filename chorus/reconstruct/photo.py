@@ -15,8 +15,7 @@ from PIL import Image, ImageOps
 from chorus.body.model import Body
 from chorus.boxes import boxes_of, overlap_of_smaller
 from chorus.errors import InputError
-from chorus.ingest import record as records
-from chorus.ingest.record import RecordError
+from chorus.ingest.record import MAX_PIXELS, RecordError, damage_refused
 from chorus.reconstruct.scene import Scene
 
 if TYPE_CHECKING:
@@ -43,17 +42,15 @@ class Found:
 def read_photo(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """A JPEG or PNG as (H, W, 3) uint8 RGB, turned as its EXIF says. RecordError for another file, or one that is too large."""
     path = Path(path)
-    try:
-        with Image.open(path, formats=["JPEG", "PNG"]) as image:
-            if image.width * image.height > records.MAX_PIXELS:
-                raise RecordError(
-                    "record", f"{path.name}: expected at most {records.MAX_PIXELS} pixels, got {image.width} x {image.height}"
-                )
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except RecordError:
-        raise
-    except records._DAMAGED as error:
-        raise RecordError("record", f"{path.name}: expected a JPEG or PNG photograph: {error}") from None
+    with (
+        damage_refused("record", f"{path.name}: expected a JPEG or PNG photograph"),
+        Image.open(path, formats=["JPEG", "PNG"]) as image,
+    ):
+        if image.width * image.height > MAX_PIXELS:
+            raise RecordError(
+                "record", f"{path.name}: expected at most {MAX_PIXELS} pixels, got {image.width} x {image.height}"
+            )
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def find_interaction(picture: Picture, categories: Sequence[str], detector: Detector, *, category: str | None = None) -> Found:
