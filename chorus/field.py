@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from chorus.body.model import Body
 from chorus.errors import InputError, MismatchError
+from chorus.files import write_atomically
 from chorus.kernels.arrays import VoxelField
 from chorus.kernels.cpu.skinning import NearWeights, near_weights
 from chorus.kernels.reference import skinning as neighbours
@@ -237,13 +237,7 @@ def _cached(name: str, use_cache: bool, make: Any) -> Any:
     arrays = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
-                np.savez(file, offset=arrays[0], joint=arrays[1], weight=arrays[2])
-                os.replace(file.name, path)
-            except BaseException:
-                Path(file.name).unlink()
-                raise
+        write_atomically(path, lambda part: np.savez(part, offset=arrays[0], joint=arrays[1], weight=arrays[2]))
     except OSError as error:
         log.warning("field not cached in %s: %s", path.parent, error)
     return arrays

@@ -18,6 +18,7 @@ import torch
 
 from bench.harness.text import aligned, number, seconds
 from chorus.evaluate import machine, versions
+from chorus.files import write_atomically
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -113,9 +114,8 @@ def append(path: Path, run: dict[str, Any]) -> None:
     """Add a run to a results file, made where there is none; the file is whole at every moment."""
     runs = json.loads(path.read_text())["runs"] if path.exists() else []
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({"runs": [*runs, run]}, indent=1) + "\n")
-    part.replace(path)
+    text = json.dumps({"runs": [*runs, run]}, indent=1) + "\n"
+    write_atomically(path, lambda part: part.write_text(text))
 
 
 def _details(r: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import importlib.resources
 import os
 import re
-import secrets
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from chorus.body.smpl_files import SMPL_JOINTS, SMPLH_JOINTS, SMPLX_JOINTS, body_arrays, is_smpl_key, read_smpl_pickle
 from chorus.errors import InputError, check_array, to_numpy
+from chorus.files import write_atomically
 from chorus.kernels import kinematics
 
 __all__ = ["SMPLH_JOINTS", "SMPLX_JOINTS", "SMPL_JOINTS", "Body", "info", "load_body"]
@@ -263,16 +263,8 @@ class Body:
         if path.suffix != ".npz" or not path.parent.is_dir():
             raise InputError(f"path: expected FILE.npz in a folder that exists, got {path}")
         meta = {"chorus_body": np.int32(FORMAT_VERSION), "name": np.str_(self.name)}
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            with temporary.open("xb") as file:
-                np.savez_compressed(file, allow_pickle=False, **meta, joint_names=np.array(self.joint_names), **self._arrays())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        arrays = {**meta, "joint_names": np.array(self.joint_names), **self._arrays()}
+        write_atomically(path, lambda part: np.savez_compressed(part, allow_pickle=False, **arrays))
         return path
 
 

@@ -68,7 +68,6 @@ def mesh_command(
     from dataclasses import asdict
 
     from chorus.errors import InputError
-    from chorus.occupancy.aggregation import provenance
     from chorus.occupancy.counts import load_occupancy
     from chorus.occupancy.posed import body_of
     from chorus.occupancy.surfaces import (
@@ -81,6 +80,7 @@ def mesh_command(
         surface,
         write_meshes,
     )
+    from chorus.provenance import provenance
 
     check_mesh_path("--output", output)
     cubic_metres = None if volume is None else read_volume(volume)

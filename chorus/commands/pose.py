@@ -85,15 +85,10 @@ def posed_picture(
     betas: NDArray[np.float64] | None = None,
 ) -> None:
     """The posed body inside the distribution around it, from three sides (PNG)."""
-    from types import SimpleNamespace
-    from typing import cast
-
-    from chorus.body.model import Body
     from chorus.figures.three_sides import save_three_sides
 
-    # The picture draws a body as it rests; for this one the pose is where it rests.
-    posed = cast(Body, SimpleNamespace(rest_vertices=body.posed_vertices(pose[None], betas)[0], faces=body.faces))
-    save_three_sides(path, [("phi, posed", phi)], extent, posed, title)
+    vertices = body.posed_vertices(pose[None], betas)[0]
+    save_three_sides(path, [("phi, posed", phi)], extent, body, title, vertices=vertices)
 
 
 @click.command("pose")
@@ -141,10 +136,11 @@ def pose_command(
     import numpy as np
 
     from chorus.errors import InputError
-    from chorus.occupancy.aggregation import provenance
+    from chorus.files import write_atomically
     from chorus.occupancy.counts import load_occupancy
     from chorus.occupancy.posed import body_of
-    from chorus.occupancy.surfaces import check_mesh_path, write_whole
+    from chorus.occupancy.surfaces import check_mesh_path
+    from chorus.provenance import provenance
 
     if output.suffix != ".npz":
         raise InputError(f"--output: expected a name ending in .npz, got {str(output)!r}")
@@ -185,11 +181,11 @@ def pose_command(
     }
     if betas is not None:
         facts_of_file["betas"] = betas
-    write_whole(output, lambda part: np.savez_compressed(part, **facts_of_file))
+    write_atomically(output, lambda part: np.savez_compressed(part, **facts_of_file))
     written = [output]
     if picture is not None:
         title = f"{occupancy.category or occupancy_path.name}, posed as {pose_path.name}"
-        write_whole(picture, lambda part: posed_picture(part, phi, extent, body, poses, title, betas))
+        write_atomically(picture, lambda part: posed_picture(part, phi, extent, body, poses, title, betas))
         written.append(picture)
     facts: dict[str, Any] = {
         "poses": 1 if poses.ndim == 2 else len(poses),
@@ -246,7 +242,7 @@ def roundtrip_command(
     from chorus.errors import InputError
     from chorus.evaluate.roundtrip import as_rich, roundtrip
     from chorus.field import CanonicalField
-    from chorus.occupancy.surfaces import write_whole
+    from chorus.files import write_atomically
 
     if output is not None and not output.absolute().parent.is_dir():
         raise InputError(f"--output: expected a file in a folder that is there, got {str(output)!r}")
@@ -255,7 +251,7 @@ def roundtrip_command(
         found = roundtrip(field, poses, noise, seed, progress=lambda done, total: update("poses", done, total))
     if output is not None:
         text = json.dumps(found.to_json(), indent=1) + "\n"
-        write_whole(output, lambda part: part.write_text(text))
+        write_atomically(output, lambda part: part.write_text(text))
     if as_json:
         print_json(found.to_json())
         return

@@ -19,10 +19,10 @@ from scipy.spatial import KDTree
 
 from chorus.body.model import Body
 from chorus.errors import InputError, check_array
-from chorus.evaluate.environment import machine, versions
 from chorus.field import CanonicalField, FieldParameters
 from chorus.kernels.reference.skinning import INVERSES, PELVIS
 from chorus.occupancy.posed import to_canonical
+from chorus.provenance import machine, versions
 from chorus.votes.parts import EPSILON, PARTS, body_parts
 
 PERCENTILES = (50, 75, 90, 95)

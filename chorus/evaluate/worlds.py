@@ -22,12 +22,12 @@ from rich.table import Table
 
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError, check_array
-from chorus.evaluate.environment import machine, versions
 from chorus.evaluate.intervals import CONFIDENCE, t_interval
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
 from chorus.occupancy.aggregation import aggregate
 from chorus.occupancy.counts import Occupancy
+from chorus.provenance import machine, versions
 from chorus.simulate.images import simulate, true_occupancy
 from chorus.simulate.worlds import WORLDS, World
 

@@ -29,16 +29,25 @@ SIDES: dict[str, NDArray[np.float64]] = {
 
 
 def render_side(
-    phi: NDArray[np.floating[Any]], extent: float, body: Body, side: str, *, pixels: int = PIXELS, top: float = 1.0
+    phi: NDArray[np.floating[Any]],
+    extent: float,
+    body: Body,
+    side: str,
+    *,
+    vertices: NDArray[np.float64] | None = None,
+    pixels: int = PIXELS,
+    top: float = 1.0,
 ) -> NDArray[np.uint8]:
-    """The body in its rest pose inside the glowing distribution, seen from a side: (P, P, 3) uint8 RGB.
+    """The body inside the glowing distribution, seen from a side: (P, P, 3) uint8 RGB.
 
-    phi     (N, N, N) in [0, 1], indexed [ix, iy, iz]      extent  side of its cube in metres
-    top     the probability that gets the brightest colour
+    phi       (N, N, N) in [0, 1], indexed [ix, iy, iz]      extent  side of its cube in metres
+    vertices  (V, 3) metres, where the body's are; None: in the rest pose
+    top       the probability that gets the brightest colour
+
     The distribution is composited front to back along the view; what the body hides does not show.
     """
     rotation = SIDES[side]
-    vertices = body.rest_vertices
+    vertices = body.rest_vertices if vertices is None else vertices
     depth, face = render_orthographic(vertices, body.faces, rotation, pixels, pixels, extent / pixels)
     normals = face_normals(vertices, body.faces) @ rotation.T * [1, -1, -1]
     image = shade(face, normals).astype(np.float64) / 255
@@ -67,15 +76,20 @@ def save_three_sides(
     extent: float,
     body: Body,
     title: str,
+    *,
+    vertices: NDArray[np.float64] | None = None,
 ) -> None:
-    """A PNG with one row a distribution (label, phi) and one column a side; all rows share one colour scale up to 1."""
+    """A PNG with one row a distribution (label, phi) and one column a side; all rows share one colour scale up to 1.
+
+    extent, vertices  as for ``render_side``
+    """
     figure = Figure(figsize=(3.1 * len(SIDES) + 0.9, 3.0 * len(rows) + 0.6), layout="constrained", dpi=110)
     axes = figure.subplots(len(rows), len(SIDES), squeeze=False)
     figure.suptitle(title, fontsize=12)
     half = extent / 2
     for row, ((label, phi), line) in enumerate(zip(rows, axes, strict=True)):
         for side, ax in zip(SIDES, line, strict=True):
-            ax.imshow(render_side(phi, extent, body, side), extent=(-half, half, -half, half))
+            ax.imshow(render_side(phi, extent, body, side, vertices=vertices), extent=(-half, half, -half, half))
             ax.set_xticks([])
             ax.set_yticks([])
             ax.plot([half - 1.1, half - 0.1], [0.1 - half] * 2, color="0.3", linewidth=1.5)

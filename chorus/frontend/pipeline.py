@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from chorus.errors import InputError, StageError, StoreError
+from chorus.files import write_atomically
 from chorus.frontend.cameras import calibrate
 from chorus.frontend.detection.duplicates import without_duplicates
 from chorus.frontend.flow import Flow, StageTime
@@ -336,6 +336,5 @@ def keep_picture(store: Path, row: PendingRow) -> None:
         return
     path = picture_path(store, row.request.key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{_mark(row.request.key)}.{os.getpid()}.part")
-    Image.fromarray(row.picture.pixels).save(part, "JPEG", quality=JPEG_QUALITY)
-    part.replace(path)
+    image = Image.fromarray(row.picture.pixels)
+    write_atomically(path, lambda part: image.save(part, "JPEG", quality=JPEG_QUALITY))

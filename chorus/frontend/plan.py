@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chorus.errors import InputError, StoreError
-from chorus.files import fsync_path
+from chorus.files import write_atomically
 from chorus.frontend.stages import ImageRequest
 
 FRONTEND_JSON = "frontend.json"
@@ -122,12 +121,7 @@ class Description:
     def save(self, store: Path) -> None:
         """Write it into the store's folder, whole or not at all."""
         text = json.dumps({"format": _FORMAT, "version": _VERSION, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
-        path = store / FRONTEND_JSON
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        part.write_text(text, encoding="utf-8")
-        fsync_path(part)
-        part.replace(path)
-        fsync_path(store)
+        write_atomically(store / FRONTEND_JSON, lambda part: part.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, store: Path) -> Description | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus.boxes import overlap_of_first, overlap_of_smaller
 from chorus.camera.cameras import Cameras
 from chorus.frontend.stages import COCO_KEYPOINTS, PERSON, Human, ImageRequest, Instances, Picture
 from chorus.images import ImageBatch
@@ -59,12 +60,10 @@ def take_instances(row: PendingRow, found: Instances, category: str) -> None:
         row.reason = "no object"
         return
     row.person, row.object = persons, objects
-    box, other = objects.boxes[0].astype(np.float64), persons.boxes[0].astype(np.float64)
-    across = np.clip(np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]), 0, None).prod()
-    areas = (box[2:] - box[:2]).prod(), (other[2:] - other[:2]).prod()
-    scores["overlap"] = float(across / areas[0]) if areas[0] else 0.0
-    scores["overlap_smaller"] = float(across / min(areas)) if min(areas) else 0.0
-    scores["person_side"] = float((other[2:] - other[:2]).max())
+    box, person_box = objects.boxes[0], persons.boxes[0].astype(np.float64)
+    scores["overlap"] = float(overlap_of_first(box, person_box))
+    scores["overlap_smaller"] = float(overlap_of_smaller(box, person_box))
+    scores["person_side"] = float((person_box[2:] - person_box[:2]).max())
 
 
 def take_keypoints(row: PendingRow, keypoints: NDArray[np.float32]) -> None:

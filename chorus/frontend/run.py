@@ -207,15 +207,11 @@ def fill_store(
 
 def _provenance(description: Description) -> dict[str, Any]:
     """Stages with their licences, options and versions of the libraries they use or come from, for the shards' headers."""
-    import importlib.metadata as installed
     import platform
 
-    versions = {}
-    for package in ("torch", "diffusers", "transformers"):
-        try:
-            versions[package] = installed.version(package)
-        except installed.PackageNotFoundError:
-            continue
+    from chorus.provenance import installed_versions
+
+    versions = installed_versions(("torch", "diffusers", "transformers"))
     packages = [package_of(kind, spec.partition("=")[0]) for kind, spec in description.stages.items()]
     versions.update(package for package in packages if package is not None)
     return {

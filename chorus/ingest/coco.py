@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import InputError, check_array
-from chorus.ingest.record import MAX_PIXELS
+from chorus.ingest.record import MAX_PIXELS, short_repr
 
 CROP_PX = 224
 """Side of the square crop that a regressor sees, in pixels."""
@@ -87,7 +87,9 @@ def read_annotations(path: str | os.PathLike[str]) -> CocoAnnotations:
     for name in ("images", "annotations", "categories"):
         rows = content.get(name)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise InputError(f"{path}: {name}: expected a list of objects, as in instances_val2017.json, got {_short(rows)}")
+            raise InputError(
+                f"{path}: {name}: expected a list of objects, as in instances_val2017.json, got {short_repr(rows)}"
+            )
         lists[name] = rows
     images: dict[int, tuple[int, int]] = {}
     for row in lists["images"]:
@@ -99,7 +101,7 @@ def read_annotations(path: str | os.PathLike[str]) -> CocoAnnotations:
     for row in lists["categories"]:
         title = row.get("name")
         if not isinstance(title, str) or not title:
-            raise InputError(f"{path}: categories: expected a name, got {_short(title)}")
+            raise InputError(f"{path}: categories: expected a name, got {short_repr(title)}")
         categories[title] = _integer(path, row, "id")
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in lists["annotations"]:
@@ -120,7 +122,7 @@ def read_eft(paths: Iterable[str | os.PathLike[str]]) -> EftFits:
     for path in paths:
         rows = _read_json(path).get("data")
         if not isinstance(rows, list):
-            raise InputError(f"{path}: data: expected a list of fits, got {_short(rows)}")
+            raise InputError(f"{path}: data: expected a list of fits, got {short_repr(rows)}")
         for row in rows:
             number = row.get("annotId") if isinstance(row, dict) else None
             if isinstance(number, float) and number.is_integer():  # as some writers of tensors leave it
@@ -161,7 +163,7 @@ def _parse_eft(number: int, row: dict[str, Any]) -> EftRecord:
         raise InputError(f"bbox_scale: expected a positive number, got {scale:g}")
     image_name = row.get("imageName")
     if not isinstance(image_name, str) or not image_name:
-        raise InputError(f"imageName: expected a file name, got {_short(image_name)}")
+        raise InputError(f"imageName: expected a file name, got {short_repr(image_name)}")
     centre = numbers("bbox_center", (2,), _LARGEST)
     return EftRecord(number, image_name, u @ vt, numbers("parm_shape", (10,), 1e3), camera, scale, centre)
 
@@ -212,16 +214,10 @@ def annotation_box(annotation: dict[str, Any]) -> NDArray[np.float64]:
     try:
         x, y, width, height = check_array("bbox", np.asarray(annotation.get("bbox")), (4,), np.float64).tolist()
     except ValueError as error:
-        raise InputError(f"bbox: expected x, y, width, height, got {_short(annotation.get('bbox'))} ({error})") from None
+        raise InputError(f"bbox: expected x, y, width, height, got {short_repr(annotation.get('bbox'))} ({error})") from None
     if not (width > 0 and height > 0 and max(abs(x), abs(y), width, height) <= _LARGEST):
         raise InputError(f"bbox: expected a positive width and height, got {annotation['bbox']}")
     return np.array([x, y, x + width, y + height])
-
-
-def overlap_of_smaller(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Area of the intersection of two boxes (x0, y0, x1, y1) over that of the smaller one, 0..1."""
-    shared = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
-    return float(shared / min((a[2:] - a[:2]).prod(), (b[2:] - b[:2]).prod()))
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -239,16 +235,16 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
         counts = _run_lengths(tools.merge(tools.frPyObjects(polygons, height, width))["counts"])
     elif isinstance(segmentation, dict):
         if segmentation.get("size") != [height, width]:
-            raise InputError(f"segmentation: expected the size {[height, width]}, got {_short(segmentation.get('size'))}")
+            raise InputError(f"segmentation: expected the size {[height, width]}, got {short_repr(segmentation.get('size'))}")
         given = segmentation.get("counts")
         if isinstance(given, list):
             counts = given
         elif isinstance(given, str) and given.isascii():
             counts = _run_lengths(given.encode("ascii"))
         else:
-            raise InputError(f"segmentation: expected run lengths, got {_short(given)}")
+            raise InputError(f"segmentation: expected run lengths, got {short_repr(given)}")
     else:
-        raise InputError(f"segmentation: expected polygons or run lengths, got {_short(segmentation)}")
+        raise InputError(f"segmentation: expected polygons or run lengths, got {short_repr(segmentation)}")
     if not all(type(c) is int and c >= 0 for c in counts) or sum(counts) != height * width:
         raise InputError(f"segmentation: expected run lengths that add up to {height * width} pixels, got others")
     runs = np.arange(len(counts)) % 2 == 1  # background first, down the columns
@@ -285,7 +281,7 @@ def _run_lengths(text: bytes) -> list[int]:
 def _polygon(value: Any) -> list[float]:
     fits = isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0
     if not fits or not all(type(c) in (int, float) and math.isfinite(c) and abs(c) <= _LARGEST for c in value):
-        raise InputError(f"segmentation: expected polygons of three or more points x, y in pixels, got {_short(value)}")
+        raise InputError(f"segmentation: expected polygons of three or more points x, y in pixels, got {short_repr(value)}")
     return [float(c) for c in value]
 
 
@@ -303,7 +299,7 @@ def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: expected a file that can be read, got {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, got something else ({_short(str(error))})") from None
+        raise InputError(f"{path}: expected JSON, got something else ({short_repr(str(error))})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
@@ -312,10 +308,5 @@ def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _integer(path: str | os.PathLike[str], row: dict[str, Any], name: str) -> int:
     value = row.get(name)
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise InputError(f"{path}: {name}: expected an integer, 0 or more, got {_short(value)}")
+        raise InputError(f"{path}: {name}: expected an integer, 0 or more, got {short_repr(value)}")
     return value
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

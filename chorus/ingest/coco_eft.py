@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from chorus.body.model import Body
 from chorus.camera.fit import METHODS, CameraFit, check_budget, fit_cameras
 from chorus.errors import InputError, StoreError, check_array
+from chorus.files import write_atomically
 from chorus.images import ImageBatch
 from chorus.ingest.coco import (
     CocoAnnotations,
@@ -32,6 +30,7 @@ from chorus.ingest.coco import (
 )
 from chorus.ingest.coco_eft_rules import PERSON, REASONS, Verdicts, judge
 from chorus.kernels.masks import PackedMasks
+from chorus.provenance import with_given
 from chorus.store import StoreWriter
 
 __all__ = ["REASONS", "SMPL_PELVIS", "CategoryReport", "CocoEftReport", "eft_targets", "ingest_coco_eft"]
@@ -220,21 +219,19 @@ def ingest_coco_eft(
     there = [path for path in paths.values() if path.exists()]
     if there:
         raise StoreError(f"output: expected no store of the category there, got {str(there[0])!r}")
-    origin = {
-        "coco_eft": {
-            "annotations": os.fspath(annotations),
-            "eft": [os.fspath(path) for path in eft_paths],
-            "min_images": int(min_images),
-            "min_overlap": options.min_overlap,
-            "iterations": options.iterations,
-            "stop_px": options.stop_px,
-            "reject_px": options.reject_px,
-            "method": method,
-            "use_betas": options.use_betas,
-            "pelvis": options.pelvis.tolist(),
-        },
-        **(provenance or {}),
+    made_with = {
+        "annotations": os.fspath(annotations),
+        "eft": [os.fspath(path) for path in eft_paths],
+        "min_images": int(min_images),
+        "min_overlap": options.min_overlap,
+        "iterations": options.iterations,
+        "stop_px": options.stop_px,
+        "reject_px": options.reject_px,
+        "method": method,
+        "use_betas": options.use_betas,
+        "pelvis": options.pelvis.tolist(),
     }
+    origin = with_given({"coco_eft": made_with}, provenance)
     reports = []
     for done, name in enumerate(names):
         reports.append(_category(name, coco, fits, paths[name], body, int(min_images), options, origin))
@@ -329,15 +326,11 @@ def _write(
     body: Body,
     provenance: Mapping[str, Any],
 ) -> None:
-    """The store under another name first, so that it is there whole or not at all."""
-    try:
-        json.dumps(provenance, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"provenance: expected what JSON can hold, got {provenance!r} ({error})") from None
+    """Write the test set's store, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     found = verdicts.candidates
-    try:
+
+    def write(part: Path) -> None:
         with StoreWriter(
             part, category=name, num_joints=24, body_hash=body.hash, person_masks=True, provenance=provenance
         ) as writer:
@@ -355,7 +348,5 @@ def _write(
             if verdicts.rejected:
                 keys, sizes, reasons = zip(*verdicts.rejected, strict=True)
                 writer.append_rejected(list(keys), list(reasons), sizes=np.array(sizes), prompts=name, estimators="EFT")
-        part.rename(path)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+
+    write_atomically(path, write)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus.boxes import overlap_of_smaller
 from chorus.errors import InputError
 from chorus.ingest.coco import (
     CocoAnnotations,
@@ -17,7 +18,6 @@ from chorus.ingest.coco import (
     annotation_box,
     decode_mask,
     image_number,
-    overlap_of_smaller,
 )
 
 REASONS = (
@@ -91,7 +91,7 @@ def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits
         if image_number(record.image_name) != image:
             raise InputError(f"imageName: expected image {image}, got {record.image_name!r}")
         reason = "box"
-        overlap = overlap_of_smaller(annotation_box(thing), annotation_box(person))
+        overlap = float(overlap_of_smaller(annotation_box(thing), annotation_box(person)))
         reason = "object mask"
         mask = decode_mask(thing.get("segmentation"), size)
         reason = "person mask"

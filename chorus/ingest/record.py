@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -18,7 +20,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
+from chorus.camera.fit import MIN_JOINTS, fit_cameras, keypoint_targets
 from chorus.errors import InputError, check_array
 from chorus.kernels.kinematics import rotation_matrices
 
@@ -26,6 +30,8 @@ RECORD, OBJECT_MASK, PERSON_MASK = "record.json", "object_mask.png", "person_mas
 MAX_JSON_BYTES = 1 << 22
 MAX_PIXELS = 1 << 26
 """Largest image read, in pixels: 8192 x 8192."""
+MIN_CONFIDENCE, ITERATIONS, STOP_PX = 0.3, 2400, 0.7
+"""Of the camera fit of records without a camera: what keypoints need, most steps, and the residual that ends it."""
 _LARGEST = 1e6  # no angle, length, focal length or position in a record is greater
 _SAME_ROTATION = 1e-3  # elements of two statements of one orientation may differ by this much
 _OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -39,7 +45,7 @@ _DAMAGED = (
     Warning,
     Image.DecompressionBombError,
 )
-"""What Pillow raises on PNGs that are none, and on bombs."""
+"""What Pillow raises on damaged images, and on decompression bombs."""
 
 
 class RecordError(InputError):
@@ -50,11 +56,11 @@ class RecordError(InputError):
         self.stage = stage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Record:
-    """One image, as ``read_record`` reads it; the person's frame is that of the pose without its global orientation.
+    """What was found in a record's folder; the person's frame is that of the pose without its global orientation.
 
-    category, prompt, source  str; the prompt is the category where none is given, the source ""
+    category, prompt, source  str, "" where not given
     image_size                height, width in pixels
     pose                      (J, 3) float64 axis-angle in radians, row 0 zero
     orientation               (3, 3) rotation from the person's frame to the camera's axes, as the record estimates it, or
@@ -62,7 +68,8 @@ class Record:
     camera                    one camera in the person's frame (origin at the pelvis), or None
     keypoints                 (25, 3) OpenPose BODY_25 x, y in pixels and confidence, or None
     betas                     (B,) shape coefficients, or None
-    object_mask, person_mask  (H, W) bool; the latter may be None
+    object_box                (4,) float64 x0, y0, x1, y1 in pixels, half open, or None
+    object_mask, person_mask  (H, W) bool, or None; an object mask has pixels
     """
 
     category: str
@@ -74,34 +81,97 @@ class Record:
     camera: Cameras | None
     keypoints: NDArray[np.float64] | None
     betas: NDArray[np.float64] | None
-    object_mask: NDArray[np.bool_]
+    object_box: NDArray[np.float64] | None
+    object_mask: NDArray[np.bool_] | None
     person_mask: NDArray[np.bool_] | None
 
 
 def read_record(folder: str | os.PathLike[str]) -> Record:
-    """Read a record's folder. The layout, its units and frames: docs/records.md.
+    """A record as stores need it (docs/records.md): with a category and an object mask; the prompt is the category where none
+    is given. ``object_box`` is not read. Raises RecordError as ``parse_record`` does."""
+    record = parse_record(folder, required=("category", "object_mask"), ignored=("object_box",))
+    return replace(record, prompt=record.prompt or record.category)
+
+
+def parse_record(folder: str | os.PathLike[str], *, required: Collection[str] = (), ignored: Collection[str] = ()) -> Record:
+    """Read a record's folder: record.json and its masks. The layout, its units and frames: docs/records.md.
+
+    required  of "category" and "object_mask", what must be there; image_size and pose_axis_angle always must
+    ignored   fields of record.json that are taken as not given, whatever they hold
 
     The files must be regular files in the folder; links are not followed. Raises RecordError where one is missing, too
     large, damaged or of another form, where sizes differ, numbers are not finite or no pixel is object.
     """
     folder = Path(folder)
-    content = _read_json(folder)
+    content = {name: value for name, value in _read_json(folder).items() if name not in ignored}
     try:
-        return _parse(folder, content)
+        return _parse(folder, content, required)
     except RecordError:
         raise
     except InputError as error:
         raise RecordError("record", f"{RECORD}: {error}") from None
 
 
-def _parse(folder: Path, content: dict[str, Any]) -> Record:
-    category = _text(content, "category", required=True)
-    width, height = (int(v) for v in _numbers("image_size", content.get("image_size"), (2,), integers=True))
-    if not (width > 0 and height > 0 and width * height <= MAX_PIXELS):
-        raise InputError(
-            f"image_size: expected a positive width and height of at most {MAX_PIXELS} pixels, got {width}, {height}"
+def record_camera(
+    record: Record,
+    body: Body,
+    *,
+    min_confidence: float = MIN_CONFIDENCE,
+    iterations: int = ITERATIONS,
+    stop_px: float = STOP_PX,
+) -> tuple[Cameras, float]:
+    """The record's camera, or one fitted to its keypoints (Eq. 8); and the mean reprojection distance in pixels, NaN where
+    not fitted.
+
+    min_confidence       of the keypoints that are used, 0 to 1
+    iterations, stop_px  of the fit, as in ``chorus.camera.fit.fit_cameras``
+
+    Raises InputError for a pose of another number of joints than the body's, RecordError of stage "camera" where the record
+    has neither a camera nor enough keypoints, or none can be fitted.
+    """
+    if len(record.pose) != body.num_joints:
+        raise InputError(f"pose_axis_angle: expected {body.num_joints} joints, as the body, got {len(record.pose)}")
+    if record.camera is not None:
+        return record.camera, math.nan
+    if record.keypoints is None:
+        raise RecordError("camera", f"{RECORD}: expected a camera or keypoints_openpose25, got neither")
+    targets, valid = keypoint_targets(record.keypoints[None], body.joint_names, min_confidence=min_confidence)
+    if valid.sum() < MIN_JOINTS:
+        raise RecordError(
+            "camera",
+            f"keypoints_openpose25: expected at least {MIN_JOINTS} keypoints of joints with a confidence of "
+            f"{min_confidence:g}, got {valid.sum()}",
         )
-    size = (height, width)
+    try:
+        fit = fit_cameras(
+            body.posed_joints(record.pose[None]),
+            targets,
+            valid,
+            [record.image_size],
+            R0=None if record.orientation is None else record.orientation[None],
+            iterations=iterations,
+            stop_px=stop_px,
+        )
+    except InputError as error:
+        raise RecordError("camera", f"camera fit: {error}") from None
+    return fit.cameras, float(fit.residual_px[0])
+
+
+@contextmanager
+def damage_refused(stage: str, expected: str, *, shorten: bool = False) -> Iterator[None]:
+    """While an image is read: whatever Pillow raises on damaged files is a RecordError of this stage, which says what was
+    expected and, in 60 characters where ``shorten``, what Pillow said."""
+    try:
+        yield
+    except RecordError:
+        raise
+    except _DAMAGED as error:
+        raise RecordError(stage, f"{expected}: {short_repr(str(error)) if shorten else error}") from None
+
+
+def _parse(folder: Path, content: Mapping[str, Any], required: Collection[str]) -> Record:
+    category = _text(content, "category", required="category" in required)
+    size = _image_size(content)
     pose = _numbers("pose_axis_angle", content.get("pose_axis_angle"), ("J", 3))
     if len(pose) == 0:
         raise InputError("pose_axis_angle: expected one row a joint, got none")
@@ -113,13 +183,13 @@ def _parse(folder: Path, content: dict[str, Any]) -> Record:
         except InputError as error:
             raise RecordError("camera", f"{RECORD}: {error}") from None
     pose[0] = 0
-    object_mask = _read_mask(folder, OBJECT_MASK, size, "object mask")
-    if not object_mask.any():
+    object_mask = _read_mask(folder, OBJECT_MASK, size, "object mask", required="object_mask" in required)
+    if object_mask is not None and not object_mask.any():
         raise RecordError("object mask", f"{OBJECT_MASK}: expected pixels of the object, got none")
-    keypoints, betas = content.get("keypoints_openpose25"), content.get("betas")
+    keypoints, betas, box = (content.get(name) for name in ("keypoints_openpose25", "betas", "object_box"))
     return Record(
         category,
-        _text(content, "prompt") or category,
+        _text(content, "prompt"),
         _text(content, "source"),
         size,
         pose,
@@ -127,9 +197,27 @@ def _parse(folder: Path, content: dict[str, Any]) -> Record:
         camera,
         None if keypoints is None else _numbers("keypoints_openpose25", keypoints, (25, 3)),
         None if betas is None else _numbers("betas", betas, ("B",)),
+        None if box is None else _object_box(box, size),
         object_mask,
-        _read_mask(folder, PERSON_MASK, size, "person mask") if os.path.lexists(folder / PERSON_MASK) else None,
+        _read_mask(folder, PERSON_MASK, size, "person mask"),
     )
+
+
+def _image_size(content: Mapping[str, Any]) -> tuple[int, int]:
+    """Height, width; the file has them the other way round."""
+    width, height = (int(v) for v in _numbers("image_size", content.get("image_size"), (2,), integers=True))
+    if not (width > 0 and height > 0 and width * height <= MAX_PIXELS):
+        raise InputError(
+            f"image_size: expected a positive width and height of at most {MAX_PIXELS} pixels, got {width}, {height}"
+        )
+    return height, width
+
+
+def _object_box(given: Any, size: tuple[int, int]) -> NDArray[np.float64]:
+    box = _numbers("object_box", given, (4,))
+    if not (0 <= box[0] < box[2] <= size[1] and 0 <= box[1] < box[3] <= size[0]):
+        raise InputError(f"object_box: expected x0, y0, x1, y1 in an image of {size[1]} x {size[0]}, got {box.tolist()}")
+    return box
 
 
 def _orientation(root: NDArray[np.float64], content: Mapping[str, Any]) -> NDArray[np.float64] | None:
@@ -167,7 +255,7 @@ def _text(content: Mapping[str, Any], name: str, *, required: bool = False) -> s
     if value is None and not required:
         return ""
     if not isinstance(value, str) or not value or len(value) > 1000 or "\0" in value:
-        raise InputError(f"{name}: expected a text of up to 1000 characters, got {_short(value)}")
+        raise InputError(f"{name}: expected a text of up to 1000 characters, got {short_repr(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:  # JSON can hold half a surrogate pair
@@ -181,14 +269,15 @@ def _numbers(name: str, value: Any, shape: tuple[int | str, ...], *, integers: b
     except (ValueError, OverflowError):
         raise InputError(f"{name}: expected an array of numbers, got rows of different lengths") from None
     if array.dtype.kind not in ("iu" if integers else "iuf"):
-        raise InputError(f"{name}: expected {'integers' if integers else 'numbers'}, got {_short(value)}")
+        raise InputError(f"{name}: expected {'integers' if integers else 'numbers'}, got {short_repr(value)}")
     checked: NDArray[np.float64] = check_array(name, array, shape, np.float64)
     if checked.size and np.abs(checked).max() > _LARGEST:
         raise InputError(f"{name}: expected numbers up to {_LARGEST:g}, got {np.abs(checked).max():g}")
     return checked
 
 
-def _short(value: Any) -> str:
+def short_repr(value: Any) -> str:
+    """What ``repr`` gives, in at most 60 characters, for error messages."""
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
@@ -219,31 +308,34 @@ def _read_json(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(raw.decode("utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise RecordError("record", f"{RECORD}: expected JSON: {_short(str(error))}") from None
+        raise RecordError("record", f"{RECORD}: expected JSON: {short_repr(str(error))}") from None
     if not isinstance(content, dict):
         raise RecordError("record", f"{RECORD}: expected a JSON object, got {type(content).__name__}")
     return content
 
 
-def _read_mask(folder: Path, name: str, size: tuple[int, int], stage: str) -> NDArray[np.bool_]:
-    """A PNG of 1 bit, or of 8-bit grey with two values one of which is 0, as (H, W) bool."""
-    try:
-        with _open(folder, name, stage) as file, warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=["PNG"]) as image:
-                if image.size != size[::-1]:
-                    raise RecordError(
-                        stage,
-                        f"{name}: expected the image_size, width, height {size[1]}, {size[0]}, "
-                        f"got {image.size[0]}, {image.size[1]}",
-                    )
-                if image.mode not in ("1", "L"):
-                    raise RecordError(stage, f"{name}: expected 1-bit or 8-bit grey, got mode {image.mode}")
-                pixels = np.asarray(image)
-    except RecordError:
-        raise
-    except _DAMAGED as error:
-        raise RecordError(stage, f"{name}: expected a PNG: {_short(str(error))}") from None
+def _read_mask(
+    folder: Path, name: str, size: tuple[int, int], stage: str, *, required: bool = False
+) -> NDArray[np.bool_] | None:
+    """A PNG of 1 bit, or of 8-bit grey with two values one of which is 0, as (H, W) bool; None where there may be none."""
+    if not required and not os.path.lexists(folder / name):
+        return None
+    with (
+        damage_refused(stage, f"{name}: expected a PNG", shorten=True),
+        _open(folder, name, stage) as file,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file, formats=["PNG"]) as image:
+            if image.size != size[::-1]:
+                raise RecordError(
+                    stage,
+                    f"{name}: expected the image_size, width, height {size[1]}, {size[0]}, "
+                    f"got {image.size[0]}, {image.size[1]}",
+                )
+            if image.mode not in ("1", "L"):
+                raise RecordError(stage, f"{name}: expected 1-bit or 8-bit grey, got mode {image.mode}")
+            pixels = np.asarray(image)
     values = np.unique(pixels[pixels != 0])
     if values.size > 1:
         raise RecordError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -11,17 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from chorus.body.model import Body
-from chorus.camera.cameras import Cameras
-from chorus.camera.fit import MIN_JOINTS, check_budget, fit_cameras, keypoint_targets
+from chorus.camera.fit import check_budget
 from chorus.errors import InputError, StoreError
 from chorus.images import ImageBatch
-from chorus.ingest.record import PERSON_MASK, RECORD, Record, RecordError, read_record
+from chorus.ingest.record import (
+    ITERATIONS,
+    MIN_CONFIDENCE,
+    PERSON_MASK,
+    STOP_PX,
+    Record,
+    RecordError,
+    read_record,
+    record_camera,
+)
 from chorus.kernels.masks import PackedMasks
+from chorus.provenance import with_given
 from chorus.store import StoreWriter, open_store
+from chorus.store.schema import STORE_JSON
 
 __all__ = ["IngestReport", "Record", "RecordError", "ingest_records", "read_record"]
 
@@ -52,9 +58,9 @@ def ingest_records(
     root: str | os.PathLike[str] | None = None,
     category: str | None = None,
     person_masks: bool | None = None,
-    min_confidence: float = 0.3,
-    iterations: int = 2400,
-    stop_px: float = 0.7,
+    min_confidence: float = MIN_CONFIDENCE,
+    iterations: int = ITERATIONS,
+    stop_px: float = STOP_PX,
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IngestReport:
@@ -80,75 +86,125 @@ def ingest_records(
     if not 0 <= min_confidence <= 1:
         raise InputError(f"min_confidence: expected a number in 0..1, got {min_confidence!r}")
     check_budget(iterations, stop_px)
-    options: dict[str, Any] = {"ingest": {"min_confidence": min_confidence, "iterations": iterations, "stop_px": stop_px}}
-    options.update(provenance or {})
-    try:
-        json.dumps(options, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"provenance: expected what JSON can hold, got {provenance!r} ({error})") from None
+    options = {"min_confidence": min_confidence, "iterations": iterations, "stop_px": stop_px}
+    stored_provenance = with_given({"ingest": options}, provenance)
     paths = [Path(folder) for folder in folders]
-    destination = Path(store_path)
-    if (destination / "store.json").exists():
-        store = open_store(destination, verify=False)
-        if person_masks is not None and person_masks != store.has_person_masks:
-            raise StoreError(f"person_masks: expected {store.has_person_masks}, as in the store, got {person_masks}")
-        category, person_masks = category or store.category, store.has_person_masks
+    category, person_masks = _of_store(Path(store_path), category, person_masks)
     if person_masks is None:
         person_masks = bool(paths) and all((path / PERSON_MASK).is_file() for path in paths)
     report = IngestReport()
-    failed: list[tuple[str, str]] = []  # key and stage of the rows to write at the end
-    seen: set[str] = set()
-    with ExitStack() as stack:  # an exception drops what is not yet committed
+    with ExitStack() as open_until_the_end:  # an exception drops what is not yet committed
 
         def open_writer(category: str) -> StoreWriter:
-            return stack.enter_context(
-                StoreWriter(
-                    destination,
-                    category=category,
-                    num_joints=body.num_joints,
-                    body_hash=body.hash,
-                    person_masks=person_masks,
-                    provenance=options,
-                )
+            writer = StoreWriter(
+                store_path,
+                category=category,
+                num_joints=body.num_joints,
+                body_hash=body.hash,
+                person_masks=person_masks,
+                provenance=stored_provenance,
             )
+            return open_until_the_end.enter_context(writer)
 
-        writer = None if category is None else open_writer(category)
+        ingest = _Ingest(body, options, person_masks, open_writer, report)
+        if category is not None:
+            ingest.open_store(category)
         for number, path in enumerate(paths):
-            key = None
-            try:
-                key = _key(path, root)
-                if key in seen:
-                    raise RecordError("key", f"folder: expected folders of different keys, got {key!r} again")
-                seen.add(key)
-                if writer is not None and key in writer:
-                    report.present.append(key)
-                    continue
-                record = read_record(path)
-                if category is not None and record.category != category:
-                    raise RecordError("category", f"category: expected {category!r}, got {record.category!r}")
-                if person_masks and record.person_mask is None:
-                    raise RecordError("person mask", f"{PERSON_MASK}: missing, but the store keeps person masks")
-                camera, residual = _camera(record, body, min_confidence, iterations, stop_px)
-                if writer is None:
-                    category = record.category
-                    writer = open_writer(category)
-                _append(writer, key, record, camera, residual, record.person_mask if person_masks else None)
-                report.added.append(key)
-                if not math.isnan(residual):
-                    report.residual_px[key] = residual
-            except StoreError:
-                raise  # the store's fault, not the record's
-            except InputError as error:
-                report.rejected.append((str(path), str(error)))
-                stage = error.stage if isinstance(error, RecordError) else "record"
-                if key is not None and stage not in ("key", "category"):
-                    failed.append((key, stage))
-            finally:
-                if progress is not None:
-                    progress(number + 1, len(paths))
-        if writer is not None and failed:
-            writer.append_rejected([key for key, _ in failed], [stage for _, stage in failed])
+            ingest.take(path, root)
+            if progress is not None:
+                progress(number + 1, len(paths))
+        ingest.append_rejected()
     return report
+
+
+def _of_store(path: Path, category: str | None, person_masks: bool | None) -> tuple[str | None, bool | None]:
+    """Category and whether person masks are kept: what was asked for, and the rest from the store if there is one."""
+    if not (path / STORE_JSON).exists():
+        return category, person_masks
+    store = open_store(path, verify=False)
+    if person_masks is not None and person_masks != store.has_person_masks:
+        raise StoreError(f"person_masks: expected {store.has_person_masks}, as in the store, got {person_masks}")
+    return category or store.category, store.has_person_masks
+
+
+class _Ingest:
+    """One run of ``ingest_records``: takes folders one by one and writes down in ``report`` what became of them.
+
+    camera_fit   the options of ``record_camera``
+    open_writer  opens the store for a category: at the first usable record, where the category is not known before
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        camera_fit: Mapping[str, Any],
+        person_masks: bool,
+        open_writer: Callable[[str], StoreWriter],
+        report: IngestReport,
+    ) -> None:
+        self._body, self._camera_fit, self._person_masks = body, camera_fit, person_masks
+        self._open_writer, self._report = open_writer, report
+        self._writer: StoreWriter | None = None
+        self._category: str | None = None
+        self._seen: set[str] = set()
+        self._failed: list[tuple[str, str]] = []  # key and stage of the rows to write at the end
+
+    def open_store(self, category: str) -> StoreWriter:
+        """The writer, opened where it is not yet."""
+        if self._writer is None:
+            self._writer, self._category = self._open_writer(category), category
+        return self._writer
+
+    def take(self, path: Path, root: str | os.PathLike[str] | None) -> None:
+        """Add one record to the store, or note why not. StoreError is the store's fault, not the record's."""
+        key = None
+        try:
+            key = self._new_key(path, root)
+            if self._writer is not None and key in self._writer:
+                self._report.present.append(key)
+            else:
+                self._add(key, self._usable(path))
+        except StoreError:
+            raise
+        except InputError as error:
+            self._report.rejected.append((str(path), str(error)))
+            stage = error.stage if isinstance(error, RecordError) else "record"
+            if key is not None and stage not in ("key", "category"):
+                self._failed.append((key, stage))
+
+    def append_rejected(self) -> None:
+        """Write the rows of the records that failed, if there is a store."""
+        if self._writer is not None and self._failed:
+            self._writer.append_rejected([key for key, _ in self._failed], [stage for _, stage in self._failed])
+
+    def _new_key(self, path: Path, root: str | os.PathLike[str] | None) -> str:
+        key = _key(path, root)
+        if key in self._seen:
+            raise RecordError("key", f"folder: expected folders of different keys, got {key!r} again")
+        self._seen.add(key)
+        return key
+
+    def _usable(self, path: Path) -> Record:
+        record = read_record(path)
+        if self._category is not None and record.category != self._category:
+            raise RecordError("category", f"category: expected {self._category!r}, got {record.category!r}")
+        if self._person_masks and record.person_mask is None:
+            raise RecordError("person mask", f"{PERSON_MASK}: missing, but the store keeps person masks")
+        return record
+
+    def _add(self, key: str, record: Record) -> None:
+        camera, residual = record_camera(record, self._body, **self._camera_fit)
+        assert record.object_mask is not None  # ``read_record`` has seen to it
+        self.open_store(record.category).append(
+            ImageBatch(record.object_mask[None], camera, record.pose[None], [key], prompts=[record.prompt]),
+            betas=None if record.betas is None else record.betas[None],
+            residual_px=[residual],
+            estimators=record.source,
+            person_masks=PackedMasks.pack([record.person_mask]) if self._person_masks else None,
+        )
+        self._report.added.append(key)
+        if not math.isnan(residual):
+            self._report.residual_px[key] = residual
 
 
 def _key(path: Path, root: str | os.PathLike[str] | None) -> str:
@@ -167,45 +223,3 @@ def _key(path: Path, root: str | os.PathLike[str] | None) -> str:
     if not 0 < length <= MAX_KEY_BYTES or key == ".":
         raise RecordError("key", f"folder: expected a name of 1 to {MAX_KEY_BYTES} bytes, got {key!r}")
     return key
-
-
-def _camera(record: Record, body: Body, min_confidence: float, iterations: int, stop_px: float) -> tuple[Cameras, float]:
-    """The record's camera, or one fitted to its keypoints (Eq. 8) and the residual in pixels, NaN where not fitted."""
-    if len(record.pose) != body.num_joints:
-        raise InputError(f"pose_axis_angle: expected {body.num_joints} joints, as the body, got {len(record.pose)}")
-    if record.camera is not None:
-        return record.camera, math.nan
-    if record.keypoints is None:
-        raise RecordError("camera", f"{RECORD}: expected a camera or keypoints_openpose25, got neither")
-    targets, valid = keypoint_targets(record.keypoints[None], body.joint_names, min_confidence=min_confidence)
-    if valid.sum() < MIN_JOINTS:
-        raise RecordError(
-            "camera",
-            f"keypoints_openpose25: expected at least {MIN_JOINTS} keypoints of joints with a confidence of "
-            f"{min_confidence:g}, got {valid.sum()}",
-        )
-    try:
-        fit = fit_cameras(
-            body.posed_joints(record.pose[None]),
-            targets,
-            valid,
-            [record.image_size],
-            R0=None if record.orientation is None else record.orientation[None],
-            iterations=iterations,
-            stop_px=stop_px,
-        )
-    except InputError as error:
-        raise RecordError("camera", f"camera fit: {error}") from None
-    return fit.cameras, float(fit.residual_px[0])
-
-
-def _append(
-    writer: StoreWriter, key: str, record: Record, camera: Cameras, residual: float, person: NDArray[np.bool_] | None
-) -> None:
-    writer.append(
-        ImageBatch(record.object_mask[None], camera, record.pose[None], [key], prompts=[record.prompt]),
-        betas=None if record.betas is None else record.betas[None],
-        residual_px=[residual],
-        estimators=record.source,
-        person_masks=None if person is None else PackedMasks.pack([person]),
-    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import chorus
 from chorus.camera.views import Scheme, key_hash
 from chorus.errors import InputError
 from chorus.field import CanonicalField
@@ -21,6 +18,7 @@ from chorus.images import ImageBatch, vote_images
 from chorus.kernels.arrays import MAX_TOTAL_WEIGHT, empty_counts
 from chorus.kernels.backends import Backend, vote_backend
 from chorus.occupancy.counts import SKETCH_SIZE, Occupancy
+from chorus.provenance import provenance
 from chorus.store.filters.filtering import FilterSpec
 from chorus.votes.parts import EPSILON
 from chorus.votes.prefetch import IMAGES, Feed, Timings, feeds
@@ -179,17 +177,6 @@ def _feeds(
             began = time.perf_counter()
             under_way.popleft()[0].synchronize()
             timings.gpu += time.perf_counter() - began
-
-
-def provenance() -> dict[str, Any]:
-    """Versions and command line, for what the project writes."""
-    return {
-        "chorus": chorus.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "command": sys.argv,
-    }
 
 
 def _settle(

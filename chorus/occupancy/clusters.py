@@ -11,6 +11,7 @@ from typing import Any
 
 from chorus.errors import InputError
 from chorus.field import CanonicalField
+from chorus.files import write_atomically
 from chorus.occupancy.aggregation import aggregate
 from chorus.occupancy.counts import Occupancy
 from chorus.store import Store
@@ -100,7 +101,6 @@ def write_clusters(folder: Path, found: Iterator[Cluster]) -> list[dict[str, Any
                 "file": name,
             }
         )
-    part = folder / "clusters.json.part"
-    part.write_text(json.dumps(rows, indent=1) + "\n")
-    part.replace(folder / "clusters.json")
+    text = json.dumps(rows, indent=1) + "\n"
+    write_atomically(folder / "clusters.json", lambda part: part.write_text(text))
     return rows

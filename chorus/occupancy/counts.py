@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from chorus.camera.views import FOLDS, Scheme, fold_of_hash
 from chorus.errors import InputError, MismatchError
 from chorus.field import FieldParameters, voxel_centres
+from chorus.files import write_atomically
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
@@ -279,33 +279,25 @@ class Occupancy:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to an HDF5 file (compressed); the name appears only once the file is whole."""
         path = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        try:
-            with h5py.File(temporary, "w") as file:
-                facts = {
-                    "scheme": self.scheme.name,
-                    "weighting": self.weighting,
-                    "body_hash": self.body_hash,
-                    "category": self.category,
-                    "parameters": dataclasses.asdict(self.parameters),
-                    "provenance": self.provenance,
-                }
+        facts = {
+            "scheme": self.scheme.name,
+            "weighting": self.weighting,
+            "body_hash": self.body_hash,
+            "category": self.category,
+            "parameters": dataclasses.asdict(self.parameters),
+            "provenance": self.provenance,
+        }
+
+        def write(part: Path) -> None:
+            with h5py.File(part, "w") as file:
                 file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
                 file.attrs["facts"] = json.dumps(facts)
                 for name in ("num_counts", "den_counts"):
                     file.create_dataset(name, data=getattr(self, name), compression="gzip", compression_opts=1, shuffle=True)
                 for name in ("group_totals", "group_images", "sketch"):
                     file[name] = getattr(self, name)
-            with open(temporary, "rb+") as written:
-                os.fsync(written.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)  # as any new file: temporary ones are for their owner alone
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+
+        write_atomically(path, write)
 
 
 def load_occupancy(path: str | os.PathLike[str]) -> Occupancy:

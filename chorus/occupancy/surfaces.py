@@ -9,8 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import InputError, check_array
+from chorus.files import write_atomically
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
@@ -186,7 +186,7 @@ def write_meshes(
             data = data.replace(b"\nelement vertex", b"\ncomment " + note.encode() + b"\nelement vertex", 1)
     else:
         data = scene.export(file_type="obj", digits=8, header=note or None).encode()
-    write_whole(path, lambda part: part.write_bytes(data))
+    write_atomically(path, lambda part: part.write_bytes(data))
 
 
 def check_mesh_path(name: str, path: str | os.PathLike[str]) -> Path:
@@ -195,18 +195,6 @@ def check_mesh_path(name: str, path: str | os.PathLike[str]) -> Path:
     if path.suffix not in FORMATS or not path.absolute().parent.is_dir():
         raise InputError(f"{name}: expected a name ending in {', '.join(FORMATS)} in a folder that is there, got {str(path)!r}")
     return path
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` make a file under another name beside ``path``, and give it that name once it is on the medium."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        write(part)
-        with part.open("rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _package(name: str) -> Any:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from chorus.body.model import Body
+from chorus.boxes import boxes_of, overlap_of_smaller
 from chorus.errors import InputError
-from chorus.ingest import record as records
-from chorus.ingest.record import RecordError
-from chorus.reconstruct.scene import Scene, mask_box
+from chorus.ingest.record import MAX_PIXELS, RecordError, damage_refused
+from chorus.reconstruct.scene import Scene
 
 if TYPE_CHECKING:
     from chorus.frontend.stages import Detector, HumanEstimator, Picture
@@ -42,24 +42,15 @@ class Found:
 def read_photo(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """A JPEG or PNG as (H, W, 3) uint8 RGB, turned as its EXIF says. RecordError for another file, or one that is too large."""
     path = Path(path)
-    try:
-        with Image.open(path, formats=["JPEG", "PNG"]) as image:
-            if image.width * image.height > records.MAX_PIXELS:
-                raise RecordError(
-                    "record", f"{path.name}: expected at most {records.MAX_PIXELS} pixels, got {image.width} x {image.height}"
-                )
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except RecordError:
-        raise
-    except records._DAMAGED as error:
-        raise RecordError("record", f"{path.name}: expected a JPEG or PNG photograph: {error}") from None
-
-
-def overlap_of_boxes(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Intersection of two boxes (4,) over the area of the smaller one; 0 where that has none."""
-    smaller = min((a[2:] - a[:2]).prod(), (b[2:] - b[:2]).prod())
-    shared = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
-    return float(shared / smaller) if smaller > 0 else 0.0
+    with (
+        damage_refused("record", f"{path.name}: expected a JPEG or PNG photograph"),
+        Image.open(path, formats=["JPEG", "PNG"]) as image,
+    ):
+        if image.width * image.height > MAX_PIXELS:
+            raise RecordError(
+                "record", f"{path.name}: expected at most {MAX_PIXELS} pixels, got {image.width} x {image.height}"
+            )
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def find_interaction(picture: Picture, categories: Sequence[str], detector: Detector, *, category: str | None = None) -> Found:
@@ -92,7 +83,7 @@ def find_interaction(picture: Picture, categories: Sequence[str], detector: Dete
         for p in range(len(persons)):
             for o in range(len(objects)):
                 boxes = persons.boxes[p].astype(np.float64), objects.boxes[o].astype(np.float64)
-                rank = overlap_of_boxes(*boxes), float(persons.scores[p] * objects.scores[o])
+                rank = float(overlap_of_smaller(*boxes)), float(persons.scores[p] * objects.scores[o])
                 if rank > best and rank[0] > 0 and objects.masks[o].any():
                     best, found = rank, Found(name, rank[0], *boxes, persons.masks[p], objects.masks[o])
     if found is None:
@@ -145,7 +136,7 @@ def estimate_scene(
         float(camera.residual_px[0]),
         found.object_mask,
         found.person_mask,
-        mask_box(found.object_mask),
+        boxes_of(found.object_mask).astype(np.float64),
         picture.pixels,
         dict(estimators or {}) or {"humans": human.estimator},
     )

@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from chorus import boxes
 from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
 from chorus.errors import InputError
 from chorus.field import CanonicalField, FieldParameters
-from chorus.ingest import record as records
-from chorus.ingest.record import Record, RecordError
-from chorus.ingest.record_folders import _camera as camera_of
+from chorus.ingest.record import RECORD, RecordError, damage_refused, parse_record, record_camera
 from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.posed import posed_occupancy
 from chorus.render.rasterize import render_mesh
@@ -75,94 +74,47 @@ def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathL
 
     ``object_box`` in record.json, [x0, y0, x1, y1] in pixels, serves where there is no mask. The photograph is ``photo``, or
     photo.jpg, photo.jpeg or photo.png in the folder, if there is one. A camera is fitted where there is none (Eq. 8). Raises
-    RecordError as ``chorus.ingest.record.read_record`` does.
+    RecordError as ``chorus.ingest.record.parse_record`` does.
     """
     folder = Path(folder)
-    content = records._read_json(folder)
+    record = parse_record(folder, ignored=("prompt", "source", "betas"))
     try:
-        width, height = (int(v) for v in records._numbers("image_size", content.get("image_size"), (2,), integers=True))
-        if not (width > 0 and height > 0 and width * height <= records.MAX_PIXELS):
-            raise InputError(f"image_size: expected a positive width and height, got {width}, {height}")
-        size = (height, width)
-        pose = records._numbers("pose_axis_angle", content.get("pose_axis_angle"), ("J", 3))
-        if len(pose) != body.num_joints:
-            raise InputError(f"pose_axis_angle: expected {body.num_joints} joints, as the body, got {len(pose)}")
-        orientation = records._orientation(pose[0], content)
-        given = content.get("camera")
-        camera = None if given is None else records._parse_camera(given, pose[0], size)
-        pose[0] = 0
-        keypoints = content.get("keypoints_openpose25")
-        record = Record(
-            records._text(content, "category"),
-            "",
-            "",
-            size,
-            pose,
-            orientation,
-            camera,
-            None if keypoints is None else records._numbers("keypoints_openpose25", keypoints, (25, 3)),
-            None,
-            np.zeros(size, np.bool_),
-            None,
-        )
-        fitted, residual = camera_of(record, body, 0.3, 2400, 0.7)
-        box = None if content.get("object_box") is None else _box(content["object_box"], size)
+        camera, residual = record_camera(record, body)
     except RecordError:
         raise
     except InputError as error:
-        raise RecordError("record", f"{records.RECORD}: {error}") from None
-    masks: dict[str, NDArray[np.bool_] | None] = {}
-    for name, stage in ((records.OBJECT_MASK, "object mask"), (records.PERSON_MASK, "person mask")):
-        there = os.path.lexists(folder / name)
-        masks[name] = records._read_mask(folder, name, size, stage) if there else None
-    mask = masks[records.OBJECT_MASK]
-    if mask is not None:
-        if not mask.any():
-            raise RecordError("object mask", f"{records.OBJECT_MASK}: expected pixels of the object, got none")
-        box = mask_box(mask) if box is None else box
+        raise RecordError("record", f"{RECORD}: {error}") from None
+    box = record.object_box
+    if box is None and record.object_mask is not None:
+        box = boxes.boxes_of(record.object_mask).astype(np.float64)
     found = [folder / name for name in PHOTOS if (folder / name).is_file()]
     place = Path(photo) if photo is not None else found[0] if found else None
     return Scene(
         folder.resolve().name,
         record.category or None,
-        size,
-        pose,
-        fitted,
+        record.image_size,
+        record.pose,
+        camera,
         residual,
-        mask,
-        masks[records.PERSON_MASK],
+        record.object_mask,
+        record.person_mask,
         box,
-        None if place is None else _read_photo(place, size),
+        None if place is None else _read_photo(place, record.image_size),
     )
 
 
-def _box(given: Any, size: tuple[int, int]) -> NDArray[np.float64]:
-    box = records._numbers("object_box", given, (4,))
-    if not (0 <= box[0] < box[2] <= size[1] and 0 <= box[1] < box[3] <= size[0]):
-        raise InputError(f"object_box: expected x0, y0, x1, y1 in an image of {size[1]} x {size[0]}, got {box.tolist()}")
-    return box
-
-
-def mask_box(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The box x0, y0, x1, y1 around a mask that has pixels, half open, (4,)."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
-
-
 def _read_photo(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path, formats=["JPEG", "PNG"]) as image:
-            if image.size != size[::-1]:
-                raise RecordError(
-                    "record",
-                    f"{path.name}: expected the image_size, width, height {size[1]}, {size[0]}, got "
-                    f"{image.size[0]}, {image.size[1]}",
-                )
-            return np.asarray(image.convert("RGB"))
-    except RecordError:
-        raise
-    except records._DAMAGED as error:
-        raise RecordError("record", f"{path.name}: expected a JPEG or PNG photograph: {error}") from None
+    with (
+        damage_refused("record", f"{path.name}: expected a JPEG or PNG photograph"),
+        Image.open(path, formats=["JPEG", "PNG"]) as image,
+    ):
+        if image.size != size[::-1]:
+            raise RecordError(
+                "record",
+                f"{path.name}: expected the image_size, width, height {size[1]}, {size[0]}, got "
+                f"{image.size[0]}, {image.size[1]}",
+            )
+        return np.asarray(image.convert("RGB"))
 
 
 class View:
@@ -171,7 +123,7 @@ class View:
     def __init__(self, scene: Scene, vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> None:
         height, width = scene.image_size
         mask, box = scene.object_mask, scene.object_box
-        area = float(mask.sum()) if mask is not None else 0.0 if box is None else float((box[2:] - box[:2]).prod())
+        area = float(mask.sum()) if mask is not None else 0.0 if box is None else float(boxes.area(box))
         scale = min(1.0, max(COMPARED_SIDE / min(height, width), COMPARED_OBJECT / math.sqrt(area) if area else 0.0))
         h, w = (max(1, round(scale * side)) for side in scene.image_size)
         shrink = np.diag([w / width, h / height, 1.0])
@@ -206,14 +158,8 @@ def mask_ious(levels: NDArray[np.int32], mask: NDArray[np.bool_], hidden: NDArra
 
 def box_ious(levels: NDArray[np.int32], box: NDArray[np.float64]) -> NDArray[np.float64]:
     """IoU of the boxes around {levels >= t}, t = 1 .. T, and a box x0, y0, x1, y1 in pixels, (T,); 0 where there is none."""
-    ious = np.zeros(len(THRESHOLDS))
-    by_row, by_column = levels.max(1), levels.max(0)
-    for t in range(1, int(levels.max()) + 1):
-        rows, columns = np.flatnonzero(by_row >= t), np.flatnonzero(by_column >= t)
-        own = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
-        shared = np.clip(np.minimum(own[2:], box[2:]) - np.maximum(own[:2], box[:2]), 0, None).prod()
-        ious[t - 1] = shared / ((own[2:] - own[:2]).prod() + (box[2:] - box[:2]).prod() - shared)
-    return ious
+    t = np.arange(1, len(THRESHOLDS) + 1)[:, None]
+    return boxes.iou(boxes.boxes_of_profiles(levels.max(1) >= t, levels.max(0) >= t), box)
 
 
 class Posing:

@@ -22,9 +22,10 @@ from scipy import ndimage
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError, MismatchError
 from chorus.field import FieldParameters, voxel_centres
+from chorus.files import write_atomically
 from chorus.occupancy import surfaces
-from chorus.occupancy.aggregation import provenance
 from chorus.occupancy.counts import load_occupancy
+from chorus.provenance import provenance
 from chorus.reconstruct.scene import THRESHOLDS, Posing, Scene, View, box_ious, mask_ious
 
 if TYPE_CHECKING:
@@ -366,7 +367,7 @@ def write_reconstruction(folder: str | os.PathLike[str], reconstruction: Reconst
     folder.mkdir(exist_ok=True)
     paths = [folder / name for name in (GLB, OVERLAY, REPORT)]
     surfaces.write_meshes(paths[0], {surfaces.PERSON: reconstruction.human, surfaces.OBJECT: reconstruction.object})
-    surfaces.write_whole(paths[1], lambda part: save_overlay(part, reconstruction))
+    write_atomically(paths[1], lambda part: save_overlay(part, reconstruction))
     text = json.dumps(reconstruction.to_json(), indent=1, allow_nan=False) + "\n"
-    surfaces.write_whole(paths[2], lambda part: part.write_text(text, encoding="utf-8"))
+    write_atomically(paths[2], lambda part: part.write_text(text, encoding="utf-8"))
     return paths

@@ -36,6 +36,7 @@ from chorus.simulate.worlds import DEMO, WORLDS, CameraDistribution, MaskNoise, 
 
 if TYPE_CHECKING:
     from chorus.body.model import Body
+from chorus.boxes import overlap_of_first
 
 __all__ = [
     "DEMO",
@@ -174,7 +175,7 @@ def _draw_image(world: World, seed: int, drawn_body: _DrawnBody, index: int) -> 
         "object_count": float(len(object_packed[1]) > 0),
         "person_confidence": score_rng.uniform(0.85, 1.0),
         "object_confidence": score_rng.uniform(0.8, 1.0),
-        "overlap": _overlap(object_packed[0], person_packed[0]),
+        "overlap": float(overlap_of_first(object_packed[0], person_packed[0])),
         "object_visible": num_visible / num_unoccluded if num_unoccluded else 0.0,
     }
     moved = bones[drawn_body.keypoints, :3]
@@ -187,13 +188,6 @@ def _draw_image(world: World, seed: int, drawn_body: _DrawnBody, index: int) -> 
     pose, confidence = world.estimation.apply(pose, confidence, _estimation_stream(world, seed, index))
     scores |= confidence
     return _Image(size, pose, (R, t, K), object_packed, person_packed, scores)
-
-
-def _overlap(box: NDArray[np.int32], other: NDArray[np.int32]) -> float:
-    """Area of the intersection over that of the first box; 0 if it has none."""
-    area = float((box[2:] - box[:2]).prod())
-    overlap = np.clip(np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]), 0, None)
-    return float(overlap.prod()) / area if area else 0.0
 
 
 def _collect(world: World, seed: int, indices: Sequence[int], drawn: Iterable[_Image]) -> SimulatedBatch:

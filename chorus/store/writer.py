@@ -15,10 +15,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+import chorus
 from chorus.errors import InputError, StoreError
-from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, publish, remove_leftovers
+from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, remove_leftovers, write_new
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks
+from chorus.provenance import with_given
 from chorus.store.schema import (
     ALIGNMENT,
     FORMAT_VERSION,
@@ -79,7 +81,7 @@ class StoreWriter:
                 raise InputError(f"{name}: expected a positive integer, got {value!r}")
         self.path = Path(path)
         self.shard_size = int(shard_size)
-        self._provenance = _provenance(provenance)
+        self._provenance = with_given({"software": f"chorus {chorus.__version__}"}, provenance)
         self._header = Header(category, int(num_joints), body_hash, bool(person_masks))
         self._pending: list[Rows] = []
         self._pending_keys: set[bytes] = set()
@@ -123,7 +125,7 @@ class StoreWriter:
         }
         text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
         (self.path / (STORE_JSON + PART_SUFFIX)).unlink(missing_ok=True)  # of a creator that died
-        publish(self.path / STORE_JSON, lambda part: _write_new(part, text.encode()))
+        write_new(self.path / STORE_JSON, lambda part: _write_new(part, text.encode()))
 
     def _reopen(self, body_hash: str | None) -> None:
         header, _ = read_store_json(self.path)
@@ -295,7 +297,7 @@ class StoreWriter:
             # The number keeps rows in the order of commits; the rest is unique even where locks do not work.
             number = 1 + max((int(n.split("-")[0]) for n in self._shards if n.split("-")[0].isdecimal()), default=-1)
             name = f"{number:08d}-{uuid.uuid4().hex[:16]}{SHARD_SUFFIX}"
-            publish(self.path / SHARDS / name, lambda part: _write_shard(part, text, arrays))
+            write_new(self.path / SHARDS / name, lambda part: _write_shard(part, text, arrays))
         self._shards.add(name)
         self._committed |= self._pending_keys
         self._forget_pending()
@@ -317,17 +319,6 @@ class StoreWriter:
             self._forget_pending()
             self._closed = True
         self.close()
-
-
-def _provenance(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    import chorus
-
-    provenance = {"software": f"chorus {chorus.__version__}", **(given or {})}
-    try:
-        json.dumps(provenance, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"provenance: expected what JSON can hold, got {given!r} ({error})") from None
-    return provenance
 
 
 def _write_new(path: Path, content: bytes) -> None:

@@ -9,11 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +18,7 @@ from numpy.typing import NDArray
 
 from chorus.errors import MismatchError
 from chorus.field import CanonicalField
+from chorus.files import write_atomically
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.backends import Backend, vote_backend
 from chorus.store import Store
@@ -128,21 +126,8 @@ def _keep(folder: Path, shard: str, bits: NDArray[np.int32], regions: Interactio
     facts = {"parts": list(regions.names), "epsilon": regions.epsilon, "field": regions.field_hash}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "regions.json", lambda file: file.write(json.dumps(facts, indent=1).encode()))
+        write_atomically(folder / "regions.json", lambda part: part.write_text(json.dumps(facts, indent=1), encoding="utf-8"))
         digest = hashlib.sha256(bits.tobytes()).hexdigest()
-        _write(_path(folder, shard), lambda file: np.savez(file, bits=bits, sha256=np.array(digest)))
+        write_atomically(_path(folder, shard), lambda part: np.savez(part, bits=bits, sha256=np.array(digest)))
     except OSError as error:
         log.warning("contacts not kept in %s: %s", folder, error)
-
-
-def _write(path: Path, write: Callable[[Any], Any]) -> None:
-    """A file that is there whole or not at all; two writers would write the same."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        try:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise

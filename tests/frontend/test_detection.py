@@ -9,9 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from chorus.boxes import boxes_of
 from chorus.errors import InputError
 from chorus.frontend.batching import BatchLimit
-from chorus.frontend.detection.boxes import boxes_of, by_confidence, find_category
+from chorus.frontend.detection.boxes import by_confidence, find_category
 from chorus.frontend.detection.mask2former import Mask2Former
 from chorus.frontend.registry import make
 from chorus.frontend.stages import ImageRequest, Picture, Runtime
@@ -200,13 +201,6 @@ def test_options_are_checked(tmp_path: Path) -> None:
         make("detector", f"mask2former={folder}", Runtime(options={"size": "1"}))
     with pytest.raises(InputError, match="dtype: expected float32 or"):
         make("detector", f"mask2former={folder}", Runtime(dtype="int8"))
-
-
-def test_boxes_of_masks() -> None:
-    masks = np.zeros((4, 5, 7), bool)
-    masks[0, 2, 3] = masks[1, :, :] = masks[2, 0, 6] = masks[2, 4, 1] = True
-    assert boxes_of(masks).tolist() == [[3, 2, 4, 3], [0, 0, 7, 5], [1, 0, 7, 5], [0, 0, 0, 0]]
-    assert boxes_of(np.zeros((0, 5, 7), bool)).shape == (0, 4)
 
 
 def test_by_confidence_leaves_out_what_is_nothing() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from chorus.errors import InputError
-from chorus.frontend.detection.duplicates import overlap_of_smaller, without_duplicates
+from chorus.frontend.detection.duplicates import without_duplicates
 from chorus.frontend.stages import Instances
 
 
@@ -70,7 +70,3 @@ def test_nothing_found_and_boxes_without_area() -> None:
     nothing = Instances(np.zeros((0, 4)), [], (), np.zeros((0, 3, 3), bool))
     assert len(without_duplicates(nothing)) == 0
     assert which(without_duplicates(found((0, 0, 10, 10, 0.9), (5, 5, 5, 9, 0.8)))) == [0, 1]
-    assert np.array_equal(
-        overlap_of_smaller(np.array([[0, 0, 10, 10], [5, 5, 5, 9], [5, 0, 15, 10]], np.float32)),
-        [[1, 0, 0.5], [0, 0, 0], [0.5, 0, 1]],
-    )

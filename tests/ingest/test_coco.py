@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask
 
+from chorus.boxes import overlap_of_smaller
 from chorus.errors import InputError
 from chorus.ingest.coco import (
     CROP_PX,
@@ -14,7 +15,6 @@ from chorus.ingest.coco import (
     decode_mask,
     image_number,
     image_to_crop,
-    overlap_of_smaller,
     read_eft,
     weak_projection,
 )

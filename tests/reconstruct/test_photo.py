@@ -23,7 +23,7 @@ from chorus.frontend import registry
 from chorus.frontend.stages import Human, ImageRequest, Instances, Picture, Refusal
 from chorus.ingest.record import RecordError
 from chorus.occupancy.clusters import Cluster, write_clusters
-from chorus.reconstruct.photo import estimate_scene, find_interaction, overlap_of_boxes, read_photo
+from chorus.reconstruct.photo import estimate_scene, find_interaction, read_photo
 from chorus.reconstruct.single_view import stored_categories
 from chorus.simulate import images as simulate
 from chorus.simulate.worlds import WORLDS
@@ -65,14 +65,6 @@ class Humans:
 
 PICTURE = Picture(ImageRequest("p", ""), np.zeros((*SIZE, 3), np.uint8))
 PERSON = ("person", (10.0, 10.0, 30.0, 50.0), 0.9)
-
-
-def test_overlaps_by_hand() -> None:
-    a = np.array([0.0, 0.0, 10.0, 10.0])
-    assert overlap_of_boxes(a, np.array([5.0, 5.0, 25.0, 25.0])) == 25 / 100
-    assert overlap_of_boxes(a, np.array([2.0, 2.0, 4.0, 4.0])) == 1
-    assert overlap_of_boxes(a, np.array([10.0, 0.0, 12.0, 10.0])) == 0
-    assert overlap_of_boxes(a, np.array([2.0, 2.0, 2.0, 4.0])) == 0
 
 
 def test_the_object_whose_box_overlaps_a_persons_most_is_taken() -> None:

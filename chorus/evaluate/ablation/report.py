@@ -14,10 +14,10 @@ from chorus.errors import InputError
 from chorus.evaluate.ablation.rows import FULL, Sample, Setting
 from chorus.evaluate.ablation.run import AblationRow, AblationTable
 from chorus.evaluate.ablation.simulated_stores import Mechanism
-from chorus.evaluate.environment import machine, versions
 from chorus.evaluate.intervals import CONFIDENCE
 from chorus.evaluate.pap.categories import mean_headings
 from chorus.evaluate.pap.metric import METRICS
+from chorus.provenance import machine, versions
 
 VOLATILE = ("date", "seconds", "machine")
 """What of the JSON differs from run to run."""

@@ -19,11 +19,11 @@ from rich.table import Table
 
 from chorus.body.model import Body
 from chorus.errors import InputError, MismatchError
-from chorus.evaluate.environment import machine, versions
 from chorus.evaluate.pap.metric import METRICS, ImagePap, pap
 from chorus.evaluate.pap.pixels import PAPER, PapImage, PapProtocol
 from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.posed import body_of, posed_occupancy
+from chorus.provenance import machine, versions
 from chorus.store import Store, open_store
 
 MIN_IMAGES = 30

@@ -1,4 +1,4 @@
-"""What the detectors have in common: boxes of masks, categories by name, pictures of one size at a time."""
+"""What the detectors have in common: categories by name, pictures of one size at a time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,6 @@ _R = TypeVar("_R")
 
 TO_DETECT = 16
 """Most pictures of a first batch. Ten times as many are hardly faster, and the next stage waits for them."""
-
-
-def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(N, 4) x0, y0, x1, y1 pixels, half open, of masks (N, H, W); all zero for an empty mask."""
-    boxes = np.zeros((len(masks), 4), np.float32)
-    for low, high, axis in ((0, 2, 1), (1, 3, 2)):  # columns, then rows
-        hit = np.asarray(masks.any(axis))
-        boxes[:, low] = hit.argmax(1)
-        boxes[:, high] = hit.shape[1] - hit[:, ::-1].argmax(1)
-    boxes[~masks.any((1, 2))] = 0
-    return boxes
 
 
 def nothing(picture: Picture) -> Instances:

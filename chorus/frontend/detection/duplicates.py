@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from chorus.boxes import overlap_of_smaller
 from chorus.errors import InputError
 from chorus.frontend.stages import Instances
 
@@ -24,22 +24,10 @@ def without_duplicates(instances: Instances, overlap: float = 0.8, sure: float =
         if not 0 <= value <= 1:
             raise InputError(f"{name}: expected 0 .. 1, got {value!r}")
     ordered = instances[np.argsort(-instances.scores, kind="stable")]
-    shared = overlap_of_smaller(ordered.boxes)
+    shared = overlap_of_smaller(ordered.boxes[:, None], ordered.boxes[None])
     kept: list[int] = []
     for i, label in enumerate(ordered.labels):
         # float32 against float32: a confidence that was stored as 0.98 is not more than 0.98.
         if ordered.scores[i] > np.float32(sure) or not any(ordered.labels[k] == label and shared[i, k] > overlap for k in kept):
             kept.append(i)
     return ordered[np.array(kept, np.intp)]
-
-
-def overlap_of_smaller(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, N) area of the intersection of boxes x0, y0, x1, y1 over that of the smaller of the two; 0 where it has none."""
-    b = boxes.astype(np.float64)
-    least = np.maximum(b[:, None, :2], b[None, :, :2])
-    most = np.minimum(b[:, None, 2:], b[None, :, 2:])
-    shared = np.clip(most - least, 0, None).prod(-1)
-    area = (b[:, 2:] - b[:, :2]).prod(-1)
-    smaller = np.minimum(area[:, None], area[None, :])
-    result: NDArray[np.float64] = np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0)
-    return result

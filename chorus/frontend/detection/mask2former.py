@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from chorus.boxes import boxes_of
 from chorus.frontend.batching import BatchLimit
 from chorus.frontend.detection.boxes import (
     TO_DETECT,
-    boxes_of,
     by_confidence,
     find_category,
     nothing,
@@ -85,7 +87,7 @@ class Mask2Former:
         kept = scores >= self._threshold
         found = on[kept].cpu().numpy()
         names = [labels[c] for c in column[kept].tolist()]
-        return by_confidence(boxes_of(found), scores[kept].cpu().numpy(), names, found)
+        return by_confidence(boxes_of(found).astype(np.float32), scores[kept].cpu().numpy(), names, found)
 
 
 def _unpadded(logits: Any, pixel_mask: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import InputError, StoreError
-from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path
+from chorus.files import PART_SUFFIX, exclusive_lock, write_atomically
 from chorus.store.filters.rules import RULES, TORSO_MODES, Columns, Rule, rule
 from chorus.store.reader import Store
 from chorus.store.schema import COMPLETE, is_plain, read_store_json
@@ -248,17 +248,10 @@ def write_store_filter(path: str | os.PathLike[str], chosen: Filter) -> Path:
     root = Path(path)
     read_store_json(root)
     file, part = root / FILTER_JSON, root / (FILTER_JSON + PART_SUFFIX)
+    text = json.dumps(chosen.to_json(), indent=1) + "\n"
     with exclusive_lock(root / LOCK):
         part.unlink(missing_ok=True)  # of a writer that died: all of them hold the lock
-        try:
-            with part.open("x", encoding="utf-8") as out:
-                out.write(json.dumps(chosen.to_json(), indent=1) + "\n")
-            fsync_path(part)
-            os.replace(part, file)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        fsync_path(root)
+        write_atomically(file, lambda new: new.write_text(text, encoding="utf-8"), part=part)
     return file
 
 

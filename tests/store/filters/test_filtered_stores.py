@@ -279,7 +279,7 @@ def test_filtering_writes_one_file_and_replaces_it_whole(store_path: Path, monke
     def fail(*_: Any) -> None:
         raise OSError("no space")
 
-    monkeypatch.setattr("chorus.store.filters.filtering.fsync_path", fail)
+    monkeypatch.setattr("chorus.files.os.fsync", fail)
     with pytest.raises(OSError, match="no space"):
         write_store_filter(store_path, Filter.paper())
     assert set(contents(store_path)) == {*before, FILTER_JSON}
