@@ -6,8 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from chorus import _moved
-
-__version__ = "0.1.0"
+from chorus._version import __version__
 
 if TYPE_CHECKING:
     from chorus.body.model import Body as Body

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import chorus
+from chorus._version import __version__
 from chorus.errors import InputError
 
 PACKAGES = ("torch", "numba", "llvmlite", "numpy", "scipy", "h5py")
@@ -24,7 +24,7 @@ def provenance() -> dict[str, Any]:
     import torch
 
     return {
-        "chorus": chorus.__version__,
+        "chorus": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": torch.__version__,
@@ -34,7 +34,7 @@ def provenance() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of the project, of Python and of PACKAGES, for measured figures."""
-    return {"chorus": chorus.__version__, "python": platform.python_version(), **installed_versions(PACKAGES)}
+    return {"chorus": __version__, "python": platform.python_version(), **installed_versions(PACKAGES)}
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:

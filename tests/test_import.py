@@ -76,10 +76,9 @@ print(json.dumps(sorted(chorus.__all__)))
 
 def test_public_names_are_those_that_type_checkers_and_editors_see() -> None:
     tree = ast.parse((ROOT / "chorus" / "__init__.py").read_text())
-    imports = [
-        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module not in ("__future__", "chorus")
-    ]
-    declared = {alias.name: node.module for node in imports for alias in node.names if node.module != "typing"}
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    inner = ("__future__", "typing", "chorus", "chorus._version")
+    declared = {alias.name: node.module for node in imports for alias in node.names if node.module not in inner}
     assert set(chorus.__all__) - {"__version__"} == set(declared)
     for name, module in declared.items():
         assert getattr(chorus, name) is getattr(importlib.import_module(str(module)), name)

@@ -136,7 +136,7 @@ def test_wheels_from_checkout_and_sdist_are_equal(built: dict[str, Path]) -> Non
 def test_metadata(built: dict[str, Path], source: Path) -> None:
     about = metadata(built["wheel"])
     assert about["Name"] == "chorus-hoi"
-    assert f'__version__ = "{about["Version"]}"' in (source / "chorus" / "__init__.py").read_text()
+    assert f'__version__ = "{about["Version"]}"' in (source / "chorus" / "_version.py").read_text()
     assert about["Requires-Python"] == ">=3.10"
     licences = set(about.get_all("License-File", []))
     assert licences == {"LICENSE", *(f"chorus/data/{path.name}" for path in (source / "chorus/data").glob("LICENSE-*"))}

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-import chorus
+from chorus._version import __version__
 from chorus.errors import InputError, StoreError
 from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, remove_leftovers, write_new
 from chorus.images import ImageBatch
@@ -81,7 +81,7 @@ class StoreWriter:
                 raise InputError(f"{name}: expected a positive integer, got {value!r}")
         self.path = Path(path)
         self.shard_size = int(shard_size)
-        self._provenance = with_given({"software": f"chorus {chorus.__version__}"}, provenance)
+        self._provenance = with_given({"software": f"chorus {__version__}"}, provenance)
         self._header = Header(category, int(num_joints), body_hash, bool(person_masks))
         self._pending: list[Rows] = []
         self._pending_keys: set[bytes] = set()

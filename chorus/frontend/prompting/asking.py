@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chorus import __version__
+from chorus._version import __version__
 from chorus.errors import InputError
 from chorus.frontend.prompting.fixed import check_count
 from chorus.frontend.prompting.parsing import Collected, Dropped
