@@ -20,7 +20,7 @@ from chorus.simulate.images import (
     MaskNoise,
     SimulatedBatch,
     World,
-    _Body,
+    _DrawnBody,
     _streams,
     image_key,
     simulate,
@@ -177,7 +177,7 @@ def test_person_masks_are_the_posed_body(body: Body) -> None:
 
 def test_fast_skinning_is_the_bodys(body: Body) -> None:
     pose = batch(small(WORLDS["hat"]), 1, body).images.poses
-    vertices, bones = _Body(body).pose(pose[0])
+    vertices, bones = _DrawnBody(body).pose(pose[0])
     np.testing.assert_allclose(vertices, body.posed_vertices(pose)[0], atol=1e-6)
     np.testing.assert_allclose(bones[:, :3], body.bone_transforms(pose)[0], atol=1e-12)
 
