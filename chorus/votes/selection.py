@@ -86,13 +86,18 @@ def matching_prompts(wanted: str | Sequence[str] | None, known: Sequence[str]) -
         if text in known:
             found.add(text)
             continue
-        matches = [name for name in known if fnmatch.fnmatchcase(name, text)] if set("*?") & set(text) else []
+        matches = [name for name in known if _matches(name, text)]
         if not matches:
             shown = ", ".join(repr(str(name)) for name in list(known)[:8])
             more = f" and {len(known) - 8} more" if len(known) > 8 else ""
             raise InputError(f"prompt: expected one of {shown}{more}, or a pattern of them; got {text!r}")
         found.update(matches)
     return sorted(found)
+
+
+def _matches(prompt: str, wanted: str) -> bool:
+    """Whether a prompt is the one wanted, or fits the shell pattern with ``*`` or ``?``."""
+    return prompt == wanted or (bool(set("*?") & set(wanted)) and fnmatch.fnmatchcase(prompt, wanted))
 
 
 class SelectedImages:
@@ -252,6 +257,6 @@ def _of_prompts(prompts: NDArray[np.str_], wanted: str | Sequence[str]) -> NDArr
     """Which images are of these prompts or patterns; here a batch may have none of them."""
     words = [wanted] if isinstance(wanted, str) else wanted
     names, which = np.unique(prompts, return_inverse=True)
-    chosen = [any(name == w or (set("*?") & set(w) and fnmatch.fnmatchcase(name, w)) for w in words) for name in names.tolist()]
+    chosen = [any(_matches(name, word) for word in words) for name in names.tolist()]
     answer: NDArray[np.bool_] = np.array(chosen, np.bool_)[which]
     return answer
