@@ -270,12 +270,12 @@ def test_counts_move_to_64_bits_before_they_overflow(
     assert images.weights is not None
     most = max(int(images.weights[i : i + 7].sum()) for i in range(0, 90, 7))
     monkeypatch.setattr(module, "MAX_TOTAL_WEIGHT", most)
-    settled = []
-    original = module._settle
-    monkeypatch.setattr(module, "_settle", lambda *a: settled.append(1) or original(*a))
+    moves = []
+    original = module._VoteCounts._moved_to_64_bits
+    monkeypatch.setattr(module._VoteCounts, "_moved_to_64_bits", lambda votes: moves.append(1) or original(votes))
     wide = aggregate(images, field, batch_size=7)
     assert wide.num_counts.dtype == wide.den_counts.dtype == np.int64
-    assert len(settled) > 5
+    assert len(moves) > 5
     assert same(wide, whole)
 
 
