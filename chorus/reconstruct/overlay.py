@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from chorus.figures.overlays import OBJECT
 from chorus.figures.three_sides import COLOURS
-from chorus.reconstruct.scene import THRESHOLDS, View
+from chorus.reconstruct.view import THRESHOLDS, View
 from chorus.render.rasterize import face_normals, render_mesh, shade
 
 if TYPE_CHECKING:

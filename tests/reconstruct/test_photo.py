@@ -23,8 +23,8 @@ from chorus.frontend import registry
 from chorus.frontend.stages import Human, ImageRequest, Instances, Picture, Refusal
 from chorus.ingest.record import RecordError
 from chorus.occupancy.clusters import Cluster, write_clusters
+from chorus.reconstruct.distributions import stored_categories
 from chorus.reconstruct.photo import estimate_scene, find_interaction, read_photo
-from chorus.reconstruct.single_view import stored_categories
 from chorus.simulate import images as simulate
 from chorus.simulate.worlds import WORLDS
 

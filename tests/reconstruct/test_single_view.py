@@ -22,8 +22,11 @@ from chorus.ingest.record import RecordError
 from chorus.occupancy.clusters import clusters, write_clusters
 from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.surfaces import surface
-from chorus.reconstruct.scene import THRESHOLDS, Posing, Scene, box_ious, mask_ious, read_scene
-from chorus.reconstruct.single_view import Candidate, _first, occupancy_files, reconstruct, write_reconstruction
+from chorus.reconstruct.distributions import Candidate, _first, occupancy_files
+from chorus.reconstruct.posing import Posing
+from chorus.reconstruct.scene import Scene, read_scene
+from chorus.reconstruct.single_view import reconstruct, write_reconstruction
+from chorus.reconstruct.view import THRESHOLDS, box_ious, mask_ious
 from chorus.render.rasterize import render_mesh
 from chorus.simulate import images as simulate
 from chorus.simulate.objects import OBJECTS, joint_index
