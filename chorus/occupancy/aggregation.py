@@ -19,7 +19,7 @@ from chorus.kernels.arrays import MAX_TOTAL_WEIGHT, empty_counts
 from chorus.kernels.backends import Backend, vote_backend
 from chorus.occupancy.counts import SKETCH_SIZE, Occupancy
 from chorus.provenance import provenance
-from chorus.store.filters.filtering import FilterSpec
+from chorus.store.filters import FilterSpec
 from chorus.votes.parts import EPSILON
 from chorus.votes.prefetch import IMAGES, PrefetchedBatch, Timings, prefetch
 from chorus.votes.selection import SelectedImages, Source
@@ -63,7 +63,7 @@ def aggregate(
     where            for a store: a predicate over its rows (columns in, (rows,) bool out), e.g.
                      ``lambda rows: rows["score/overlap"] >= 0.1``
     filter           for a store: "store" its own filter (``chorus filter``), where it has one; "none"; "paper", the rules of
-                     A.3; "soft", these as weights; a ``chorus.store.filters.filtering.Filter``; or the path of a file with one.
+                     A.3; "soft", these as weights; a ``chorus.store.filters.Filter``; or the path of a file with one.
                      Images must pass ``where`` as well.
     batch_size       images at a time; default: 4,096 on a CPU, 65,536 on a GPU
     progress         called with images done and, where known, images in all

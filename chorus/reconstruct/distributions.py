@@ -18,7 +18,7 @@ TIE = 0.04
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ComparedDistribution:
     """One stored distribution, and how it agrees with the photograph.
 
     file, category, prompt, part, images   as stored; prompt None: of any, part None: of any or none
@@ -73,35 +73,45 @@ def stored_categories(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     return list(dict.fromkeys(load_occupancy(file).category for file in one_each.values()))
 
 
-def _compare(
+def compare(
     file: Path, prompt: str | None, part: str | None, view: View, posing: Posing, wanted: str | None, min_images: int
-) -> Candidate:
+) -> ComparedDistribution:
+    """How well a stored distribution agrees with a photograph.
+
+    file, prompt, part  as ``occupancy_files`` gives them      view, posing  of the photograph's person
+    wanted              category; those of another one, and those of fewer than ``min_images`` images, are skipped
+
+    Raises MismatchError for an occupancy of another body.
+    """
     occupancy = load_occupancy(file)
     if occupancy.body_hash != posing.body.hash:
         raise MismatchError(
             f"{file}: expected an occupancy of body {posing.body.name} {posing.body.hash[:12]}, got {occupancy.body_hash[:12]}"
         )
-    candidate = Candidate(file, occupancy.category, prompt, part, occupancy.num_images)
+    found = ComparedDistribution(file, occupancy.category, prompt, part, occupancy.num_images)
     if wanted is not None and occupancy.category.casefold() != wanted.casefold():
-        return replace(candidate, skipped="another category")
+        return replace(found, skipped="another category")
     if occupancy.num_images < min_images:
-        return replace(candidate, skipped=f"fewer than {min_images} images")
+        return replace(found, skipped=f"fewer than {min_images} images")
     if view.box is None:
-        return candidate
+        return found
     phi, parameters = posing(occupancy)
     levels = view.project(phi, parameters.extent)
     boxes = box_ious(levels, view.box)
     at = int(boxes.argmax())
-    candidate = replace(candidate, box_iou=float(boxes[at]), box_threshold=float(THRESHOLDS[at]))
+    found = replace(found, box_iou=float(boxes[at]), box_threshold=float(THRESHOLDS[at]))
     if view.mask is None:
-        return candidate
+        return found
     masks = mask_ious(levels, view.mask, view.hidden)
     at = int(masks.argmax())
-    return replace(candidate, mask_iou=float(masks[at]), mask_threshold=float(THRESHOLDS[at]))
+    return replace(found, mask_iou=float(masks[at]), mask_threshold=float(THRESHOLDS[at]))
 
 
-def _choose_category(view: View, found: Sequence[Candidate], wanted: str | None) -> tuple[list[Candidate], str]:
-    """The candidates of the object's category, and why it is that one."""
+def choose_category(
+    view: View, found: Sequence[ComparedDistribution], wanted: str | None
+) -> tuple[list[ComparedDistribution], str]:
+    """The candidates of the object's category, and why it is that one, in words: the one wanted, the only one stored, or that
+    of the distribution whose projected box agrees best with the object's. Raises InputError where there are no candidates."""
     stored = list(dict.fromkeys(c.category for c in found))
     names = ", ".join(map(repr, stored))
     if wanted is not None and wanted.casefold() not in [c.casefold() for c in stored]:
@@ -116,19 +126,20 @@ def _choose_category(view: View, found: Sequence[Candidate], wanted: str | None)
         return considered, "the only one stored"
     if view.box is None:
         raise InputError(f"record: expected a category, an object mask or an object_box to choose among {names}")
-    best = _first(considered, [c.box_iou or 0.0 for c in considered])
+    best = best_of_ties(considered, [c.box_iou or 0.0 for c in considered])
     why = f"of those stored, its projected box agrees best with the object's (IoU {best.box_iou:.2f})"
     return [c for c in considered if c.category == best.category], why
 
 
-def _choose_cluster(view: View, considered: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """The candidate that agrees best, and why."""
+def choose_distribution(view: View, considered: Sequence[ComparedDistribution]) -> tuple[ComparedDistribution, str]:
+    """The candidate that agrees best with the object's mask, or else its box, and why, in words; the one of the most images
+    where there is neither. Raises InputError where none projects on the object."""
     if view.box is None:
         most = max(considered, key=lambda c: (c.images, c.prompt is not None, c.part is not None, str(c.file)))
         return most, "it has the most images: no object mask or box is given"
     masked = view.mask is not None
     scores = [(c.mask_iou if masked else c.box_iou) or 0.0 for c in considered]
-    best = _first(considered, scores)
+    best = best_of_ties(considered, scores)
     if max(scores) == 0:
         raise InputError(
             f"occupancies: expected one that projects on the object; of the {len(considered)} of {best.category!r} none does "
@@ -140,7 +151,7 @@ def _choose_cluster(view: View, considered: Sequence[Candidate]) -> tuple[Candid
     return best, f"its {what} (IoU {score:.2f}{also})"
 
 
-def _first(considered: Sequence[Candidate], scores: Sequence[float]) -> Candidate:
+def best_of_ties(considered: Sequence[ComparedDistribution], scores: Sequence[float]) -> ComparedDistribution:
     """The best; of those tied with it one of a prompt rather than of any, then of the most images, then the better."""
     tied = [(c, s) for c, s in zip(considered, scores, strict=True) if s >= (1 - TIE) * max(scores)]
     return max(tied, key=lambda pair: (pair[0].prompt is not None, pair[0].images, pair[1], str(pair[0].file)))[0]

@@ -25,8 +25,14 @@ from chorus.files import write_atomically
 from chorus.occupancy import surfaces
 from chorus.occupancy.counts import load_occupancy
 from chorus.provenance import provenance
-from chorus.reconstruct.distributions import Candidate, _choose_category, _choose_cluster, _compare, occupancy_files
-from chorus.reconstruct.object_surface import _best_threshold, _on_object, _silhouette_iou, _surface_of
+from chorus.reconstruct.distributions import (
+    ComparedDistribution,
+    choose_category,
+    choose_distribution,
+    compare,
+    occupancy_files,
+)
+from chorus.reconstruct.object_surface import best_threshold, pieces_on_object, silhouette_iou, surface_of
 from chorus.reconstruct.posing import Posing
 from chorus.reconstruct.scene import Scene
 from chorus.reconstruct.view import View
@@ -57,8 +63,8 @@ class Reconstruction:
     """
 
     scene: Scene
-    candidates: tuple[Candidate, ...]
-    chosen: Candidate
+    candidates: tuple[ComparedDistribution, ...]
+    chosen: ComparedDistribution
     category_from: str
     cluster_from: str
     threshold: float
@@ -102,7 +108,7 @@ class Reconstruction:
         }
 
 
-def _row(candidate: Candidate) -> dict[str, Any]:
+def _row(candidate: ComparedDistribution) -> dict[str, Any]:
     return {**asdict(candidate), "file": str(candidate.file)}
 
 
@@ -149,21 +155,21 @@ def reconstruct(
     files = occupancy_files(occupancies)
     found = []
     for done, (file, prompt, part) in enumerate(files):
-        found.append(_compare(file, prompt, part, view, posing, wanted, min_images))
+        found.append(compare(file, prompt, part, view, posing, wanted, min_images))
         if progress is not None:
             progress(done + 1, len(files))
-    of_category, category_from = _choose_category(view, found, wanted)
+    of_category, category_from = choose_category(view, found, wanted)
     if scene.estimators and category is None:
         category_from = "found in the photograph: of those stored, its box overlaps the person's most"
-    chosen, cluster_from = _choose_cluster(view, of_category)
+    chosen, cluster_from = choose_distribution(view, of_category)
     phi, parameters = posing(load_occupancy(chosen.file))
     if threshold is not None or mass is not None:
         value = surfaces.choose_threshold(phi, parameters.extent, threshold, mass)
         value_from = "given" if mass is None else f"the surface holds {mass:g} of the sum of phi"
     else:
-        value, value_from = _best_threshold(view, phi, parameters.extent, chosen)
-    inside, left_out = _on_object(view, phi, parameters.extent, value)
-    mesh = _surface_of(phi, inside, parameters.extent, value)
+        value, value_from = best_threshold(view, phi, parameters.extent, chosen)
+    inside, left_out = pieces_on_object(view, phi, parameters.extent, value)
+    mesh = surface_of(phi, inside, parameters.extent, value)
     return Reconstruction(
         scene,
         tuple(found),
@@ -179,7 +185,7 @@ def reconstruct(
         body.hash,
         surfaces.body_mesh(vertices, body.faces),
         mesh,
-        _silhouette_iou(view, mesh),
+        silhouette_iou(view, mesh),
     )
 
 

@@ -138,9 +138,9 @@ def test_phi_is_equation_6_with_the_weights_of_a6(images: ImageBatch, field: Can
 @pytest.mark.parametrize(("first", "then"), [("azimuth", "none"), ("azimuth-elevation", "azimuth"), ("none", "azimuth")])
 def test_reweighting_equals_aggregating_anew(first: str, then: str, images: ImageBatch, field: CanonicalField) -> None:
     occupancy = aggregate(images, field, weighting=first).reweight(then)
-    fresh = aggregate(images, field, weighting=then, scheme=occupancy.scheme.name)
-    assert same(occupancy, fresh)
-    assert np.array_equal(occupancy.probability, fresh.probability)
+    again = aggregate(images, field, weighting=then, scheme=occupancy.scheme.name)
+    assert same(occupancy, again)
+    assert np.array_equal(occupancy.probability, again.probability)
     default = aggregate(images, field, weighting=then)
     assert default.scheme.name == "azimuth"
     assert same(occupancy.with_scheme("azimuth"), default)
