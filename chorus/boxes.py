@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The smallest boxes (..., 4) int64 around the pixels of masks (..., H, W); all zero for an empty mask."""
-    return boxes_of_profiles(masks.any(-1), masks.any(-2))
+    return boxes_of_profiles(np.asarray(masks.any(-1)), np.asarray(masks.any(-2)))
 
 
 def boxes_of_profiles(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -263,7 +263,7 @@ class Body:
         if path.suffix != ".npz" or not path.parent.is_dir():
             raise InputError(f"path: expected FILE.npz in a folder that exists, got {path}")
         meta = {"chorus_body": np.int32(FORMAT_VERSION), "name": np.str_(self.name)}
-        arrays = {**meta, "joint_names": np.array(self.joint_names), **self._arrays()}
+        arrays: dict[str, Any] = {**meta, "joint_names": np.array(self.joint_names), **self._arrays()}
         write_atomically(path, lambda part: np.savez_compressed(part, allow_pickle=False, **arrays))
         return path
 

@@ -154,7 +154,7 @@ def _aggregate_all(
 ) -> None:
     from chorus.occupancy.clusters import clusters, write_clusters
     from chorus.store import open_store
-    from chorus.store.filters.filtering import filter_rows, find_filter
+    from chorus.store.filters import filter_rows, find_filter
 
     store = open_store(store_path)
     chosen = find_filter(filter_name, store_path) or "none"
@@ -272,7 +272,7 @@ def overlay_command(
     from chorus.figures.overlays import save_posed_back
     from chorus.occupancy.counts import load_occupancy
     from chorus.store import open_store
-    from chorus.store.filters.filtering import filter_rows
+    from chorus.store.filters import filter_rows
 
     occupancy, opened = load_occupancy(occupancy_path), open_store(store_path)
     field = CanonicalField.from_parameters(load_body(body_path), occupancy.parameters, occupancy.body_hash)

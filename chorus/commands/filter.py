@@ -40,9 +40,8 @@ def filter_command(
     pose is always on.
     """
     from chorus.store import open_store
-    from chorus.store.filters.filtering import Filter, find_filter, write_store_filter
+    from chorus.store.filters import Filter, find_filter, rule, write_store_filter
     from chorus.store.filters.report import filter_report, report_table
-    from chorus.store.filters.rules import rule
 
     if start is not None and reset:
         raise click.UsageError("--reset begins with the paper's rules: give no --from with it")
@@ -73,7 +72,7 @@ def filter_command(
 def _assigned(assignments: tuple[str, ...]) -> dict[str, float | None]:
     """RULE=NUMBER of the command line. InputError for what is none."""
     from chorus.errors import InputError
-    from chorus.store.filters.rules import rule
+    from chorus.store.filters import rule
 
     thresholds: dict[str, float | None] = {}
     for text in assignments:

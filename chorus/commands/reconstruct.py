@@ -168,8 +168,8 @@ def _estimated(
     from chorus.errors import InputError
     from chorus.frontend.registry import make
     from chorus.frontend.stages import Runtime
+    from chorus.reconstruct.distributions import stored_categories
     from chorus.reconstruct.photo import estimate_scene
-    from chorus.reconstruct.single_view import stored_categories
 
     options: dict[str, dict[str, str]] = {"detector": {}, "humans": {}}
     for text in assignments:

@@ -216,9 +216,9 @@ def ingest_coco_eft(
     paths = {name: folder / f"{_slug(name)}.chorus" for name in names}
     if len(set(paths.values())) < len(paths):
         raise InputError(f"categories: expected names that differ in letters and digits, got {names}")
-    there = [path for path in paths.values() if path.exists()]
-    if there:
-        raise StoreError(f"output: expected no store of the category there, got {str(there[0])!r}")
+    existing = [path for path in paths.values() if path.exists()]
+    if existing:
+        raise StoreError(f"output: expected no store of the category there, got {str(existing[0])!r}")
     made_with = {
         "annotations": os.fspath(annotations),
         "eft": [os.fspath(path) for path in eft_paths],

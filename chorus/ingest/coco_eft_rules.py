@@ -41,7 +41,7 @@ PERSON = "person"
 
 
 @dataclass
-class Candidate:
+class InteractionImage:
     """An image with one person and one object, on its way into the set."""
 
     key: str
@@ -55,7 +55,7 @@ class Candidate:
 class Verdicts:
     """Images of one category: those to be judged by their camera, and the others with the reason."""
 
-    candidates: list[Candidate] = field(default_factory=list)
+    candidates: list[InteractionImage] = field(default_factory=list)
     rejected: list[tuple[str, tuple[int, int], str]] = field(default_factory=list)  # key, size, reason
     counted: Counter[str] = field(default_factory=Counter)  # of annotations
     failures: list[tuple[str, str, str]] = field(default_factory=list)
@@ -80,7 +80,7 @@ def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits
         verdicts.counted["crowd"] += crowds
         verdicts.counted[reason] += len(objects) - crowds
         return
-    thing, person = objects[0], people[0]
+    target, person = objects[0], people[0]
     record = fits.records.get(person["id"])
     try:
         if record is None:
@@ -91,11 +91,12 @@ def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits
         if image_number(record.image_name) != image:
             raise InputError(f"imageName: expected image {image}, got {record.image_name!r}")
         reason = "box"
-        overlap = float(overlap_of_smaller(annotation_box(thing), annotation_box(person)))
+        overlap = float(overlap_of_smaller(annotation_box(target), annotation_box(person)))
         reason = "object mask"
-        mask = decode_mask(thing.get("segmentation"), size)
+        mask = decode_mask(target.get("segmentation"), size)
         reason = "person mask"
-        verdicts.candidates.append(Candidate(key, size, record, (mask, decode_mask(person.get("segmentation"), size)), overlap))
+        person_mask = decode_mask(person.get("segmentation"), size)
+        verdicts.candidates.append(InteractionImage(key, size, record, (mask, person_mask), overlap))
     except InputError as error:
         verdicts.rejected.append((key, size, reason))
         verdicts.counted[reason] += 1

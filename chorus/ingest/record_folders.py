@@ -97,7 +97,7 @@ def ingest_records(
 
         def open_writer(category: str) -> StoreWriter:
             writer = StoreWriter(
-                store_path,
+                Path(store_path),
                 category=category,
                 num_joints=body.num_joints,
                 body_hash=body.hash,
@@ -194,13 +194,14 @@ class _Ingest:
 
     def _add(self, key: str, record: Record) -> None:
         camera, residual = record_camera(record, self._body, **self._camera_fit)
-        assert record.object_mask is not None  # ``read_record`` has seen to it
+        assert record.object_mask is not None  # ``read_record`` has seen to it, ``_usable`` to the person's
+        person = record.person_mask if self._person_masks else None
         self.open_store(record.category).append(
             ImageBatch(record.object_mask[None], camera, record.pose[None], [key], prompts=[record.prompt]),
             betas=None if record.betas is None else record.betas[None],
             residual_px=[residual],
             estimators=record.source,
-            person_masks=PackedMasks.pack([record.person_mask]) if self._person_masks else None,
+            person_masks=None if person is None else PackedMasks.pack([person]),
         )
         self._report.added.append(key)
         if not math.isnan(residual):

@@ -19,9 +19,9 @@ from chorus.kernels.arrays import MAX_TOTAL_WEIGHT, empty_counts
 from chorus.kernels.backends import Backend, vote_backend
 from chorus.occupancy.counts import SKETCH_SIZE, Occupancy
 from chorus.provenance import provenance
-from chorus.store.filters.filtering import FilterSpec
+from chorus.store.filters import FilterSpec
 from chorus.votes.parts import EPSILON
-from chorus.votes.prefetch import IMAGES, Feed, Timings, feeds
+from chorus.votes.prefetch import IMAGES, PrefetchedBatch, Timings, prefetch
 from chorus.votes.selection import SelectedImages, Source
 
 CPU_IMAGES = 4096
@@ -63,7 +63,7 @@ def aggregate(
     where            for a store: a predicate over its rows (columns in, (rows,) bool out), e.g.
                      ``lambda rows: rows["score/overlap"] >= 0.1``
     filter           for a store: "store" its own filter (``chorus filter``), where it has one; "none"; "paper", the rules of
-                     A.3; "soft", these as weights; a ``chorus.store.filters.filtering.Filter``; or the path of a file with one.
+                     A.3; "soft", these as weights; a ``chorus.store.filters.Filter``; or the path of a file with one.
                      Images must pass ``where`` as well.
     batch_size       images at a time; default: 4,096 on a CPU, 65,536 on a GPU
     progress         called with images done and, where known, images in all
@@ -74,15 +74,10 @@ def aggregate(
     body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
     """
     chosen = vote_backend(backend)
-    scheme_ = Scheme(scheme or ("azimuth-elevation" if weighting == "azimuth-elevation" else "azimuth"))
-    G, N = scheme_.num_groups, field.resolution
+    grouping = _grouping(scheme, weighting)
     if totals not in ("before", "after"):
         raise InputError(f"totals: expected 'before' or 'after', got {totals!r}")
-    scheme_.weights(weighting, np.zeros(G, np.int64))  # refuse a bad weighting before the work, not after it
-    if batch_size is None:
-        batch_size = CPU_IMAGES if chosen.device.type == "cpu" else IMAGES
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise InputError(f"batch_size: expected a positive integer, got {batch_size!r}")
+    batch_size = _batch_size(batch_size, chosen)
     images = SelectedImages(
         images_or_store,
         field,
@@ -96,43 +91,25 @@ def aggregate(
         backend=backend,
         batch_size=batch_size,
     )
-
-    counts = empty_counts(field.arrays, G, chosen.device)
-    settled: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
-    group_totals, num_images, in_counts = np.zeros(G, np.int64), np.zeros(G, np.int64), 0
-    before, sketch = np.zeros(G, np.int64), np.zeros(0, np.uint64)
-
-    def grouped() -> Iterator[tuple[ImageBatch, NDArray[np.int64]]]:
-        for batch, keep in images:
-            group = scheme_.groups(batch.cameras, batch.keys)
-            before[:] += _tally(group, batch.weights, G)
-            yield (batch, group) if keep.all() else (batch[keep], group[keep])
-
-    for feed in _feeds(grouped(), chosen, batch_size, timings):
-        amount = len(feed) if feed.weight is None else int(feed.weight.sum(dtype=torch.int64))
-        if in_counts + amount > MAX_TOTAL_WEIGHT:  # 32 bits may be full: move them over to 64
-            settled = _settle(settled, counts)
-            in_counts = 0
-        chosen.count_votes(field.arrays, feed.images, feed.group, feed.weight, num_groups=G, out=counts)
-        in_counts += amount
-        for batch, group in zip(feed.batches, feed.groups, strict=True):
-            num_images += np.bincount(group, minlength=G)
-            group_totals += _tally(group, batch.weights, G)
-            sketch = np.unique(np.concatenate([sketch, key_hash(batch.keys)]))[:SKETCH_SIZE]
+    votes = _VoteCounts(field, chosen, grouping.num_groups)
+    selected, voted = _GroupTotals(grouping.num_groups), _GroupTotals(grouping.num_groups)
+    sketch: NDArray[np.uint64] = np.zeros(0, np.uint64)
+    for batch in _prefetched(_grouped(images, grouping, selected), chosen, batch_size, timings):
+        votes.cast(batch)
+        for part_of_batch, group in zip(batch.batches, batch.groups, strict=True):
+            voted.add(group, part_of_batch.weights)
+            sketch = np.unique(np.concatenate([sketch, key_hash(part_of_batch.keys)]))[:SKETCH_SIZE]
         if progress is not None:
             progress(images.read, images.total)
-    done = int(num_images.sum())
-    if done == 0 and not allow_none:
+    if voted.num_images == 0 and not allow_none:
         raise InputError(images.why_none())
-    num: NDArray[Any]
-    den: NDArray[Any]
-    num, den = (c.cpu().numpy() for c in counts) if settled is None else _settle(settled, counts)
+    num_counts, den_counts = votes.result()
     return Occupancy(
-        num_counts=num.reshape(G, N, N, N),
-        den_counts=den.reshape(G, N, N, N),
-        group_totals=before if totals == "before" else group_totals,
-        group_images=num_images,
-        scheme=scheme_,
+        num_counts=num_counts,
+        den_counts=den_counts,
+        group_totals=(selected if totals == "before" else voted).weights,
+        group_images=voted.images,
+        scheme=grouping,
         weighting=weighting,
         parameters=field.parameters,
         body_hash=field.body.hash,
@@ -142,7 +119,7 @@ def aggregate(
             {
                 **provenance(),
                 "source": images.source_id,
-                "images": done,
+                "images": voted.num_images,
                 "backend": chosen.name,
                 "body": field.body.name,
                 **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals, "selected": images.read}),
@@ -152,38 +129,104 @@ def aggregate(
     )
 
 
-def _tally(group: NDArray[np.int64], weights: NDArray[np.uint8] | None, num_groups: int) -> NDArray[np.int64]:
-    """Sum of weights by group, (G,) int64."""
-    return np.bincount(group, weights, minlength=num_groups).astype(np.int64)
+def _grouping(scheme: str | None, weighting: str) -> Scheme:
+    """The scheme asked for, or the coarsest that the weighting needs; InputError where they do not fit, before the work."""
+    grouping = Scheme(scheme or ("azimuth-elevation" if weighting == "azimuth-elevation" else "azimuth"))
+    grouping.weights(weighting, np.zeros(grouping.num_groups, np.int64))
+    return grouping
 
 
-def _feeds(
+def _batch_size(asked: int | None, backend: Backend) -> int:
+    if asked is None:
+        return CPU_IMAGES if backend.device.type == "cpu" else IMAGES
+    if isinstance(asked, bool) or not isinstance(asked, (int, np.integer)) or asked < 1:
+        raise InputError(f"batch_size: expected a positive integer, got {asked!r}")
+    return int(asked)
+
+
+class _VoteCounts:
+    """Counts by group of a field's voxels, exact whatever the number of images: 32 bits where votes are cast, 64 beyond."""
+
+    def __init__(self, field: CanonicalField, backend: Backend, num_groups: int) -> None:
+        self._field, self._backend, self._num_groups = field, backend, num_groups
+        self._counts = empty_counts(field.arrays, num_groups, backend.device)
+        self._weight_in_counts = 0
+        self._moved: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    def cast(self, batch: PrefetchedBatch) -> None:
+        """Add the votes of a batch."""
+        amount = len(batch) if batch.weight is None else int(batch.weight.sum(dtype=torch.int64))
+        if self._weight_in_counts + amount > MAX_TOTAL_WEIGHT:  # 32 bits may be full
+            self._moved = self._moved_to_64_bits()
+            self._weight_in_counts = 0
+        self._backend.count_votes(
+            self._field.arrays, batch.images, batch.group, batch.weight, num_groups=self._num_groups, out=self._counts
+        )
+        self._weight_in_counts += amount
+
+    def result(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Numerators and denominators of phi (Eq. 6) by group, (G, N, N, N) int32, or int64 where 32 bits were not enough."""
+        found: tuple[NDArray[Any], NDArray[Any]]
+        if self._moved is None:
+            num, den = (c.cpu().numpy() for c in self._counts)
+            found = num, den
+        else:
+            found = self._moved_to_64_bits()
+        N = self._field.resolution
+        return found[0].reshape(-1, N, N, N), found[1].reshape(-1, N, N, N)
+
+    def _moved_to_64_bits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The sum of what was moved before and the 32-bit counts, which are cleared."""
+        num, den = (c.cpu().numpy().astype(np.int64) for c in self._counts)
+        for c in self._counts:
+            c.zero_()
+        return (num, den) if self._moved is None else (self._moved[0] + num, self._moved[1] + den)
+
+
+class _GroupTotals:
+    """Images by group: how many, (G,) int64, and the sum of their weights, (G,) int64, the same where they have none."""
+
+    def __init__(self, num_groups: int) -> None:
+        self.images, self.weights = np.zeros(num_groups, np.int64), np.zeros(num_groups, np.int64)
+
+    @property
+    def num_images(self) -> int:
+        return int(self.images.sum())
+
+    def add(self, group: NDArray[np.int64], weights: NDArray[np.uint8] | None) -> None:
+        """Count images, given the group of each (I,) and their weights (I,)."""
+        G = len(self.images)
+        self.images += np.bincount(group, minlength=G)
+        self.weights += np.bincount(group, weights, minlength=G).astype(np.int64)
+
+
+def _grouped(
+    images: SelectedImages, grouping: Scheme, selected: _GroupTotals
+) -> Iterator[tuple[ImageBatch, NDArray[np.int64]]]:
+    """The images that vote with their groups; ``selected`` counts them before the condition on body parts."""
+    for batch, keep in images:
+        group = grouping.groups(batch.cameras, batch.keys)
+        selected.add(group, batch.weights)
+        yield (batch, group) if keep.all() else (batch[keep], group[keep])
+
+
+def _prefetched(
     batches: Iterator[tuple[ImageBatch, NDArray[np.int64]]], backend: Backend, size: int, timings: Timings | None
-) -> Iterator[Feed]:
+) -> Iterator[PrefetchedBatch]:
     """Images with their groups: batch by batch as they lie for a CPU; joined in pinned memory, ahead, for a GPU."""
     if backend.device.type == "cpu":
         for batch, group in batches:
             weight = None if batch.weights is None else torch.from_numpy(np.ascontiguousarray(batch.weights))
-            yield Feed(vote_images(batch), torch.from_numpy(group), weight, [batch], [group])
+            yield PrefetchedBatch(vote_images(batch), torch.from_numpy(group), weight, [batch], [group])
         return
     timings = timings if timings is not None else Timings()
-    under_way: deque[tuple[torch.cuda.Event, Feed]] = deque()
-    for feed in feeds(batches, pin=True, device=backend.device, size=size, timings=timings):
-        yield feed
+    under_way: deque[tuple[torch.cuda.Event, PrefetchedBatch]] = deque()
+    for joined in prefetch(batches, pin=True, device=backend.device, size=size, timings=timings):
+        yield joined
         cast = torch.cuda.Event()  # type: ignore[no-untyped-call]
         cast.record(torch.cuda.current_stream(backend.device))
-        under_way.append((cast, feed))
-        if len(under_way) > 1:  # one feed is cast while the next is copied; more would only fill the memory
+        under_way.append((cast, joined))
+        if len(under_way) > 1:  # one batch is cast while the next is copied; more would only fill the memory
             began = time.perf_counter()
             under_way.popleft()[0].synchronize()
             timings.gpu += time.perf_counter() - began
-
-
-def _settle(
-    settled: tuple[NDArray[np.int64], NDArray[np.int64]] | None, counts: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Move 32-bit counts over to 64 bits and clear them."""
-    num, den = (c.cpu().numpy().astype(np.int64) for c in counts)
-    for c in counts:
-        c.zero_()
-    return (num, den) if settled is None else (settled[0] + num, settled[1] + den)

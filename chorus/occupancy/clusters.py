@@ -15,7 +15,7 @@ from chorus.files import write_atomically
 from chorus.occupancy.aggregation import aggregate
 from chorus.occupancy.counts import Occupancy
 from chorus.store import Store
-from chorus.store.filters.filtering import FilterSpec, find_filter
+from chorus.store.filters import FilterSpec, find_filter
 from chorus.votes.parts import EPSILON, interaction_regions
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from chorus.figures.overlays import OBJECT
 from chorus.figures.three_sides import COLOURS
-from chorus.reconstruct.scene import THRESHOLDS, View
+from chorus.reconstruct.view import THRESHOLDS, View
 from chorus.render.rasterize import face_normals, render_mesh, shade
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ def save_overlay(path: str | Path, reconstruction: Reconstruction) -> None:
     leaves the person mask's, pose or camera are wrong. Right: the largest phi over each pixel, and the object mask's outline.
     """
     scene, camera = reconstruction.scene, reconstruction.scene.camera
-    human, thing = reconstruction.human, reconstruction.object
+    human, surface = reconstruction.human, reconstruction.object
     depth, face = render_mesh(human.vertices, human.faces, camera)
-    object_depth, object_face = render_mesh(thing.vertices, thing.faces, camera)
+    object_depth, object_face = render_mesh(surface.vertices, surface.faces, camera)
     drawn = shade(face, face_normals(human.vertices, human.faces) @ camera.R[0].T * [1, -1, -1])
     background = drawn if scene.photo is None else scene.photo
     covered = object_face >= 0
-    lit = shade(object_face, face_normals(thing.vertices, thing.faces) @ camera.R[0].T * [1, -1, -1], colour=OBJECT) / 255
+    lit = shade(object_face, face_normals(surface.vertices, surface.faces) @ camera.R[0].T * [1, -1, -1], colour=OBJECT) / 255
     # What the body hides of the object shows faintly.
     strength = np.where(covered, np.where(object_depth < depth, 0.6, 0.25), 0.0)[..., None]
     left_image = (1 - strength) * background / 255 + strength * lit

@@ -75,11 +75,11 @@ def find_interaction(picture: Picture, categories: Sequence[str], detector: Dete
 
     best: tuple[float, float] = (0.0, 0.0)
     found: Found | None = None
-    people = things = 0
+    num_people = num_objects = 0
     for name in known:
         (instances,) = detector.detect([picture], name)
         persons, objects = instances.of(PERSON), instances.of(name)
-        people, things = max(people, len(persons)), things + len(objects)
+        num_people, num_objects = max(num_people, len(persons)), num_objects + len(objects)
         for p in range(len(persons)):
             for o in range(len(objects)):
                 boxes = persons.boxes[p].astype(np.float64), objects.boxes[o].astype(np.float64)
@@ -88,8 +88,8 @@ def find_interaction(picture: Picture, categories: Sequence[str], detector: Dete
                     best, found = rank, Found(name, rank[0], *boxes, persons.masks[p], objects.masks[o])
     if found is None:
         raise InputError(
-            f"photo: expected a person whose box overlaps that of an object among {', '.join(known)}; got {people} people and "
-            f"{things} such objects"
+            f"photo: expected a person whose box overlaps that of an object among {', '.join(known)}; got {num_people} people "
+            f"and {num_objects} such objects"
         )
     return found
 

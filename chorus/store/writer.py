@@ -243,18 +243,18 @@ class StoreWriter:
 
     def _add(self, rows: Rows) -> None:
         keys = rows.arrays["image/key"].tolist()
-        own: set[bytes] = set()
+        in_batch: set[bytes] = set()
         for key in keys:
             if not key:
                 raise InputError("keys: expected names, got an empty one")
-            for place, there in (
+            for place, known in (
                 ("the store", self._committed),
                 ("the shard in the making", self._pending_keys),
-                ("this batch", own),
+                ("this batch", in_batch),
             ):
-                if key in there:
+                if key in known:
                     raise StoreError(f"keys: expected keys new to the store, but {key!r} is already in {place}")
-            own.add(key)
+            in_batch.add(key)
         for name, tail in tails(rows).items():
             if self._tails.get(name, tail) != tail:
                 raise InputError(f"{name}: expected shape {('I', *self._tails[name])} as in earlier rows, got {('I', *tail)}")

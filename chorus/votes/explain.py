@@ -15,7 +15,7 @@ from chorus.field import CanonicalField
 from chorus.images import vote_images
 from chorus.kernels.arrays import VoxelField
 from chorus.kernels.backends import vote_backend
-from chorus.store.filters.filtering import Filtered
+from chorus.store.filters import Filtered
 from chorus.votes.selection import SelectedImages, Source
 
 

@@ -33,7 +33,7 @@ class Timings:
 
     read  reading and checking the small arrays, and grouping; copy  joining the masks in (pinned) memory
     wait_for_images  what the votes waited for the two;  wait_for_votes  what the images waited for the votes
-    gpu   waiting for a feed's votes before the one after the next is sent
+    gpu   waiting for a batch's votes before the one after the next is sent
     """
 
     read: float = 0.0
@@ -50,7 +50,7 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Feed:
+class PrefetchedBatch:
     """Images joined from several batches, on the CPU: as the kernels take them, their groups, weights and keys."""
 
     images: VoteImages
@@ -63,25 +63,25 @@ class Feed:
         return len(self.images)
 
 
-def feeds(
+def prefetch(
     batches: Iterator[tuple[ImageBatch, NDArray[np.int64]]],
     *,
     pin: bool,
     device: torch.device | None = None,
     size: int = IMAGES,
     timings: Timings | None = None,
-) -> Iterator[Feed]:
-    """Join batches to at least ``size`` images where there are so many, one feed ahead of the consumer.
+) -> Iterator[PrefetchedBatch]:
+    """Batches joined to at least ``size`` images where there are so many, made ready one ahead of the consumer.
 
     batches  with the group of each image, (I,) int64; drawn in a thread, what they raise is raised here
     device   the GPU that the thread works with, where it finds contacts
     pin      join them in page-locked memory, from which a GPU copies by itself
     """
     timings = timings if timings is not None else Timings()
-    ready: queue.Queue[Feed | BaseException | None] = queue.Queue(maxsize=1)
+    ready: queue.Queue[PrefetchedBatch | BaseException | None] = queue.Queue(maxsize=1)
     stop = threading.Event()
 
-    def offer(item: Feed | BaseException | None) -> None:
+    def offer(item: PrefetchedBatch | BaseException | None) -> None:
         began = time.perf_counter()
         while not stop.is_set():
             try:
@@ -117,7 +117,7 @@ def feeds(
         except BaseException as error:
             offer(error)
 
-    thread = threading.Thread(target=work, name="chorus-feed", daemon=True)
+    thread = threading.Thread(target=work, name="chorus-prefetch", daemon=True)
     thread.start()
     try:
         while True:
@@ -134,7 +134,9 @@ def feeds(
         thread.join()
 
 
-def _join(parts: list[tuple[ImageBatch, NDArray[np.int64]]], pin: bool, pool: ThreadPoolExecutor, timings: Timings) -> Feed:
+def _join(
+    parts: list[tuple[ImageBatch, NDArray[np.int64]]], pin: bool, pool: ThreadPoolExecutor, timings: Timings
+) -> PrefetchedBatch:
     began = time.perf_counter()
     batches = [batch for batch, _ in parts]
 
@@ -167,9 +169,9 @@ def _join(parts: list[tuple[ImageBatch, NDArray[np.int64]]], pin: bool, pool: Th
     if any(b.weights is not None for b in batches):
         every = [np.ones(len(b), np.uint8) if b.weights is None else b.weights for b in batches]
         weight = joined(every, torch.uint8)
-    feed = Feed(images, joined([g for _, g in parts], torch.int64), weight, batches, [g for _, g in parts])
+    result = PrefetchedBatch(images, joined([g for _, g in parts], torch.int64), weight, batches, [g for _, g in parts])
     timings.copy += time.perf_counter() - began
-    return feed
+    return result
 
 
 def _runs(masks: PackedMasks) -> tuple[NDArray[np.int64], list[tuple[int, int]], int]:

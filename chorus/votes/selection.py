@@ -19,7 +19,7 @@ from chorus.errors import InputError, MismatchError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
 from chorus.store import Store, open_store
-from chorus.store.filters.filtering import Filtered, FilterSpec, filter_rows
+from chorus.store.filters import Filtered, FilterSpec, filter_rows
 from chorus.votes.contacts import image_contacts, kept_contacts
 from chorus.votes.parts import EPSILON, InteractionRegions, interaction_regions
 

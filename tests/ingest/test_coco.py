@@ -34,9 +34,9 @@ def test_crop_round_trip():
     rng = np.random.default_rng(0)
     points = rng.uniform(-1000, 2000, (50, 24, 2))
     scale, centre = rng.uniform(0.2, 6, 50), rng.uniform(0, 640, (50, 2))
-    there = image_to_crop(points, scale, centre)
-    assert np.abs(crop_to_image(there, scale, centre) - points).max() < 0.5
-    np.testing.assert_allclose(crop_to_image(there, scale, centre), points, atol=1e-9)
+    in_crop = image_to_crop(points, scale, centre)
+    assert np.abs(crop_to_image(in_crop, scale, centre) - points).max() < 0.5
+    np.testing.assert_allclose(crop_to_image(in_crop, scale, centre), points, atol=1e-9)
     np.testing.assert_allclose(image_to_crop(centre[:, None], scale, centre), np.full((50, 1, 2), CROP_PX / 2))
 
 

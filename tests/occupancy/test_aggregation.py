@@ -138,9 +138,9 @@ def test_phi_is_equation_6_with_the_weights_of_a6(images: ImageBatch, field: Can
 @pytest.mark.parametrize(("first", "then"), [("azimuth", "none"), ("azimuth-elevation", "azimuth"), ("none", "azimuth")])
 def test_reweighting_equals_aggregating_anew(first: str, then: str, images: ImageBatch, field: CanonicalField) -> None:
     occupancy = aggregate(images, field, weighting=first).reweight(then)
-    fresh = aggregate(images, field, weighting=then, scheme=occupancy.scheme.name)
-    assert same(occupancy, fresh)
-    assert np.array_equal(occupancy.probability, fresh.probability)
+    again = aggregate(images, field, weighting=then, scheme=occupancy.scheme.name)
+    assert same(occupancy, again)
+    assert np.array_equal(occupancy.probability, again.probability)
     default = aggregate(images, field, weighting=then)
     assert default.scheme.name == "azimuth"
     assert same(occupancy.with_scheme("azimuth"), default)
@@ -270,12 +270,12 @@ def test_counts_move_to_64_bits_before_they_overflow(
     assert images.weights is not None
     most = max(int(images.weights[i : i + 7].sum()) for i in range(0, 90, 7))
     monkeypatch.setattr(module, "MAX_TOTAL_WEIGHT", most)
-    settled = []
-    original = module._settle
-    monkeypatch.setattr(module, "_settle", lambda *a: settled.append(1) or original(*a))
+    moves = []
+    original = module._VoteCounts._moved_to_64_bits
+    monkeypatch.setattr(module._VoteCounts, "_moved_to_64_bits", lambda votes: moves.append(1) or original(votes))
     wide = aggregate(images, field, batch_size=7)
     assert wide.num_counts.dtype == wide.den_counts.dtype == np.int64
-    assert len(settled) > 5
+    assert len(moves) > 5
     assert same(wide, whole)
 
 

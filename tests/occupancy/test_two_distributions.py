@@ -56,10 +56,10 @@ def test_each_is_near_its_own_truth(
 ) -> None:
     tree = KDTree(body.rest_vertices)
     chosen = PROMPTS if by == "prompt" else PARTS
-    for own, which in enumerate(chosen):
+    for number, which in enumerate(chosen):
         occupancy = aggregate(images, field, **{by: which})
         phi = occupancy.probability
-        mine, other = best_iou(phi, truths[own]), best_iou(phi, truths[1 - own])
+        mine, other = best_iou(phi, truths[number]), best_iou(phi, truths[1 - number])
         assert occupancy.num_images > IMAGES / 2
         assert mine > 0.4
         assert mine > 2 * other

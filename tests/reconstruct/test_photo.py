@@ -23,20 +23,20 @@ from chorus.frontend import registry
 from chorus.frontend.stages import Human, ImageRequest, Instances, Picture, Refusal
 from chorus.ingest.record import RecordError
 from chorus.occupancy.clusters import Cluster, write_clusters
+from chorus.reconstruct.distributions import stored_categories
 from chorus.reconstruct.photo import estimate_scene, find_interaction, read_photo
-from chorus.reconstruct.single_view import stored_categories
 from chorus.simulate import images as simulate
 from chorus.simulate.worlds import WORLDS
 
 SIZE = (60, 80)
 
 
-def instances(*things: tuple[str, tuple[float, ...], float], empty: bool = False) -> Instances:
-    masks = np.zeros((len(things), *SIZE), np.bool_)
-    for mask, (_, (x0, y0, x1, y1), _) in zip(masks, things, strict=True):
+def instances(*rows: tuple[str, tuple[float, ...], float], empty: bool = False) -> Instances:
+    masks = np.zeros((len(rows), *SIZE), np.bool_)
+    for mask, (_, (x0, y0, x1, y1), _) in zip(masks, rows, strict=True):
         mask[int(y0) : int(y1), int(x0) : int(x1)] = not empty
-    boxes = np.array([box for _, box, _ in things], np.float32).reshape(-1, 4)
-    return Instances(boxes, np.array([s for *_, s in things], np.float32), tuple(label for label, *_ in things), masks)
+    boxes = np.array([box for _, box, _ in rows], np.float32).reshape(-1, 4)
+    return Instances(boxes, np.array([s for *_, s in rows], np.float32), tuple(label for label, *_ in rows), masks)
 
 
 class Detector:

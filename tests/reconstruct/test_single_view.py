@@ -22,8 +22,11 @@ from chorus.ingest.record import RecordError
 from chorus.occupancy.clusters import clusters, write_clusters
 from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.surfaces import surface
-from chorus.reconstruct.scene import THRESHOLDS, Posing, Scene, box_ious, mask_ious, read_scene
-from chorus.reconstruct.single_view import Candidate, _first, occupancy_files, reconstruct, write_reconstruction
+from chorus.reconstruct.distributions import ComparedDistribution, best_of_ties, occupancy_files
+from chorus.reconstruct.posing import Posing
+from chorus.reconstruct.scene import Scene, read_scene
+from chorus.reconstruct.single_view import reconstruct, write_reconstruction
+from chorus.reconstruct.view import THRESHOLDS, box_ious, mask_ious
 from chorus.render.rasterize import render_mesh
 from chorus.simulate import images as simulate
 from chorus.simulate.objects import OBJECTS, joint_index
@@ -185,12 +188,12 @@ def test_without_mask_or_box_the_cluster_of_most_images(stored, tmp_path):
 
 def test_ties_go_to_prompts_then_to_more_images():
     def candidate(name, prompt, images):
-        return Candidate(Path(name), "ball", prompt, None, images)
+        return ComparedDistribution(Path(name), "ball", prompt, None, images)
 
     found = [candidate("a", None, 900), candidate("b", "p", 100), candidate("c", "q", 200), candidate("d", "r", 500)]
-    assert _first(found, [0.60, 0.59, 0.58, 0.57]).file.name == "c"  # d is 5 % below the best
-    assert _first(found, [0.60, 0.57, 0.57, 0.57]).file.name == "a"
-    assert _first(found[:2][::-1], [0.5, 0.5]).file.name == "b"
+    assert best_of_ties(found, [0.60, 0.59, 0.58, 0.57]).file.name == "c"  # d is 5 % below the best
+    assert best_of_ties(found, [0.60, 0.57, 0.57, 0.57]).file.name == "a"
+    assert best_of_ties(found[:2][::-1], [0.5, 0.5]).file.name == "b"
 
 
 def test_what_follows_the_trunk_is_not_shown_twice():
@@ -200,13 +203,13 @@ def test_what_follows_the_trunk_is_not_shown_twice():
     occupancy = made_up(HAND)
     field = CanonicalField.from_parameters(BODY, PARAMETERS)
     inside = occupancy.probability == 1
-    there = field.warp(pose)[inside].mean(0)
-    assert np.linalg.norm(there - HAND) > 0.5
+    carried = field.warp(pose)[inside].mean(0)
+    assert np.linalg.norm(carried - HAND) > 0.5
     shown = {}
     for round_trip in (math.inf, 0.2):
         phi, _ = Posing(pose, BODY, "blend_of_inverses", "numba", 1, round_trip)(occupancy)
         points = CENTRES[phi == 1]
-        shown[round_trip] = [(np.linalg.norm(points - place, axis=1) < 0.3).sum() for place in (there, HAND)]
+        shown[round_trip] = [(np.linalg.norm(points - place, axis=1) < 0.3).sum() for place in (carried, HAND)]
         if math.isinf(round_trip):
             assert np.array_equal(phi, occupancy.posed(pose))
     assert min(shown[math.inf]) > 10  # both

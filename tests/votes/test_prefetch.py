@@ -1,4 +1,4 @@
-"""Feeds: what is joined is what was in the batches, in order, whatever their sizes; errors come through; nothing is left."""
+"""Prefetching: what is joined is what was in the batches, in order, whatever their sizes; errors come through."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.reference import votes as reference
-from chorus.votes.prefetch import Timings, feeds
+from chorus.votes.prefetch import Timings, prefetch
 from tests.store.samples import make_batch, random_masks
 
 
@@ -34,21 +34,21 @@ def test_joined_images_are_the_batches_images() -> None:
     batches = [images[0:7], images[9:10], mixed, same, images[0:0], images[20:30]]
     timings = Timings()
     for size in (1, 8, 1000):
-        found = list(feeds(pairs(batches), pin=False, size=size, timings=timings))
-        assert sum(len(feed) for feed in found) == 33
-        assert all(len(feed) >= size for feed in found[:-1])
+        found = list(prefetch(pairs(batches), pin=False, size=size, timings=timings))
+        assert sum(len(joined) for joined in found) == 33
+        assert all(len(joined) >= size for joined in found[:-1])
         at = 0
         expected = [(b, i) for b in batches for i in range(len(b))]
-        for feed in found:
-            assert feed.images.words.is_contiguous()
-            for row in range(len(feed)):
+        for joined in found:
+            assert joined.images.words.is_contiguous()
+            for row in range(len(joined)):
                 batch, i = expected[at]
                 one = vote_images(batch)
                 for name in ("poses", "R", "t", "K", "size", "box"):
-                    assert torch.equal(getattr(feed.images, name)[row], getattr(one, name)[i])
-                assert torch.equal(reference.unpack_mask(feed.images, row), reference.unpack_mask(one, i))
+                    assert torch.equal(getattr(joined.images, name)[row], getattr(one, name)[i])
+                assert torch.equal(reference.unpack_mask(joined.images, row), reference.unpack_mask(one, i))
                 at += 1
-            assert torch.equal(feed.group, torch.cat([torch.from_numpy(groups(b)) for b in feed.batches]))
+            assert torch.equal(joined.group, torch.cat([torch.from_numpy(groups(b)) for b in joined.batches]))
     assert timings.read > 0
     assert timings.copy > 0
     assert "votes waited" in str(timings)
@@ -57,11 +57,11 @@ def test_joined_images_are_the_batches_images() -> None:
 def test_weights_of_some_batches_are_ones_in_the_others() -> None:
     images = make_batch(random_masks(6))
     heavy = ImageBatch(images.masks, images.cameras, images.poses, keys=images.keys, weights=np.full(6, 9, np.uint8))
-    (feed,) = feeds(pairs([images[:2], heavy[2:6]]), pin=False)
-    assert feed.weight is not None
-    assert feed.weight.tolist() == [1, 1, 9, 9, 9, 9]
-    (feed,) = feeds(pairs([images]), pin=False)
-    assert feed.weight is None
+    (joined,) = prefetch(pairs([images[:2], heavy[2:6]]), pin=False)
+    assert joined.weight is not None
+    assert joined.weight.tolist() == [1, 1, 9, 9, 9, 9]
+    (joined,) = prefetch(pairs([images]), pin=False)
+    assert joined.weight is None
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_here() -> None:
@@ -72,13 +72,13 @@ def test_what_goes_wrong_in_the_thread_is_raised_here() -> None:
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        list(feeds(pairs(broken()), pin=False, size=2))
+        list(prefetch(pairs(broken()), pin=False, size=2))
 
     def refuse(batch: ImageBatch) -> np.ndarray:
         raise ValueError("not these")
 
     with pytest.raises(ValueError, match="not these"):
-        list(feeds(pairs([images], refuse), pin=False))
+        list(prefetch(pairs([images], refuse), pin=False))
 
 
 def test_a_consumer_that_leaves_early_leaves_no_thread() -> None:
@@ -92,7 +92,7 @@ def test_a_consumer_that_leaves_early_leaves_no_thread() -> None:
             drawn += 1
             yield images
 
-    found = feeds(pairs(endless()), pin=False, size=4)
+    found = prefetch(pairs(endless()), pin=False, size=4)
     next(found)
     found.close()
     assert threading.active_count() == before
@@ -102,7 +102,7 @@ def test_a_consumer_that_leaves_early_leaves_no_thread() -> None:
 def test_masks_without_words() -> None:
     images = make_batch(random_masks(3))
     empty = ImageBatch([np.zeros(tuple(size), bool) for size in images.masks.size], images.cameras, images.poses)
-    (feed,) = feeds(pairs([empty]), pin=False)
-    assert feed.images.words.numel() == 0
-    assert feed.images.start.eq(0).all()
-    assert dataclasses.is_dataclass(feed)
+    (joined,) = prefetch(pairs([empty]), pin=False)
+    assert joined.images.words.numel() == 0
+    assert joined.images.start.eq(0).all()
+    assert dataclasses.is_dataclass(joined)

@@ -257,15 +257,15 @@ def test_the_commands(store: Store, tmp_path: Path) -> None:
     facts = json.loads(result.stdout)
     assert len(facts["keys"]["on_mask"]) == facts["on_mask"]
     (tmp_path / "parts.json").write_text(json.dumps({"either hand": ["left_hand", "right_hand", "left_wrist", "right_wrist"]}))
-    own = ["--parts", str(tmp_path / "parts.json"), "--part", "'either hand'", "--fold", "3", "--fold", "7"]
-    result = run(main, [*aggregate, "-o", str(tmp_path / "f.h5"), *own])
+    selection = ["--parts", str(tmp_path / "parts.json"), "--part", "'either hand'", "--fold", "3", "--fold", "7"]
+    result = run(main, [*aggregate, "-o", str(tmp_path / "f.h5"), *selection])
     assert result.exit_code == 0, result.output
     of_folds = chorus.load_occupancy(tmp_path / "f.h5")
     field = CanonicalField(chorus.load_body(), RESOLUTION)
     want = chorus.aggregate(store, field, part="rightHand or leftHand", folds=[3, 7])
     assert of_folds.num_images == want.num_images > 0
     np.testing.assert_array_equal(of_folds.num_counts, want.num_counts)
-    result = run(main, ["explain", str(store.path), "--json", *common, *own, "--", "-0.7", "0.1", "0.1"])
+    result = run(main, ["explain", str(store.path), "--json", *common, *selection, "--", "-0.7", "0.1", "0.1"])
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert facts["on_mask"] + facts["off_mask"] + facts["unseen"] == of_folds.num_images

@@ -1,0 +1,157 @@
+"""The stored distributions, how each agrees with a photograph, and which one explains its object best (4.4, 4.5)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from chorus.errors import InputError, MismatchError
+from chorus.occupancy.counts import load_occupancy
+from chorus.reconstruct.posing import Posing
+from chorus.reconstruct.view import THRESHOLDS, View, box_ious, mask_ious
+
+TIE = 0.04
+"""IoUs within this share of the best are a tie: so much do a few pixels at the border of a small mask change."""
+
+
+@dataclass(frozen=True)
+class ComparedDistribution:
+    """One stored distribution, and how it agrees with the photograph.
+
+    file, category, prompt, part, images   as stored; prompt None: of any, part None: of any or none
+    box_iou, box_threshold    best IoU over THRESHOLDS of the box of the projected {phi >= threshold} and the object's box
+    mask_iou, mask_threshold  the same of the projection itself and the object's mask, pixels hidden by the person left out
+    skipped                   why it was not considered; "" where it was
+    """
+
+    file: Path
+    category: str
+    prompt: str | None
+    part: str | None
+    images: int
+    box_iou: float | None = None
+    box_threshold: float | None = None
+    mask_iou: float | None = None
+    mask_threshold: float | None = None
+    skipped: str = ""
+
+
+def occupancy_files(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, str | None, str | None]]:
+    """Occupancy files with their prompt and part: files, folders of ``chorus aggregate --all``, or folders of such folders.
+
+    Raises InputError for a path that has none, and for a clusters.json that is damaged or names files outside its folder.
+    """
+    found: list[tuple[Path, str | None, str | None]] = []
+    for path in map(Path, paths):
+        if path.is_file():
+            found.append((path, None, None))
+            continue
+        tables = [path / "clusters.json"] if (path / "clusters.json").is_file() else sorted(path.glob("*/clusters.json"))
+        if not tables:
+            raise InputError(f"occupancies: expected an occupancy file or a folder with clusters.json, got {str(path)!r}")
+        for table in tables:
+            try:
+                rows = [(row["file"], row["prompt"], row["part"]) for row in json.loads(table.read_text(encoding="utf-8"))]
+                bad = next((r for r in rows if not isinstance(r[0], str) or Path(r[0]).name != r[0]), None)
+            except (ValueError, TypeError, KeyError) as error:
+                raise InputError(f"{table}: expected rows with file, prompt and part: {error}") from None
+            if bad is not None:
+                raise InputError(f"{table}: expected names of files beside it, got {bad[0]!r}")
+            found += [(table.parent / file, prompt, part) for file, prompt, part in rows]
+    if not found:
+        raise InputError("occupancies: expected at least one, got none")
+    return list({place.resolve(): (place, prompt, part) for place, prompt, part in found}.values())
+
+
+def stored_categories(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The categories of the occupancies that paths hold, as for ``occupancy_files``: those of a folder are of one."""
+    files = [file for file, _, _ in occupancy_files(paths)]
+    one_each = {file.parent if (file.parent / "clusters.json").is_file() else file: file for file in files}
+    return list(dict.fromkeys(load_occupancy(file).category for file in one_each.values()))
+
+
+def compare(
+    file: Path, prompt: str | None, part: str | None, view: View, posing: Posing, wanted: str | None, min_images: int
+) -> ComparedDistribution:
+    """How well a stored distribution agrees with a photograph.
+
+    file, prompt, part  as ``occupancy_files`` gives them      view, posing  of the photograph's person
+    wanted              category; those of another one, and those of fewer than ``min_images`` images, are skipped
+
+    Raises MismatchError for an occupancy of another body.
+    """
+    occupancy = load_occupancy(file)
+    if occupancy.body_hash != posing.body.hash:
+        raise MismatchError(
+            f"{file}: expected an occupancy of body {posing.body.name} {posing.body.hash[:12]}, got {occupancy.body_hash[:12]}"
+        )
+    found = ComparedDistribution(file, occupancy.category, prompt, part, occupancy.num_images)
+    if wanted is not None and occupancy.category.casefold() != wanted.casefold():
+        return replace(found, skipped="another category")
+    if occupancy.num_images < min_images:
+        return replace(found, skipped=f"fewer than {min_images} images")
+    if view.box is None:
+        return found
+    phi, parameters = posing(occupancy)
+    levels = view.project(phi, parameters.extent)
+    boxes = box_ious(levels, view.box)
+    at = int(boxes.argmax())
+    found = replace(found, box_iou=float(boxes[at]), box_threshold=float(THRESHOLDS[at]))
+    if view.mask is None:
+        return found
+    masks = mask_ious(levels, view.mask, view.hidden)
+    at = int(masks.argmax())
+    return replace(found, mask_iou=float(masks[at]), mask_threshold=float(THRESHOLDS[at]))
+
+
+def choose_category(
+    view: View, found: Sequence[ComparedDistribution], wanted: str | None
+) -> tuple[list[ComparedDistribution], str]:
+    """The candidates of the object's category, and why it is that one, in words: the one wanted, the only one stored, or that
+    of the distribution whose projected box agrees best with the object's. Raises InputError where there are no candidates."""
+    stored = list(dict.fromkeys(c.category for c in found))
+    names = ", ".join(map(repr, stored))
+    if wanted is not None and wanted.casefold() not in [c.casefold() for c in stored]:
+        raise InputError(f"category: expected one of the stored ones, {names}; got {wanted!r}")
+    considered = [c for c in found if not c.skipped]
+    if not considered:
+        most = max(c.images for c in found if c.skipped != "another category")
+        raise InputError(f"min_images: expected distributions of enough images, the largest has {most}")
+    if wanted is not None:
+        return considered, "given"
+    if len(stored) == 1:
+        return considered, "the only one stored"
+    if view.box is None:
+        raise InputError(f"record: expected a category, an object mask or an object_box to choose among {names}")
+    best = best_of_ties(considered, [c.box_iou or 0.0 for c in considered])
+    why = f"of those stored, its projected box agrees best with the object's (IoU {best.box_iou:.2f})"
+    return [c for c in considered if c.category == best.category], why
+
+
+def choose_distribution(view: View, considered: Sequence[ComparedDistribution]) -> tuple[ComparedDistribution, str]:
+    """The candidate that agrees best with the object's mask, or else its box, and why, in words; the one of the most images
+    where there is neither. Raises InputError where none projects on the object."""
+    if view.box is None:
+        most = max(considered, key=lambda c: (c.images, c.prompt is not None, c.part is not None, str(c.file)))
+        return most, "it has the most images: no object mask or box is given"
+    masked = view.mask is not None
+    scores = [(c.mask_iou if masked else c.box_iou) or 0.0 for c in considered]
+    best = best_of_ties(considered, scores)
+    if max(scores) == 0:
+        raise InputError(
+            f"occupancies: expected one that projects on the object; of the {len(considered)} of {best.category!r} none does "
+            "(is the camera right?)"
+        )
+    score, tied = scores[considered.index(best)], sum(score >= (1 - TIE) * max(scores) for score in scores) - 1
+    what = "projection agrees best with the object's mask" if masked else "projected box agrees best with the object's"
+    also = "" if tied == 0 else f"; {tied} more are within {TIE:.0%} of the best: of a prompt, and most images, go first"
+    return best, f"its {what} (IoU {score:.2f}{also})"
+
+
+def best_of_ties(considered: Sequence[ComparedDistribution], scores: Sequence[float]) -> ComparedDistribution:
+    """The best; of those tied with it one of a prompt rather than of any, then of the most images, then the better."""
+    tied = [(c, s) for c, s in zip(considered, scores, strict=True) if s >= (1 - TIE) * max(scores)]
+    return max(tied, key=lambda pair: (pair[0].prompt is not None, pair[0].images, pair[1], str(pair[0].file)))[0]

@@ -1,0 +1,51 @@
+"""Many stored distributions posed like the person of one photograph (Eq. 11)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.body.model import Body
+from chorus.errors import InputError
+from chorus.field import CanonicalField, FieldParameters
+from chorus.occupancy.counts import Occupancy
+from chorus.occupancy.posed import posed_occupancy
+
+
+class Posing:
+    """Poses many distributions like one person: where each posed voxel comes from is found once for each field.
+
+    Eq. 11 is no inverse of Eq. 5: space far from the posed limbs follows the trunk, so that what a raised hand holds appears
+    once more where the hand is in the rest pose. A posed voxel is empty if the canonical voxel that it shows goes, by Eq. 5,
+    farther than ``round_trip`` metres from it.
+    """
+
+    def __init__(
+        self, pose: NDArray[np.float64], body: Body, inverse: str, backend: str, min_support: int, round_trip: float
+    ) -> None:
+        self.body, self._pose, self._round_trip, self._min_support = body, pose, round_trip, min_support
+        self._posed = partial(posed_occupancy, pose=pose, body_hash=body.hash, body=body, inverse=inverse, backend=backend)
+        self._sources: dict[FieldParameters, NDArray[np.int64]] = {}
+
+    def __call__(self, occupancy: Occupancy) -> tuple[NDArray[np.float32], FieldParameters]:
+        """phi around the posed person, (N, N, N) float32, and the parameters that say on which grid."""
+        p = occupancy.parameters
+        if p not in self._sources:
+            self._sources[p] = self._source(p)
+        phi = occupancy.probability_with(self._min_support)
+        return np.concatenate([np.zeros(1, np.float32), phi.ravel()])[self._sources[p]], p
+
+    def _source(self, p: FieldParameters) -> NDArray[np.int64]:
+        """1 + the canonical voxel that each posed voxel shows, 0 for none, (N, N, N)."""
+        N = p.resolution
+        if N**3 >= 1 << 24:
+            raise InputError(f"occupancies: expected at most 255 voxels a side, got {N}")  # float32 cannot number more
+        numbers = np.arange(1, N**3 + 1, dtype=np.float32).reshape(N, N, N)
+        source = self._posed(numbers, parameters=p).astype(np.int64)
+        if np.isfinite(self._round_trip):
+            field = CanonicalField.from_parameters(self.body, p)
+            back = field.warp(self._pose).reshape(-1, 3)[source - 1] - field.centres
+            source[(back**2).sum(-1) > self._round_trip**2] = 0
+        return source
