@@ -106,11 +106,11 @@ def test_workflow_runs_what_anyone_runs() -> None:
     assert {"push", "pull_request"} <= workflow[True].keys()  # YAML 1.1 takes the key `on` for true
     (job,) = workflow["jobs"].values()
     matrix = job["strategy"]["matrix"]
-    classifier = re.search(r'requires-python = ">=(3\.\d+)"', (ROOT / "pyproject.toml").read_text())
-    assert classifier is not None
+    least = re.search(r'requires-python = ">=(3\.\d+)"', (ROOT / "pyproject.toml").read_text())
+    assert least is not None
     assert matrix["os"] == ["ubuntu-latest"]
     assert matrix["python"] == ["3.10", "3.11", "3.12", "3.13"]
-    assert matrix["python"][0] == classifier[1]
+    assert matrix["python"][0] == least[1]
     assert [extra["os"] for extra in matrix["include"]] == ["macos-latest"]
     (step,) = (step for step in job["steps"] if "run" in step)
     command, script = shlex.split(step["run"])
