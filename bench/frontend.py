@@ -22,7 +22,7 @@ from chorus.body.model import load_body
 from chorus.evaluate import machine
 from chorus.frontend.plan import Description
 from chorus.frontend.prompting import PRESETS
-from chorus.frontend.run import STAGE_KINDS, Settings, synthesize
+from chorus.frontend.run import STAGE_KINDS, Settings, fill_store
 from chorus.frontend.stages import ImageRequest
 from chorus.kernels.masks import words_in_box
 from chorus.simulate.worlds import WORLDS
@@ -39,7 +39,7 @@ def measure(images: int, size: int, batch: int, folder: Path) -> dict[str, Any]:
     description = Description("sports ball", stages, {"images.size": str(size), "humans.camera": "fitted"})
     names = ("ball-held", "ball-kicked")
     requests = [ImageRequest(f"image-{i:06d}", WORLDS[names[i % 2]].prompt, "side view", i) for i in range(images)]
-    report = synthesize(path, requests, description, load_body(), Settings(device="cpu", batch=batch))
+    report = fill_store(path, requests, description, load_body(), Settings(device="cpu", batch=batch))
     store = open_store(path)
     if len(store) != images or report.images != images:
         raise SystemExit(f"expected {images} rows, got {len(store)}")

@@ -1,4 +1,4 @@
-"""``chorus prompts``: thinking of interactions, ahead of a run or for a look."""
+"""``chorus prompts``: the prompts of a category, ahead of a run or for a look."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from chorus.commands.console import err, print_json, wrote
     "source",
     default="builtin",
     show_default=True,
-    metavar="builtin|openai=MODEL|local=MODEL|file=PATH",
-    help="Who thinks of them: our own lists, a server, a language model on this machine (hub id or folder), a file.",
+    metavar="builtin|openai=MODEL|local=MODEL|file=PATH|module:Class",
+    help="Where they come from: the project's lists, a server, a language model on this machine (hub id or folder), a file.",
 )
 @click.option("--count", type=click.IntRange(min=1), help="At most so many; default: as Table 3 has, else 10; of a file all.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="An option of the source (repeatable).")
@@ -48,22 +48,22 @@ def prompts_command(
     from chorus.errors import InputError
     from chorus.frontend.prompting import VIEWS, category_name, usual_count
     from chorus.frontend.registry import make
-    from chorus.frontend.stages import ImageRequest, Runtime
+    from chorus.frontend.stages import ImageRequest, Runtime, dropped_prompts, prompt_provenance
 
     if output is not None and not output.absolute().parent.is_dir():  # before a model has worked for it
         raise InputError(f"--output: expected a file in a folder that exists, got {output}")
     name = category_name(category)
     stage = make("prompts", source, Runtime(device, dtype, options=_options(assignments)))
     prompts = stage.prompts(name, usual_count(name, source) if count is None else count)
-    content: dict[str, Any] = {"category": name, "prompts": prompts, "source": stage.provenance()}
+    content: dict[str, Any] = {"category": name, "prompts": prompts, "source": prompt_provenance(stage, source)}
     if output is not None:
         output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     texts = [ImageRequest("", prompt, view).text for prompt in prompts for view in VIEWS]
     if as_json:
-        shown = {**content, "dropped": [vars(item) for item in stage.dropped]}
+        shown = {**content, "dropped": [vars(item) for item in dropped_prompts(stage)]}
         print_json({**shown, **({"views": VIEWS, "texts": texts} if views else {}), **({"wrote": output} if output else {})})
         return
-    for item in stage.dropped:
+    for item in dropped_prompts(stage):
         err.print(f"dropped: {item.text[:120]!r}: {item.reason}", markup=False)
     click.echo("\n".join(texts if views else prompts))
     if output is not None:

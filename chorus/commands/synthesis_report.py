@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,29 +10,16 @@ from rich.table import Table
 from chorus.commands.console import out, print_json, print_table, wrote
 
 if TYPE_CHECKING:
-    from chorus.frontend.distributed import Ranks
+    from chorus.frontend.job import Job
     from chorus.frontend.pipeline import RunReport
-    from chorus.frontend.plan import Description
-    from chorus.frontend.run import Settings
-    from chorus.frontend.stages import ImageRequest
 
 
-def _present(output: Path, requests: Sequence[ImageRequest]) -> int:
-    from chorus.store import open_store
-
-    if not (output / "store.json").exists():
-        return 0
-    there = set(open_store(output, verify=False).rows["key"].tolist())
-    return sum(request.key.encode() in there for request in requests)
-
-
-def say_plan(
-    output: Path, requests: Sequence[ImageRequest], description: Description, settings: Settings, as_json: bool
-) -> None:
+def say_plan(job: Job, as_json: bool) -> None:
+    """What the job would do, as a table or as JSON."""
     from chorus.frontend.registry import find
     from chorus.frontend.run import stage_options
 
-    present = _present(output, requests)
+    description, requests, present = job.description, job.requests, job.present()
     stages = []
     for kind, spec in description.stages.items():
         name, _, model = spec.partition("=")
@@ -43,14 +28,14 @@ def say_plan(
         used = model or info.model or ""
         stages.append({"stage": kind, "name": name, "model": used, "licence": info.licence, "options": chosen})
     plan: dict[str, Any] = {
-        "store": output,
+        "store": job.output,
         "category": description.category,
         "images": len(requests),
         "present": present,
         "to_make": len(requests) - present,
         "prompts": sorted({r.prompt for r in requests}),
         "views": sorted({r.view for r in requests}),
-        "settings": {**description.settings, "batch": settings.batch},
+        "settings": {**description.settings, "batch": job.settings.batch},
     }
     if as_json:
         print_json({**plan, "stages": stages})
@@ -67,21 +52,23 @@ def say_plan(
     click.echo("nothing was done (--dry-run)")
 
 
-def say_done(output: Path, requests: Sequence[ImageRequest], report: RunReport, own: Ranks, as_json: bool) -> None:
+def say_done(job: Job, report: RunReport, as_json: bool) -> None:
+    """What the job did, as tables or as JSON."""
+    processes = job.ranks.world
     facts: dict[str, Any] = {
         "made": report.images,
         "rows": dict(report.rows.most_common()),
         "seconds": round(report.seconds, 1),
         "images_per_second": round(report.images / report.seconds, 2) if report.seconds else 0.0,
-        "in_the_store": _present(output, requests),
-        "asked_for": len(requests),
+        "in_the_store": job.present(),
+        "asked_for": len(job.requests),
         "stopped": report.stopped,
     }
     times = [
         {"stage": t.name, **{name: round(getattr(t, name), 2) for name in ("busy", "starved", "blocked")}} for t in report.times
     ]
     if as_json:
-        print_json({**facts, "times": times, "processes": own.world, "store": output})
+        print_json({**facts, "times": times, "processes": processes, "store": job.output})
         return
     rows = facts.pop("rows")
     if rows:
@@ -93,7 +80,7 @@ def say_done(output: Path, requests: Sequence[ImageRequest], report: RunReport, 
         for row in times:
             table.add_row(*(str(value) for value in row.values()))
         out.print(table)
-    print_table(facts if own.world == 1 else {**facts, "processes": f"{own.world}; made: by the first"})
+    print_table(facts if processes == 1 else {**facts, "processes": f"{processes}; made: by the first"})
     if report.stopped:
         click.echo("stopped before the end; the same command goes on from here")
-    wrote(output)
+    wrote(job.output)

@@ -17,16 +17,13 @@ from chorus.commands.console import body_option, print_json, progress_bars, wrot
 from chorus.commands.synthesis_report import say_done, say_plan
 
 if TYPE_CHECKING:
-    from chorus.frontend.distributed import Ranks
-    from chorus.frontend.plan import Description
+    from chorus.frontend.job import Job, StageChoices
     from chorus.frontend.run import Settings
-    from chorus.frontend.stages import ImageRequest
 
 INTERRUPTED = 130
 """Exit code of a run that was asked to stop, as shells have it for Ctrl-C."""
 
-_SIMULATED = 100  # images, where nobody says how many
-_STAGE = "NAME or NAME=MODEL, where MODEL is a hub id or a local path; `chorus stages` lists them."
+_STAGE = "NAME or NAME=MODEL, where MODEL is a hub id or a local path; `chorus stages` lists them. Or module:Class."
 
 
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,30 +105,27 @@ def synthesize_command(
 
     Stops cleanly on Ctrl-C; the same command goes on where it stopped. Under torchrun every process takes its share.
     """
-    from chorus.frontend.distributed import ranks
-    from chorus.frontend.plan import Description, Plan
-    from chorus.frontend.prompting import VIEWS
-    from chorus.frontend.registry import KINDS
+    from dataclasses import replace
 
+    from chorus.errors import InputError
+    from chorus.frontend.distributed import ranks
+    from chorus.frontend.job import PlanOptions, StageChoices, check_views, plan_synthesis
+
+    assigned = _assigned(options["assignments"])
     if simulated:
         _refuse_beside_simulated()
-        stages = dict.fromkeys(KINDS, "simulated")
+        stages = StageChoices.simulated(assigned)
     else:
-        stages = {"prompts": prompt_source, "images": image_source, **_analysis(options)}
-    unknown = [view for view in views if view not in VIEWS]
-    if unknown:
-        raise click.BadParameter(f"expected one of the 22 view augmentations ({', '.join(VIEWS)}), got {unknown[0]!r}")
-    settings, assigned = _settings(options), _assigned(options["assignments"])
-    with ranks() as own:
-        where = settings.resolved(own)
-        think = None if options["dry_run"] else where
-        prompts = own.agree(lambda: _prompts(output, category, stages["prompts"], assigned, prompt_count, think))
-        if count is None:
-            count = _SIMULATED if simulated else _images_of_table_3(category)
-        plan = Plan(category, tuple(prompts), views or VIEWS, count, seed)
-        description = Description(category, stages, assigned, plan.prompts, plan.views, seed, settings.described())
-        requests = [_indexed(request, i) for i, request in enumerate(plan)] if simulated else list(plan)
-        _run(output, requests, description, settings, own, body_path, options)
+        stages = replace(_analysis(options, assigned), images=image_source, prompts=prompt_source)
+    try:
+        check_views(views)
+    except InputError as error:
+        raise click.BadParameter(str(error).removeprefix("views: ")) from None
+    plan = PlanOptions(count, prompt_count, views, seed)
+    with ranks() as processes:
+        ask = not options["dry_run"]
+        job = plan_synthesis(category, output, stages, plan, _settings(options), processes=processes, ask=ask)
+        _run(job, body_path, options)
 
 
 @click.command("images")
@@ -147,15 +141,12 @@ def ingest_images_command(
     Pictures are resized to a shorter side of 512 pixels and cut to their centre, as the paper has it (B.1).
     """
     from chorus.frontend.distributed import ranks
-    from chorus.frontend.plan import Description
-    from chorus.frontend.synthesis import folder_requests
+    from chorus.frontend.job import plan_folder
 
-    stages = {"images": f"folder={folder}", **_analysis(options)}
-    settings, assigned = _settings(options), _assigned(options["assignments"])
-    with ranks() as own:
-        requests = own.agree(lambda: folder_requests(folder, prompt))
-        description = Description(category, stages, assigned, settings=settings.described())
-        _run(output, requests, description, settings, own, body_path, options)
+    stages = _analysis(options, _assigned(options["assignments"]))
+    with ranks() as processes:
+        job = plan_folder(folder, category, output, stages, _settings(options), prompt=prompt, processes=processes)
+        _run(job, body_path, options)
 
 
 @click.command("remake")
@@ -222,24 +213,17 @@ def stages_command(kind: str | None, as_json: bool) -> None:
         for name, value in (("model", info.model), ("licence", info.licence), ("weights", info.weights), ("needs", info.needs)):
             if value:
                 click.echo(f"    {name:<8} {value}")
-        for name, meaning in info.options:
+        for name, meaning in info.options or ():
             click.echo(f"    --set {info.kind}.{name}=...  {meaning}")
 
 
-def _images_of_table_3(category: str) -> int:
-    from chorus.errors import InputError
-    from chorus.frontend.prompting import PRESETS, category_name, preset
+def _analysis(options: dict[str, Any], assigned: dict[str, str]) -> StageChoices:
+    """The stages after the images, with the options of all."""
+    from chorus.frontend.job import StageChoices
 
-    if category_name(category) not in PRESETS:
-        raise InputError(f"--count: expected how many images to make, for {category!r} is not of the paper's Table 3")
-    return preset(category).images
-
-
-def _analysis(options: dict[str, Any]) -> dict[str, str]:
-    """The stages after the images, by kind."""
     if not options["humans"]:
         raise click.UsageError("--humans: expected NAME=MODEL, as hmr=CHECKPOINT or records=FILE; see `chorus stages`")
-    return {kind: options[kind] for kind in ("detector", "keypoints", "humans")}
+    return StageChoices(options["humans"], options["detector"], options["keypoints"], options=assigned)
 
 
 def _refuse_beside_simulated() -> None:
@@ -256,34 +240,21 @@ def _refuse_beside_simulated() -> None:
             raise click.UsageError(f"{option}: expected none beside --simulated, which plays every stage")
 
 
-def _indexed(request: ImageRequest, i: int) -> ImageRequest:
-    """Simulated images are numbered, not seeded."""
-    from dataclasses import replace
-
-    return replace(request, seed=i)
-
-
 def _assigned(assignments: Sequence[str]) -> dict[str, str]:
     from chorus.errors import InputError
-    from chorus.frontend.run import check_options
 
     for text in assignments:
         if "=" not in text:
             raise InputError(f"--set: expected KIND.NAME=VALUE, got {text!r}")
-    assigned = {name: value for name, _, value in (text.partition("=") for text in assignments)}
-    check_options(assigned)
-    return assigned
+    return {name: value for name, _, value in (text.partition("=") for text in assignments)}
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    from chorus.frontend.distributed import Ranks
     from chorus.frontend.run import Settings
 
-    # The type of numbers that "auto" comes to decides how rows come out, so it stands in the store's description.
-    _, dtype = Settings(options["device"], options["dtype"]).resolved(Ranks())
     return Settings(
         options["device"],
-        dtype,
+        options["dtype"],
         options["batch"],
         options["model_batch"],
         {"method": options["camera_fit"], "focal": options["focal"]},
@@ -293,64 +264,24 @@ def _settings(options: dict[str, Any]) -> Settings:
     )
 
 
-def _prompts(
-    output: Path, category: str, source: str, assigned: dict[str, str], count: int | None, where: tuple[str, str] | None
-) -> list[str]:
-    """Those that the store settled on before, or else what the source thinks of now.
-
-    Without ``where``, a device and a dtype, no server and no model is asked: what they would think of is only counted.
-    """
-    from chorus.frontend.plan import Description
-    from chorus.frontend.prompting import usual_count
-    from chorus.frontend.registry import check, make
-    from chorus.frontend.run import stage_options
-    from chorus.frontend.stages import Runtime
-
-    there = Description.load(output) if output.exists() else None
-    if there is not None and there.category == category and there.stages.get("prompts") == source:
-        return list(there.prompts)[:count]
-    chosen, wanted = stage_options(assigned, "prompts"), count or usual_count(category, source)
-    if where is None:
-        info, _ = check("prompts", source, Runtime(options=chosen))
-        if info.name in ("openai", "local"):
-            return [f"(prompt {i + 1} of up to {wanted} that {source} will be asked for)" for i in range(wanted)]
-    runtime = Runtime(options=chosen) if where is None else Runtime(*where, options=chosen)
-    found: list[str] = make("prompts", source, runtime).prompts(category, wanted)
-    return found
-
-
-def _run(
-    output: Path,
-    requests: list[ImageRequest],
-    description: Description,
-    settings: Settings,
-    own: Ranks,
-    body_path: Path | None,
-    options: dict[str, Any],
-) -> None:
+def _run(job: Job, body_path: Path | None, options: dict[str, Any]) -> None:
     from chorus.body.model import load_body
-    from chorus.frontend.run import check_stages, check_store, synthesize
 
+    first, accept_changes = job.ranks.first, options["accept_changes"]
     if options["dry_run"]:
-        check_stages(description)
-        check_store(output, description, options["accept_changes"])
-        if own.first:
-            say_plan(output, requests, description, settings, options["as_json"])
+        job.check(accept_changes=accept_changes)
+        if first:
+            say_plan(job, options["as_json"])
         return
-    with _stopping() as stop, progress_bars() if own.first else nullcontext() as update:
-        report = synthesize(
-            output,
-            requests,
-            description,
+    with _stopping() as stop, progress_bars() if first else nullcontext() as update:
+        report = job.run(
             load_body(body_path),
-            settings,
-            ranks=own,
+            accept_changes=accept_changes,
             stop=stop,
-            accept_changes=options["accept_changes"],
             progress=None if update is None else lambda now, total: update("images", now.images, total),
         )
-    if own.first:
-        say_done(output, requests, report, own, options["as_json"])
+    if first:
+        say_done(job, report, options["as_json"])
     if report.stopped:
         raise click.exceptions.Exit(INTERRUPTED)
 

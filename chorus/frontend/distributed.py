@@ -60,15 +60,15 @@ def ranks() -> Iterator[Ranks]:
         if not text.isdecimal():
             raise InputError(f"{name}: expected a number, as torchrun sets it, got {text!r}")
         found[name] = int(text)
-    own = Ranks(found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"])
-    if own.world == 1:
-        yield own
+    joined = Ranks(found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"])
+    if joined.world == 1:
+        yield joined
         return
     import torch.distributed as dist
 
     # Only a few numbers are exchanged, once, before the work: gloo does, whatever the devices are.
     dist.init_process_group("gloo")
     try:
-        yield own
+        yield joined
     finally:
         dist.destroy_process_group()

@@ -19,14 +19,17 @@ from chorus.errors import InputError, StageError, StoreError
 from chorus.frontend.cameras import calibrate
 from chorus.frontend.detection.duplicates import without_duplicates
 from chorus.frontend.flow import Flow, StageTime
-from chorus.frontend.rows import Candidate, append, take_instances, take_keypoints
+from chorus.frontend.rows import PendingRow, append, take_instances, take_keypoints
 from chorus.frontend.stages import (
+    COCO_KEYPOINTS,
     Detector,
+    Human,
     HumanEstimator,
     ImageRequest,
     ImageSource,
     Instances,
     KeypointEstimator,
+    Picture,
     Refusal,
 )
 from chorus.store import COMPLETE, StoreWriter
@@ -46,6 +49,13 @@ JPEG_QUALITY = 90
 _FILE_NAME = 255  # bytes that a file system takes
 _REASON = 120  # characters of an error that a status shows
 _REASONS = 100  # different statuses with details in a run; a shard's vocabulary has room for 256
+_RESULTS: dict[str, tuple[type, ...]] = {
+    "images": (Picture, Refusal),
+    "detector": (Instances,),
+    "keypoints": (np.ndarray,),
+    "humans": (Human, Refusal),
+}
+"""What each stage gives for an image."""
 _R = TypeVar("_R")
 
 
@@ -134,7 +144,7 @@ class Pipeline:
         report, stop = RunReport(), stop or threading.Event()
         began = committed = time.perf_counter()
         flow = Flow(
-            ([Candidate(request) for request in batch] for batch in batches),
+            ([PendingRow(request) for request in batch] for batch in batches),
             [
                 ("images", self._make),
                 ("detector", self._detect),
@@ -145,13 +155,13 @@ class Pipeline:
             stop=stop,
         )
         report.times = [*flow.times, StageTime("store")]
-        held: list[list[Candidate]] = []
+        held: list[list[PendingRow]] = []
         pending = 0
         try:
             for batch in flow:
                 start = time.perf_counter()
                 held.append(batch)
-                if all(c.reason.startswith(FAILED) for c in batch):
+                if all(row.reason.startswith(FAILED) for row in batch):
                     continue
                 pending += self._write(writer, held, report)
                 if pending >= self._commit_images or time.perf_counter() - committed > self._commit_seconds:
@@ -180,17 +190,17 @@ class Pipeline:
         report.seconds, report.stopped = time.perf_counter() - began, flow.cut_short
         return report
 
-    def _write(self, writer: StoreWriter, held: list[list[Candidate]], report: RunReport) -> int:
+    def _write(self, writer: StoreWriter, held: list[list[PendingRow]], report: RunReport) -> int:
         """Write batches and forget them; how many images they had."""
         count = 0
         while held:
             batch = held.pop(0)
-            for candidate in batch:
-                candidate.reason = self._known(candidate.reason)
-                if self._keep == "all" or (self._keep == "complete" and not candidate.reason):
-                    keep_picture(writer.path, candidate)
+            for row in batch:
+                row.reason = self._known(row.reason)
+                if self._keep == "all" or (self._keep == "complete" and not row.reason):
+                    keep_picture(writer.path, row)
             append(writer, batch, self._estimator, self._person_masks)
-            report.rows.update(c.reason or COMPLETE for c in batch)
+            report.rows.update(row.reason or COMPLETE for row in batch)
             count += len(batch)
         return count
 
@@ -201,48 +211,50 @@ class Pipeline:
         self._reasons.add(reason)
         return reason
 
-    def _make(self, batch: list[Candidate]) -> None:
-        for candidate, made in self._each("images", batch, lambda live: self.stages.images.images([c.request for c in live])):
+    def _make(self, batch: list[PendingRow]) -> None:
+        for row, made in self._each("images", batch, lambda live: self.stages.images.images([row.request for row in live])):
             if isinstance(made, Refusal):
-                candidate.reason = made.reason
+                row.reason = made.reason
             else:
-                candidate.picture = made
+                row.picture = made
 
-    def _detect(self, batch: list[Candidate]) -> None:
-        def find(live: list[Candidate]) -> Sequence[Instances]:
-            return self.stages.detector.detect([c.picture for c in live if c.picture is not None], self.category)
+    def _detect(self, batch: list[PendingRow]) -> None:
+        def find(live: list[PendingRow]) -> Sequence[Instances]:
+            return self.stages.detector.detect([row.picture for row in live if row.picture is not None], self.category)
 
         overlap, sure = self._duplicates
-        for candidate, found in self._each("detector", batch, find):
-            if found.masks.shape[1:] != candidate.size:
+        for row, found in self._each("detector", batch, find):
+            if found.masks.shape[1:] != row.size:
                 raise StageError(
-                    f"detector: expected masks of height, width {candidate.size}, as the picture, got {found.masks.shape[1:]}"
+                    f"detector: expected masks of height, width {row.size}, as the picture, got {found.masks.shape[1:]}"
                 )
-            take_instances(candidate, without_duplicates(found, overlap, sure), self.category)
+            take_instances(row, without_duplicates(found, overlap, sure), self.category)
 
-    def _find_keypoints(self, batch: list[Candidate]) -> None:
-        def find(live: list[Candidate]) -> Sequence[Any]:
-            return list(self.stages.keypoints.keypoints([c.picture for c in live if c.picture is not None], _boxes(live)))
+    def _find_keypoints(self, batch: list[PendingRow]) -> None:
+        def find(live: list[PendingRow]) -> Sequence[Any]:
+            return list(self.stages.keypoints.keypoints([row.picture for row in live if row.picture is not None], _boxes(live)))
 
-        for candidate, keypoints in self._each("keypoints", batch, find):
-            take_keypoints(candidate, keypoints)
+        for row, keypoints in self._each("keypoints", batch, find):
+            if keypoints.shape != (len(COCO_KEYPOINTS), 3):
+                raise StageError(f"keypoints: expected ({len(COCO_KEYPOINTS)}, 3) of each image, got {keypoints.shape}")
+            take_keypoints(row, keypoints)
 
-    def _find_humans(self, batch: list[Candidate]) -> None:
-        def find(live: list[Candidate]) -> Sequence[Any]:
-            return self.stages.humans.humans([c.picture for c in live if c.picture is not None], _boxes(live))
+    def _find_humans(self, batch: list[PendingRow]) -> None:
+        def find(live: list[PendingRow]) -> Sequence[Any]:
+            return self.stages.humans.humans([row.picture for row in live if row.picture is not None], _boxes(live))
 
-        for candidate, human in self._each("humans", batch, find):
+        for row, human in self._each("humans", batch, find):
             if isinstance(human, Refusal):
-                candidate.reason = human.reason
+                row.reason = human.reason
             elif len(human.pose) != self.body.num_joints:
                 raise StageError(f"humans: expected {self.body.num_joints} joints, as the body has, got {len(human.pose)}")
             else:
-                candidate.human = human
+                row.human = human
 
-    def _fit_cameras(self, batch: list[Candidate]) -> None:
-        def fit(live: list[Candidate]) -> Sequence[Any]:
-            humans = [c.human for c in live if c.human is not None]
-            sizes = np.array([c.size for c in live], np.int32)
+    def _fit_cameras(self, batch: list[PendingRow]) -> None:
+        def fit(live: list[PendingRow]) -> Sequence[Any]:
+            humans = [row.human for row in live if row.human is not None]
+            sizes = np.array([row.size for row in live], np.int32)
             found = calibrate(humans, sizes, self.body, **self._calibration)
             rows = [np.array([i]) for i in range(len(live))]
             return [
@@ -250,17 +262,17 @@ class Pipeline:
                 for row, residual, reason in zip(rows, found.residual_px, found.reasons, strict=True)
             ]
 
-        for candidate, (camera, residual, reason) in self._each("camera", batch, fit):
+        for row, (camera, residual, reason) in self._each("camera", batch, fit):
             if reason:
-                candidate.reason = "no camera"
+                row.reason = "no camera"
             else:
-                candidate.camera, candidate.residual_px = camera, residual
+                row.camera, row.residual_px = camera, residual
 
     def _each(
-        self, stage: str, batch: list[Candidate], call: Callable[[list[Candidate]], Sequence[_R]]
-    ) -> list[tuple[Candidate, _R]]:
+        self, stage: str, batch: list[PendingRow], call: Callable[[list[PendingRow]], Sequence[_R]]
+    ) -> list[tuple[PendingRow, _R]]:
         """What a stage makes of the images that still go on. If it raises, each is tried alone and the error is its reason."""
-        live = [c for c in batch if not c.reason]
+        live = [row for row in batch if not row.reason]
         if not live:
             return []
         try:
@@ -271,28 +283,32 @@ class Pipeline:
             if len(live) == 1:
                 self._blame(stage, live[0], error)
                 return []
-            return [pair for candidate in live for pair in self._each(stage, [candidate], call)]
+            return [pair for row in live for pair in self._each(stage, [row], call)]
         self._failures[stage] = 0
         return list(zip(live, found, strict=True))
 
     @staticmethod
-    def _called(stage: str, live: list[Candidate], call: Callable[[list[Candidate]], Sequence[_R]]) -> Sequence[_R]:
+    def _called(stage: str, live: list[PendingRow], call: Callable[[list[PendingRow]], Sequence[_R]]) -> Sequence[_R]:
         found = call(live)
         if len(found) != len(live):
             raise StageError(f"{stage}: expected {len(live)} results, one an image, got {len(found)}")
+        for result in found:
+            if stage in _RESULTS and not isinstance(result, _RESULTS[stage]):
+                expected = " or ".join(kind.__name__ for kind in _RESULTS[stage])
+                raise StageError(f"{stage}: expected {expected} of each image, got {type(result).__name__}")
         return found
 
-    def _blame(self, stage: str, candidate: Candidate, error: Exception) -> None:
+    def _blame(self, stage: str, row: PendingRow, error: Exception) -> None:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        candidate.reason = f"{FAILED}{stage}: {text}"[:_REASON]
+        row.reason = f"{FAILED}{stage}: {text}"[:_REASON]
         self._failures[stage] += 1
         if self._failures[stage] >= FAILURES_IN_A_ROW:
             raise StageError(f"{stage}: failed for {FAILURES_IN_A_ROW} images in a row, at last with {text}") from error
 
 
-def _boxes(candidates: Sequence[Candidate]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _boxes(rows: Sequence[PendingRow]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The persons' boxes, (I, 4)."""
-    return np.stack([c.person.boxes[0] for c in candidates if c.person is not None])
+    return np.stack([row.person.boxes[0] for row in rows if row.person is not None])
 
 
 def picture_path(store: Path, key: str) -> Path:
@@ -314,12 +330,12 @@ def _mark(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def keep_picture(store: Path, candidate: Candidate) -> None:
+def keep_picture(store: Path, row: PendingRow) -> None:
     """Write an image's JPEG beside the shards, whole or not at all."""
-    if candidate.picture is None:
+    if row.picture is None:
         return
-    path = picture_path(store, candidate.request.key)
+    path = picture_path(store, row.request.key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{_mark(candidate.request.key)}.{os.getpid()}.part")
-    Image.fromarray(candidate.picture.pixels).save(part, "JPEG", quality=JPEG_QUALITY)
+    part = path.with_name(f".{_mark(row.request.key)}.{os.getpid()}.part")
+    Image.fromarray(row.picture.pixels).save(part, "JPEG", quality=JPEG_QUALITY)
     part.replace(path)

@@ -1,84 +1,76 @@
-"""The stages by name: what each does, whose code and weights it uses and under which licence, and how it is made."""
+"""The stages by name: the project's, those of other packages, and any class by ``module:Class``; how they are made."""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from chorus.errors import InputError
+from chorus.frontend import third_party
+from chorus.frontend.stage_info import KINDS, METHODS, StageInfo
 from chorus.frontend.stages import Runtime
+from chorus.frontend.third_party import BrokenStage
+
+__all__ = ["KINDS", "BrokenStage", "StageInfo", "broken_stages", "check", "find", "make", "register", "stages"]
 
 _PACKAGES = ("prompting", "synthesis", "detection", "keypoints", "humans", "simulated")
 """Each has STAGES, its implementations, and imports no model library."""
 
-KINDS = ("prompts", "images", "detector", "keypoints", "humans")
-"""The stages that can be chosen, in the order in which they run."""
-
-
-@dataclass(frozen=True)
-class StageInfo:
-    """One implementation of a stage.
-
-    kind      one of KINDS                    name      by which it is chosen
-    made_by   "module:function", or a class's method; called with the model (a hub id, a local folder or a file) and a Runtime
-    what      what it does, in a line         model     the default model; "" where there is none and one must be named;
-                                              None where the stage has no model
-    licence   of the code and of the weights  weights   where they come from
-    needs     what to install for it
-    options   what ``--set KIND.NAME=VALUE`` can say, name -> meaning
-    local     the model is a path of this machine, which must be there
-    """
-
-    kind: str
-    name: str
-    made_by: str
-    what: str
-    model: str | None
-    licence: str
-    weights: str
-    needs: str = ""
-    options: tuple[tuple[str, str], ...] = ()
-    local: bool = False
-
-
-_STAGES: dict[tuple[str, str], StageInfo] = {}
+_REGISTERED: dict[tuple[str, str], StageInfo] = {}
 
 
 def register(info: StageInfo) -> None:
-    """Make a stage known by its name. InputError where the name is taken, or the kind is none."""
+    """Make a stage known by its name in this process. InputError where the name is taken, or the kind is none."""
     if info.kind not in KINDS:
         raise InputError(f"kind: expected one of {', '.join(KINDS)}; got {info.kind!r}")
-    if (info.kind, info.name) in _STAGES:
+    if (info.kind, info.name) in _known():
         raise InputError(f"name: expected one that is free, got {info.name!r}, which is a stage of kind {info.kind!r}")
-    _STAGES[info.kind, info.name] = info
+    _REGISTERED[info.kind, info.name] = info
 
 
 def stages(kind: str | None = None) -> list[StageInfo]:
-    """All stages, or those of a kind."""
-    _load_catalogue()
-    return [info for info in _STAGES.values() if kind in (None, info.kind)]
+    """All stages, or those of a kind: the project's, the registered ones, then those of installed packages."""
+    found = [info for info in _known().values() if kind in (None, info.kind)]
+    return [*found, *(info for wanted in _kinds(kind) for info in third_party.all_installed(wanted, _names(wanted))[0])]
+
+
+def broken_stages(kind: str | None = None) -> list[BrokenStage]:
+    """The entry points of installed packages of which no stage can be made, of all kinds or of one."""
+    return [stage for wanted in _kinds(kind) for stage in third_party.all_installed(wanted, _names(wanted))[1]]
 
 
 def find(kind: str, name: str) -> StageInfo:
-    """The stage of this kind and name. InputError, naming those there are, where there is none."""
-    _load_catalogue()
+    """The stage of this kind and name, or the one that ``module:Class`` names.
+
+    InputError, naming those that can be chosen, where there is none, or saying why one of another package cannot be loaded.
+    """
+    known = _known()
+    if (kind, name) in known:
+        return known[kind, name]
+    entry = None if ":" in name else third_party.installed(kind).get(name)
+    if entry is None and ":" not in name:
+        listed = ", ".join(dict.fromkeys([*_names(kind), *third_party.installed(kind)]))
+        raise InputError(f"--{kind}: expected one of {listed}, or module:Class; got {name!r}")
     try:
-        return _STAGES[kind, name]
-    except KeyError:
-        known = ", ".join(info.name for info in stages(kind))
-        raise InputError(f"--{kind}: expected one of {known}; got {name!r}") from None
+        return third_party.stage_of_path(kind, name) if entry is None else third_party.stage_of_entry_point(kind, entry)
+    except InputError as error:
+        raise InputError(f"--{kind} {name}: {error}") from error
 
 
 def check(kind: str, spec: str, runtime: Runtime) -> tuple[StageInfo, str | None]:
-    """The stage and the model that ``NAME`` or ``NAME=MODEL`` names; nothing is loaded.
+    """The stage and the model that ``NAME`` or ``NAME=MODEL`` names, NAME being a stage's or ``module:Class``.
 
-    InputError for unknown names and options, and where a model is missing or one is named that the stage has no use for.
+    No model is loaded. InputError for unknown names and options, and where a model is missing or one is named that the stage
+    has no use for.
     """
     name, _, model = spec.partition("=")
     info = find(kind, name)
+    if info.options is None:  # the stage alone knows
+        return info, model or None
     replace(runtime, kind=kind).check_options([option for option, _ in info.options])
     if info.model is None and model:
         raise InputError(f"--{kind} {name}: expected no model, this stage has none; got {model!r}")
@@ -92,16 +84,33 @@ def check(kind: str, spec: str, runtime: Runtime) -> tuple[StageInfo, str | None
 def make(kind: str, spec: str, runtime: Runtime) -> Any:
     """The stage that ``NAME`` or ``NAME=MODEL`` names, made ready.
 
-    InputError as of ``check`` and for models that cannot be loaded; ImportError, naming what to install, where a library is
-    missing.
+    InputError as of ``check``, for models that cannot be loaded, and for what lacks the method of its kind; ImportError, naming
+    what to install, where a library is missing.
     """
     info, model = check(kind, spec, runtime)
     module, _, path = info.made_by.partition(":")
-    return attrgetter(path)(importlib.import_module(module))(model, replace(runtime, kind=kind))
+    made = third_party.construct(attrgetter(path)(importlib.import_module(module)), model, replace(runtime, kind=kind))
+    if not third_party.has_method(kind, made):
+        found = type(made).__name__
+        raise InputError(
+            f"--{kind} {info.name}: expected a stage with the method {METHODS[kind]}, got a {found}, which lacks it"
+        )
+    return made
 
 
-def _load_catalogue() -> None:
-    for package in _PACKAGES:
-        for info in importlib.import_module(f"chorus.frontend.{package}").STAGES:
-            if (info.kind, info.name) not in _STAGES:
-                register(info)
+def _known() -> dict[tuple[str, str], StageInfo]:
+    return {**_built_in(), **_REGISTERED}
+
+
+@lru_cache(maxsize=1)
+def _built_in() -> dict[tuple[str, str], StageInfo]:
+    found = [info for name in _PACKAGES for info in importlib.import_module(f"chorus.frontend.{name}").STAGES]
+    return {(info.kind, info.name): info for info in found}
+
+
+def _names(kind: str) -> list[str]:
+    return [info.name for info in _known().values() if info.kind == kind]
+
+
+def _kinds(kind: str | None) -> tuple[str, ...]:
+    return KINDS if kind is None else (kind,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from chorus.frontend.distributed import Ranks
 from chorus.frontend.pipeline import Pipeline, RunReport, Stages
 from chorus.frontend.plan import Description, batches
 from chorus.frontend.registry import KINDS, check, find, make
-from chorus.frontend.stages import ImageRequest, Runtime
+from chorus.frontend.stages import ImageRequest, Runtime, check_category
 from chorus.store import StoreWriter
 from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
 from chorus.store.schema import shard_paths
@@ -77,12 +77,12 @@ class Settings:
         }
 
 
-def stage_options(options: dict[str, str], kind: str) -> dict[str, str]:
+def stage_options(options: Mapping[str, str], kind: str) -> dict[str, str]:
     """Of ``KIND.NAME -> value`` those of one kind, by NAME."""
     return {name.partition(".")[2]: value for name, value in options.items() if name.partition(".")[0] == kind}
 
 
-def check_options(options: dict[str, str]) -> None:
+def check_options(options: Mapping[str, str]) -> None:
     """InputError for an option of no kind of stage."""
     for name in options:
         kind, dot, rest = name.partition(".")
@@ -91,7 +91,7 @@ def check_options(options: dict[str, str]) -> None:
 
 
 def check_stages(description: Description) -> None:
-    """InputError for stages and options that there are not; nothing is loaded."""
+    """InputError for stages and options that do not exist; no model is loaded."""
     for kind, spec in description.stages.items():
         check(kind, spec, Runtime(options=stage_options(description.options, kind)))
 
@@ -105,7 +105,7 @@ def make_stages(description: Description, settings: Settings, ranks: Ranks, body
         runtime = Runtime(device, dtype, settings.model_batch, stage_options(description.options, kind), body)
         made[kind] = make(kind, description.stages[kind], runtime)
     stages = Stages(made["images"], made["detector"], made["keypoints"], made["humans"])
-    stages.detector.check(description.category)
+    check_category(stages.detector, description.category)
     return stages
 
 
@@ -113,17 +113,17 @@ def check_store(path: Path, description: Description, accept_changes: bool = Fal
     """StoreError where a store at ``path`` was made with other stages or settings than the description's."""
     if not (path / "store.json").exists():
         return
-    there = Description.load(path)
-    if there is None:
+    stored = Description.load(path)
+    if stored is None:
         if not shard_paths(path):  # empty: that of a run that was killed before it could say what it makes
             return
         raise StoreError(f"{path}: expected a store of the front end or a new name, got a store made by something else")
-    difference = there.difference(description)
+    difference = stored.difference(description)
     if difference and not accept_changes:
         raise StoreError(f"{path}: cannot add to this store: {difference} (--accept-changes adds all the same)")
 
 
-def synthesize(
+def fill_store(
     path: Path,
     requests: Sequence[ImageRequest],
     description: Description,
@@ -190,7 +190,7 @@ def synthesize(
             body,
             calibration=settings.calibration,
             duplicates=settings.duplicates,
-            estimator=find("humans", description.stages["humans"].partition("=")[0]).name if description.stages else "",
+            estimator=description.stages["humans"].partition("=")[0] if description.stages else "",
             person_masks=settings.person_masks,
             keep_images=settings.keep_images,
             commit_images=settings.commit_images,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from chorus.errors import InputError, check_array
 if TYPE_CHECKING:
     from chorus.body.model import Body
     from chorus.camera.cameras import Cameras
+    from chorus.frontend.prompting.parsing import Dropped
 
 PERSON = "person"
 """The label of people among a detector's instances; the object's is the category that was asked for."""
@@ -101,7 +102,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Instances:
-    """N things found in one image, most confident first.
+    """N people and objects found in one image, most confident first.
 
     boxes   (N, 4) float32 x0, y0, x1, y1 pixels      scores  (N,) float32 in 0..1
     labels  N str: "person" or the category           masks   (N, H, W) bool
@@ -183,7 +184,12 @@ class Human:
 
 
 class PromptSource(Protocol):
-    """Thinks of interactions of people with a category of object."""
+    """Gives interactions of people with a category of object.
+
+    It may also have ``provenance()``, a dict of JSON's types that says where the prompts of the last call come from, and
+    ``dropped``, those that the last call left out: texts and reasons as ``chorus.frontend.prompting.parsing.Dropped``.
+    ``prompt_provenance`` and ``dropped_prompts`` stand for them where they are missing.
+    """
 
     def prompts(self, category: str, count: int) -> list[str]:
         """At most ``count`` different prompts, at least one. InputError where none can be had."""
@@ -199,11 +205,11 @@ class ImageSource(Protocol):
 
 
 class Detector(Protocol):
-    """Finds people and objects of a category, with boxes and masks."""
+    """Finds people and objects of a category, with boxes and masks.
 
-    def check(self, category: str) -> None:
-        """InputError, naming what can be found, where the category is not among it. Called once, before the work."""
-        ...
+    It may also have ``check(category)``, which raises InputError, naming what can be found, where the category is not among
+    it. ``check_category`` calls it, once, before the work.
+    """
 
     def detect(self, pictures: Sequence[Picture], category: str) -> Sequence[Instances]:
         """Instances labelled "person" or ``category`` in each picture, by its own confidence threshold; duplicates included."""
@@ -224,6 +230,25 @@ class HumanEstimator(Protocol):
     def humans(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> Sequence[Human | Refusal]:
         """The person of each picture, from the persons' boxes (I, 4)."""
         ...
+
+
+def prompt_provenance(source: PromptSource, spec: str) -> dict[str, Any]:
+    """Where the prompts of a source's last call come from, in JSON's types; of one that does not say, the stage by ``spec``."""
+    told = getattr(source, "provenance", None)
+    found: dict[str, Any] = {"stage": spec} if told is None else told()
+    return found
+
+
+def dropped_prompts(source: PromptSource) -> list[Dropped]:
+    """What a source's last call left out, with reasons; nothing for a source that does not keep it."""
+    return list(getattr(source, "dropped", ()))
+
+
+def check_category(detector: Detector, category: str) -> None:
+    """InputError where a detector says that it does not know a category. One without ``check`` is taken to know any."""
+    check = getattr(detector, "check", None)
+    if check is not None:
+        check(category)
 
 
 @dataclass(frozen=True)

@@ -70,16 +70,17 @@ def find_interaction(picture: Picture, categories: Sequence[str], detector: Dete
     Equal overlaps: the pair of greater confidence, person times object. Raises InputError where the detector knows none of
     the categories, and where there is no person or no object that meets one.
     """
+    from chorus.frontend.stages import PERSON, check_category
+
     known, refused = [], []
     for name in categories if category is None else [category]:
         try:
-            detector.check(name)
+            check_category(detector, name)
             known.append(name)
         except InputError as error:
             refused.append(str(error))
     if not known:
         raise InputError(f"category: expected one that the detector finds: {'; '.join(refused) or 'none is stored'}")
-    from chorus.frontend.stages import PERSON
 
     best: tuple[float, float] = (0.0, 0.0)
     found: Found | None = None

@@ -11,7 +11,7 @@ import numpy as np
 
 from chorus.body.model import load_body
 from chorus.frontend.plan import Description
-from chorus.frontend.run import Settings, synthesize
+from chorus.frontend.run import Settings, fill_store
 from chorus.frontend.stages import ImageRequest
 from chorus.simulate.worlds import WORLDS
 from chorus.store import open_store
@@ -29,7 +29,7 @@ def run(path: Path, count: int, batch: int = 4, **options: Any) -> Any:
     """Make a store, or go on with it; every batch is committed."""
     description = Description("sports ball", STAGES, OPTIONS)
     settings = Settings(device="cpu", batch=batch, commit_seconds=0.0)
-    return synthesize(path, wanted(count), description, load_body(), settings, **options)
+    return fill_store(path, wanted(count), description, load_body(), settings, **options)
 
 
 def same_rows(a: Path, b: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
 
 Act = Callable[["Handler"], None]
 
@@ -114,3 +116,17 @@ class Servers:
 
 def url(script: Script) -> str:
     return f"http://127.0.0.1:{script.server_port}/v1"
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
+    """Starts servers, which end with the test; a conftest.py that needs it imports it."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    servers = Servers()
+    yield servers
+    for script in servers.running:
+        script.over.set()
+        script.shutdown()
+        script.server_close()

@@ -148,9 +148,9 @@ def test_the_finder_finds_one_of_each_in_any_picture(finder: Any) -> None:
     for found in finder.detect([Picture(ImageRequest(str(i), "p"), p) for i, p in enumerate(pixels)], "surfboard"):
         assert sorted(found.labels) == ["person", "surfboard"]
         assert (found.scores > 0.85).all()
-        person, thing = (found.boxes[found.labels.index(name)] for name in ("person", "surfboard"))
-        shared = (np.minimum(person[2:], thing[2:]) - np.maximum(person[:2], thing[:2])).clip(0).prod()
-        assert 0.2 < shared / (thing[2:] - thing[:2]).prod() < 1
+        person, item = (found.boxes[found.labels.index(name)] for name in ("person", "surfboard"))
+        shared = (np.minimum(person[2:], item[2:]) - np.maximum(person[:2], item[:2])).clip(0).prod()
+        assert 0.2 < shared / (item[2:] - item[:2]).prod() < 1
 
 
 def test_batches_and_neighbours_do_not_matter(finder: Any) -> None:

@@ -13,8 +13,8 @@ from scipy.spatial.transform import Rotation
 from chorus.body.model import load_body
 from chorus.errors import InputError
 from chorus.frontend import registry
-from chorus.frontend.humans import pose_files as records
-from chorus.frontend.humans.pose_files import RecordedHumans
+from chorus.frontend.humans import pose_files
+from chorus.frontend.humans.pose_files import PosesFromFiles
 from chorus.frontend.stages import Human, ImageRequest, Picture, Refusal, Runtime
 from tests.frontend.tiny_humans import shapely
 
@@ -97,7 +97,7 @@ def test_a_weak_camera_without_crop_is_of_the_images_width_and_may_have_an_origi
 
 def test_shape_moves_the_joints_but_not_the_pelvis_that_the_origin_names(tmp_path):
     content, body = weak(), shapely()
-    (human,) = RecordedHumans(write(tmp_path / "x.npz", content), body).humans([picture("set/1.jpg")], np.zeros((1, 4)))
+    (human,) = PosesFromFiles(write(tmp_path / "x.npz", content), body).humans([picture("set/1.jpg")], np.zeros((1, 4)))
     turned = body.posed_joints(content["pose"][1:2], content["betas"][1:2, :2])[0]
     expected = 0.8 * ((turned - turned[0])[:, :2] + [0.1, -0.05])
     np.testing.assert_allclose(human.joints, 50 * expected + [90, 70], atol=1e-9)
@@ -142,7 +142,7 @@ def test_the_orientation_may_stand_by_itself(find):
 
 def test_keys_that_are_not_there_and_pictures_of_another_size(tmp_path):
     path = write(tmp_path / "x.npz", weak() | {"image_size": [[HEIGHT, WIDTH], [WIDTH, HEIGHT], [HEIGHT, WIDTH]]})
-    stage = RecordedHumans(path, BODY)
+    stage = PosesFromFiles(path, BODY)
     assert len(stage) == 3
     boxes = np.zeros((3, 4), np.float32)
     first, turned, missing = stage.humans([picture("set/0.jpg"), picture("set/1.jpg"), picture("set/9.jpg")], boxes)
@@ -156,13 +156,13 @@ def test_a_folder_is_all_of_its_files(tmp_path):
     write(tmp_path / "b.json", joints() | {"keys": ["set/7.jpg", "8", "ü"]})
     (tmp_path / "notes.txt").write_text("not read")
     os.symlink(tmp_path / "a.npz", tmp_path / "link.npz")
-    stage = RecordedHumans(tmp_path, BODY)
+    stage = PosesFromFiles(tmp_path, BODY)
     assert len(stage) == 5
     found = stage.humans([picture("ü"), picture("set/1.jpg")], np.zeros((2, 4), np.float32))
     assert [h.crop_camera is None for h in found] == [True, False]
     write(tmp_path / "c.json", joints(1) | {"keys": ["8"]})
     with pytest.raises(InputError, match=r"c\.json: expected every key once, got '8' again"):
-        RecordedHumans(tmp_path, BODY)
+        PosesFromFiles(tmp_path, BODY)
 
 
 def changed(content, **to):
@@ -199,14 +199,14 @@ def test_what_is_wrong_is_named(tmp_path, content, message, suffix):
     path = tmp_path / f"x{suffix}"
     write(path, content)
     with pytest.raises(InputError, match=message) as caught:
-        RecordedHumans(path, BODY)
+        PosesFromFiles(path, BODY)
     assert str(path) in str(caught.value)
 
 
 def test_hostile_and_damaged_files(tmp_path, monkeypatch):
     def error(path):
         with pytest.raises(InputError) as caught:
-            RecordedHumans(path, BODY)
+            PosesFromFiles(path, BODY)
         assert str(path) in str(caught.value)
         return str(caught.value)
 
@@ -234,8 +234,8 @@ def test_hostile_and_damaged_files(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
         archive.writestr("pose.npy", b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + b"\0" * 80)
     assert "damaged" in error(tmp_path / "huge.npz")
-    monkeypatch.setattr(records, "MAX_NPZ_BYTES", 1000)
-    monkeypatch.setattr(records, "MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr(pose_files, "MAX_NPZ_BYTES", 1000)
+    monkeypatch.setattr(pose_files, "MAX_JSON_BYTES", 1000)
     assert "at most 1000 bytes" in error(write(tmp_path / "large.npz", weak()))
     assert "at most 1000 bytes" in error(write(tmp_path / "large.json", weak()))
     for text in ("[1]", "{", '{"pose": [[1], [1, 2]], "keys": ["a", "b"]}', "NaN", "[" * 900, '{"keys": 3}'):

@@ -14,7 +14,7 @@ import pytest
 
 import chorus
 from chorus.frontend.plan import Description
-from chorus.frontend.run import Settings, synthesize
+from chorus.frontend.run import Settings, fill_store
 from chorus.frontend.stages import COCO_KEYPOINTS, ImageRequest
 from chorus.simulate.worlds import WORLDS
 from chorus.store import Store, open_store
@@ -32,7 +32,7 @@ def run(path: Path, options: dict[str, str] | None = None, **replaced: str) -> S
     options = {"images.size": str(SIDE), **(options or {})}
     requests = [ImageRequest(f"image-{i:02d}", WORLD.prompt, "", i) for i in range(COUNT)]
     description = Description("sports ball", {**SIMULATED, **replaced}, options)
-    synthesize(path, requests, description, BODY, Settings(device="cpu", batch=4))
+    fill_store(path, requests, description, BODY, Settings(device="cpu", batch=4))
     store = open_store(path)
     assert len(store) == COUNT
     return store

@@ -15,7 +15,7 @@ from chorus.body.model import load_body
 from chorus.errors import InputError, StoreError
 from chorus.frontend.distributed import Ranks
 from chorus.frontend.plan import Description
-from chorus.frontend.run import Settings, check_store, synthesize
+from chorus.frontend.run import Settings, check_store, fill_store
 from chorus.store import StoreWriter, open_store, verify_store
 from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
 from tests.frontend.runs import OPTIONS, STAGES, run, same_rows, wanted
@@ -215,4 +215,4 @@ def test_requests_of_one_key_are_refused(tmp_path: Path) -> None:
     twice = [wanted(1)[0], replace(wanted(2)[1], key=wanted(1)[0].key)]
     description = Description("sports ball", STAGES, OPTIONS)
     with pytest.raises(InputError, match="requests: expected different keys"):
-        synthesize(tmp_path / "s.chorus", twice, description, load_body(), Settings(device="cpu"))
+        fill_store(tmp_path / "s.chorus", twice, description, load_body(), Settings(device="cpu"))

@@ -6,9 +6,8 @@
 
 from __future__ import annotations
 
-from chorus.frontend.registry import StageInfo
+from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
 
-_NEEDS = 'pip install "chorus-hoi[frontend]"'
 _FOLDER = "a hub id, or a folder that save_pretrained wrote; the default: the Hugging Face hub"
 _FOLDERS = "two hub ids or folders that save_pretrained wrote, DETECTOR,SAM; the default: the Hugging Face hub"
 
@@ -22,7 +21,7 @@ STAGES: tuple[StageInfo, ...] = (
         licence="code: transformers, Apache-2.0; weights: as their model card says (the default's were released beside code "
         "under the MIT licence and trained on COCO)",
         weights=_FOLDER,
-        needs=_NEEDS,
+        needs=FRONTEND_EXTRA,
         options=(("threshold", "least score of an instance (0.5)"),),
     ),
     StageInfo(
@@ -33,7 +32,7 @@ STAGES: tuple[StageInfo, ...] = (
         model="IDEA-Research/grounding-dino-base,facebook/sam-vit-huge",
         licence="code: transformers, Apache-2.0; weights: both Apache-2.0, others as their model card says",
         weights=_FOLDERS,
-        needs=_NEEDS,
+        needs=FRONTEND_EXTRA,
         options=(("threshold", "least score of a box (0.35)"),),
     ),
     StageInfo(
@@ -44,7 +43,7 @@ STAGES: tuple[StageInfo, ...] = (
         model="google/owlv2-base-patch16-ensemble,facebook/sam-vit-huge",
         licence="code: transformers, Apache-2.0; weights: both Apache-2.0, others as their model card says",
         weights=_FOLDERS,
-        needs=_NEEDS,
+        needs=FRONTEND_EXTRA,
         options=(("threshold", "least score of a box (0.2)"),),
     ),
     StageInfo(

@@ -49,12 +49,12 @@ class Detectron2:
         self._objects.number(category)
 
     def detect(self, pictures: Sequence[Picture], category: str) -> Sequence[Instances]:
-        thing = self._objects.number(category)
+        number = self._objects.number(category)
         if self._objects is self._persons:
-            wanted = {self._person: PERSON, thing: category}
+            wanted = {self._person: PERSON, number: category}
             return [_instances([self._persons(picture, wanted)]) for picture in pictures]
         return [
-            _instances([self._persons(picture, {self._person: PERSON}), self._objects(picture, {thing: category})])
+            _instances([self._persons(picture, {self._person: PERSON}), self._objects(picture, {number: category})])
             for picture in pictures
         ]
 

@@ -17,7 +17,7 @@ def without_duplicates(instances: Instances, overlap: float = 0.8, sure: float =
 
     Both bounds are exclusive. Instances are judged from the most to the least confident, each against those that were kept:
     what has itself been dropped drops nothing. So of A over B over C, where only neighbours overlap, A and C stay: a box that
-    lies across two things does not make one of them a duplicate of the other. Of equal confidences the one given first
+    lies across two objects does not make one of them a duplicate of the other. Of equal confidences the one given first
     counts as the more confident. A box without area overlaps nothing.
     """
     for name, value in (("overlap", overlap), ("sure", sure)):

@@ -49,8 +49,8 @@ class Mask2Former:
         find_category(category, self.names, "this model")
 
     def detect(self, pictures: Sequence[Picture], category: str) -> Sequence[Instances]:
-        thing = find_category(category, self.names, "this model")
-        return of_one_size(pictures, lambda batch: self._detect(batch, (self._person, thing), (PERSON, category)), self._limit)
+        number = find_category(category, self.names, "this model")
+        return of_one_size(pictures, lambda batch: self._detect(batch, (self._person, number), (PERSON, category)), self._limit)
 
     def _detect(self, pictures: Sequence[Picture], classes: tuple[int, int], labels: tuple[str, str]) -> list[Instances]:
         """Of pictures of one size."""

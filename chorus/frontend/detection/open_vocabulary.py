@@ -49,7 +49,7 @@ def make_owlv2(model: str, runtime: Runtime) -> OpenVocabulary:
 
 
 class OpenVocabulary:
-    """People and things of any name: boxes and scores of a detector that reads, masks of SAM.
+    """People and objects of any name: boxes and scores of a detector that reads, masks of SAM.
 
     The boxes stay the detector's, cut to the picture: it is them that were scored, and a mask that leaks into the background
     must not move the crop of a person. Where they have no area, or SAM finds no pixel, there is no instance.

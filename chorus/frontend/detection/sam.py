@@ -32,11 +32,11 @@ class Sam:
 
     def masks(self, pictures: Sequence[Picture], boxes: Sequence[NDArray[np.float32]]) -> list[NDArray[np.bool_]]:
         """(N, H, W) for each picture of its boxes (N, 4) in x0, y0, x1, y1 pixels; a mask may reach out of its box."""
-        items = [(picture, own) for picture, own in zip(pictures, boxes, strict=True) if len(own)]
-        found = iter(in_batches(items, self._masks, self._limit))
+        items = [(picture, found) for picture, found in zip(pictures, boxes, strict=True) if len(found)]
+        masks = iter(in_batches(items, self._masks, self._limit))
         return [
-            next(found) if len(own) else np.zeros((0, *picture.size), np.bool_)
-            for picture, own in zip(pictures, boxes, strict=True)
+            next(masks) if len(found) else np.zeros((0, *picture.size), np.bool_)
+            for picture, found in zip(pictures, boxes, strict=True)
         ]
 
     def _masks(self, items: Sequence[_Item]) -> list[NDArray[np.bool_]]:

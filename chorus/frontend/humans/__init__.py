@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chorus.frontend.registry import StageInfo
+from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
 
 STAGES: tuple[StageInfo, ...] = (
     StageInfo(
@@ -16,7 +16,7 @@ STAGES: tuple[StageInfo, ...] = (
         "non-commercial research only",
         weights="PATH of a checkpoint that you have: FrankMocap's body module (its scripts/download_data_body_module.sh), "
         "SPIN's model_checkpoint.pt (its fetch_data.sh) or EFT's (its scripts/download_mocapdata.sh)",
-        needs='pip install "chorus-hoi[frontend]"',
+        needs=FRONTEND_EXTRA,
         options=(
             ("projection", "how the checkpoint's camera is meant: frankmocap (EFT's too; the default) or spin"),
             ("crop_scale", "side of the square crop over the longer side of the person's box; 1.2"),

@@ -80,14 +80,14 @@ class _People:
     cameras: Cameras | None
 
 
-def make(model: str, runtime: Runtime) -> RecordedHumans:
-    """The stage, from the path of a file or of a folder of files. InputError without a body, and as ``RecordedHumans``."""
+def make(model: str, runtime: Runtime) -> PosesFromFiles:
+    """The stage ``records=PATH``, of a file or a folder of files. InputError without a body, and as ``PosesFromFiles``."""
     if runtime.body is None:
         raise InputError("body: expected the body that poses belong to, got none")
-    return RecordedHumans(model, runtime.body)
+    return PosesFromFiles(model, runtime.body)
 
 
-class RecordedHumans:
+class PosesFromFiles:
     """HumanEstimator that looks predictions up by the pictures' keys; boxes are not used.
 
     All files are read and checked at once. InputError for paths without files, damaged files, unknown names, numbers of other

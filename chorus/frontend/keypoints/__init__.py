@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from chorus.frontend.registry import StageInfo
+from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
 
 STAGES: tuple[StageInfo, ...] = (
     StageInfo(
@@ -16,7 +16,7 @@ STAGES: tuple[StageInfo, ...] = (
         model="usyd-community/vitpose-base-simple",
         licence="code: transformers, Apache-2.0; weights: Apache-2.0, others as their model card says",
         weights="a hub id, or a folder that save_pretrained wrote; the default: the Hugging Face hub",
-        needs='pip install "chorus-hoi[frontend]"',
+        needs=FRONTEND_EXTRA,
         options=(("dataset", "number of the expert of a ViTPose++ model, a mixture trained on several data sets (0: COCO's)"),),
     ),
     StageInfo(

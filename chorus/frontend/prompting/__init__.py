@@ -1,9 +1,9 @@
-"""Thinking of interactions: our own lists, servers, local language models, files; and the views and numbers of Table 3."""
+"""Prompts from our lists, servers, local language models and files; the views of A.1 and the numbers of Table 3."""
 
 from __future__ import annotations
 
 from chorus.frontend.prompting.table3 import PRESETS, VIEWS, Preset, category_name, preset, usual_count
-from chorus.frontend.registry import StageInfo
+from chorus.frontend.stage_info import StageInfo
 
 __all__ = ["PRESETS", "STAGES", "VIEWS", "Preset", "category_name", "preset", "usual_count"]
 

@@ -1,17 +1,16 @@
 """Making images, or reading them from a folder (A.2, B.1).
 
 ``stable-diffusion`` is the paper's; ``diffusers`` is any other text-to-image pipeline of that library; ``folder`` is for
-pictures that exist. What each promises about seeds and batches is in docs/synthesis.md.
+pictures that exist. What each guarantees about seeds and batches is in docs/synthesis.md.
 """
 
 from __future__ import annotations
 
-from chorus.frontend.registry import StageInfo
+from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
 from chorus.frontend.synthesis.folder import folder_requests
 
 __all__ = ["STAGES", "folder_requests"]
 
-_NEEDS = 'pip install "chorus-hoi[frontend]"'
 _GUIDED = (
     ("guidance", "scale of the classifier-free guidance"),
     ("negative", "what no image should show, as a negative prompt"),
@@ -33,7 +32,7 @@ STAGES: tuple[StageInfo, ...] = (
         licence="code: diffusers and transformers, Apache-2.0; weights: CreativeML OpenRAIL-M (uses are restricted), others as "
         "their model card says",
         weights="a hub id, or a folder that StableDiffusionPipeline.save_pretrained wrote; the default: the Hugging Face hub",
-        needs=_NEEDS,
+        needs=FRONTEND_EXTRA,
         options=(
             ("steps", "denoising steps (50)"),
             ("size", "height and width in pixels (512)"),
@@ -54,7 +53,7 @@ STAGES: tuple[StageInfo, ...] = (
         model="",
         licence="code: diffusers and transformers, Apache-2.0; weights: as the model card says",
         weights="a hub id, or a folder that save_pretrained of a pipeline wrote",
-        needs=_NEEDS,
+        needs=FRONTEND_EXTRA,
         options=(
             ("steps", "denoising steps (the pipeline's)"),
             ("size", "height and width in pixels (the pipeline's)"),

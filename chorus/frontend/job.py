@@ -1,0 +1,244 @@
+"""The whole job by one call: from a category's name to a filled store, or from a folder of pictures to one."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chorus.body.model import load_body
+from chorus.errors import InputError
+from chorus.frontend.distributed import Ranks, ranks
+from chorus.frontend.pipeline import RunReport
+from chorus.frontend.plan import Description, Plan
+from chorus.frontend.prompting import PRESETS, VIEWS, category_name, preset, usual_count
+from chorus.frontend.registry import check, make
+from chorus.frontend.run import Settings, check_options, check_stages, check_store, fill_store, stage_options
+from chorus.frontend.stage_info import KINDS
+from chorus.frontend.stages import ImageRequest, Runtime
+from chorus.frontend.synthesis import folder_requests
+from chorus.store import open_store
+
+if TYPE_CHECKING:
+    from chorus.body.model import Body
+
+SIMULATED_IMAGES = 100
+"""Images of a simulated run where nobody says how many."""
+_KNOWN_AT_ONCE = ("builtin", "file", "simulated")  # sources of prompts that ask no model and no server: a dry run shows theirs
+_CAMERA_FIT = {"method": "adam", "focal": "auto"}
+
+
+@dataclass(frozen=True)
+class StageChoices:
+    """Which stage does what, each as ``NAME``, ``NAME=MODEL``, ``module:Class`` or ``module:Class=MODEL``.
+
+    humans     3D poses; without a default, for its weights have to be obtained by whoever uses them
+    detector, keypoints, images, prompts   as ``chorus stages`` lists them
+    options    "KIND.NAME" -> text, such as "images.steps" -> "30"
+    numbered   image i gets the seed i, which is how simulated worlds number their images; else a hash (``Plan``)
+    """
+
+    humans: str
+    detector: str = "mask2former"
+    keypoints: str = "vitpose"
+    images: str = "stable-diffusion"
+    prompts: str = "builtin"
+    options: Mapping[str, str] = field(default_factory=dict)
+    numbered: bool = False
+
+    @classmethod
+    def simulated(cls, options: Mapping[str, str] | None = None) -> StageChoices:
+        """Every stage played by a simulated world, without any model."""
+        one = "simulated"
+        return cls(one, one, one, one, one, options or {}, numbered=True)
+
+    def specs(self) -> dict[str, str]:
+        """Kind -> stage, in the order in which they run."""
+        return {kind: getattr(self, kind) for kind in KINDS}
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How many images of what.
+
+    images   in all; None: as Table 3 has for the category, SIMULATED_IMAGES for a simulated world
+    prompts  most prompts to take; None: as Table 3 has, else 10; of a file all
+    views    of the 22 view augmentations of A.1, "" for none; empty: all of them
+    seed     of the run, at least 0
+    """
+
+    images: int | None = None
+    prompts: int | None = None
+    views: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a store is to hold and what it is made with: settled, and nothing made yet.
+
+    requests  all images; those that the store has are left alone      ranks  this process among those of the run
+    """
+
+    output: Path
+    requests: Sequence[ImageRequest]
+    description: Description
+    settings: Settings
+    ranks: Ranks
+
+    def present(self) -> int:
+        """How many of the requested images the store has."""
+        if not (self.output / "store.json").exists():
+            return 0
+        stored = set(open_store(self.output, verify=False).rows["key"].tolist())
+        return sum(request.key.encode() in stored for request in self.requests)
+
+    def check(self, *, accept_changes: bool = False) -> None:
+        """InputError and StoreError that ``run`` would begin with; no model is loaded."""
+        check_stages(self.description)
+        check_store(self.output, self.description, accept_changes)
+
+    def run(
+        self,
+        body: Body,
+        *,
+        accept_changes: bool = False,
+        stop: threading.Event | None = None,
+        progress: Callable[[RunReport, int], None] | None = None,
+    ) -> RunReport:
+        """Make what the store lacks; arguments and errors are those of ``fill_store``."""
+        return fill_store(
+            self.output,
+            self.requests,
+            self.description,
+            body,
+            self.settings,
+            ranks=self.ranks,
+            accept_changes=accept_changes,
+            stop=stop,
+            progress=progress,
+        )
+
+
+def synthesize(
+    category: str,
+    output: str | os.PathLike[str],
+    stages: StageChoices,
+    plan: PlanOptions | None = None,
+    settings: Settings | None = None,
+    *,
+    body: Body | None = None,
+    accept_changes: bool = False,
+    stop: threading.Event | None = None,
+    progress: Callable[[RunReport, int], None] | None = None,
+) -> RunReport:
+    """From a category's name to a filled store: prompts, images, detection, keypoints, 3D pose, camera.
+
+    category        the object's name, as the detector knows it      output  the store, which is made or added to
+    stages          which stage does what                            plan    how many images of what
+    settings        device, batches, the camera fit, ...             body    whose poses these are; None: the mannequin
+    accept_changes  add to a store that was made with other stages or settings
+    stop            once set, the batches under way are finished and committed, and that is all
+    progress        called after each batch with the report so far and the number of images that this process is to make
+
+    The same call goes on where an earlier one ended, however it ended. Under ``torchrun`` every process makes the call and
+    takes its share; the report is of this process. Raises InputError and StoreError for what does not fit, ImportError for
+    missing libraries, StageError where a stage fails altogether.
+    """
+    with ranks() as processes:
+        job = plan_synthesis(category, output, stages, plan, settings, processes=processes)
+        return job.run(load_body() if body is None else body, accept_changes=accept_changes, stop=stop, progress=progress)
+
+
+def plan_synthesis(
+    category: str,
+    output: str | os.PathLike[str],
+    stages: StageChoices,
+    plan: PlanOptions | None = None,
+    settings: Settings | None = None,
+    *,
+    processes: Ranks | None = None,
+    ask: bool = True,
+) -> Job:
+    """What ``synthesize`` is to do. Prompts are those that the store settled on before, else the source gives them now.
+
+    processes  as ``chorus.frontend.distributed.ranks`` gives them; the first one asks for prompts, and tells the others
+    ask        False: no model and no server is asked, their prompts are only counted; for a look ahead
+    """
+    output, plan, processes = Path(output), plan or PlanOptions(), processes or Ranks()
+    check_views(plan.views)
+    settings, options = _settled(settings), dict(stages.options)
+    check_options(options)
+    where = settings.resolved(processes) if ask else None
+    prompts = processes.agree(lambda: _prompts(output, category, stages, plan.prompts, where))
+    images = plan.images
+    if images is None:
+        images = SIMULATED_IMAGES if stages.numbered else _images_of_table_3(category)
+    dealt = Plan(category, tuple(prompts), plan.views or VIEWS, images, plan.seed)
+    requests = [replace(request, seed=i) for i, request in enumerate(dealt)] if stages.numbered else list(dealt)
+    described = settings.described()
+    description = Description(category, stages.specs(), options, dealt.prompts, dealt.views, plan.seed, described)
+    return Job(output, requests, description, settings, processes)
+
+
+def plan_folder(
+    folder: str | os.PathLike[str],
+    category: str,
+    output: str | os.PathLike[str],
+    stages: StageChoices,
+    settings: Settings | None = None,
+    *,
+    prompt: str | None = None,
+    processes: Ranks | None = None,
+) -> Job:
+    """The pictures of a folder on their way into a store; of ``stages`` those after the images do the work.
+
+    prompt  of all pictures; None: the name of the folder that each lies in
+    """
+    processes, settings, options = processes or Ranks(), _settled(settings), dict(stages.options)
+    check_options(options)
+    specs = {**stages.specs(), "images": f"folder={os.fspath(folder)}"}
+    del specs["prompts"]
+    requests = processes.agree(lambda: folder_requests(Path(folder), prompt))
+    description = Description(category, specs, options, settings=settings.described())
+    return Job(Path(output), requests, description, settings, processes)
+
+
+def check_views(views: Sequence[str]) -> None:
+    """InputError for what is none of the 22 view augmentations of A.1."""
+    unknown = [view for view in views if view not in VIEWS]
+    if unknown:
+        raise InputError(f"views: expected one of the 22 view augmentations ({', '.join(VIEWS)}), got {unknown[0]!r}")
+
+
+def _settled(settings: Settings | None) -> Settings:
+    """With all that decides how rows come out said in full, for it stands in the store's description."""
+    settings = settings or Settings()
+    _, dtype = settings.resolved(Ranks())
+    calibration: dict[str, Any] = {**_CAMERA_FIT, **settings.calibration}
+    return replace(settings, dtype=dtype, calibration=calibration)
+
+
+def _prompts(output: Path, category: str, stages: StageChoices, count: int | None, where: tuple[str, str] | None) -> list[str]:
+    """Those that the store settled on before, else what the source gives now, on the device and with the dtype ``where``."""
+    source = stages.prompts
+    stored = Description.load(output) if output.exists() else None
+    if stored is not None and stored.category == category and stored.stages.get("prompts") == source:
+        return list(stored.prompts)[:count]
+    chosen, wanted = stage_options(stages.options, "prompts"), count or usual_count(category, source)
+    if where is None:
+        info, _ = check("prompts", source, Runtime(options=chosen))
+        if info.name not in _KNOWN_AT_ONCE:
+            return [f"(prompt {i + 1} of up to {wanted} that {source} will be asked for)" for i in range(wanted)]
+    runtime = Runtime(options=chosen) if where is None else Runtime(*where, options=chosen)
+    found: list[str] = make("prompts", source, runtime).prompts(category, wanted)
+    return found
+
+
+def _images_of_table_3(category: str) -> int:
+    if category_name(category) not in PRESETS:
+        raise InputError(f"--count: expected how many images to make, for {category!r} is not of the paper's Table 3")
+    return preset(category).images

@@ -1,0 +1,41 @@
+"""What is known of a stage before it is made: its kind and name, whose code and weights it uses, what can be set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+METHODS = {"prompts": "prompts", "images": "images", "detector": "detect", "keypoints": "keypoints", "humans": "humans"}
+"""The one method that a stage of each kind must have; ``chorus.frontend.stages`` says what it is given and returns."""
+
+KINDS = tuple(METHODS)
+"""The stages that can be chosen, in the order in which they run."""
+
+FRONTEND_EXTRA = 'pip install "chorus-hoi[frontend]"'
+"""``needs`` of stages whose libraries come with the project's extra."""
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """One implementation of a stage.
+
+    kind      one of KINDS                    name      by which it is chosen
+    made_by   "module:function", or a class's method; called with the model (a hub id, a local folder or a file) and a Runtime
+    what      what it does, in a line         model     the default model; "" where it has no default and one must be named;
+                                              None where the stage has no model
+    licence   of the code and of the weights  weights   where they come from
+    needs     what to install for it
+    options   what ``--set KIND.NAME=VALUE`` can say, name -> meaning; None where the stage declares neither its model nor its
+              options: what is given is passed on, for the stage to judge
+    local     the model is a path of this machine, which must exist
+    """
+
+    kind: str
+    name: str
+    made_by: str
+    what: str
+    model: str | None
+    licence: str
+    weights: str
+    needs: str = ""
+    options: tuple[tuple[str, str], ...] | None = ()
+    local: bool = False

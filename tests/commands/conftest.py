@@ -1,0 +1,3 @@
+"""Fixtures of the commands' tests."""
+
+from tests.frontend.servers import serve as serve
