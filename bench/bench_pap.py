@@ -16,8 +16,7 @@ from bench.harness.measure import Contender, interleaved
 from bench.harness.workloads import vote_workload
 from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
-from chorus.evaluate.pap.categories import SCORES
-from chorus.evaluate.pap.metric import (
+from chorus.evaluate.pap import (
     PapImage,
     PapProtocol,
     body_pixels,
@@ -31,6 +30,8 @@ from chorus.field import FieldParameters
 from chorus.kernels.masks import unpack_mask, words_in_box
 from chorus.occupancy.posed import posed_occupancy
 
+SCORES = ("vanilla", "strict", "aware_vanilla", "aware_strict")
+"""What ``plain_scores`` computes."""
 RESOLUTION = 48
 IMAGES = 32
 PLAIN_IMAGES = 2

@@ -30,12 +30,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.cameras import Cameras
-from chorus.camera.solvers.adam import FARTHEST, LEAST_DEPTH, NEAREST
-from chorus.camera.solvers.batch import Budget, solve
-from chorus.camera.solvers.levenberg_marquardt import EXHAUSTED, MINIMUM
+from chorus.camera.solvers.multistart import SolverOptions, solve
 from chorus.camera.solvers.problem import (
+    EXHAUSTED,
+    FARTHEST,
     FOCAL_IN_WIDTHS,
+    LEAST_DEPTH,
     MIN_JOINTS,
+    MINIMUM,
+    NEAREST,
     Problem,
     checked_focal,
     checked_rotations,
@@ -49,6 +52,7 @@ __all__ = [
     "BODY_25_JOINTS",
     "FARTHEST",
     "FOCAL_IN_WIDTHS",
+    "LEAST_DEPTH",
     "METHODS",
     "MIN_JOINTS",
     "NEAREST",
@@ -82,7 +86,7 @@ BODY_25_JOINTS: dict[int, str] = {
 }
 """OpenPose BODY_25 keypoints that have a joint of SMPL nearby: mid-hip for the pelvis, big toes for the feet."""
 
-_ENDED = {MINIMUM: "a minimum of the loss above stop_px", EXHAUSTED: "iterations used up above stop_px"}
+_REASONS = {MINIMUM: "a minimum of the loss above stop_px", EXHAUSTED: "iterations used up above stop_px"}
 
 
 class FitFailure(NamedTuple):
@@ -144,7 +148,11 @@ def fit_cameras(
     fit_focal: bool = True,
     strict: bool = True,
 ) -> CameraFit:
-    """Cameras that minimise the sum over joints of squared reprojection distances over R, t and f = fx = fy (Eq. 8, A.4).
+    """Cameras that minimise the sum over joints of squared reprojection distances over R, t and f = fx = fy (Eq. 8, A.4):
+
+        min over R, t, f of sum_j |pi(K (R x_j + t)) - u_j|^2    with pi(x, y, z) = (x, y) / z and the valid joints j
+
+    for each image, with joints x_j, targets u_j and K = [[f, 0, W/2], [0, f, H/2], [0, 0, 1]].
 
     joints         (I, J, 3) metres, person's frame (the pose without global orientation, origin at the pelvis)
     targets        (I, J, 2) pixels; joints outside the image count, too. Anything, NaN too, where not valid
@@ -176,28 +184,28 @@ def fit_cameras(
         raise InputError(f"learning_rate: expected a finite number, 0 or more, got {learning_rate!r}")
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}; got {method!r}")
-    problem, size, wrong = _checked(joints, targets, valid, image_size, R0, t0, focal0, fit_focal)
-    if strict and wrong:
-        raise InputError(wrong[min(wrong)])
+    problem, size, faulty = _checked(joints, targets, valid, image_size, R0, t0, focal0, fit_focal)
+    if strict and faulty:
+        raise InputError(faulty[min(faulty)])
     n = len(size)
-    good = np.setdiff1d(np.arange(n), np.array(sorted(wrong), np.intp))
-    budget = Budget(method, int(iterations), float(stop_px), float(learning_rate))
-    end, found = solve(problem[good], budget, R0 is None, R0 is not None and t0 is None)
+    rows = np.setdiff1d(np.arange(n), np.array(sorted(faulty), np.intp))
+    options = SolverOptions(method, int(iterations), float(stop_px), float(learning_rate))
+    end, result = solve(problem[rows], options, R0 is None, R0 is not None and t0 is None)
     K = np.zeros((n, 3, 3))
     K[:, 0, 0] = K[:, 1, 1] = problem.s0 / problem.q0
-    K[good, 0, 0] = K[good, 1, 1] = end.s0 / end.q0
+    K[rows, 0, 0] = K[rows, 1, 1] = end.s0 / end.q0
     K[:, :2, 2] = size[:, ::-1] / 2
     K[:, 2, 2] = 1
     R, t = np.tile(np.eye(3), (n, 1, 1)), np.tile([0.0, 0.0, 1.0], (n, 1))
-    R[good], t[good] = end.R0, np.column_stack([end.p0 / end.s0[:, None], 1 / end.q0])
+    R[rows], t[rows] = end.R0, np.column_stack([end.p0 / end.s0[:, None], 1 / end.q0])
     residual, loss, taken = np.full(n, np.nan), np.full(n, np.nan), np.zeros(n, np.int64)
-    residual[good], loss[good], taken[good] = found.residual_px, found.loss, found.taken
+    residual[rows], loss[rows], taken[rows] = result.residual_px, result.loss, result.iterations
     reasons = np.full(n, "", object)
-    reasons[good] = [_ENDED.get(code, "") for code in found.ended.tolist()]
-    for row, reason in wrong.items():
+    reasons[rows] = [_REASONS.get(status, "") for status in result.status.tolist()]
+    for row, reason in faulty.items():
         reasons[row] = reason
-    ahead = (end.joints @ end.R0.swapaxes(1, 2))[..., 2] * end.q0[:, None] + 1
-    behind = good[(end.valid & (ahead <= LEAST_DEPTH)).any(1)]  # Adam may end so, from a start that is far off
+    depth = (end.joints @ end.R0.swapaxes(1, 2))[..., 2] * end.q0[:, None] + 1
+    behind = rows[(end.valid & (depth <= LEAST_DEPTH)).any(1)]  # Adam may end so, from a start that is far off
     reasons[behind] = "a joint is not before the camera"
     converged = residual < stop_px
     converged[behind] = False
@@ -282,9 +290,9 @@ def _checked(
     bad = np.flatnonzero((size <= 0).any(1))
     if bad.size:
         raise InputError(f"image_size: expected a positive height and width, got {size[bad[0]].tolist()} in row {bad[0]}")
-    wrong = faults(joints, targets, mask)
+    faulty = faults(joints, targets, mask)
     usable = mask.copy()
-    usable[list(wrong)] = False
+    usable[list(faulty)] = False
     joints = np.where(usable[..., None], joints, 0.0)
     targets = np.where(usable[..., None], targets - size[:, None, ::-1] / 2, 0.0)
     focal = checked_focal(focal0, size)
@@ -292,10 +300,10 @@ def _checked(
     R = np.tile(np.eye(3), (n, 1, 1)) if R0 is None else checked_rotations(R0, n)
     problem = Problem(joints, targets, mask, R, np.ones(n), np.zeros((n, 2)), 1 / focal, known)
     if t0 is None:
-        return problem, size, wrong
+        return problem, size, faulty
     if R0 is None:
         raise InputError("t0: expected None where R0 is None, got a translation to start from without a rotation")
     t0 = checked_translations(t0, n)
     scale = focal / t0[:, 2]
     start = Problem(joints, targets, mask, R, scale, scale[:, None] * t0[:, :2], 1 / t0[:, 2], known)
-    return start, size, wrong
+    return start, size, faulty

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chorus.commands.console import body_option, err, out, print_json, progress_bars, wrote
+from chorus.commands.console import body_option, check_output_folders, err, json_option, out, print_json, progress_bars, wrote
 
 
 def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
@@ -59,7 +59,7 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write everything as JSON.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw the rows with their intervals (PNG).")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@json_option("Print everything as JSON.")
 @body_option
 def ablate_command(
     stores: tuple[Path, ...],
@@ -111,10 +111,7 @@ def ablate_command(
     )
     from chorus.store import open_store
 
-    for name, path in (("--output", output), ("--picture", picture)):
-        # Said before minutes of work, not after.
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"{name}: expected a file in a folder that is there, got {str(path)!r}")
+    check_output_folders(output=output, picture=picture)
     if (simulate is None) != bool(stores and tests) or (simulate is not None and (stores or tests or other)):
         raise InputError("stores: expected training stores and --test stores, or --simulate FOLDER alone")
     body = load_body(body_path)
@@ -136,7 +133,9 @@ def ablate_command(
         lacking = [store for one in training for store in one if not has_keypoints(store)]
         if lacking and not no_filter:
             raise InputError(f"stores: {lacking[0].path} keeps no keypoint scores to filter by (--no-filter does without)")
-        default_sizes = (1201, 9408) if simulate is None else tuple(sorted({max(1, s * images // 2000) for s in SIZES}))
+        default_sizes = (
+            AblationOptions().sizes if simulate is None else tuple(sorted({max(1, s * images // 2000) for s in SIZES}))
+        )
         options = AblationOptions(
             resolution=resolution,
             shares=shares,

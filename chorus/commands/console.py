@@ -1,4 +1,4 @@
-"""What the commands share: consoles, progress bars, how facts and files are printed."""
+"""What the commands share: consoles, progress bars, how facts and files are printed, options that several take."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+_Callback = TypeVar("_Callback", bound=Callable[..., Any])
+
+ERROR_EXIT = 2
+"""Exit code where input is wrong, or the job could not be done with it."""
 
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -54,6 +59,20 @@ def print_table(facts: dict[str, Any]) -> None:
     for name, value in facts.items():
         shown = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
         click.echo(f"{name.replace('_', ' '):<{width}}  {shown}")
+
+
+def check_output_folders(**paths: Path | None) -> None:
+    """Before minutes of work, not after: raise InputError for an option's file that lies in no folder (None: not given)."""
+    from chorus.errors import InputError
+
+    for option, path in paths.items():
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InputError(f"--{option}: expected a file in a folder that is there, got {str(path)!r}")
+
+
+def json_option(help: str | None = None) -> Callable[[_Callback], _Callback]:
+    """``--json``, which callbacks get as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help=help)
 
 
 filter_option = click.option(

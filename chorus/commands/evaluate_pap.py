@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import body_option, out, print_json, progress_bars, wrote
+from chorus.commands.console import body_option, check_output_folders, json_option, out, print_json, progress_bars, wrote
 
 
 @click.command("pap")
@@ -42,7 +42,7 @@ from chorus.commands.console import body_option, out, print_json, progress_bars,
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also write each image's scores as CSV.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw precision-recall curves (PNG).")
 @body_option
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@json_option("Print everything as JSON.")
 def evaluate_pap_command(
     stores: tuple[Path, ...],
     occupancies: tuple[Path, ...],
@@ -63,15 +63,11 @@ def evaluate_pap_command(
     import json
 
     from chorus.body.model import load_body
-    from chorus.errors import InputError
     from chorus.evaluate.pap.categories import category_table, evaluate_pap, posing
-    from chorus.evaluate.pap.metric import PapProtocol
+    from chorus.evaluate.pap.pixels import PapProtocol
     from chorus.occupancy.counts import load_occupancy
 
-    for name, path in (("--output", output), ("--csv", csv_path), ("--picture", picture)):
-        # Said before minutes of work, not after.
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"{name}: expected a file in a folder that is there, got {str(path)!r}")
+    check_output_folders(output=output, csv=csv_path, picture=picture)
     body = load_body(body_path)
     loaded = [load_occupancy(path) for path in occupancies]
     with progress_bars() as update:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import body_option, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import ERROR_EXIT, body_option, json_option, out, print_json, print_table, progress_bars, wrote
 
 
 @click.command("coco-eft")
@@ -30,7 +30,7 @@ from chorus.commands.console import body_option, out, print_json, print_table, p
 @click.option("--betas", "use_betas", is_flag=True, help="Fit cameras to the joints of EFT's shapes, not the template's.")
 @click.option("--report", "report_path", type=click.Path(path_type=Path), help="Also write all counts and reasons as JSON.")
 @body_option
-@click.option("--json", "as_json", is_flag=True, help="Print all counts and reasons as JSON.")
+@json_option("Print all counts and reasons as JSON.")
 def ingest_coco_eft_command(
     annotations: Path,
     eft: tuple[Path, ...],
@@ -89,5 +89,6 @@ def ingest_coco_eft_command(
         print_table({name: value for name, value in facts.items() if name.startswith("eft_")})
         wrote(*written)
     if not any(c.store for c in report.categories):
-        out.print(f"no category has {min_images} images", markup=False) if not as_json else None
-        raise click.exceptions.Exit(2)
+        if not as_json:
+            out.print(f"no category has {min_images} images", markup=False)
+        raise click.exceptions.Exit(ERROR_EXIT)

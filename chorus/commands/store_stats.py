@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import filter_option, out, print_json, wrote
+from chorus.commands.console import filter_option, json_option, out, print_json, wrote
 
 
 @click.command("stats")
@@ -15,7 +15,7 @@ from chorus.commands.console import filter_option, out, print_json, wrote
 @click.option("--by-view", is_flag=True, help="Where the cameras stood by view augmentation; then --picture draws this.")
 @filter_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the numbers as JSON.")
-@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+@json_option("Print the numbers as JSON.")
 def store_stats_command(
     paths: tuple[Path, ...], picture: Path | None, by_view: bool, filter_name: str, output: Path | None, as_json: bool
 ) -> None:

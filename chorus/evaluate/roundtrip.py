@@ -19,7 +19,7 @@ from scipy.spatial import KDTree
 
 from chorus.body.model import Body
 from chorus.errors import InputError, check_array
-from chorus.evaluate import machine, versions
+from chorus.evaluate.environment import machine, versions
 from chorus.field import CanonicalField, FieldParameters
 from chorus.kernels.reference.skinning import INVERSES, PELVIS
 from chorus.occupancy.posed import to_canonical

@@ -9,7 +9,6 @@ chosen on the other seeds, so no score has seen its own truth.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
-from scipy import stats
 
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError, check_array
-from chorus.evaluate import machine, versions
+from chorus.evaluate.environment import machine, versions
+from chorus.evaluate.intervals import CONFIDENCE, t_interval
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
 from chorus.occupancy.aggregation import aggregate
@@ -48,7 +47,6 @@ THRESHOLDS: NDArray[np.float32] = (np.arange(1, 201) / 200).astype(np.float32)
 """Candidates for the threshold on phi: 0.005, 0.010, ... 1."""
 SHARE = 0.01
 """Of the images, in the variant one-percent."""
-CONFIDENCE = 0.95
 TRUTH_VARIANTS = 2000
 """Objects drawn to know which voxels half of them occupy."""
 SIMULATIONS = 3
@@ -141,15 +139,6 @@ def held_out_scores(
         raise InputError(f"seeds: expected at least 2, to choose thresholds on other seeds; got {len(curves)}")
     chosen = [int(np.delete(curves, seed, axis=0).mean(0).argmax()) for seed in range(len(curves))]
     return curves[np.arange(len(curves)), chosen], thresholds[chosen]
-
-
-def t_interval(values: Sequence[float] | NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Mean and half width of its two-sided t-interval. Raises InputError for fewer than two values."""
-    n = len(values)
-    if n < 2:
-        raise InputError(f"values: expected at least 2, got {n}")
-    quantile = float(stats.t.ppf((1 + confidence) / 2, n - 1))
-    return float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / math.sqrt(n)
 
 
 def worlds_table(

@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 
 from chorus.errors import InputError
 from chorus.evaluate.pap.categories import CURVE_RECALL, CategoryPap, PapReport, percent
-from chorus.evaluate.pap.metric import (
+from chorus.evaluate.pap.metric import interpolated_precision, score_image
+from chorus.evaluate.pap.pixels import (
     PAPER,
     PapImage,
     PapProtocol,
     body_pixels,
     downscale_mask,
     downscaled_size,
-    interpolated_precision,
     render_levels,
-    score_image,
 )
 from chorus.figures.three_sides import COLOURS
 

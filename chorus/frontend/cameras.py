@@ -13,8 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
-from chorus.camera.fit import METHODS, check_budget, fit_cameras, weak_perspective_start
-from chorus.camera.solvers.adam import LEAST_DEPTH
+from chorus.camera.fit import LEAST_DEPTH, METHODS, check_budget, fit_cameras, weak_perspective_start
 from chorus.errors import InputError, check_array
 from chorus.frontend.stages import Human
 

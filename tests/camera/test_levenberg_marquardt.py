@@ -7,7 +7,7 @@ import pytest
 
 from chorus.camera.cameras import Cameras
 from chorus.camera.fit import FARTHEST, METHODS, NEAREST, fit_cameras
-from chorus.camera.solvers.levenberg_marquardt import normal_equations
+from chorus.camera.solvers.levenberg_marquardt import Placement, normal_equations
 from chorus.errors import InputError
 from tests.camera.test_fit import degrees_between, distances, people, rotations
 
@@ -45,7 +45,7 @@ def test_normal_equations_are_those_of_numerical_derivatives(known):
         J[:, k] = (project(y, step, p0, q, focal) - project(y, -step, p0, q, focal)).ravel() / 2e-6
     residual = (project(y, np.zeros(7), p0, q, focal) - goal).ravel()
     H, g = np.full((7, 7), np.nan), np.full(7, np.nan)
-    normal_equations(y, goal, p0[0], p0[1], 150.0, q, known, H, g)
+    normal_equations(y, goal, Placement(p0[0], p0[1], 150.0, q), known, H, g)
     np.testing.assert_allclose(np.tril(H), np.tril(J.T @ J), rtol=1e-6, atol=1e-2)
     np.testing.assert_allclose(g, J.T @ residual, rtol=1e-6, atol=1e-2)
     assert (J[:, 6] == 0).all() == known

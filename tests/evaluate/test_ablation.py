@@ -25,8 +25,7 @@ from chorus.evaluate.ablation.rows import (
 from chorus.evaluate.ablation.run import AblationRow, AblationTable, ablate
 from chorus.evaluate.ablation.scores import count_rows, posed_voxels, score, targets
 from chorus.evaluate.ablation.simulated_stores import AblationStores, mechanisms, simulate_stores
-from chorus.evaluate.pap.categories import SCORES, evaluate_pap
-from chorus.evaluate.pap.metric import PapProtocol
+from chorus.evaluate.pap import METRICS, PapProtocol, evaluate_pap
 from chorus.field import CanonicalField
 from chorus.figures.ablation_bars import save_ablations
 from chorus.occupancy.aggregation import aggregate
@@ -76,7 +75,7 @@ def test_scores_are_those_of_evaluate_pap(stores: AblationStores, body: Body, ch
     shown = targets(test, body, protocol)[:5]
     for target, want in zip(shown, category.results[:5], strict=True):
         have = score(occupancy.probability, target, posed_voxels(target, field.parameters, body), field.extent, protocol)
-        assert [getattr(have, name) for name in ("key", *SCORES)] == [getattr(want, name) for name in ("key", *SCORES)]
+        assert (have.key, have.scores) == (want.key, want.scores)
         np.testing.assert_array_equal(have.counts.predicted, want.counts.predicted)
         np.testing.assert_array_equal(have.counts.hits, want.counts.hits)
 
@@ -97,7 +96,7 @@ def test_a_row_is_what_its_name_says(stores: AblationStores, table: AblationTabl
         report = evaluate_pap([occupancy], [test], body=body, min_images=1)
         row = table.row(name)
         assert row.images["sports ball"][1] == occupancy.num_images
-        for which in SCORES:
+        for which in METRICS:
             assert row.scores["sports ball"][1][which] == pytest.approx(report.categories[0].mean(which), abs=1e-9)
     weighed = aggregate(store, CanonicalField(body, TABLE_2.resolution), "none", where=keypoint_filter())
     report = evaluate_pap([weighed], [test], body=body, min_images=1)
@@ -124,7 +123,9 @@ def test_mechanisms_hold(table: AblationTable) -> None:
 
 def hand_table() -> AblationTable:
     def row(name: str, reference: str, *values: tuple[float, float]) -> AblationRow:
-        scores = {c: [dict.fromkeys(SCORES, v) for v in of_seeds] for c, of_seeds in zip(("hat", "ball"), values, strict=False)}
+        scores = {
+            c: [dict.fromkeys(METRICS, v) for v in of_seeds] for c, of_seeds in zip(("hat", "ball"), values, strict=False)
+        }
         return AblationRow(Setting(name, "Table 2", reference=reference), {c: [10, 12] for c in scores}, scores)  # type: ignore[arg-type]
 
     rows = (row("full", "full", (0.5, 0.7), (0.1, 0.3)), row("less", "full", (0.4, 0.4)))

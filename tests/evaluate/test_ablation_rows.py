@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import pytest
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError
 from chorus.evaluate.ablation.rows import (
+    SECTIONS,
     AblationOptions,
     Sample,
+    Setting,
+    Sources,
     cells,
     chosen_images,
     has_keypoints,
@@ -217,7 +221,7 @@ def test_rows_of_the_table() -> None:
     assert {"view weights none", "24^3 voxels", "48^3 voxels", "k = 1", "tau = 1.6 m", "no smoothing"} < set(names)
     assert all(row.reference in names for row in rows)
     assert len(set(names)) == len(names)
-    assert [row.reference for row in rows if row.other] == names[7:9]
+    assert [row.reference for row in rows if row.from_other] == names[7:9]
     assert {row.splat for row in rows if row.section == "resolution"} == {"footprint"}
     bare = AblationOptions(shares=(), weightings=(), resolutions=(48,), k=(), tau=(), smoothing=False, filtered=False)
     assert [row.name for row in settings(bare)] == ["w/o canonicalization", "full"]
@@ -235,3 +239,14 @@ def test_rows_of_the_table() -> None:
 def test_options_out_of_range(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AblationOptions(**wrong)
+
+
+def test_a_section_of_ones_own_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    def near_the_body(options: AblationOptions, sources: Sources | None) -> Iterator[Setting]:
+        yield Setting("slow fall-off", "fall-off of weights", field={"s": 0.1})
+
+    monkeypatch.setattr("chorus.evaluate.ablation.rows.SECTIONS", [*SECTIONS, near_the_body])
+    row = settings(AblationOptions(resolution=16))[-1]
+    assert row.name == "slow fall-off"
+    assert row.field == {"resolution": 16, "extent": 3.0, "s": 0.1}  # the reference's grid, and what it changes
+    assert row.reference == "full"

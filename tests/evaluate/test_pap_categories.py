@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from chorus.body.model import load_body
 from chorus.commands.evaluate_pap import evaluate_pap_command
 from chorus.errors import InputError, MismatchError
+from chorus.evaluate.pap import METRICS, ImagePap, Metric, PapImage, PapProtocol, PixelCounts
 from chorus.evaluate.pap.categories import (
     CategoryPap,
     PapReport,
@@ -22,7 +23,6 @@ from chorus.evaluate.pap.categories import (
     method_markdown,
     method_table,
 )
-from chorus.evaluate.pap.metric import ImagePap, PapImage, average_precision
 from chorus.field import CanonicalField
 from chorus.figures.precision_recall import save_curves, save_scored_image
 from chorus.occupancy.aggregation import aggregate
@@ -35,7 +35,7 @@ from tests.evaluate.test_pap_metric import FOOTPRINT, counts, looking_along_z, m
 
 def one(key: str, predicted: list[int], hits: list[int], target: int) -> ImagePap:
     c = counts(predicted, hits, target)
-    return ImagePap(key, average_precision(c), average_precision(c, True), None, None, c, None)
+    return ImagePap.from_counts(key, c, None, PapProtocol())
 
 
 def test_means_by_hand() -> None:
@@ -65,6 +65,28 @@ def test_means_by_hand() -> None:
         a.values("other")
     with pytest.raises(InputError, match="reports: expected at least one"):
         method_table({})
+
+
+def best_f1(counts: PixelCounts, protocol: PapProtocol) -> float:
+    """The best F1 over the thresholds."""
+    return float((2 * counts.hits / (counts.predicted + counts.target)).max())
+
+
+def test_a_metric_of_ones_own_is_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(METRICS, "best_f1", Metric("best_f1", "F1", "mean F1", best_f1))
+    # Best at the second threshold: 2 3 / (4 + 4) = 0.75; at the third 2 2 / (2 + 4). The empty target has none.
+    a = CategoryPap("a", (one("0", [8, 4, 2, 0], [4, 3, 2, 0], 4), one("1", [3, 3, 0, 0], [0, 0, 0, 0], 0)))
+    assert a.mean("best_f1") == 0.75
+    assert a.curve("best_f1") is None
+    report = PapReport((a,), min_images=1)
+    facts = report.to_json()
+    assert facts["mpap"]["best_f1"] == 0.75
+    assert [image["best_f1"] for image in facts["categories"][0]["per_image"]] == [0.75, None]
+    assert "| mean F1 |" in method_markdown({"ours": report})
+    assert [column.header for column in category_table(report).columns][-1] == "F1"
+    report.write_csv(tmp_path / "images.csv")
+    with open(tmp_path / "images.csv", encoding="utf-8") as file:
+        assert [line["best_f1"] for line in csv.DictReader(file)] == ["0.75", ""]
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 
 from chorus.camera.cameras import Cameras
 from chorus.errors import InputError
-from chorus.evaluate.pap.categories import SCORES
-from chorus.evaluate.pap.metric import (
+from chorus.evaluate.pap import (
+    METRICS,
     PapImage,
     PapProtocol,
     PixelCounts,
@@ -193,11 +193,11 @@ def test_two_voxels_by_hand_vanilla_and_strict() -> None:
 def test_an_empty_render_and_an_empty_target() -> None:
     image = PapImage(np.zeros((2, 2, 2)), 2.0, looking_along_z(8), mask_of([NEAR_LEFT]), body_vertices=[[9.0, 0, 0]])
     result = score_image(image)
-    assert [getattr(result, s) for s in SCORES] == [0.0] * 4
+    assert [result.scores[s] for s in METRICS] == [0.0] * 4
     below = score_image(replace(image, phi=np.full((2, 2, 2), 0.00999)))  # under the first threshold
     assert not below.counts.predicted.any()
     nothing = score_image(replace(image, phi=np.ones((2, 2, 2)), mask=mask_of([])))
-    assert [getattr(nothing, s) for s in SCORES] == [None] * 4
+    assert [nothing.scores[s] for s in METRICS] == [None] * 4
 
 
 def test_occlusion_by_hand() -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from chorus.camera.cameras import Cameras
 from chorus.errors import InputError
-from chorus.evaluate.pap.categories import SCORES
-from chorus.evaluate.pap.metric import (
+from chorus.evaluate.pap import (
+    METRICS,
     PapImage,
     PapProtocol,
     PixelCounts,
@@ -46,7 +46,7 @@ def test_a_binary_field_against_its_own_render_gives_one(splat: str, size: tuple
         mask = render_levels(phi, 2.0, camera, size, protocol) > 0
         assert mask.any()
         result = score_image(PapImage(phi, 2.0, camera, mask, body_vertices=rng.normal(0, 0.1, (5, 3))), protocol)
-        assert [getattr(result, s) for s in SCORES] == [1.0] * 4
+        assert [result.scores[s] for s in METRICS] == [1.0] * 4
         # The same from an image 16 times as large, brought down again.
         K = camera.K * np.array([16, 16, 1])[:, None]
         large = Cameras(camera.R, camera.t, K, camera.image_size * 16)
@@ -166,7 +166,7 @@ def test_batches_in_torch_draw_the_same_pixels(splat: str) -> None:
         assert levels.dtype == want.dtype
         assert (levels == want).all()
     for a, b in zip(pap(images, protocol, device="cpu"), pap(images, protocol), strict=True):
-        assert [getattr(a, s) for s in SCORES] == [getattr(b, s) for s in SCORES]
+        assert [a.scores[s] for s in METRICS] == [b.scores[s] for s in METRICS]
     with pytest.raises(InputError, match=r"image 'i0': phi: expected shape \(N, N, N\)"):
         render_levels_on("cpu", [replace(images[0], phi=np.zeros((2, 2)))])
 
@@ -192,7 +192,7 @@ def test_order_and_threads_change_nothing() -> None:
     parallel = list(pap(images, threads=3))
     assert [r.key for r in serial] == [r.key for r in parallel] == [i.key for i in images]
     for a, b in zip(serial, parallel, strict=True):
-        assert [getattr(a, s) for s in SCORES] == [getattr(b, s) for s in SCORES]
+        assert [a.scores[s] for s in METRICS] == [b.scores[s] for s in METRICS]
 
 
 def test_bad_input_is_named() -> None:

@@ -11,6 +11,7 @@ import pytest
 from chorus.body.model import load_body
 from chorus.errors import InputError
 from chorus.evaluate import machine, versions
+from chorus.evaluate.intervals import t_interval
 from chorus.evaluate.worlds import (
     THRESHOLDS,
     VARIANTS,
@@ -21,7 +22,6 @@ from chorus.evaluate.worlds import (
     held_out_scores,
     iou_curve,
     run,
-    t_interval,
     worlds_table,
 )
 from chorus.field import CanonicalField

@@ -1,4 +1,4 @@
-"""The inner loop of the camera fit: the reprojection loss of Eq. 8, its gradient, and Adam, compiled, image by image."""
+"""The camera fit by Adam, the paper's method: the loss of Eq. 8, its gradient, and the updates, compiled, image by image."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from typing import Any
 import numba
 import numpy as np
 
-NEAREST, FARTHEST = 0.3, 1000.0
-"""Bounds of the distance t_z between camera and pelvis in metres."""
+from chorus.camera.solvers.problem import EXHAUSTED, FARTHEST, LEAST_DEPTH, NEAREST, STOPPED, SolverInput, SolverResult
 
-LEAST_DEPTH = 0.01
-"""Adam draws joints nearer than this share of t_z as if they were there, as the loss has a pole at 0; the second-order
-solver takes no step that brings them there."""
-
-_BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # Adam's usual constants
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's usual constants
 
 
-def _loss(y: Any, goal: Any, s0: float, p0: Any, x: Any, gradient: Any) -> Any:
+def _loss_and_gradient(points: Any, targets: Any, s0: float, p0: Any, x: Any, gradient: Any) -> Any:
     """Eq. 8 of one image: the loss in px^2 and the mean distance in px; its gradient goes into ``gradient`` (7,).
 
-    y (m, 3) the joints turned by R0, goal (m, 2) px from the image's centre, x (7,) = w, b, d, q. With x' = exp([w]x) y:
-    (u, v) = (p + s x'_xy) / (1 + q x'_z), which is f (x' + t)_xy / (x' + t)_z.
+    points   (m, 3) metres, the joints turned by R0        targets  (m, 2) px from the image's centre
+    x        (7,) = w, b, d, q
+
+    With x' = exp([w]x) x, s = s0 exp(b) and p = p0 + s0 d: (u, v) = (p + s x'_xy) / (1 + q x'_z), which is
+    f (x' + t)_xy / (x' + t)_z. Depths 1 + q x'_z below LEAST_DEPTH count as LEAST_DEPTH, without a derivative.
     """
     angle = math.sqrt(x[0] ** 2 + x[1] ** 2 + x[2] ** 2)
     if angle > 1e-4:
@@ -30,98 +28,93 @@ def _loss(y: Any, goal: Any, s0: float, p0: Any, x: Any, gradient: Any) -> Any:
         third = (1 - first) / angle**2
     else:  # the next terms of the series are below 1e-9
         first, second, third = 1.0, 0.5, 1.0 / 6.0
-    scale, place_u, place_v = s0 * math.exp(x[3]), p0[0] + s0 * x[4], p0[1] + s0 * x[5]
-    loss, distance, by_scale, by_u, by_v, by_q = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    torque0, torque1, torque2 = 0.0, 0.0, 0.0
-    for j in range(len(y)):
-        # Rodrigues: x' = y + first (w x y) + second (w x (w x y))
-        c0 = x[1] * y[j, 2] - x[2] * y[j, 1]
-        c1 = x[2] * y[j, 0] - x[0] * y[j, 2]
-        c2 = x[0] * y[j, 1] - x[1] * y[j, 0]
-        right = y[j, 0] + first * c0 + second * (x[1] * c2 - x[2] * c1)
-        down = y[j, 1] + first * c1 + second * (x[2] * c0 - x[0] * c2)
-        ahead = y[j, 2] + first * c2 + second * (x[0] * c1 - x[1] * c0)
-        depth = 1 + x[6] * ahead
-        free = depth > LEAST_DEPTH
+    s, pelvis_u, pelvis_v = s0 * math.exp(x[3]), p0[0] + s0 * x[4], p0[1] + s0 * x[5]
+    loss, distance = 0.0, 0.0
+    d_s, d_u, d_v, d_q = 0.0, 0.0, 0.0, 0.0  # derivatives of the loss by s, the pelvis's u and v, and q
+    d_rotation0, d_rotation1, d_rotation2 = 0.0, 0.0, 0.0  # by a further small rotation, about each axis
+    for j in range(len(points)):
+        # Rodrigues: x' = x + first (w x x) + second (w x (w x x))
+        c0 = x[1] * points[j, 2] - x[2] * points[j, 1]
+        c1 = x[2] * points[j, 0] - x[0] * points[j, 2]
+        c2 = x[0] * points[j, 1] - x[1] * points[j, 0]
+        right = points[j, 0] + first * c0 + second * (x[1] * c2 - x[2] * c1)
+        down = points[j, 1] + first * c1 + second * (x[2] * c0 - x[0] * c2)
+        forward = points[j, 2] + first * c2 + second * (x[0] * c1 - x[1] * c0)
+        depth = 1 + x[6] * forward
+        unclamped = depth > LEAST_DEPTH
         depth = max(depth, LEAST_DEPTH)
-        u, v = (place_u + scale * right) / depth, (place_v + scale * down) / depth
-        off_u, off_v = u - goal[j, 0], v - goal[j, 1]
-        square = off_u**2 + off_v**2
+        u, v = (pelvis_u + s * right) / depth, (pelvis_v + s * down) / depth
+        residual_u, residual_v = u - targets[j, 0], v - targets[j, 1]
+        square = residual_u**2 + residual_v**2
         loss += square
         distance += math.sqrt(square)
-        g_u, g_v = 2 * off_u / depth, 2 * off_v / depth
-        g_depth = -(g_u * u + g_v * v) if free else 0.0
-        by_scale += g_u * right + g_v * down
-        by_u += g_u
-        by_v += g_v
-        by_q += g_depth * ahead
+        g_u, g_v = 2 * residual_u / depth, 2 * residual_v / depth
+        g_depth = -(g_u * u + g_v * v) if unclamped else 0.0
+        d_s += g_u * right + g_v * down
+        d_u += g_u
+        d_v += g_v
+        d_q += g_depth * forward
         # x' turned by a small angle a changes by a x x': the gradient is x' x dloss/dx'
-        f0, f1, f2 = g_u * scale, g_v * scale, g_depth * x[6]
-        torque0 += down * f2 - ahead * f1
-        torque1 += ahead * f0 - right * f2
-        torque2 += right * f1 - down * f0
-    # dw turns by a = (1 + second [w]x + third [w]x^2) dw; its transpose takes the torque back to w.
-    c0, c1, c2 = x[1] * torque2 - x[2] * torque1, x[2] * torque0 - x[0] * torque2, x[0] * torque1 - x[1] * torque0
-    gradient[0] = torque0 - second * c0 + third * (x[1] * c2 - x[2] * c1)
-    gradient[1] = torque1 - second * c1 + third * (x[2] * c0 - x[0] * c2)
-    gradient[2] = torque2 - second * c2 + third * (x[0] * c1 - x[1] * c0)
-    gradient[3] = by_scale * scale
-    gradient[4], gradient[5], gradient[6] = by_u * s0, by_v * s0, by_q
-    return loss, distance / len(y)
+        g0, g1, g2 = g_u * s, g_v * s, g_depth * x[6]
+        d_rotation0 += down * g2 - forward * g1
+        d_rotation1 += forward * g0 - right * g2
+        d_rotation2 += right * g1 - down * g0
+    # dw turns by a = (1 + second [w]x + third [w]x^2) dw; its transpose takes the derivative by a back to w.
+    c0 = x[1] * d_rotation2 - x[2] * d_rotation1
+    c1 = x[2] * d_rotation0 - x[0] * d_rotation2
+    c2 = x[0] * d_rotation1 - x[1] * d_rotation0
+    gradient[0] = d_rotation0 - second * c0 + third * (x[1] * c2 - x[2] * c1)
+    gradient[1] = d_rotation1 - second * c1 + third * (x[2] * c0 - x[0] * c2)
+    gradient[2] = d_rotation2 - second * c2 + third * (x[0] * c1 - x[1] * c0)
+    gradient[3] = d_s * s
+    gradient[4], gradient[5], gradient[6] = d_u * s0, d_v * s0, d_q
+    return loss, distance / len(points)
 
 
-loss_and_gradient = numba.njit(nogil=True, cache=True)(_loss)
+loss_and_gradient = numba.njit(nogil=True, cache=True)(_loss_and_gradient)
 
 
-def _descend(
-    turned: Any,
-    targets: Any,
-    valid: Any,
-    s0: Any,
-    p0: Any,
-    q0: Any,
-    focal: Any,
-    iterations: int,
-    stop_px: float,
-    rate: float,
-    parameters: Any,
-    loss: Any,
-    residual_px: Any,
-    taken: Any,
+def _adam(
+    given: SolverInput, max_iterations: int, stop_px: float, learning_rate: float, parameters: Any, result: SolverResult
 ) -> None:
-    """Adam on each of n images; the last four are results. Until it stops, an image keeps its iterate of least loss.
+    """Adam on each of n images; until it stops, an image keeps its iterate of least loss.
 
-    focal (n,) px where it is known, then q = s / focal follows the scale; 0 where it is an unknown.
+    parameters  (n, 7) = w, b, d, q, written; of ``result`` all but ``rotation`` and ``parameters`` is written
+
+    Where the focal length is known, b and q are one unknown: q = s / focal follows the scale.
     """
-    for i in range(len(turned)):
-        y, goal = turned[i][valid[i]], targets[i][valid[i]]
-        x, first, second, gradient = np.zeros(7), np.zeros(7), np.zeros(7), np.zeros(7)
-        x[6] = min(max(q0[i], 1 / FARTHEST), 1 / NEAREST)
-        if focal[i] > 0:
-            x[3] = math.log(x[6] * focal[i] / s0[i])
-        loss[i] = np.inf
-        taken[i] = iterations
-        for step in range(iterations + 1):
-            now, distance = loss_and_gradient(y, goal, s0[i], p0[i], x, gradient)
+    for i in range(len(given.s0)):
+        points, targets = given.points[i][given.valid[i]], given.targets[i][given.valid[i]]
+        s0, focal = given.s0[i], given.focal[i]
+        x, mean, mean_square, gradient = np.zeros(7), np.zeros(7), np.zeros(7), np.zeros(7)
+        x[6] = min(max(given.q0[i], 1 / FARTHEST), 1 / NEAREST)
+        if focal > 0:
+            x[3] = math.log(x[6] * focal / s0)
+        result.loss[i] = np.inf
+        result.iterations[i] = max_iterations
+        result.status[i] = EXHAUSTED
+        for iteration in range(max_iterations + 1):
+            loss, distance = loss_and_gradient(points, targets, s0, given.p0[i], x, gradient)
             stop = distance < stop_px
-            if stop or now < loss[i]:
-                loss[i], residual_px[i], parameters[i] = now, distance, x
+            if stop or loss < result.loss[i]:
+                result.loss[i], result.residual_px[i], parameters[i] = loss, distance, x
             if stop:
-                taken[i] = step
+                result.iterations[i] = iteration
+                result.status[i] = STOPPED
                 break
-            if focal[i] > 0:
+            if focal > 0:
                 gradient[3] += x[6] * gradient[6]
                 gradient[6] = 0.0
             for k in range(7):
-                first[k] = _BETA1 * first[k] + (1 - _BETA1) * gradient[k]
-                second[k] = _BETA2 * second[k] + (1 - _BETA2) * gradient[k] ** 2
-                change = first[k] / (1 - _BETA1 ** (step + 1))
-                x[k] -= rate * change / (math.sqrt(second[k] / (1 - _BETA2 ** (step + 1))) + _EPS)
-            if focal[i] > 0:
-                x[6] = s0[i] * math.exp(x[3]) / focal[i]
+                mean[k] = _BETA1 * mean[k] + (1 - _BETA1) * gradient[k]
+                mean_square[k] = _BETA2 * mean_square[k] + (1 - _BETA2) * gradient[k] ** 2
+                unbiased = mean[k] / (1 - _BETA1 ** (iteration + 1))
+                x[k] -= learning_rate * unbiased / (math.sqrt(mean_square[k] / (1 - _BETA2 ** (iteration + 1))) + _EPSILON)
+            if focal > 0:
+                x[6] = s0 * math.exp(x[3]) / focal
             x[6] = min(max(x[6], 1 / FARTHEST), 1 / NEAREST)
-            if focal[i] > 0:
-                x[3] = math.log(x[6] * focal[i] / s0[i])
+            if focal > 0:
+                x[3] = math.log(x[6] * focal / s0)
 
 
-descend = numba.njit(nogil=True, cache=True)(_descend)
+adam = numba.njit(nogil=True, cache=True)(_adam)

@@ -1,83 +1,115 @@
-"""The camera fit by Levenberg-Marquardt: seven unknowns an image, analytic derivatives, compiled, image by image."""
+"""The camera fit by Levenberg-Marquardt: seven unknowns an image, analytic derivatives, compiled, image by image.
+
+Names are those of Nocedal and Wright, Numerical Optimization, chapters 4 and 10. With the residuals r(x) and their Jacobian
+J, the loss ||r||^2 is modelled around x by m(p) = ||r + J p||^2 = ||r||^2 + 2 g^T p + p^T H p, where g = J^T r (half the
+gradient) and H = J^T J (the Gauss-Newton Hessian, halved alike). The step p solves
+
+    (H + damping diag H) p = -g
+
+and is judged by the gain ratio: actual reduction of the loss over the reduction that the model predicted, m(0) - m(p). Steps
+that do not lower the loss are rejected. The damping, which stands for the radius of a trust region, follows the gain ratio by
+Nielsen's rule (Damping parameter in Marquardt's method, 1999). Its scaling by the diagonal of H keeps a focal length that the
+joints hardly determine from being held back by units.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-from chorus.camera.solvers.adam import FARTHEST, LEAST_DEPTH, NEAREST
+from chorus.camera.solvers.problem import (
+    EXHAUSTED,
+    FARTHEST,
+    LEAST_DEPTH,
+    MINIMUM,
+    NEAREST,
+    STOPPED,
+    SolverInput,
+    SolverResult,
+)
 
-STOPPED, MINIMUM, EXHAUSTED = 0, 1, 2
-"""Why an image ended: its mean distance is below the limit; nothing lowers the loss any further; no steps are left."""
-
-_SETTLED = 1e-13  # share of the loss that a step must promise to be worth taking
-_MOST_ZOOM = 1.0  # change of log s in a step
-_START_DAMPING, _MOST_DAMPING = 1e-3, 1e14
+_INITIAL_DAMPING, _MIN_DAMPING, _MAX_DAMPING = 1e-3, 1e-12, 1e14
+_MIN_RELATIVE_REDUCTION = 1e-13  # a step predicted to lower the loss by a smaller share of it is not worth taking
+_MAX_LOG_SCALE_STEP = 1.0  # change of log s in a step
 
 
-def _residuals(y: Any, goal: Any, p0: Any, p1: Any, s: float, q: float) -> Any:
-    """Loss in px^2 and mean distance in px of joints y (m, 3); an infinite loss where one is not before the camera."""
+class Placement(NamedTuple):
+    """The unknowns beside the rotation: the pelvis at (u, v) px from the image's centre, the scale s there in px/m, and
+    the inverse distance q in 1/m. Joints x in camera axes, relative to the pelvis, project to (p + s x_xy) / (1 + q x_z)."""
+
+    u: float
+    v: float
+    s: float
+    q: float
+
+
+def _reprojection_loss(points: Any, targets: Any, at: Placement) -> Any:
+    """Loss in px^2 and mean distance in px of points (m, 3); an infinite loss where one is not before the camera."""
     loss, distance = 0.0, 0.0
-    for j in range(len(y)):
-        depth = 1 + q * y[j, 2]
+    for j in range(len(points)):
+        depth = 1 + at.q * points[j, 2]
         if depth <= LEAST_DEPTH:
             return math.inf, math.inf
-        off_u, off_v = (p0 + s * y[j, 0]) / depth - goal[j, 0], (p1 + s * y[j, 1]) / depth - goal[j, 1]
-        square = off_u**2 + off_v**2
+        residual_u = (at.u + at.s * points[j, 0]) / depth - targets[j, 0]
+        residual_v = (at.v + at.s * points[j, 1]) / depth - targets[j, 1]
+        square = residual_u**2 + residual_v**2
         loss += square
         distance += math.sqrt(square)
-    return loss, distance / len(y)
+    return loss, distance / len(points)
 
 
-_loss = numba.njit(nogil=True, cache=True)(_residuals)
+reprojection_loss = numba.njit(nogil=True, cache=True)(_reprojection_loss)
 
 
-def _equations(y: Any, goal: Any, p0: float, p1: float, s: float, q: float, known: bool, H: Any, g: Any) -> None:
-    """Normal equations: H (7, 7) = J^T J and g (7,) = J^T r, half the loss's gradient, where J = dr / dx.
+def _normal_equations(points: Any, targets: Any, at: Placement, focal_known: bool, H: Any, g: Any) -> None:
+    """H (7, 7) = J^T J, its lower triangle, and g (7,) = J^T r, where J = dr / dx.
 
-    x = (a, b, d, q): y turned further by a small rotation vector a, s by a factor exp(b), the pelvis moved by s d in the
-    image, and q. (u, v) = (p + s y_xy) / (1 + q y_z). With a known focal length q = s / f follows b.
+    x = (a, b, d, q): points turned further by a small rotation vector a, s by a factor exp(b), the pelvis moved by s d in the
+    image, and q. With a known focal length f, q = s / f follows b, and q's own row and column are 0.
     """
     H[:], g[:] = 0.0, 0.0
-    row = np.empty((2, 7))
-    for j in range(len(y)):
-        x0, x1, x2 = y[j, 0], y[j, 1], y[j, 2]
-        inverse = 1 / (1 + q * x2)
-        u, v = (p0 + s * x0) * inverse, (p1 + s * x1) * inverse
-        off = (u - goal[j, 0], v - goal[j, 1])
-        k = s * inverse  # du/dx0 = dv/dx1
-        u2, v2 = -u * q * inverse, -v * q * inverse  # du/dx2, dv/dx2
-        # dy = a x y = (a1 x2 - a2 x1, a2 x0 - a0 x2, a0 x1 - a1 x0)
-        row[0, 0], row[0, 1], row[0, 2] = u2 * x1, k * x2 - u2 * x0, -k * x1
-        row[1, 0], row[1, 1], row[1, 2] = -k * x2 + v2 * x1, -v2 * x0, k * x0
-        row[0, 3], row[1, 3] = k * x0, k * x1
-        row[0, 4], row[0, 5], row[1, 4], row[1, 5] = k, 0.0, 0.0, k
-        row[0, 6], row[1, 6] = -u * x2 * inverse, -v * x2 * inverse
-        if known:
+    J = np.empty((2, 7))  # of one point
+    for j in range(len(points)):
+        x0, x1, x2 = points[j, 0], points[j, 1], points[j, 2]
+        inverse_depth = 1 / (1 + at.q * x2)
+        u, v = (at.u + at.s * x0) * inverse_depth, (at.v + at.s * x1) * inverse_depth
+        residual = (u - targets[j, 0], v - targets[j, 1])
+        du_dx0 = at.s * inverse_depth  # = dv/dx1
+        du_dx2, dv_dx2 = -u * at.q * inverse_depth, -v * at.q * inverse_depth
+        # dx = a x x = (a1 x2 - a2 x1, a2 x0 - a0 x2, a0 x1 - a1 x0)
+        J[0, 0], J[0, 1], J[0, 2] = du_dx2 * x1, du_dx0 * x2 - du_dx2 * x0, -du_dx0 * x1
+        J[1, 0], J[1, 1], J[1, 2] = -du_dx0 * x2 + dv_dx2 * x1, -dv_dx2 * x0, du_dx0 * x0
+        J[0, 3], J[1, 3] = du_dx0 * x0, du_dx0 * x1
+        J[0, 4], J[0, 5], J[1, 4], J[1, 5] = du_dx0, 0.0, 0.0, du_dx0
+        J[0, 6], J[1, 6] = -u * x2 * inverse_depth, -v * x2 * inverse_depth
+        if focal_known:
             for e in range(2):
-                row[e, 3] += q * row[e, 6]
-                row[e, 6] = 0.0
+                J[e, 3] += at.q * J[e, 6]
+                J[e, 6] = 0.0
         for e in range(2):
             for i in range(7):
-                g[i] += row[e, i] * off[e]
-                for m in range(i + 1):
-                    H[i, m] += row[e, i] * row[e, m]
+                g[i] += J[e, i] * residual[e]
+                for k in range(i + 1):
+                    H[i, k] += J[e, i] * J[e, k]
 
 
-normal_equations = numba.njit(nogil=True, cache=True)(_equations)
+normal_equations = numba.njit(nogil=True, cache=True)(_normal_equations)
 
 
-def _solve_damped(H: Any, g: Any, damping: float, held: int, L: Any, step: Any) -> bool:
-    """step = -(H + damping diag H)^-1 g by Cholesky on the lower triangle; unknown ``held`` stays (-1: none does)."""
+def _solve_damped(H: Any, g: Any, damping: float, fixed: int, L: Any, step: Any) -> bool:
+    """step (7,) = -(H + damping diag H)^-1 g by the Cholesky factor L of the lower triangle; False where there is none.
+
+    The unknown ``fixed`` stays where it is; -1: none does.
+    """
     for i in range(7):
         for k in range(i + 1):
             value = H[i, k]
             if i == k:
                 value += damping * max(H[i, i], 1e-12)
-            if i == held or k == held:
+            if i == fixed or k == fixed:
                 value = 1.0 if i == k else 0.0
             for m in range(k):
                 value -= L[i, m] * L[k, m]
@@ -88,7 +120,7 @@ def _solve_damped(H: Any, g: Any, damping: float, held: int, L: Any, step: Any) 
             else:
                 L[i, k] = value / L[k, k]
     for i in range(7):
-        value = 0.0 if i == held else -g[i]
+        value = 0.0 if i == fixed else -g[i]
         for m in range(i):
             value -= L[i, m] * step[m]
         step[i] = value / L[i, i]
@@ -100,10 +132,50 @@ def _solve_damped(H: Any, g: Any, damping: float, held: int, L: Any, step: Any) 
     return True
 
 
-_solve = numba.njit(nogil=True, cache=True)(_solve_damped)
+solve_damped = numba.njit(nogil=True, cache=True)(_solve_damped)
 
 
-def _rotation_into(a: Any, out: Any) -> None:
+def _fixed_unknown(q: float, g: Any, focal_known: bool) -> int:
+    """The unknown that moves q, where q is at a bound and the steepest descent would take it beyond; else -1."""
+    unknown = 3 if focal_known else 6
+    slope = g[unknown]
+    outwards = (q <= 1 / FARTHEST and slope > 0) or (q >= 1 / NEAREST and slope < 0)
+    return unknown if outwards else -1
+
+
+fixed_unknown = numba.njit(nogil=True, cache=True)(_fixed_unknown)
+
+
+def _bound_step(step: Any, q: float, focal_known: bool) -> float:
+    """Shorten a step (7,) in place so that the scale changes little enough and q stays within its bounds; the new q."""
+    step[3] = min(max(step[3], -_MAX_LOG_SCALE_STEP), _MAX_LOG_SCALE_STEP)
+    if focal_known:
+        new_q = min(max(q * math.exp(step[3]), 1 / FARTHEST), 1 / NEAREST)
+        step[3] = math.log(new_q / q)
+    else:
+        new_q = min(max(q + step[6], 1 / FARTHEST), 1 / NEAREST)
+        step[6] = new_q - q
+    return new_q
+
+
+bound_step = numba.njit(nogil=True, cache=True)(_bound_step)
+
+
+def _predicted_reduction(H: Any, g: Any, step: Any) -> float:
+    """m(0) - m(p) = -(2 g^T p + p^T H p); H by its lower triangle. Below 0 where the bounds bent the step too far."""
+    reduction = 0.0
+    for k in range(7):
+        product = 0.0
+        for m in range(7):
+            product += (H[k, m] if m <= k else H[m, k]) * step[m]
+        reduction -= step[k] * (2 * g[k] + product)
+    return reduction
+
+
+predicted_reduction = numba.njit(nogil=True, cache=True)(_predicted_reduction)
+
+
+def _rotation_from_vector(a: Any, out: Any) -> None:
     """Rodrigues: out (3, 3) = exp([a]x)."""
     angle = math.sqrt(a[0] ** 2 + a[1] ** 2 + a[2] ** 2)
     first = math.sin(angle) / angle if angle > 1e-4 else 1 - angle**2 / 6
@@ -120,109 +192,86 @@ def _rotation_into(a: Any, out: Any) -> None:
     out[2, 1] += first * a[0]
 
 
-_exponential = numba.njit(nogil=True, cache=True)(_rotation_into)
+rotation_from_vector = numba.njit(nogil=True, cache=True)(_rotation_from_vector)
 
 
-def _levenberg_marquardt(
-    turned: Any,
-    targets: Any,
-    valid: Any,
-    s0: Any,
-    p0: Any,
-    q0: Any,
-    focal: Any,
-    iterations: int,
-    stop_px: float,
-    turn: Any,
-    moved: Any,
-    loss: Any,
-    residual_px: Any,
-    taken: Any,
-    ended: Any,
-) -> None:
-    """Each of n images from its start; the last six are results.
+def _minimise(
+    points: Any, targets: Any, start: Placement, focal_known: bool, max_iterations: int, stop_px: float, rotation: Any
+) -> Any:
+    """One image from its start: placement, loss, mean distance, steps tried and status; ``rotation`` (3, 3) is written.
 
-    turned (n, J, 3) m joints turned by R0, targets (n, J, 2) px from the image's centre, focal (n,) px, 0 where it is an
-    unknown; turn (n, 3, 3) further rotation, moved (n, 4) = log(s / s0), d in metres, q in 1/m, as Adam's parameters;
-    taken (n,) steps tried, ended (n,) STOPPED, MINIMUM or EXHAUSTED.
-
-    Every accepted step lowers the loss, and none leaves q's bounds or takes a valid joint behind the camera: the focal
-    length s / q stays positive and finite. The damping is scaled by the diagonal of J^T J, so that a focal length which
-    the joints hardly determine is not held back by units.
+    points (m, 3) m, the joints turned by R0; targets (m, 2) px from the image's centre; the loss at the start is finite.
     """
     H, L, g, step = np.empty((7, 7)), np.zeros((7, 7)), np.empty(7), np.empty(7)
-    extra, whole = np.empty((3, 3)), np.empty((3, 3))
-    for i in range(len(turned)):
-        y, goal = turned[i][valid[i]], targets[i][valid[i]]
-        trial = np.empty_like(y)
-        known = focal[i] > 0
-        q = min(max(q0[i], 1 / FARTHEST), 1 / NEAREST)
-        nearest = min(y[:, 2].min(), 0.0)
+    turn, product = np.empty((3, 3)), np.empty((3, 3))
+    trial_points = np.empty_like(points)
+    rotation[:] = np.eye(3)
+    at, trial = start, start
+    loss, distance = reprojection_loss(points, targets, at)
+    damping, growth = _INITIAL_DAMPING, 2.0
+    accepted = True
+    for iteration in range(max_iterations + 1):
+        if distance < stop_px:
+            return at, loss, distance, iteration, STOPPED
+        if iteration == max_iterations:
+            break
+        if accepted:
+            normal_equations(points, targets, at, focal_known, H, g)
+        trial_loss, trial_distance, predicted = math.inf, math.inf, 0.0
+        if solve_damped(H, g, damping, fixed_unknown(at.q, g, focal_known), L, step):
+            q = bound_step(step, at.q, focal_known)
+            predicted = predicted_reduction(H, g, step)
+            if 0 <= predicted <= _MIN_RELATIVE_REDUCTION * loss:
+                return at, loss, distance, iteration, MINIMUM
+            rotation_from_vector(step[:3], turn)
+            for j in range(len(points)):
+                for k in range(3):
+                    trial_points[j, k] = turn[k, 0] * points[j, 0] + turn[k, 1] * points[j, 1] + turn[k, 2] * points[j, 2]
+            trial = Placement(at.u + at.s * step[4], at.v + at.s * step[5], at.s * math.exp(step[3]), q)
+            trial_loss, trial_distance = reprojection_loss(trial_points, targets, trial)
+        accepted = trial_loss < loss and predicted > 0
+        if accepted:
+            gain_ratio = (loss - trial_loss) / predicted
+            points, trial_points = trial_points, points
+            for k in range(3):
+                for m in range(3):
+                    product[k, m] = turn[k, 0] * rotation[0, m] + turn[k, 1] * rotation[1, m] + turn[k, 2] * rotation[2, m]
+            rotation[:] = product
+            at, loss, distance = trial, trial_loss, trial_distance
+            damping = max(damping * max(1 / 3, 1 - (2 * min(gain_ratio, 1.0) - 1) ** 3), _MIN_DAMPING)
+            growth = 2.0
+        else:
+            damping *= growth
+            growth *= 2
+            if damping > _MAX_DAMPING:
+                return at, loss, distance, iteration + 1, MINIMUM
+    return at, loss, distance, max_iterations, EXHAUSTED
+
+
+minimise = numba.njit(nogil=True, cache=True)(_minimise)
+
+
+def _levenberg_marquardt(given: SolverInput, max_iterations: int, stop_px: float, result: SolverResult) -> None:
+    """Each of n images from its start; ``result`` is written.
+
+    Every accepted step lowers the loss, and none leaves q's bounds or takes a valid joint behind the camera: the focal
+    length s / q stays positive and finite.
+    """
+    for i in range(len(given.s0)):
+        points, targets = given.points[i][given.valid[i]], given.targets[i][given.valid[i]]
+        s0, focal = given.s0[i], given.focal[i]
+        focal_known = focal > 0
+        q = min(max(given.q0[i], 1 / FARTHEST), 1 / NEAREST)
+        nearest = min(points[:, 2].min(), 0.0)
         if 1 + q * nearest < 0.1:  # a start with joints behind the camera: stand back
             q = -0.9 / nearest
-        s = q * focal[i] if known else s0[i]
-        place0, place1 = p0[i, 0], p0[i, 1]
-        turn[i] = np.eye(3)
-        now, distance = _loss(y, goal, place0, place1, s, q)
-        damping, growth, ended[i], taken[i] = _START_DAMPING, 2.0, EXHAUSTED, iterations
-        fresh = True
-        for tried in range(iterations + 1):
-            if distance < stop_px:
-                ended[i], taken[i] = STOPPED, tried
-                break
-            if tried == iterations:
-                break
-            if fresh:
-                normal_equations(y, goal, place0, place1, s, q, known, H, g)
-                fresh = False
-            pull = g[3] if known else g[6]  # by which the loss rises with q
-            outwards = (q <= 1 / FARTHEST and pull > 0) or (q >= 1 / NEAREST and pull < 0)
-            held = (3 if known else 6) if outwards else -1
-            promise = 0.0
-            if _solve(H, g, damping, held, L, step):
-                step[3] = min(max(step[3], -_MOST_ZOOM), _MOST_ZOOM)
-                if known:
-                    change = min(max(q * math.exp(step[3]), 1 / FARTHEST), 1 / NEAREST)
-                    step[3] = math.log(change / q)
-                else:
-                    change = min(max(q + step[6], 1 / FARTHEST), 1 / NEAREST)
-                    step[6] = change - q
-                for k in range(7):  # what the linear model gains by the step as it is after the bounds
-                    product = 0.0
-                    for m in range(7):
-                        product += (H[k, m] if m <= k else H[m, k]) * step[m]
-                    promise -= step[k] * (2 * g[k] + product)
-                if 0 <= promise <= _SETTLED * now:
-                    ended[i], taken[i] = MINIMUM, tried
-                    break
-                _exponential(step[:3], extra)
-                for j in range(len(y)):
-                    for k in range(3):
-                        trial[j, k] = extra[k, 0] * y[j, 0] + extra[k, 1] * y[j, 1] + extra[k, 2] * y[j, 2]
-                new_s = s * math.exp(step[3])
-                new0, new1 = place0 + s * step[4], place1 + s * step[5]
-                new, new_distance = _loss(trial, goal, new0, new1, new_s, change)
-            else:
-                new, new_distance = math.inf, math.inf
-            if new < now and promise > 0:
-                gain = (now - new) / promise
-                y, trial = trial, y
-                for k in range(3):
-                    for m in range(3):
-                        whole[k, m] = extra[k, 0] * turn[i, 0, m] + extra[k, 1] * turn[i, 1, m] + extra[k, 2] * turn[i, 2, m]
-                turn[i] = whole
-                place0, place1, s, q, now, distance = new0, new1, new_s, change, new, new_distance
-                damping *= max(1 / 3, 1 - (2 * min(gain, 1.0) - 1) ** 3)
-                damping, growth, fresh = max(damping, 1e-12), 2.0, True
-            else:
-                damping *= growth
-                growth *= 2
-                if damping > _MOST_DAMPING:
-                    ended[i], taken[i] = MINIMUM, tried + 1
-                    break
-        moved[i, 0] = math.log(s / s0[i])
-        moved[i, 1], moved[i, 2] = (place0 - p0[i, 0]) / s0[i], (place1 - p0[i, 1]) / s0[i]
-        moved[i, 3], loss[i], residual_px[i] = q, now, distance
+        start = Placement(given.p0[i, 0], given.p0[i, 1], q * focal if focal_known else s0, q)
+        at, result.loss[i], result.residual_px[i], result.iterations[i], result.status[i] = minimise(
+            points, targets, start, focal_known, max_iterations, stop_px, result.rotation[i]
+        )
+        result.parameters[i, 0] = math.log(at.s / s0)
+        result.parameters[i, 1], result.parameters[i, 2] = (at.u - start.u) / s0, (at.v - start.v) / s0
+        result.parameters[i, 3] = at.q
 
 
 levenberg_marquardt = numba.njit(nogil=True, cache=True)(_levenberg_marquardt)

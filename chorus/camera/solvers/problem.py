@@ -1,10 +1,13 @@
-"""What a camera fit starts from: images checked, parameters relative to a start, and where that start may come from."""
+"""What a camera fit starts from: images checked, parameters relative to a start, and where that start may come from.
+
+Also what the solvers, which are compiled, are given (``SolverInput``) and fill in (``SolverResult``).
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +23,59 @@ FOCAL_IN_WIDTHS = 0.5 / math.tan(math.radians(46.4) / 2)
 MIN_JOINTS = 4
 """Joints that an image needs: each gives two equations, and there are seven unknowns."""
 
+NEAREST, FARTHEST = 0.3, 1000.0
+"""Bounds of the distance t_z between camera and pelvis in metres."""
+
+LEAST_DEPTH = 0.01
+"""Depths are in units of t_z, 1 at the pelvis. Adam draws joints nearer than this as if they were there, as the loss has a
+pole at 0; Levenberg-Marquardt takes no step that brings them there."""
+
+STOPPED, MINIMUM, EXHAUSTED = 0, 1, 2
+"""Why an image ended: its mean distance is below the limit; nothing lowers the loss any further; no iterations are left."""
+
 Array = NDArray[np.float64]
 _AZIMUTHS, _ELEVATIONS = 12, (-45.0, 0.0, 45.0)  # view directions tried where none is given, degrees
+
+
+class SolverInput(NamedTuple):
+    """n images as the compiled solvers take them; float64 but ``valid``."""
+
+    points: Array  # (n, J, 3) m, the joints turned by R0
+    targets: Array  # (n, J, 2) px from the image's centre
+    valid: NDArray[np.bool_]  # (n, J)
+    s0: Array  # (n,) px/m
+    p0: Array  # (n, 2) px from the image's centre
+    q0: Array  # (n,) 1/m
+    focal: Array  # (n,) px where the focal length is known, 0 where it is an unknown
+
+    def rows(self, rows: slice) -> SolverInput:
+        """Some of the images, by views."""
+        return SolverInput._make(array[rows] for array in self)
+
+
+class SolverResult(NamedTuple):
+    """Where a solver took n images from their starts."""
+
+    rotation: Array  # (n, 3, 3) after the start's R0
+    parameters: Array  # (n, 4) b, d, q
+    loss: Array  # (n,) px^2
+    residual_px: Array  # (n,) mean distance
+    iterations: NDArray[np.int64]  # (n,)
+    status: NDArray[np.int8]  # (n,) STOPPED, MINIMUM or EXHAUSTED
+
+    @classmethod
+    def empty(cls, n: int) -> SolverResult:
+        """To be filled in."""
+        return cls(np.empty((n, 3, 3)), np.empty((n, 4)), np.empty(n), np.empty(n), np.empty(n, np.int64), np.empty(n, np.int8))
+
+    def rows(self, rows: slice) -> SolverResult:
+        """Those of some of the images, by views: what is written to them is written here."""
+        return SolverResult._make(array[rows] for array in self)
+
+    def put(self, rows: NDArray[np.intp], other: SolverResult, chosen: NDArray[np.bool_]) -> None:
+        """Take over the ``chosen`` of the results of another run for these rows."""
+        for name in self._fields:
+            getattr(self, name)[rows[chosen]] = getattr(other, name)[chosen]
 
 
 @dataclass(frozen=True)
@@ -49,14 +103,19 @@ class Problem:
             self.focal[rows],
         )
 
-    def moved(self, turn: Array, moved: Array) -> Problem:
-        """The problem with the start where a rotation (n, 3, 3) and (n, 4) = b, d, q lead to."""
+    def solver_input(self) -> SolverInput:
+        """The problem as the compiled solvers take it."""
+        points = np.ascontiguousarray(self.joints @ self.R0.swapaxes(1, 2))
+        return SolverInput(points, self.targets, self.valid, self.s0, self.p0, self.q0, self.focal)
+
+    def restarted(self, result: SolverResult) -> Problem:
+        """The same images with their start where a solver took them."""
         return replace(
             self,
-            R0=turn @ self.R0,
-            s0=self.s0 * np.exp(moved[:, 0]),
-            p0=self.p0 + self.s0[:, None] * moved[:, 1:3],
-            q0=moved[:, 3],
+            R0=result.rotation @ self.R0,
+            s0=self.s0 * np.exp(result.parameters[:, 0]),
+            p0=self.p0 + self.s0[:, None] * result.parameters[:, 1:3],
+            q0=result.parameters[:, 3],
         )
 
 
@@ -133,10 +192,10 @@ def span(points: Array) -> Array:
 def weak_perspective(problem: Problem, focal: Array) -> Problem:
     """The start given R0 and focal (n,): position from the means of joints and targets, scale from the ratio of their
     spreads. Where R0 is right that is the least-squares scale, which otherwise may be tiny or negative."""
-    seen, mean = centred((problem.joints @ problem.R0.swapaxes(1, 2))[..., :2], problem.valid)
-    wanted, middle = centred(problem.targets, problem.valid)
-    scale = span(wanted) / np.maximum(span(seen), 1e-3)
-    return replace(problem, s0=scale, p0=middle - scale[:, None] * mean, q0=scale / focal)
+    projected, mean = centred((problem.joints @ problem.R0.swapaxes(1, 2))[..., :2], problem.valid)
+    targets, target_mean = centred(problem.targets, problem.valid)
+    scale = span(targets) / np.maximum(span(projected), 1e-3)
+    return replace(problem, s0=scale, p0=target_mean - scale[:, None] * mean, q0=scale / focal)
 
 
 def likely_views(problem: Problem, count: int) -> Problem:
@@ -147,17 +206,17 @@ def likely_views(problem: Problem, count: int) -> Problem:
     """
     n = len(problem.q0)
     views = _view_rotations()
-    wanted = centred(problem.targets, problem.valid)[0] @ [1, 1j]
-    turn = np.empty((n, len(views)), np.complex128)
+    targets = centred(problem.targets, problem.valid)[0] @ [1, 1j]
+    similarity = np.empty((n, len(views)), np.complex128)  # the roll is its angle
     match = np.empty((n, len(views)))
     for k, view in enumerate(views):
-        seen = centred((problem.joints @ view.T)[..., :2], problem.valid)[0] @ [1, 1j]
-        turn[:, k] = (seen.conj() * wanted).sum(1)
-        match[:, k] = np.abs(turn[:, k]) / np.maximum(np.linalg.norm(seen, axis=1), 1e-3)  # the greater, the nearer
+        projected = centred((problem.joints @ view.T)[..., :2], problem.valid)[0] @ [1, 1j]
+        similarity[:, k] = (projected.conj() * targets).sum(1)
+        match[:, k] = np.abs(similarity[:, k]) / np.maximum(np.linalg.norm(projected, axis=1), 1e-3)
     best = np.argsort(-match, axis=1, kind="stable")[:, :count].ravel()
     image = np.repeat(np.arange(n), count)
     roll = np.zeros((len(image), 3))
-    roll[:, 2] = np.angle(turn[image, best])
+    roll[:, 2] = np.angle(similarity[image, best])
     starts = replace(problem[image], R0=rotations(roll) @ views[best])
     return weak_perspective(starts, 1 / starts.q0)
 
@@ -168,8 +227,8 @@ def mirrored(problem: Problem, focal: Array) -> Problem:
     Joints are flat enough for the loss to have a second minimum near there. With n the direction in which the joints turned
     by R0 spread least: mirrored in that plane, which changes them little, and in depth, which the image hardly shows.
     """
-    turned = centred(problem.joints @ problem.R0.swapaxes(1, 2), problem.valid)[0]
-    _, axes = np.linalg.eigh(turned.swapaxes(1, 2) @ turned)
+    points = centred(problem.joints @ problem.R0.swapaxes(1, 2), problem.valid)[0]
+    _, axes = np.linalg.eigh(points.swapaxes(1, 2) @ points)
     normal = axes[:, :, 0]
     mirror = np.eye(3) - 2 * normal[:, :, None] * normal[:, None, :]
     return weak_perspective(replace(problem, R0=np.diag([1.0, 1.0, -1.0]) @ mirror @ problem.R0), focal)

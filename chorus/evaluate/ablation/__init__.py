@@ -1,1 +1,16 @@
 """Ablations (Table 2 and beyond): rows, scores on the same test images, simulated stores to ablate on, tables."""
+
+from chorus.evaluate.ablation.rows import SECTIONS, AblationOptions, Sample, Setting, keypoint_filter, settings
+from chorus.evaluate.ablation.run import AblationRow, AblationTable, ablate
+
+__all__ = [
+    "SECTIONS",
+    "AblationOptions",
+    "AblationRow",
+    "AblationTable",
+    "Sample",
+    "Setting",
+    "ablate",
+    "keypoint_filter",
+    "settings",
+]

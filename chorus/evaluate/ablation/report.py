@@ -11,15 +11,14 @@ import numpy as np
 from rich.table import Table
 
 from chorus.errors import InputError
-from chorus.evaluate import machine, versions
 from chorus.evaluate.ablation.rows import FULL, Sample, Setting
 from chorus.evaluate.ablation.run import AblationRow, AblationTable
 from chorus.evaluate.ablation.simulated_stores import Mechanism
-from chorus.evaluate.pap.categories import SCORES
-from chorus.evaluate.worlds import CONFIDENCE
+from chorus.evaluate.environment import machine, versions
+from chorus.evaluate.intervals import CONFIDENCE
+from chorus.evaluate.pap.categories import mean_headings
+from chorus.evaluate.pap.metric import METRICS
 
-MEANS = ("mPAP", "mPAP strict", "mPAP, occlusion-aware", "mPAP strict, occlusion-aware")
-"""Headings of the four scores, in the order of SCORES."""
 VOLATILE = ("date", "seconds", "machine")
 """What of the JSON differs from run to run."""
 
@@ -98,19 +97,19 @@ def _row(table: AblationTable, row: AblationRow) -> dict[str, Any]:
         "name": row.name,
         "section": row.setting.section,
         "sample": asdict(row.setting.sample),
-        "other_source": row.setting.other,
+        "other_source": row.setting.from_other,
         "field": dict(row.setting.field),
         "weighting": row.setting.weighting,
         "splat": row.setting.splat,
         "images": row.images,
-        "mpap": {which: _pair(row.mean(which)) for which in SCORES},
+        "mpap": {which: _pair(row.mean(which)) for which in METRICS},
         "reference": reference,
         "minus_reference": {
             which: {
                 "mean over categories": _pair(table.difference(row.name, reference, which)),
                 **{c: _pair(table.difference(row.name, reference, which, c)) for c in row.scores},
             }
-            for which in SCORES
+            for which in METRICS
         },
         "by_seed": row.scores,
     }
@@ -153,24 +152,24 @@ def _caption(table: AblationTable) -> str:
 def as_rich(table: AblationTable) -> Table:
     """The table for a terminal."""
     shown = Table(title="ablations", title_justify="left", caption=_caption(table), caption_justify="left")
-    for heading in ("method", "images", *MEANS, "difference"):
+    for heading in ("method", "images", *mean_headings(), "difference"):
         shown.add_column(heading, justify="left" if heading == "method" else "right")
     for section, rows in groupby(table.rows, lambda row: section_title(table, row)):
         shown.add_section()
         shown.add_row(f"[bold]{section}[/bold]")
         for row in rows:
-            shown.add_row(row.name, _votes(row), *(_percent(row.mean(which)) for which in SCORES), _compared(table, row))
+            shown.add_row(row.name, _votes(row), *(_percent(row.mean(which)) for which in METRICS), _compared(table, row))
     return shown
 
 
 def as_markdown(table: AblationTable, mechanisms: list[Mechanism] | None = None) -> str:
-    """For a README: the rows with their four scores, then the differences by category."""
-    lines = [f"| method | images | {' | '.join(MEANS)} | difference |", "|---" + "|---:" * (len(MEANS) + 2) + "|"]
+    """For a README: the rows with their scores, then the differences by category."""
+    lines = [f"| method | images | {' | '.join(mean_headings())} | difference |", "|---" + "|---:" * (len(METRICS) + 2) + "|"]
     for section, rows in groupby(table.rows, lambda row: section_title(table, row)):
-        lines.append(f"| **{section}** |" + " |" * (len(MEANS) + 2))
+        lines.append(f"| **{section}** |" + " |" * (len(METRICS) + 2))
         lines += [
             f"| {row.name} | {_votes(row)} | "
-            + " | ".join(_percent(row.mean(which)) for which in SCORES)
+            + " | ".join(_percent(row.mean(which)) for which in METRICS)
             + f" | {_compared(table, row)} |"
             for row in rows
         ]

@@ -1,10 +1,14 @@
-"""The rows of an ablation: what each one changes, and which images of a store it takes."""
+"""The rows of an ablation: what each one changes, and which images of a store it takes.
+
+To add a row, let a section give one more ``Setting`` that says what it changes; to add a section, write one more function and
+put it into SECTIONS. Votes, scores, tables, JSON and pictures follow.
+"""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +22,7 @@ Where = Callable[[TableColumns], NDArray[np.bool_]]
 
 FULL = "full"
 TABLE_2, SOURCES = "Table 2", "two sources"
-CONFIDENCE = 0.7
+MIN_CONFIDENCE = 0.7
 """Least confidence of a keypoint that counts (A.3)."""
 KEYPOINTS = (("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"))
 """At least one of each (A.3)."""
@@ -30,7 +34,7 @@ def has_keypoints(store: Store) -> bool:
     return all(f"score/keypoint_{name}" in store.rows for names in KEYPOINTS for name in names)
 
 
-def keypoint_filter(confidence: float = CONFIDENCE) -> Where:
+def keypoint_filter(confidence: float = MIN_CONFIDENCE) -> Where:
     """At least one shoulder and one hip with this confidence (A.3), by the scores ``keypoint_<name>`` of a store."""
     if not 0 <= confidence <= 1:
         raise InputError(f"confidence: expected 0 to 1, got {confidence}")
@@ -68,7 +72,7 @@ class Sample:
 class Setting:
     """One row: its name, its section of the table, and what it changes.
 
-    sample      the images          other      whether they come from the other source
+    sample      the images          from_other  whether they come from the other source
     field       changes to CanonicalField's arguments      weighting  of views
     splat       how voxels are drawn when scored (resolutions are compared by footprint)
     reference   the row that this one is compared with, of the same section or ``full``
@@ -77,7 +81,7 @@ class Setting:
     name: str
     section: str
     sample: Sample = Sample()
-    other: bool = False
+    from_other: bool = False
     field: Mapping[str, Any] = field(default_factory=dict)
     weighting: str = "azimuth"
     splat: str = "centre"
@@ -119,44 +123,76 @@ class AblationOptions:
                 raise InputError(f"{name}: expected no two alike, got {list(values)}")
 
 
-def settings(options: AblationOptions, sources: tuple[str, str] | None = None) -> list[Setting]:
-    """The rows, in the table's order. ``sources``: the names of the first and the other source, where there are two."""
-    grid = {"resolution": options.resolution, "extent": options.extent}
-    rows = [Setting("w/o keypoint filtering", TABLE_2, Sample("unfiltered"), field=grid)] if options.filtered else []
-    rows.append(Setting("w/o canonicalization", TABLE_2, field={**grid, "canonicalize": False}))
-    rows += [Setting(f"{100 * s:g} %", TABLE_2, Sample("share", s), field=grid) for s in sorted(options.shares)]
-    rows.append(Setting(FULL, TABLE_2, field=grid))
-    if sources is not None:
-        first, other = sources
-        for is_other, name in ((True, other), (False, first)):
-            rows += [
-                Setting(
-                    f"{name}, {size:,} images",
-                    SOURCES,
-                    Sample("matched", size=size),
-                    is_other,
-                    grid,
-                    reference=f"{first}, {size:,} images" if is_other else FULL,
-                )
-                for size in options.sizes
-            ]
-    names = {"azimuth": "by azimuth", "azimuth-elevation": "by azimuth and elevation", "none": "none"}
-    rows += [
-        Setting(f"view weights {names[w]}", "view weighting", field=grid, weighting=w)
-        for w in options.weightings
-        if w != "azimuth"
-    ]
-    if set(options.resolutions) - {options.resolution}:
+Sources = tuple[str, str]
+"""The names of the first and the other source of images, where there are two."""
+
+
+def _table_2(options: AblationOptions, sources: Sources | None) -> Iterator[Setting]:
+    if options.filtered:
+        yield Setting("w/o keypoint filtering", TABLE_2, Sample("unfiltered"))
+    yield Setting("w/o canonicalization", TABLE_2, field={"canonicalize": False})
+    for share in sorted(options.shares):
+        yield Setting(f"{100 * share:g} %", TABLE_2, Sample("share", share))
+    yield Setting(FULL, TABLE_2)
+
+
+def _two_sources(options: AblationOptions, sources: Sources | None) -> Iterator[Setting]:
+    if sources is None:
+        return
+    first, other = sources
+    for from_other, name in ((True, other), (False, first)):
+        for size in options.sizes:
+            reference = f"{first}, {size:,} images" if from_other else FULL
+            yield Setting(
+                f"{name}, {size:,} images", SOURCES, Sample("matched", size=size), from_other=from_other, reference=reference
+            )
+
+
+def _view_weighting(options: AblationOptions, sources: Sources | None) -> Iterator[Setting]:
+    names = {"azimuth-elevation": "by azimuth and elevation", "none": "none"}  # the reference weighs by azimuth
+    for weighting in options.weightings:
+        if weighting in names:
+            yield Setting(f"view weights {names[weighting]}", "view weighting", weighting=weighting)
+
+
+def _resolution(options: AblationOptions, sources: Sources | None) -> Iterator[Setting]:
+    compared = {*options.resolutions, options.resolution}
+    for n in sorted(compared) if len(compared) > 1 else ():
         base = f"{options.resolution}^3 voxels"
-        rows += [
-            Setting(f"{n}^3 voxels", "resolution", field={**grid, "resolution": n}, splat="footprint", reference=base)
-            for n in sorted({*options.resolutions, options.resolution})
-        ]
-    rows += [Setting(f"k = {k}", "nearest vertices", field={**grid, "k": k}) for k in options.k]
-    rows += [Setting(f"tau = {t:g} m", "de-weighting", field={**grid, "tau": t}) for t in options.tau]
+        yield Setting(f"{n}^3 voxels", "resolution", field={"resolution": n}, splat="footprint", reference=base)
+
+
+def _nearest_vertices(options: AblationOptions, sources: Sources | None) -> Iterator[Setting]:
+    for k in options.k:
+        yield Setting(f"k = {k}", "nearest vertices", field={"k": k})
+
+
+def _de_weighting(options: AblationOptions, sources: Sources | None) -> Iterator[Setting]:
+    for tau in options.tau:
+        yield Setting(f"tau = {tau:g} m", "de-weighting", field={"tau": tau})
+
+
+def _smoothing(options: AblationOptions, sources: Sources | None) -> Iterator[Setting]:
     if options.smoothing:
-        rows.append(Setting("no smoothing", "smoothing", field={**grid, "smoothing_steps": 0}))
-    return rows
+        yield Setting("no smoothing", "smoothing", field={"smoothing_steps": 0})
+
+
+SECTIONS: list[Callable[[AblationOptions, Sources | None], Iterable[Setting]]] = [
+    _table_2,
+    _two_sources,
+    _view_weighting,
+    _resolution,
+    _nearest_vertices,
+    _de_weighting,
+    _smoothing,
+]
+"""The sections of the table, in its order: each gives its rows, which say what they change and nothing else."""
+
+
+def settings(options: AblationOptions, sources: Sources | None = None) -> list[Setting]:
+    """The rows of all SECTIONS, in the table's order, on the reference's grid where they name no other."""
+    grid = {"resolution": options.resolution, "extent": options.extent}
+    return [replace(row, field={**grid, **row.field}) for section in SECTIONS for row in section(options, sources)]
 
 
 def chosen_images(store: Store, where: Where | None, sample: Sample, seed: int) -> NDArray[np.bool_]:
@@ -181,9 +217,9 @@ def chosen_images(store: Store, where: Where | None, sample: Sample, seed: int) 
         drawn = np.zeros(len(store), np.bool_)
         for prompt in np.unique(rows["prompt"][passed]):
             of_prompt = rows["prompt"] == prompt
-            there = int((passed & of_prompt).sum())
+            num_passed = int((passed & of_prompt).sum())
             pool = np.flatnonzero((passed if sample.kind == "share" else complete) & of_prompt)
-            number = max(1, round(sample.share * there))
+            number = max(1, round(sample.share * num_passed))
             drawn |= _marked(store, _shuffled(store, pool, seed, f"{sample.kind}|{prompt}")[:number])
     if not drawn.any():
         raise InputError(f"stores: {store.path} has no image that is complete and passes the filter (sample: {sample})")

@@ -1,7 +1,7 @@
 """Ablations (Table 2 and beyond): every row from the same stores, scored on the same test images, over several seeds.
 
 Little is done twice. For each field every image votes once, whatever the number of rows that take it: the samples are cut
-into disjoint cells, and counts of cells add. View weights are applied to counts that are there. And Eq. 11 decides for a
+into disjoint cells, and counts of cells add. View weights are applied to the counts afterwards. And Eq. 11 decides for a
 posed voxel which canonical voxel it shows from pose and field alone: that table is made once for each test image and field,
 by posing the voxels' numbers in place of phi, and serves all rows and seeds.
 """
@@ -23,20 +23,21 @@ from chorus.body.model import Body, load_body
 from chorus.errors import InputError, MismatchError
 from chorus.evaluate.ablation.rows import AblationOptions, Setting, Where, chosen_images, settings
 from chorus.evaluate.ablation.scores import Target, count_rows, posed_voxels, score, targets
-from chorus.evaluate.pap.categories import MIN_IMAGES, SCORES, CategoryPap
-from chorus.evaluate.pap.metric import PAPER, PapProtocol
-from chorus.evaluate.worlds import t_interval
+from chorus.evaluate.intervals import t_interval
+from chorus.evaluate.pap.categories import MIN_IMAGES, CategoryPap
+from chorus.evaluate.pap.metric import METRICS
+from chorus.evaluate.pap.pixels import PAPER, PapProtocol
 from chorus.field import CanonicalField, FieldParameters
 from chorus.store import Store
 
 Progress = Callable[[str, int, int | None], None]
 Scores = dict[str, float | None]
-"""A category's PAP by the names of SCORES, 0 to 1, None where there is none."""
+"""A category's PAP by the names of METRICS, 0 to 1, None where there is none."""
 
 
 @dataclass(frozen=True, eq=False)
 class AblationRow:
-    """One row: its setting, and by category, for each seed, how many images voted and the four scores (SCORES, 0 to 1)."""
+    """One row: its setting, and by category, for each seed, how many images voted and the scores (METRICS, 0 to 1)."""
 
     setting: Setting
     images: dict[str, list[int]]
@@ -47,14 +48,17 @@ class AblationRow:
         return self.setting.name
 
     def values(self, which: str = "vanilla", category: str | None = None) -> NDArray[np.float64]:
-        """PAP of a category by seed, or mPAP, the mean over the row's categories that have the score, (S,); NaN where none has.
+        """PAP of a category by seed, or mPAP, the mean over the row's categories that have the score, (S,); NaN where none has,
+        as in a table that was written before the metric was there.
 
         Whether a category has a score depends on its test images alone, so it is the same for all rows and seeds.
         """
+        if which not in METRICS:
+            raise KeyError(which)
         chosen = [c for c in self.scores if category in (None, c)]
         if category is not None and not chosen:
             raise KeyError(category)
-        table = np.array([[np.nan if s[which] is None else s[which] for s in self.scores[c]] for c in chosen], np.float64)
+        table = np.array([[np.nan if (v := s.get(which)) is None else v for s in self.scores[c]] for c in chosen], np.float64)
         scored = table[~np.isnan(table).any(1)]
         return np.asarray(scored.mean(0)) if len(scored) else np.full(table.shape[1], np.nan)
 
@@ -90,7 +94,7 @@ class AblationTable:
 
     def difference(self, name: str, other: str, which: str = "vanilla", category: str | None = None) -> tuple[float, float]:
         """Mean of (row - other row) over the seeds and the half width of its 95 % t-interval: seed by seed, so what both share
-        cancels. Over the categories that both have, or one. Raises KeyError for a row or category that is not there."""
+        cancels. Over the categories that both have, or one. Raises KeyError for a row or category that the table lacks."""
         first, second = self.row(name), self.row(other)
         both = [c for c in first.scores if c in second.scores] if category is None else [category]
         differences = np.stack([first.values(which, c) - second.values(which, c) for c in both])
@@ -137,16 +141,16 @@ def ablate(
     by_seed, test, others = _checked(training, tests, other, seeds, body)
     sources = source_names if others else None
     rows = settings(options, sources)
-    shown = {category: targets(store, body, protocol) for category, store in test.items()}
-    for category, images in shown.items():
-        seen = sum(bool(t.mask.any()) for t in images)
-        if len(images) < min_images or not seen:
+    images = {category: targets(store, body, protocol) for category, store in test.items()}
+    for category, of_category in images.items():
+        with_object = sum(bool(t.mask.any()) for t in of_category)
+        if len(of_category) < min_images or not with_object:
             raise InputError(
                 f"tests: expected at least {min_images} complete images of {category!r}, some with an object, "
-                f"got {len(images)}, {seen} with one"
+                f"got {len(of_category)}, {with_object} with one"
             )
-    work = _Work(body, options, where, seeds, by_seed, others, shown, backend, protocol, progress or (lambda *_: None))
-    found = work.run(rows)
+    runner = _Runner(body, where, seeds, by_seed, others, images, backend, protocol, progress or (lambda *_: None))
+    found = runner.run(rows)
     facts = {
         "resolution": options.resolution,
         "extent": options.extent,
@@ -165,7 +169,7 @@ def ablate(
     }
     if others:
         facts["other_images"] = {others[0].category: [len(store) for store in others]}
-    counts = {c: len(images) for c, images in shown.items()}
+    counts = {c: len(of_category) for c, of_category in images.items()}
     replicated = len(training) > 1
     return AblationTable(tuple(found), counts, seeds, replicated, facts, time.perf_counter() - began)
 
@@ -203,70 +207,69 @@ def _by_category(name: str, stores: Sequence[Store]) -> dict[str, Store]:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Runner:
     body: Body
-    options: AblationOptions
     where: Where | None
     seeds: tuple[int, ...]
     by_seed: list[dict[str, Store]]
     others: list[Store]
-    shown: dict[str, list[Target]]
+    images: dict[str, list[Target]]
     backend: str
     protocol: PapProtocol
     progress: Progress
 
-    def run(self, rows: Sequence[Setting]) -> list[AblationRow]:
-        results = [AblationRow(row, {}, {}) for row in rows]
+    def run(self, settings: Sequence[Setting]) -> list[AblationRow]:
+        rows = [AblationRow(setting, {}, {}) for setting in settings]
         fields: dict[FieldParameters, CanonicalField] = {}
-        of_field: dict[FieldParameters, list[AblationRow]] = {}
-        for result in results:
-            field = CanonicalField(self.body, **result.setting.field)
+        rows_of_field: dict[FieldParameters, list[AblationRow]] = {}
+        for row in rows:
+            field = CanonicalField(self.body, **row.setting.field)
             fields.setdefault(field.parameters, field)
-            of_field.setdefault(field.parameters, []).append(result)
-        poses, posed = sum(map(len, self.shown.values())) * len(fields), 0
-        scores, scored = len(rows) * len(self.seeds) * len(self.shown), 0
+            rows_of_field.setdefault(field.parameters, []).append(row)
+        poses, posed = sum(map(len, self.images.values())) * len(fields), 0
+        scores, scored = len(rows) * len(self.seeds) * len(self.images), 0
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for parameters, field in fields.items():
-                for category, images in self.shown.items():
+                for category, images in self.images.items():
                     voxels = []
                     for target in images:
                         voxels.append(posed_voxels(target, parameters, self.body, self.backend))
                         posed += 1
                         self.progress("pose test images", posed, poses)
-                    for place in range(len(self.seeds)):
-                        self._seed(place, category, field, of_field[parameters], voxels, pool)
-                        scored += len(of_field[parameters])
+                    for s in range(len(self.seeds)):
+                        self._score_seed(s, category, field, rows_of_field[parameters], voxels, pool)
+                        scored += len(rows_of_field[parameters])
                         self.progress("vote and score", scored, scores)
-        return results
+        return rows
 
-    def _seed(
+    def _score_seed(
         self,
-        place: int,
+        s: int,
         category: str,
         field: CanonicalField,
         rows: Sequence[AblationRow],
         voxels: Sequence[NDArray[np.int32]],
         pool: ThreadPoolExecutor,
     ) -> None:
-        """Votes of one seed and category through one field, and the scores of the rows that they are for."""
+        """Votes of the seed number ``s`` and a category through one field, and the scores of the rows that they are for."""
         by_cell = any(row.setting.weighting == "azimuth-elevation" for row in rows)
         groups: dict[tuple[bool, str], list[AblationRow]] = {}
         for row in rows:
             setting = row.setting
-            if setting.sample.kind == "matched" and category != self.others[place].category:
+            if setting.sample.kind == "matched" and category != self.others[s].category:
                 continue
             # Counts by elevation take six times the memory, and only the full row is weighed by them.
             scheme = "azimuth-elevation" if by_cell and setting.sample.kind == "filtered" else "azimuth"
-            groups.setdefault((setting.other, scheme), []).append(row)
+            groups.setdefault((setting.from_other, scheme), []).append(row)
         for (from_other, scheme), members in groups.items():
-            store = self.others[place] if from_other else self.by_seed[place][category]
-            samples = {m.setting.sample: chosen_images(store, self.where, m.setting.sample, self.seeds[place]) for m in members}
+            store = self.others[s] if from_other else self.by_seed[s][category]
+            samples = {m.setting.sample: chosen_images(store, self.where, m.setting.sample, self.seeds[s]) for m in members}
             counted = count_rows(store, samples, field, scheme, self.backend)
             for row in members:
                 occupancy = counted[row.setting.sample].reweight(row.setting.weighting)
                 protocol = replace(self.protocol, splat="footprint") if row.setting.splat == "footprint" else self.protocol
-                one = partial(score, occupancy.probability, extent=field.extent, protocol=protocol)
-                results = tuple(pool.map(one, self.shown[category], voxels))
+                score_target = partial(score, occupancy.probability, extent=field.extent, protocol=protocol)
+                results = tuple(pool.map(score_target, self.images[category], voxels))
                 scored = CategoryPap(category, results)
                 row.images.setdefault(category, []).append(occupancy.num_images)
-                row.scores.setdefault(category, []).append({which: scored.mean(which) for which in SCORES})
+                row.scores.setdefault(category, []).append({which: scored.mean(which) for which in METRICS})

@@ -1,7 +1,7 @@
 """Scoring many distributions on the same test images: what depends on image and field alone is done once.
 
 Eq. 11 decides for a voxel around a posed person which canonical voxel it shows, from pose and field alone. Posing the voxels'
-numbers in place of phi gives that table; then each distribution costs a look-up, a small render and two histograms.
+numbers in place of phi gives that table; then each distribution costs an index, a small render and two histograms.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
 from chorus.errors import InputError
 from chorus.evaluate.ablation.rows import Where, cells
-from chorus.evaluate.pap.metric import (
+from chorus.evaluate.pap.metric import ImagePap
+from chorus.evaluate.pap.pixels import (
     PAPER,
-    ImagePap,
     PapProtocol,
-    PixelCounts,
-    average_precision,
     body_pixels,
     count_pixels,
     downscale_mask,
@@ -85,13 +83,7 @@ def score(
     levels = render_levels(posed, extent, target.camera, target.size, protocol)
     counts = count_pixels(levels, target.mask, protocol.num_thresholds)
     aware = count_pixels(levels, target.mask, protocol.num_thresholds, target.body)
-
-    def value(pixels: PixelCounts, strict: bool) -> float | None:
-        return average_precision(pixels, strict, protocol.interpolation)
-
-    return ImagePap(
-        target.key, value(counts, False), value(counts, True), value(aware, False), value(aware, True), counts, aware
-    )
+    return ImagePap.from_counts(target.key, counts, aware, protocol)
 
 
 def count_rows(

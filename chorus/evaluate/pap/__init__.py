@@ -1,1 +1,39 @@
-"""Projective average precision (4.2, B.2): of one image, and by category from test stores."""
+"""Projective average precision (4.2, B.2): pixels counted, scores of one image, and by category from test stores."""
+
+from chorus.evaluate.pap.categories import CategoryPap, PapReport, evaluate_pap
+from chorus.evaluate.pap.metric import METRICS, ImagePap, Metric, average_precision, interpolated_precision, pap, score_image
+from chorus.evaluate.pap.pixels import (
+    PAPER,
+    PapImage,
+    PapProtocol,
+    PixelCounts,
+    body_pixels,
+    count_pixels,
+    downscale_mask,
+    downscaled_size,
+    render_levels,
+    render_levels_on,
+)
+
+__all__ = [
+    "METRICS",
+    "PAPER",
+    "CategoryPap",
+    "ImagePap",
+    "Metric",
+    "PapImage",
+    "PapProtocol",
+    "PapReport",
+    "PixelCounts",
+    "average_precision",
+    "body_pixels",
+    "count_pixels",
+    "downscale_mask",
+    "downscaled_size",
+    "evaluate_pap",
+    "interpolated_precision",
+    "pap",
+    "render_levels",
+    "render_levels_on",
+    "score_image",
+]

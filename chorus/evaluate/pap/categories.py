@@ -19,16 +19,15 @@ from rich.table import Table
 
 from chorus.body.model import Body
 from chorus.errors import InputError, MismatchError
-from chorus.evaluate import machine, versions
-from chorus.evaluate.pap.metric import PAPER, ImagePap, PapImage, PapProtocol, interpolated_precision, pap
+from chorus.evaluate.environment import machine, versions
+from chorus.evaluate.pap.metric import METRICS, ImagePap, pap
+from chorus.evaluate.pap.pixels import PAPER, PapImage, PapProtocol
 from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.posed import body_of, posed_occupancy
 from chorus.store import Store, open_store
 
 MIN_IMAGES = 30
 """Categories with fewer test images do not enter mPAP (Table 5)."""
-SCORES = {"vanilla": "PAP", "strict": "strict", "aware_vanilla": "aware", "aware_strict": "aware, strict"}
-"""The four scores, in Table 2's order, and their headings; "aware" is human-occlusion aware."""
 CURVE_RECALL = np.arange(101) / 100
 """Where mean precision-recall curves are sampled."""
 
@@ -45,26 +44,25 @@ class CategoryPap:
     results: tuple[ImagePap, ...]
     incomplete: int = 0
 
-    def values(self, score: str) -> NDArray[np.float64]:
-        """One of SCORES of the images that have it, (S,), 0 to 1; KeyError for another name."""
-        if score not in SCORES:
-            raise KeyError(score)
-        return np.array([v for r in self.results if (v := getattr(r, score)) is not None], np.float64)
+    def values(self, metric: str) -> NDArray[np.float64]:
+        """One of METRICS of the images that have it, (S,), 0 to 1; KeyError for another name."""
+        if metric not in METRICS:
+            raise KeyError(metric)
+        return np.array([v for r in self.results if (v := r.scores[metric]) is not None], np.float64)
 
-    def mean(self, score: str) -> float | None:
+    def mean(self, metric: str) -> float | None:
         """The category's PAP: the mean over its images; None where every target is empty."""
-        values = self.values(score)
+        values = self.values(metric)
         return float(values.mean()) if len(values) else None
 
-    def curve(self, score: str) -> NDArray[np.float64] | None:
+    def curve(self, metric: str) -> NDArray[np.float64] | None:
         """Interpolated precision at recall 0, 0.01, ... 1, mean over the images, (101,); its area is the all-point PAP, but
-        for the sampling. None where every target is empty."""
-        strict, aware = score.endswith("strict"), score.startswith("aware")
-        counts = [c for r in self.results if (c := r.aware_counts if aware else r.counts) is not None and c.target]
-        if not counts:
+        for the sampling. None where every target is empty, and for a metric without a curve."""
+        chosen = METRICS[metric]
+        counts = [c for r in self.results if (c := chosen.counts(r)) is not None]
+        if chosen.curve is None or not counts:
             return None
-        curves = np.stack([interpolated_precision(c, CURVE_RECALL, strict) for c in counts])
-        return np.asarray(curves.mean(0))
+        return np.asarray(np.stack([chosen.curve(c, CURVE_RECALL) for c in counts]).mean(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +80,9 @@ class PapReport:
         """The categories with ``min_images`` test images or more; those with empty targets count as images."""
         return tuple(c for c in self.categories if len(c.results) >= self.min_images)
 
-    def mpap(self, score: str) -> float | None:
-        """Mean over the counted categories that have the score, 0 to 1; None where there are none."""
-        means = [mean for c in self.counted if (mean := c.mean(score)) is not None]
+    def mpap(self, metric: str) -> float | None:
+        """Mean of a metric over the counted categories that have it, 0 to 1; None where there are none."""
+        means = [mean for c in self.counted if (mean := c.mean(metric)) is not None]
         return float(np.mean(means)) if means else None
 
     def to_json(self) -> dict[str, Any]:
@@ -95,17 +93,17 @@ class PapReport:
             "date": date.today().isoformat(),
             "protocol": asdict(self.protocol),
             "min_images": self.min_images,
-            "mpap": {score: self.mpap(score) for score in SCORES},
+            "mpap": {metric: self.mpap(metric) for metric in METRICS},
             "categories": [
                 {
                     "category": c.category,
                     "counted": c in counted,
                     "images": len(c.results),
                     "incomplete": c.incomplete,
-                    "scored": {score: len(c.values(score)) for score in SCORES},
-                    "pap": {score: c.mean(score) for score in SCORES},
-                    "curves": {score: _rounded(c.curve(score)) for score in SCORES},
-                    "per_image": [{"key": r.key} | {score: getattr(r, score) for score in SCORES} for r in c.results],
+                    "scored": {metric: len(c.values(metric)) for metric in METRICS},
+                    "pap": {metric: c.mean(metric) for metric in METRICS},
+                    "curves": {metric: _rounded(c.curve(metric)) for metric in METRICS},
+                    "per_image": [{"key": r.key, **r.scores} for r in c.results],
                 }
                 for c in self.categories
             ],
@@ -116,14 +114,14 @@ class PapReport:
         }
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """One line an image: category, key, target pixels, the four scores (empty where there is none)."""
+        """One line an image: category, key, target pixels, its scores (empty where there is none)."""
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["category", "key", "target_pixels", "target_pixels_aware", *SCORES])
+            writer.writerow(["category", "key", "target_pixels", "target_pixels_aware", *METRICS])
             for c in self.categories:
                 for r in c.results:
                     aware = "" if r.aware_counts is None else r.aware_counts.target
-                    values = ["" if (v := getattr(r, score)) is None else repr(v) for score in SCORES]
+                    values = ["" if (v := r.scores[metric]) is None else repr(v) for metric in METRICS]
                     writer.writerow([c.category, r.key, r.counts.target, aware, *values])
 
 
@@ -214,9 +212,9 @@ def _by_category(occupancies: Sequence[Occupancy] | Mapping[str, Occupancy]) -> 
     if isinstance(occupancies, Mapping):
         return dict(occupancies)
     by_category: dict[str, Occupancy] = {}
-    for place, occupancy in enumerate(occupancies):
+    for number, occupancy in enumerate(occupancies):
         if not occupancy.category:
-            raise InputError(f"occupancies: number {place} names no category; give them by category")
+            raise InputError(f"occupancies: number {number} names no category; give them by category")
         if occupancy.category in by_category:
             raise InputError(f"occupancies: expected one a category, got two of {occupancy.category!r}")
         by_category[occupancy.category] = occupancy
@@ -263,15 +261,15 @@ def _caption(report: PapReport) -> str:
 def category_table(report: PapReport) -> Table:
     """The scores of each category and their mean, for a terminal."""
     table = Table(title="projective average precision", caption=_caption(report), caption_justify="left", title_justify="left")
-    for heading in ("category", "images", "scored", "scored aware", *SCORES.values()):
+    for heading in ("category", "images", "scored", "scored aware", *(m.heading for m in METRICS.values())):
         table.add_column(heading, justify="left" if heading == "category" else "right")
     counted = report.counted
     for c in report.categories:
         name = c.category if c in counted else f"{c.category} (too few for mPAP)"
         sizes = (len(c.results), len(c.values("vanilla")), len(c.values("aware_vanilla")))
-        table.add_row(name, *map(str, sizes), *(percent(c.mean(score)) for score in SCORES))
+        table.add_row(name, *map(str, sizes), *(percent(c.mean(metric)) for metric in METRICS))
     table.add_section()
-    table.add_row(f"mPAP of {len(counted)}", "", "", "", *(percent(report.mpap(score)) for score in SCORES))
+    table.add_row(f"mPAP of {len(counted)}", "", "", "", *(percent(report.mpap(metric)) for metric in METRICS))
     return table
 
 
@@ -280,21 +278,23 @@ def method_table(reports: Mapping[str, PapReport]) -> Table:
     if not reports:
         raise InputError("reports: expected at least one, got none")
     table = Table(caption=_caption(next(iter(reports.values()))), caption_justify="left")
-    for heading in ("method", *_MEAN_HEADINGS):
+    for heading in ("method", *mean_headings()):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for method, report in reports.items():
-        table.add_row(method, *(percent(report.mpap(score)) for score in SCORES))
+        table.add_row(method, *(percent(report.mpap(metric)) for metric in METRICS))
     return table
 
 
-_MEAN_HEADINGS = ("mPAP", "mPAP strict", "mPAP, occlusion-aware", "mPAP strict, occlusion-aware")
+def mean_headings() -> list[str]:
+    """Headings of the metrics' means over categories, in the order of METRICS."""
+    return [metric.mean_heading for metric in METRICS.values()]
 
 
 def method_markdown(reports: Mapping[str, PapReport]) -> str:
     """``method_table`` for a README."""
-    lines = ["| method | " + " | ".join(_MEAN_HEADINGS) + " |", "|---" + "|---:" * len(SCORES) + "|"]
+    lines = ["| method | " + " | ".join(mean_headings()) + " |", "|---" + "|---:" * len(METRICS) + "|"]
     lines += [
-        f"| {method} | " + " | ".join(percent(report.mpap(score)) for score in SCORES) + " |"
+        f"| {method} | " + " | ".join(percent(report.mpap(metric)) for metric in METRICS) + " |"
         for method, report in reports.items()
     ]
     return "\n".join(lines) + "\n"

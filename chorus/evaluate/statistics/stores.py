@@ -18,7 +18,7 @@ from rich.table import Table
 from chorus.camera.cameras import Cameras
 from chorus.camera.views import AZIMUTH_BINS, azimuth_bin
 from chorus.errors import InputError, to_numpy
-from chorus.evaluate import versions
+from chorus.evaluate.environment import versions
 from chorus.evaluate.statistics.entropy import NSIDE, SIGMA, camera_directions, camera_entropy
 from chorus.evaluate.statistics.views import ViewStatistics, view_statistics
 from chorus.store import COMPLETE, Store, TableColumns, open_store

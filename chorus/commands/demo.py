@@ -1,0 +1,41 @@
+"""``chorus demo``: the main job from end to end on a simulated world."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from chorus.commands.console import out, print_table, progress_bars, wrote
+
+
+@click.command("demo")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="demo-output", show_default=True)
+@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=20))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+def demo_command(output: Path, images: int, seed: int) -> None:
+    """Simulate two ways to meet a ball, aggregate the images, compare with the truth, draw pictures."""
+    from chorus.demo import THRESHOLD, run_demo
+
+    start = time.perf_counter()
+    with progress_bars() as update:
+        report = run_demo(output, images, seed, progress=update)
+    table = Table(title="learned from images, against the known truth", title_justify="left")
+    for column in ("prompt", "images", f"IoU (phi >= {THRESHOLD})", "IoU, other prompt", "centre off"):
+        table.add_column(column, justify="left" if column == "prompt" else "right")
+    for row in report.rows:
+        found = f"{row.iou:.2f} (best {row.best_iou:.2f})"
+        table.add_row(row.prompt, str(row.images), found, f"{row.other_iou:.2f}", f"{100 * row.offset_m:.0f} cm")
+    out.print(table)
+    simulated = "nothing: the store was there" if report.simulate_rate is None else f"{report.simulate_rate:,.0f} images/s"
+    print_table(
+        {
+            "simulated": simulated,
+            "aggregated": f"{report.aggregate_rate:,.0f} images/s at 48^3 (compiled in {report.compile_seconds:.1f} s)",
+            "skinning field": f"{report.field_seconds:.1f} s",
+            "all in all": f"{time.perf_counter() - start:.0f} s",
+        }
+    )
+    wrote(*report.files)

@@ -1,0 +1,28 @@
+"""``chorus evaluate worlds``: simulated worlds against their truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from chorus.commands.console import out, progress_bars, wrote
+
+
+@click.command("worlds")
+@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=100), help="A simulation.")
+@click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=2), help="Repetitions; thresholds are held out.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the figures as JSON.")
+@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+def evaluate_worlds_command(images: int, seeds: int, output: Path | None, markdown: bool) -> None:
+    """Does it work? Simulated worlds against their truth, and what each part of the method adds."""
+    from chorus.evaluate.worlds import as_markdown, as_rich, run
+
+    with progress_bars() as update:
+        table = run(images, seeds, output, progress=lambda done, total: update("images", done, total))
+    if markdown:
+        click.echo(as_markdown(table))
+    else:
+        out.print(as_rich(table))
+    if output is not None:
+        wrote(output)

@@ -1,0 +1,35 @@
+"""``chorus ingest records``: record folders into a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from chorus.commands.console import ERROR_EXIT, body_option, err, json_option, out, print_json, print_table, wrote
+
+
+@click.command("records")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The store to make or add to.")
+@body_option
+@json_option()
+def ingest_records_command(folders: tuple[Path, ...], output: Path, body_path: Path | None, as_json: bool) -> None:
+    """Read record folders (record.json, object_mask.png, person_mask.png) into a store."""
+    from dataclasses import asdict
+
+    from chorus.body.model import load_body
+    from chorus.ingest.record_folders import ingest_records
+
+    report = ingest_records(folders, output, load_body(body_path))
+    if as_json:
+        print_json(asdict(report))
+    else:
+        for folder, reason in report.rejected:
+            err.print(f"rejected {folder}: {reason}", markup=False)
+        for key, residual in report.residual_px.items():
+            out.print(f"{key}: camera fitted to its keypoints (Eq. 8), mean distance {residual:.1f} px", markup=False)
+        print_table({"added": len(report.added), "present already": len(report.present), "rejected": len(report.rejected)})
+        wrote(output)
+    if not report.added and not report.present:
+        raise click.exceptions.Exit(ERROR_EXIT)

@@ -1,0 +1,47 @@
+"""``chorus simulate``: a store of simulated images whose truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from chorus.commands.console import body_option, json_option, print_json, print_table, progress_bars, wrote
+
+
+@click.command("simulate")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The store to make or complete.")
+@click.option("--world", "worlds", multiple=True, help="Which world (repeatable; a wrong one lists them); default: the demo's.")
+@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=1), help="In all, split over the worlds.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--biased", is_flag=True, help="80 % of the cameras in front of the person.")
+@body_option
+@json_option()
+def simulate_command(
+    output: Path, worlds: tuple[str, ...], images: int, seed: int, biased: bool, body_path: Path | None, as_json: bool
+) -> None:
+    """Write a store of simulated images whose truth is known."""
+    from chorus.body.model import load_body
+    from chorus.errors import InputError
+    from chorus.simulate.images import DEMO, WORLDS, write_world
+
+    unknown = [name for name in worlds if name not in WORLDS]
+    if unknown:
+        raise InputError(f"--world: expected one of {', '.join(WORLDS)}; got {unknown[0]}")
+    chosen = [WORLDS[name] for name in worlds] or list(DEMO)
+    if biased:
+        chosen = [world.biased() for world in chosen]
+    with progress_bars() as update:
+        made = write_world(
+            output,
+            chosen,
+            images,
+            seed,
+            load_body(body_path),
+            progress=lambda done, total: update("simulate images", done, total),
+        )
+    if as_json:
+        print_json({"store": output, "images": made})
+        return
+    print_table({"images by status": made})
+    wrote(output)
