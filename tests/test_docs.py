@@ -125,6 +125,20 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_order_of_rooms_is_the_one_that_is_checked() -> None:
+    """CONTRIBUTING.md names the layers from the bottom, pyproject.toml from the top; a row's rooms know nothing of each other."""
+    said = re.search(r"below it alone: (.*?)\. The list is exhaustive", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    layers = re.search(r"^layers = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
+    assert said is not None
+    assert layers is not None
+    rows = [set(row.split(" | ")) for row in re.findall(r'"([^"]+)"', layers[1])][::-1]
+    named = [set(re.findall(r"\w+", row)) for row in said[1].split("<")]
+    places = [[i for i, row in enumerate(rows) if rooms <= row] for rooms in named]
+    assert all(len(place) == 1 for place in places), dict(zip(map(str, named), places, strict=True))
+    assert places == sorted(places)
+    assert len(named) > 10
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     linked = set(re.findall(r"\]\(([\w-]+\.md)\)", index))
