@@ -126,7 +126,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_the_order_of_rooms_is_the_one_that_is_checked() -> None:
-    """CONTRIBUTING.md names the layers from the bottom, pyproject.toml from the top; a row's rooms know nothing of each other."""
+    """CONTRIBUTING.md names the layers from the bottom, pyproject.toml from the top."""
     said = re.search(r"below it alone: (.*?)\. The list is exhaustive", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
     layers = re.search(r"^layers = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)
     assert said is not None
