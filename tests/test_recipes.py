@@ -113,9 +113,11 @@ def test_add_a_vote_backend(follow: Recipe, folder: Path) -> None:
     for name in ("num_counts", "den_counts"):  # both in float64: what differs is the order of a few sums
         assert np.abs(getattr(occupancy, name) - getattr(definition, name)).sum() <= 2
     assert occupancy.provenance[0]["backend"] == "plain"
-    count_votes = backends.choose_backend("plain").count_votes
+    count_votes: Any = backends.choose_backend("plain").count_votes
     assert Path(count_votes.__code__.co_filename) == folder / "plain_votes.py"
-    check_votes(count_votes)
+    assert made["check_votes"] is check_votes  # it was run; and it can fail:
+    with pytest.raises(AssertionError):
+        check_votes(lambda *args, **options: tuple(counts + 1 for counts in count_votes(*args, **options)))
 
 
 def test_add_a_filter_rule(follow: Recipe) -> None:
