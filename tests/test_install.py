@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (
     *("LICENSE", "MANIFEST.in", "Makefile", "README.md", "constraints.txt", "pyproject.toml", "setup.py"),
+    *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", ".pre-commit-config.yaml", ".ci", ".github"),
     *("bench", "chorus", "docs", "kernels", "tests", "tools"),
 )
 JUNK = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -117,6 +118,7 @@ def test_sdist_holds_the_kernels_as_files_and_only_once(built: dict[str, Path], 
     names = {member.name.partition("/")[2] for member in members if member.isfile()}
     assert set(package_files(source)) <= names
     assert {"LICENSE", "Makefile", "constraints.txt", "pyproject.toml", "setup.py", "tests/test_install.py"} <= names
+    assert {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "docs/README.md", ".github/workflows/ci.yml", ".ci/run"} <= names
     assert not {name for name in names if name.startswith("kernels/") or "__pycache__" in name}
 
 

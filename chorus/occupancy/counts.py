@@ -73,6 +73,18 @@ class Occupancy:
                 raise InputError(f"{name}: expected integers of shape {shape}, got {array.dtype} of shape {array.shape}")
         self.scheme.weights(self.weighting, self.group_totals)
 
+    def __repr__(self) -> str:
+        """Three lines: what it is of, its grid and body, how sure it is at most."""
+        from chorus.occupancy import summary
+
+        return summary.text(self)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: phi from three sides and a table of facts."""
+        from chorus.occupancy import summary
+
+        return summary.html(self)
+
     @property
     def field_hash(self) -> str:
         return self.parameters.hash(self.body_hash)

@@ -1,0 +1,128 @@
+"""An occupancy in a few words, and as a notebook shows it: three projections of phi and a table of facts."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from chorus.body.model import Body
+    from chorus.occupancy.counts import Occupancy
+
+PIXELS = 168
+"""Side of each projection in the picture."""
+LONGEST_NAME = 40
+"""Categories with longer names (those of merged occupancies) are cut, so that a line stays a line."""
+
+SIDES = {
+    "from the front": ((0, 1), (2, -1), (1, -1)),
+    "from the person's left": ((2, -1), (0, -1), (1, -1)),
+    "from above": ((0, -1), (1, -1), (2, -1)),
+}
+"""Side -> (axis, sign) of the picture's x (to the right), of the line of sight (away from the viewer), of its y (down)."""
+
+
+def text(occupancy: Occupancy) -> str:
+    """What ``repr`` says, on three lines: what it is of, its grid and body, how sure it is at most."""
+    return (
+        f"Occupancy({_short(occupancy.category)!r}, {occupancy.num_images:,} images, scheme {occupancy.scheme.name!r}, "
+        f"weighting {occupancy.weighting!r},\n"
+        f"          {_grid(occupancy)}, body {occupancy.body_hash[:12] or 'not known'},\n"
+        f"          phi at most {occupancy.probability.max():.3f})"
+    )
+
+
+def html(occupancy: Occupancy) -> str:
+    """What a notebook shows: one ``<div>`` that needs nothing from anywhere, the picture in it as a PNG."""
+    phi, support = occupancy.probability, occupancy.support
+    x, y, z = occupancy.centres[np.unravel_index(phi.argmax(), phi.shape)]
+    facts = {
+        "category": _short(occupancy.category) or "not named",
+        "images": f"{occupancy.num_images:,}",
+        "grid": _grid(occupancy),
+        "scheme": f"{occupancy.scheme.name}, {occupancy.scheme.num_groups} groups",
+        "weighting": occupancy.weighting,
+        "phi at most": f"{phi.max():.3f}, at ({x:.2f}, {y:.2f}, {z:.2f}) m",
+        "images that saw a voxel": f"{support.min():,} to {support.max():,}",
+        "body": occupancy.body_hash[:12] or "not known",
+        "field": occupancy.field_hash[:12],
+    }
+    rows = "".join(
+        f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(value)}</td></tr>'
+        for name, value in facts.items()
+    )
+    picture = base64.b64encode(png(occupancy)).decode()
+    sides = ", ".join(SIDES)
+    return (
+        '<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:center">'
+        f'<figure style="margin:0"><img alt="phi {sides}" src="data:image/png;base64,{picture}">'
+        f"<figcaption>largest phi {sides}; {occupancy.parameters.extent:g} m across</figcaption></figure>"
+        f"<table><caption>Occupancy</caption>{rows}</table></div>"
+    )
+
+
+def png(occupancy: Occupancy) -> bytes:
+    """The three projections side by side as a PNG of (PIXELS, 3 PIXELS), with the body where it is the built-in one.
+
+    A pixel has the largest phi along its line of sight, brighter for more, scaled to the occupancy's own maximum; lines of
+    sight are those of SIDES. The body does not hide what is behind it.
+    """
+    import matplotlib
+    from PIL import Image
+
+    phi, body = occupancy.probability, _built_in(occupancy.body_hash)
+    top = float(phi.max()) or 1.0
+    panels = []
+    for (right, right_sign), (along, along_sign), (down, down_sign) in SIDES.values():
+        turned = phi.max(along).astype(np.float64)  # the two axes left are in ascending order
+        turned = turned if down < right else turned.T
+        turned = turned[::down_sign, ::right_sign]  # (row, column)
+        value = np.asarray(
+            Image.fromarray((turned / top).astype(np.float32)).resize((PIXELS, PIXELS), Image.Resampling.BILINEAR)
+        )
+        rotation = np.zeros((3, 3))
+        rotation[0, right], rotation[1, down], rotation[2, along] = right_sign, down_sign, along_sign
+        behind = _shaded(body, rotation, occupancy.parameters.extent)
+        alpha = np.clip(value, 0, 1)[..., None] ** 0.75
+        panels.append((1 - alpha) * behind + alpha * matplotlib.colormaps["plasma"](value)[..., :3])
+    picture = np.concatenate(panels, axis=1)
+    picture[:, [PIXELS, 2 * PIXELS]] = 0.8  # a line between two panels
+    file = io.BytesIO()
+    Image.fromarray((np.clip(picture, 0, 1) * 255).round().astype(np.uint8)).save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def _grid(occupancy: Occupancy) -> str:
+    parameters = occupancy.parameters
+    plain = "" if parameters.canonicalize else ", not canonicalized"
+    return f"{parameters.resolution}^3 voxels in a cube of {parameters.extent:g} m{plain}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
+
+
+def _built_in(body_hash: str) -> Body | None:
+    """The built-in body where the hash is its own; others are not at hand, and the picture is drawn without them."""
+    from chorus.body.model import load_body
+
+    body = load_body()
+    return body if body.hash == body_hash else None
+
+
+def _shaded(body: Body | None, rotation: NDArray[np.float64], extent: float) -> NDArray[Any]:
+    """The body in its rest pose, by a rotation from person frame to viewer: (PIXELS, PIXELS, 3) in 0..1, white without one."""
+    if body is None:
+        return np.ones((PIXELS, PIXELS, 3))
+    from chorus.render.rasterize import face_normals, render_orthographic, shade
+
+    vertices = body.rest_vertices
+    _, face = render_orthographic(vertices, body.faces, rotation, PIXELS, PIXELS, extent / PIXELS)
+    normals = face_normals(vertices, body.faces) @ rotation.T * [1, -1, -1]
+    shaded: NDArray[Any] = shade(face, normals).astype(np.float64) / 255
+    return shaded
