@@ -1,4 +1,4 @@
-"""``python -m bench.frontend [--images N] [--size PIXELS] [--flops] [-o FILE]``: the front end's disk and work.
+"""``python -m bench.frontend [--images N] [--size PIXELS] [--flops] [-o FILE]``: disk and time of the front end.
 
 A run of N images through the whole pipeline with every stage played by a simulated world, so that what is measured is the
 pipeline's own: bytes of a store per generated image, kept and rejected, what Table 3 would come to beside the published
@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,12 @@ def flops() -> dict[str, float]:
             block_out_channels=(128, 256, 512, 512),
             layers_per_block=2,
         )
-        counts = []
-        for call in (
+        calls: tuple[Callable[[], Any], ...] = (
             lambda: unet(torch.zeros(1, 4, 64, 64), torch.tensor(1.0), torch.zeros(1, 77, 768)),
             lambda: vae.decode(torch.zeros(1, 4, 64, 64)),
-        ):
+        )
+        counts = []
+        for call in calls:
             with FlopCounterMode(display=False) as counter:
                 call()
             counts.append(float(counter.get_total_flops()))

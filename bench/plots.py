@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.harness.cells import BOXES
+from bench.harness.crowds import BOXES
 from bench.harness.report import merged
 
 SIZE = (7.2, 4.4)

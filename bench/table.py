@@ -51,14 +51,14 @@ def votes_table(results: dict[str, Any], source: str) -> str:
         "|---|---|---|---|---|---|",
     ]
     for resolution, b in rows:
-        own, *others = b["contenders"]
+        ours, *others = b["contenders"]
         references = [r for r in others if r.get("kind", "reference") == "reference"]
         best = max(references, key=lambda r: float(r["per_s"]))
         batch = best["name"].rpartition("batches of ")[2] if "batches of " in best["name"] else "1"
         images = int(_CELL.match(b["what"])[2].replace(",", ""))  # type: ignore[index]
         lines.append(
-            f"| {resolution}^3 | {images:,} | {_figure(own)} | {number(own['votes_per_s'] / 1e6)} M | "
-            f"{number(best['per_s'])} (batches of {batch}) | {own['per_s'] / best['per_s']:.1f} |"
+            f"| {resolution}^3 | {images:,} | {_figure(ours)} | {number(ours['votes_per_s'] / 1e6)} M | "
+            f"{number(best['per_s'])} (batches of {batch}) | {ours['per_s'] / best['per_s']:.1f} |"
         )
     gpu = run.get("gpu") if rows[0][1].get("device") == "cuda" else None
     m, work = run["machine"], rows[0][1]["workload"]
