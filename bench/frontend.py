@@ -104,11 +104,12 @@ def flops() -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run what the options ask for and print it."""
     parser = argparse.ArgumentParser(prog="python -m bench.frontend", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--images", type=int, default=1000, help="images generated (1000)")
+    parser.add_argument("--size", type=int, default=512, help="pixels along a side of an image (512)")
+    parser.add_argument("--batch", type=int, default=16, help="images a stage takes at a time (16)")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file to write the record to")
     parser.add_argument("--flops", action="store_true", help="instead: the arithmetic of one image of Stable Diffusion v1.4")
     options = parser.parse_args(arguments)
     if options.flops:

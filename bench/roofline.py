@@ -202,8 +202,9 @@ def report(result: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Measure, print and append to the record; 3 where there is no such device."""
     parser = argparse.ArgumentParser(prog="python -m bench.roofline", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what to measure (cuda)")
     parser.add_argument("--images", type=int, help="images of a pass (65,536; on a CPU 2,048)")
     parser.add_argument("-o", "--output", type=Path, help="results file to append to (default: bench/results/...)")
     options = parser.parse_args(arguments)

@@ -82,9 +82,10 @@ def replaced(text: str, table: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Print the table, or put it into the README; 1 where ``--check`` finds another one there."""
     parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__.split("\n\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--readme", type=Path)
+    parser.add_argument("results", type=Path, help="a file that python -m bench wrote")
+    parser.add_argument("--readme", type=Path, help="the file to put the table into (default: print it)")
     parser.add_argument("--check", action="store_true", help="change nothing; fail where the README is not up to date")
     options = parser.parse_args(arguments)
     if options.check and options.readme is None:
