@@ -22,7 +22,7 @@ help:
 	@echo '  make test        lint, mypy, then pytest'
 	@echo '  make bench       the benchmarks'
 	@echo '  make lint        ruff (rules and format) and import-linter (who may import whom)'
-	@echo '  make typecheck   mypy --strict alone'
+	@echo '  make typecheck   mypy --strict alone: chorus, its kernels and bench'
 	@echo '  make venv        only the virtual environment, .venv, which all of the above make when they need it'
 	@echo '  make clean       remove caches, build products and demo-output/'
 	@echo '  make clean-venv  remove .venv'

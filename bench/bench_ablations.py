@@ -6,23 +6,25 @@ The same images for all. Weightings cost no pass over the images: what is timed 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
 import chorus
-from bench.bench_votes import finish
-from bench.harness.cells import Votes, crowd_on, numba_votes, on_images, reference_votes, triton_votes, vote_field
+from bench.bench_votes import add_vote_rates
+from bench.harness.cells import Votes, crowd_on, numba_votes, reference_votes, timed_contender, triton_votes, vote_field
 from bench.harness.crowds import Crowd
 from bench.harness.gates import WrongResult, check_votes
-from bench.harness.measure import Contender, affordable, interleaved, rounds_for
+from bench.harness.measure import Contender, interleaved, rounds_for
 from chorus.body.model import Body
 from chorus.camera.views import WEIGHTINGS, Scheme
 from chorus.kernels.arrays import VoxelField
 
 N = 48
 CHECKED = 8
+REFERENCE = "everything on"
 
 
 def with_dense_joints(field: VoxelField) -> VoxelField:
@@ -48,7 +50,7 @@ def bench_ablations(benchmark: Any, ablation_images: int, body: Body, device: st
         return numba_votes(of, threads, cull=cull) if device == "cpu" else triton_votes(of, cull=cull)
 
     chosen: dict[str, tuple[Votes, VoxelField]] = {
-        "everything on": (votes(field), field),
+        REFERENCE: (votes(field), field),
         "canonicalize=False": (votes(rigid), rigid),
         "dense joints": (votes(dense), dense),
         "no culling": (votes(field, cull=False), field),
@@ -61,22 +63,20 @@ def bench_ablations(benchmark: Any, ablation_images: int, body: Body, device: st
     for name, (contender, of) in chosen.items():
         check_votes({name: contender.cast}, of.to(device), work, CHECKED)
     few = work.rows(slice(0, 64))
-    check_same("no culling", chosen["no culling"][0].cast(few), chosen["everything on"][0].cast(few))
+    check_same("no culling", chosen["no culling"][0].cast(few), chosen[REFERENCE][0].cast(few))
 
-    contenders, longest = [], 0.0
-    for name, (contender, _) in chosen.items():
-        items, took = affordable(lambda n, v=contender: v.cast(work.rows(slice(0, n))), len(work), cell_seconds / 3)
-        kind = "reference" if name == "everything on" else "ablation"
-        facts = {"kind": kind, "asked": len(work), "capped": items < len(work)}
-        contenders.append(Contender(name, on_images(contender, work, items), items, facts=facts))
-        longest = max(longest, took)
-    records = interleaved(benchmark, contenders, rounds_for(longest, cell_seconds))
-    finish(records, field.num_voxels, threads if device == "cpu" else 0)
+    timed = [
+        timed_contender(contender, work, cell_seconds / 3, name=name, kind="reference" if name == REFERENCE else "ablation")
+        for name, (contender, _) in chosen.items()
+    ]
+    rounds = rounds_for(max(took for _, took in timed), cell_seconds)
+    records = interleaved(benchmark, [contender for contender, _ in timed], rounds)
+    add_vote_rates(records, field.num_voxels, threads if device == "cpu" else 0)
     benchmark.extra_info.update(
         what=f"ablations, {N}^3 voxels, {ablation_images:,} images",
         device=device,
         workload=work.facts(),
-        ratio_to="everything on",
+        ratio_to=REFERENCE,
     )
 
 
@@ -92,7 +92,11 @@ def bench_weightings(benchmark: Any, body: Body, device: str, threads: int) -> N
         again = chorus.aggregate(batch, field, weighting, scheme="azimuth-elevation", backend=backend)
         if not (again.probability == kept.reweight(weighting).probability).all():
             raise WrongResult(f"reweight({weighting!r}): another probability than from a pass over the images")
-    contenders = [Contender(f"reweight {w!r}", lambda w=w: kept.reweight(w).probability, N**3, "voxels") for w in WEIGHTINGS]
+
+    def reweighted(weighting: str) -> Any:
+        return kept.reweight(weighting).probability
+
+    contenders = [Contender(f"reweight {w!r}", partial(reweighted, w), N**3, "voxels") for w in WEIGHTINGS]
     records = interleaved(benchmark, contenders, 9)
     for r in records:
         r["ratio"] = None
@@ -116,15 +120,13 @@ def bench_groups(benchmark: Any, ablation_images: int, body: Body, device: str, 
     check_votes(
         {"reference, float32": reference_votes(field, device, 8).cast, "kernel": kernel.cast}, field.to(device), whole, CHECKED
     )
-    contenders, longest = [], 0.0
+    timed = []
     for G, work in works.items():
-        items, took = affordable(lambda n, w=work: kernel.cast(w.rows(slice(0, n))), len(work), cell_seconds / 3)
-        facts = {"kind": "reference" if G == 12 else "ablation", "asked": len(work), "capped": items < len(work)}
-        name = f"{G} group{'s'[: G > 1]}"
-        contenders.append(Contender(name, on_images(kernel, work, items), items, facts=facts))
-        longest = max(longest, took)
-    records = interleaved(benchmark, contenders, rounds_for(longest, cell_seconds))
-    finish(records, field.num_voxels, threads if device == "cpu" else 0)
+        name, kind = f"{G} group{'s'[: G > 1]}", "reference" if G == 12 else "ablation"
+        timed.append(timed_contender(kernel, work, cell_seconds / 3, name=name, kind=kind))
+    rounds = rounds_for(max(took for _, took in timed), cell_seconds)
+    records = interleaved(benchmark, [contender for contender, _ in timed], rounds)
+    add_vote_rates(records, field.num_voxels, threads if device == "cpu" else 0)
     benchmark.extra_info.update(
         what=f"groups, {N}^3 voxels, {ablation_images:,} images",
         device=device,

@@ -18,8 +18,8 @@ from chorus.body.model import Body
 from chorus.field import CanonicalField
 from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.cpu import contacts as cpu_contacts
-from chorus.kernels.cpu import votes as cpu
-from chorus.kernels.reference import contacts
+from chorus.kernels.cpu import votes as cpu_votes
+from chorus.kernels.reference import contacts as reference
 from chorus.kernels.stats import ContactStats
 from chorus.votes.parts import interaction_regions
 
@@ -38,7 +38,7 @@ def check_contacts(
     """Every contender between the bounds of the float64 definition on ``subset`` images, spread evenly over the workload."""
     rows = np.unique(np.linspace(0, len(workload) - 1, subset).astype(np.intp))
     images = workload.rows(rows).images
-    certain, possible = contacts.touched_bounds(field, regions, images)
+    certain, possible = reference.touched_bounds(field, regions, images)
     if not certain.any():
         raise WrongResult("contacts: no mask touches a region; the workload checks nothing")
     for name, touch in contenders.items():
@@ -99,10 +99,10 @@ def bench_contacts(benchmark: Any, body: Body, votes_of_1024: VoteWorkload, thre
         return cpu_contacts.touched_regions(field, regions, images, threads=threads, stats=stats)
 
     def eager(images: VoteImages) -> Tensor:
-        return contacts.touched_regions(field, regions, images, dtype=torch.float32, batch=REFERENCE_BATCH)
+        return reference.touched_regions(field, regions, images, dtype=torch.float32, batch=REFERENCE_BATCH)
 
     def votes() -> Any:
-        return cpu.count_votes(field, work.images, work.group, num_groups=work.num_groups, threads=threads)
+        return cpu_votes.count_votes(field, work.images, work.group, num_groups=work.num_groups, threads=threads)
 
     on_gpu: list[Contender] = []
     checked: dict[str, Touch] = {"numba": numba, "PyTorch float32": eager}

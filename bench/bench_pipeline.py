@@ -19,7 +19,7 @@ from bench.harness.measure import Contender, interleaved
 from chorus.body.model import Body
 from chorus.images import vote_images
 from chorus.kernels.arrays import VoteImages, empty_counts
-from chorus.kernels.cpu import votes as cpu
+from chorus.kernels.cpu import votes as cpu_votes
 from chorus.kernels.reference import votes as reference
 from chorus.store import StoreWriter, open_store
 from chorus.votes.prefetch import Timings
@@ -28,7 +28,7 @@ N = 48
 BATCH = 4096
 VOTE_BATCH = {"cpu": 4096, "cuda": 65536}
 """Images that the aggregation votes with at a time."""
-SMALL_FEED = 16384
+SMALL_BATCH = 16384
 SHARD = 8192
 GROUPS = 12
 CHECKED = 8
@@ -60,9 +60,9 @@ def check_end_to_end(path: Path, field: chorus.CanonicalField, work: Crowd, back
         if not np.array_equal(have.reshape(GROUPS, -1), want.numpy()):
             raise WrongResult(f"end to end: {name} of the store differs from the kernel's on the same images")
     some = work.rows(slice(0, CHECKED))
-    there = field.arrays.to(some.group.device)
-    expected = reference.count_votes(there, some.images, some.group, num_groups=GROUPS, batch=1)
-    band = reference.vote_band(there, some.images, some.group, num_groups=GROUPS, batch=1)
+    on_device = field.arrays.to(some.group.device)
+    expected = reference.count_votes(on_device, some.images, some.group, num_groups=GROUPS, batch=1)
+    band = reference.vote_band(on_device, some.images, some.group, num_groups=GROUPS, batch=1)
     check_within_band(cast(some), expected, band, "end to end")
 
 
@@ -71,34 +71,34 @@ def bench_end_to_end(
     benchmark: Any, pipeline_images: int, body: Body, device: str, threads: int, tmp_path: Path, quick: bool
 ) -> None:
     work = crowd_on(body, "typical", pipeline_images, "cpu")
-    vote_field(N)  # in the cache from here on
+    vote_field(N)  # so that its cache file is there
     field = chorus.CanonicalField(body, N)
     path = tmp_path / "store"
     size = write(path, work, body)
     backend = "numba" if device == "cpu" else "triton"
 
     if device == "cpu":
-        here, arrays = work, field.arrays
+        on_device, arrays = work, field.arrays
 
         def cast(on: Crowd, out: Any = None) -> Any:
-            return cpu.count_votes(arrays, on.images, on.group, num_groups=GROUPS, threads=threads, out=out)
+            return cpu_votes.count_votes(arrays, on.images, on.group, num_groups=GROUPS, threads=threads, out=out)
     else:
-        from chorus.kernels.gpu import votes as triton_votes
+        from chorus.kernels.gpu import votes as gpu_votes
 
-        here, arrays = work.to(device), field.arrays
+        on_device, arrays = work.to(device), field.arrays
 
         def cast(on: Crowd, out: Any = None) -> Any:
-            counts = triton_votes.count_votes(arrays, on.images, on.group, num_groups=GROUPS, out=out)
+            counts = gpu_votes.count_votes(arrays, on.images, on.group, num_groups=GROUPS, out=out)
             torch.cuda.synchronize()
             return counts
 
-    check_end_to_end(path, field, here, backend, cast)
+    check_end_to_end(path, field, on_device, backend, cast)
 
     def votes() -> Any:
         out = empty_counts(arrays, GROUPS, device)
         step = VOTE_BATCH[device]
-        for first in range(0, len(here), step):
-            cast(here.rows(slice(first, first + step)), out)
+        for first in range(0, len(on_device), step):
+            cast(on_device.rows(slice(first, first + step)), out)
         return out
 
     stages: dict[str, Callable[[], Any]] = {"reading alone": lambda: read(path)}
@@ -110,12 +110,12 @@ def bench_end_to_end(
         *(Contender(name, call, len(work)) for name, call in stages.items()),
         Contender("end to end, digests checked", lambda: chorus.aggregate(open_store(path), field, backend=backend), len(work)),
     ]
-    if device != "cpu":  # smaller feeds overlap more within one store, and start kernels more often
-        name = f"end to end, feeds of {SMALL_FEED:,}"
+    if device != "cpu":  # smaller batches overlap reading and voting more, and start kernels more often
+        name = f"end to end, batches of {SMALL_BATCH:,}"
         contenders.append(
             Contender(
                 name,
-                lambda: chorus.aggregate(open_store(path, verify=False), field, backend=backend, batch_size=SMALL_FEED),
+                lambda: chorus.aggregate(open_store(path, verify=False), field, backend=backend, batch_size=SMALL_BATCH),
                 len(work),
             )
         )

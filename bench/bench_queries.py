@@ -20,7 +20,7 @@ from chorus.body.model import Body
 from chorus.camera.views import Scheme
 from chorus.images import vote_images
 from chorus.kernels.backends import vote_backend
-from chorus.kernels.cpu import votes as cpu
+from chorus.kernels.cpu import votes as cpu_votes
 from chorus.store import open_store
 from chorus.votes.contacts import FOLDER, image_contacts, store_contacts
 from chorus.votes.explain import explain
@@ -51,7 +51,7 @@ def check_query(path: Path, field: chorus.CanonicalField, work: Crowd) -> int:
         chosen += int(keep.sum())
         if keep.any():
             images, groups = vote_images(batch[keep]), torch.from_numpy(group[keep])
-            num += cpu.count_votes(field.arrays, images, groups, num_groups=scheme.num_groups)[0]
+            num += cpu_votes.count_votes(field.arrays, images, groups, num_groups=scheme.num_groups)[0]
     if not 0 < chosen < len(work):
         raise WrongResult(f"query: {chosen} of {len(work)} images touch {PART!r}, it checks nothing")
     if not (np.array_equal(answer.num_counts.reshape(num.shape), num.numpy()) and answer.num_images == chosen):

@@ -43,8 +43,8 @@ def plain_trilinear(phi: NDArray[np.float32], extent: float, points: NDArray[np.
     for corner in np.ndindex(2, 2, 2):
         index = base + corner
         share = np.where(corner, cell - base, 1 - (cell - base)).prod(1)
-        inside = ((index >= 0) & (index < N)).all(1)
-        total += np.where(inside, share * phi[tuple(np.where(inside[:, None], index, 0).T)], 0)
+        inside = np.all((index >= 0) & (index < N), axis=1, keepdims=True)
+        total += np.where(inside[:, 0], share * phi[tuple(np.where(inside, index, 0).T)], 0)
     return total.reshape(phi.shape)
 
 

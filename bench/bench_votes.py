@@ -12,20 +12,19 @@ import pytest
 
 from bench.harness.cells import (
     INTERPOLATED_FROM,
-    LARGEST_OWN,
+    LARGEST_COMPUTED,
     Cell,
     Votes,
     baselines,
     crowd_on,
-    limited,
     numba_votes,
-    on_images,
+    timed_contender,
     triton_votes,
     vote_field,
 )
 from bench.harness.crowds import Crowd
 from bench.harness.gates import check_adds_up, check_votes
-from bench.harness.measure import Contender, affordable, clock_hz, compile_seconds, interleaved, rounds_for
+from bench.harness.measure import clock_hz, compile_seconds, interleaved, rounds_for
 from chorus.body.model import Body
 from chorus.kernels.arrays import VoxelField
 from chorus.kernels.stats import CullingStats
@@ -43,22 +42,17 @@ def bench_votes(
     work = crowd_on(body, vote_cell.box, crowd_size, device).rows(slice(0, vote_cell.images))
     kernel = numba_votes(field, threads) if on_cpu else triton_votes(field)
     contenders_here = [kernel, *baselines(vote_cell, field, device)]
-    chosen, notes = admitted(contenders_here, field.to(device), work, min(CHECKED_IMAGES[N], vote_cell.images))
+    chosen, notes = with_right_counts(contenders_here, field.to(device), work, min(CHECKED_IMAGES[N], vote_cell.images))
 
-    contenders, longest = [], 0.0
-    for votes in chosen:
-        asked = limited(votes, len(work))
-        least = 3 if votes is kernel else 4  # baselines are many
-        items, took = affordable(lambda n, v=votes: v.cast(work.rows(slice(0, n))), asked, cell_seconds / least, votes.batch)
-        facts = {"kind": votes.kind, "asked": len(work), "capped": items < len(work)}
-        contenders.append(Contender(votes.name, on_images(votes, work, items), items, facts=facts))
-        longest = max(longest, took)
+    # Baselines are many, so each gets less time.
+    timed = [timed_contender(votes, work, cell_seconds / (3 if votes is kernel else 4)) for votes in chosen]
+    contenders, longest = [contender for contender, _ in timed], max(took for _, took in timed)
     check_adds_up(kernel.cast, work.rows(slice(0, contenders[0].items)), kernel.name)
     records = interleaved(benchmark, contenders, rounds_for(longest, cell_seconds))
     culling = CullingStats()  # counting it costs time: of the same images once more, untimed
     counting = numba_votes(field, threads, culling) if on_cpu else triton_votes(field, stats=culling)
     counting.cast(work.rows(slice(0, contenders[0].items)))
-    finish(records, field.num_voxels, threads if on_cpu else 0)
+    add_vote_rates(records, field.num_voxels, threads if on_cpu else 0)
     benchmark.extra_info.update(
         what=vote_cell.what,
         resolution=N,
@@ -67,14 +61,14 @@ def bench_votes(
         device=device,
         threads=threads,
         workload=work.rows(slice(0, contenders[0].items)).facts(),
-        culling=culled(culling, contenders[0].items * field.num_voxels),
-        field="its own" if N <= LARGEST_OWN else f"interpolated from {INTERPOLATED_FROM}^3",
+        culling=culling_facts(culling, contenders[0].items * field.num_voxels),
+        field="its own" if N <= LARGEST_COMPUTED else f"interpolated from {INTERPOLATED_FROM}^3",
         notes=notes,
         ratio_to="the fastest of the references of the same run, by medians; by the least times: ratio_of_least",
     )
 
 
-def admitted(votes: list[Votes], field: VoxelField, work: Crowd, checked: int) -> tuple[list[Votes], list[str]]:
+def with_right_counts(votes: list[Votes], field: VoxelField, work: Crowd, checked: int) -> tuple[list[Votes], list[str]]:
     """Contenders whose counts are right, and why others have no figure: only torch.compile may fail, with a note.
 
     Raises WrongResult where one that was not compiled by PyTorch is wrong.
@@ -93,8 +87,8 @@ def admitted(votes: list[Votes], field: VoxelField, work: Crowd, checked: int) -
     return kept, notes
 
 
-def culled(stats: Any, votes: int) -> dict[str, float]:
-    """What the culling did: shares of the pairs of brick and image, look-ups a vote; empty where nobody counted."""
+def culling_facts(stats: Any, votes: int) -> dict[str, float]:
+    """What the culling did: shares of the pairs of brick and image, mask bits read a vote; empty where nobody counted."""
     if not getattr(stats, "pairs", 0):
         return {}
     return {
@@ -105,7 +99,7 @@ def culled(stats: Any, votes: int) -> dict[str, float]:
     }
 
 
-def finish(records: list[dict[str, Any]], voxels: int, threads: int) -> None:
+def add_vote_rates(records: list[dict[str, Any]], voxels: int, threads: int) -> None:
     """Votes/s, cycles a vote of so many threads (0: not on this machine's cores), and ratios to the fastest reference."""
     hz = clock_hz(threads) if threads else 0.0
     references = [r for r in records if r["kind"] == "reference"]

@@ -1,4 +1,4 @@
-"""``python -m bench.frontend [--images N] [--size PIXELS] [--flops] [-o FILE]``: the front end's disk and work.
+"""``python -m bench.frontend [--images N] [--size PIXELS] [--flops] [-o FILE]``: disk and time of the front end.
 
 A run of N images through the whole pipeline with every stage played by a simulated world, so that what is measured is the
 pipeline's own: bytes of a store per generated image, kept and rejected, what Table 3 would come to beside the published
@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,12 @@ def flops() -> dict[str, float]:
             block_out_channels=(128, 256, 512, 512),
             layers_per_block=2,
         )
-        counts = []
-        for call in (
+        calls: tuple[Callable[[], Any], ...] = (
             lambda: unet(torch.zeros(1, 4, 64, 64), torch.tensor(1.0), torch.zeros(1, 77, 768)),
             lambda: vae.decode(torch.zeros(1, 4, 64, 64)),
-        ):
+        )
+        counts = []
+        for call in calls:
             with FlopCounterMode(display=False) as counter:
                 call()
             counts.append(float(counter.get_total_flops()))
@@ -102,11 +104,12 @@ def flops() -> dict[str, float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run what the options ask for and print it."""
     parser = argparse.ArgumentParser(prog="python -m bench.frontend", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--images", type=int, default=1000, help="images generated (1000)")
+    parser.add_argument("--size", type=int, default=512, help="pixels along a side of an image (512)")
+    parser.add_argument("--batch", type=int, default=16, help="images a stage takes at a time (16)")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file to write the record to")
     parser.add_argument("--flops", action="store_true", help="instead: the arithmetic of one image of Stable Diffusion v1.4")
     options = parser.parse_args(arguments)
     if options.flops:

@@ -4,8 +4,8 @@
 #     bench/gpu.sh [RESULTS.json]
 #
 # Every kernel compiled for this device on all cores (its static figures are printed, and what runs afterwards finds the machine
-# code in Triton's cache), the tests of tests/kernels/gpu, the benchmarks on the device, the roofline, and compute-sanitizer's memcheck
-# where it is installed.
+# code in Triton's cache), the tests of tests/kernels/gpu, the benchmarks on the device, the roofline, and compute-sanitizer's
+# memcheck where it is installed.
 # Needs Python with torch, triton, numpy, scipy, h5py, numba, pytest and pytest-benchmark; the project need not be installed.
 # Every step has a time limit; a step that fails does not stop the others. Exit code 0: all passed; 1: a step failed; 3: no GPU.
 # PYTHON names the interpreter (default: python3). Results are appended to RESULTS.json (default:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,37 +57,42 @@ def bytes_per_image(share: float, folder: Path, count: int = 512, side: int = 51
     return total, float(4 * words_in_box(images.masks.box).mean())
 
 
-def main() -> int:
+def aggregate_big_store(images: int, folder: Path) -> dict[str, Any]:
+    """Write a store of so many images, aggregate it in another process: seconds, bytes, images a second, peak in GiB."""
+    body = load_body()
+    distinct = vote_workload(body, min(DISTINCT, images)).batch
+    start = time.perf_counter()
+    with StoreWriter(folder / "big.chorus", category="object", body_hash=body.hash) as writer:
+        for first in range(0, images, len(distinct)):
+            some = distinct[: min(len(distinct), images - first)]
+            keys = np.array([f"image-{first + i}" for i in range(len(some))], "S")
+            writer.append(ImageBatch(some.masks, some.cameras, some.poses, keys))
+    written = time.perf_counter() - start
+    info = store_info(folder / "big.chorus")
+    done = subprocess.run(
+        [sys.executable, "-c", _AGGREGATE, str(folder / "big.chorus")], check=True, capture_output=True, text=True
+    )
+    return {"seconds_to_write": written, "bytes_on_disk": info["bytes"], **json.loads(done.stdout)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print what was measured: JSON, or with ``--bytes`` a line for each size of box."""
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
-    parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--images", type=int, default=100_000, help="images of the store (100,000)")
     parser.add_argument("--folder", type=Path, help="where to make the store (default: a new folder)")
-    parser.add_argument("--bytes", action="store_true", help="bytes per image instead, for boxes of 10, 30, 60 % of it")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(dir=options.folder))
-    try:
-        if options.bytes:
-            for share in (0.1, 0.3, 0.6):
-                total, blocks = bytes_per_image(share, folder)
-                rest = total - blocks
-                print(f"box of {share:.0%}: {total:,.0f} bytes an image, {blocks:,.0f} of them mask blocks, {rest:.0f} others")
+    parser.add_argument("--bytes", action="store_true", help="bytes per image instead, for boxes of 10, 30, 60 %% of it")
+    options = parser.parse_args(arguments)
+    if options.images < 1:
+        parser.error(f"--images: expected at least 1, got {options.images}")
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        if not options.bytes:
+            print(json.dumps(aggregate_big_store(options.images, folder), indent=1))
             return 0
-        body = load_body()
-        images = vote_workload(body, min(DISTINCT, options.images)).batch
-        start = time.perf_counter()
-        with StoreWriter(folder / "big.chorus", category="object", body_hash=body.hash) as writer:
-            for first in range(0, options.images, len(images)):
-                some = images[: min(len(images), options.images - first)]
-                keys = np.array([f"image-{first + i}" for i in range(len(some))], "S")
-                writer.append(ImageBatch(some.masks, some.cameras, some.poses, keys))
-        written = time.perf_counter() - start
-        info = store_info(folder / "big.chorus")
-        done = subprocess.run(
-            [sys.executable, "-c", _AGGREGATE, str(folder / "big.chorus")], check=True, capture_output=True, text=True
-        )
-        facts = {"seconds_to_write": written, "bytes_on_disk": info["bytes"], **json.loads(done.stdout)}
-        print(json.dumps(facts, indent=1))
-    finally:
-        shutil.rmtree(folder)
+        for share in (0.1, 0.3, 0.6):
+            total, blocks = bytes_per_image(share, folder)
+            rest = total - blocks
+            print(f"box of {share:.0%}: {total:,.0f} bytes an image, {blocks:,.0f} of them mask blocks, {rest:.0f} others")
     return 0
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.harness.cells import BOXES
+from bench.harness.crowds import BOXES
 from bench.harness.report import merged
 
 SIZE = (7.2, 4.4)
@@ -125,8 +125,9 @@ def plot_roofline(run: dict[str, Any], path: Path) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Draw what the file has; 1 where it has nothing to draw."""
     parser = argparse.ArgumentParser(prog="python -m bench.plots", description=__doc__.split("\n\n")[0])
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, help="a file that python -m bench or bench.roofline wrote")
     options = parser.parse_args(arguments)
     try:
         runs = json.loads(options.results.read_text())["runs"]

@@ -44,7 +44,8 @@ def timed(call: Callable[[], Any], device: str, rounds: int = ROUNDS) -> dict[st
     taken = []
     for _ in range(rounds):
         if device == "cuda":
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             begin.record()
             call()
             end.record()
@@ -103,7 +104,7 @@ def measure_roofs(device: str) -> dict[str, Any]:
 
 def by_kernel(call: Callable[[], Any]) -> list[dict[str, Any]]:
     """Device time of each kernel of a call, from PyTorch's profiler, longest first; empty where it cannot see the device."""
-    from torch.autograd import DeviceType
+    from torch.autograd import DeviceType  # type: ignore[attr-defined]
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
@@ -171,7 +172,7 @@ def instructions_per_vote() -> dict[str, float]:
     return {m.kernel: m.per_vote for m in mean_per_vote(compile_all(plain, min(8, os.cpu_count() or 1)))}
 
 
-def shown(result: dict[str, Any]) -> str:
+def report(result: dict[str, Any]) -> str:
     """The roofs and the passes as text."""
     units = {"copy": "B/s", "fp32": "flop/s", "tensor": "flop/s", "issue": " lane instructions/s"}
     parts = [
@@ -201,8 +202,9 @@ def shown(result: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Measure, print and append to the record; 3 where there is no such device."""
     parser = argparse.ArgumentParser(prog="python -m bench.roofline", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what to measure (cuda)")
     parser.add_argument("--images", type=int, help="images of a pass (65,536; on a CPU 2,048)")
     parser.add_argument("-o", "--output", type=Path, help="results file to append to (default: bench/results/...)")
     options = parser.parse_args(arguments)
@@ -222,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
             notes.append(f"no share of the issue rate: {type(problem).__name__}: {problem}")
     passes = [vote_pass(N, images if N == 48 else images // 4, device, roofs, per_vote) for N in (48, 128)]
     result = {"device": device, "roofs": roofs, "instructions_per_vote": per_vote, "passes": passes, "notes": notes}
-    print(shown(result))
+    print(report(result))
     path = options.output or default_path()
     date = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     run = make_run({"datetime": date, "benchmarks": []}, profile="roofline", failed=[], load_before=before)

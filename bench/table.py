@@ -51,14 +51,14 @@ def votes_table(results: dict[str, Any], source: str) -> str:
         "|---|---|---|---|---|---|",
     ]
     for resolution, b in rows:
-        own, *others = b["contenders"]
+        ours, *others = b["contenders"]
         references = [r for r in others if r.get("kind", "reference") == "reference"]
         best = max(references, key=lambda r: float(r["per_s"]))
         batch = best["name"].rpartition("batches of ")[2] if "batches of " in best["name"] else "1"
         images = int(_CELL.match(b["what"])[2].replace(",", ""))  # type: ignore[index]
         lines.append(
-            f"| {resolution}^3 | {images:,} | {_figure(own)} | {number(own['votes_per_s'] / 1e6)} M | "
-            f"{number(best['per_s'])} (batches of {batch}) | {own['per_s'] / best['per_s']:.1f} |"
+            f"| {resolution}^3 | {images:,} | {_figure(ours)} | {number(ours['votes_per_s'] / 1e6)} M | "
+            f"{number(best['per_s'])} (batches of {batch}) | {ours['per_s'] / best['per_s']:.1f} |"
         )
     gpu = run.get("gpu") if rows[0][1].get("device") == "cuda" else None
     m, work = run["machine"], rows[0][1]["workload"]
@@ -82,9 +82,10 @@ def replaced(text: str, table: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Print the table, or put it into the README; 1 where ``--check`` finds another one there."""
     parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__.split("\n\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--readme", type=Path)
+    parser.add_argument("results", type=Path, help="a file that python -m bench wrote")
+    parser.add_argument("--readme", type=Path, help="the file to put the table into (default: print it)")
     parser.add_argument("--check", action="store_true", help="change nothing; fail where the README is not up to date")
     options = parser.parse_args(arguments)
     if options.check and options.readme is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,18 +13,22 @@ import torch
 from bench.harness import eager
 from bench.harness.crowds import BOXES, Crowd, crowd, people
 from bench.harness.gates import Counts, Workload
+from bench.harness.measure import Contender, affordable
 from chorus.body.model import Body, load_body
 from chorus.field import CanonicalField
 from chorus.kernels.arrays import VoxelField
-from chorus.kernels.cpu import votes as cpu
+from chorus.kernels.cpu import votes as cpu_votes
 from chorus.kernels.reference import votes as reference
+
+if TYPE_CHECKING:  # Triton may be missing
+    from chorus.kernels.gpu.votes import Variant
 
 RESOLUTIONS = (48, 96, 128, 192, 256)
 IMAGES = (1, 64, 4096, 65536)
-LARGEST_OWN = 128
-"""Finest field that is computed here; finer ones are interpolated from the 96^3 one (3.8 joints a voxel instead of 3.6)."""
+LARGEST_COMPUTED = 128
+"""Resolution of the finest field that is computed; finer ones come from the 96^3 one (3.8 joints a voxel instead of 3.6)."""
 INTERPOLATED_FROM = 96
-REFERENCE_BATCHES = {
+REFERENCE_BATCHES: dict[str, dict[int, tuple[int, ...]]] = {
     "cpu": {48: (8, 16), 96: (8, 16), 128: (8,), 192: (2,), 256: (1,)},
     "cuda": {48: (256,), 96: (32,), 128: (16,), 192: (4,), 256: (2,)},
 }
@@ -75,7 +79,7 @@ CELLS: dict[str, list[Cell]] = {
 def vote_field(resolution: int, canonicalize: bool = True) -> VoxelField:
     """The mannequin's field on the CPU."""
     body = load_body()
-    if resolution <= LARGEST_OWN or not canonicalize:
+    if resolution <= LARGEST_COMPUTED or not canonicalize:
         return CanonicalField(body, resolution, canonicalize=canonicalize).arrays
     return interpolated(CanonicalField(body, INTERPOLATED_FROM).arrays, resolution)
 
@@ -140,21 +144,23 @@ def synchronized(cast: Callable[[Any], Counts], device: str) -> Callable[[Any], 
 
 
 def numba_votes(field: VoxelField, threads: int, stats: Any = None, cull: bool = True) -> Votes:
-    """The numba kernel; images that lie on a device are brought to the CPU first, untimed where they are there already."""
+    """The numba kernel on so many threads."""
 
     def cast(on: Workload) -> Counts:
-        return cpu.count_votes(field, on.images, on.group, num_groups=on.num_groups, threads=threads, stats=stats, cull=cull)
+        return cpu_votes.count_votes(
+            field, on.images, on.group, num_groups=on.num_groups, threads=threads, stats=stats, cull=cull
+        )
 
     return Votes("numba", "numba", cast)
 
 
-def triton_votes(field: VoxelField, variant: str = "auto", stats: Any = None, cull: bool = True) -> Votes:
+def triton_votes(field: VoxelField, variant: Variant = "auto", stats: Any = None, cull: bool = True) -> Votes:
     """The Triton kernels on the images' CUDA device. ImportError where Triton is missing."""
-    from chorus.kernels.gpu import votes as kernels
+    from chorus.kernels.gpu import votes as gpu_votes
 
     def cast(on: Workload) -> Counts:
         # What the kernels need of a field is kept on the device as long as this one lives.
-        return kernels.count_votes(
+        return gpu_votes.count_votes(
             field, on.images, on.group, num_groups=on.num_groups, variant=variant, stats=stats, cull=cull
         )
 
@@ -164,17 +170,17 @@ def triton_votes(field: VoxelField, variant: str = "auto", stats: Any = None, cu
 
 def reference_votes(field: VoxelField, device: str, batch: int) -> Votes:
     """The PyTorch reference in float32."""
-    there = field.to(device)
+    on_device = field.to(device)
 
     def cast(on: Workload) -> Counts:
-        return reference.count_votes(there, on.images, on.group, num_groups=on.num_groups, dtype=torch.float32, batch=batch)
+        return reference.count_votes(on_device, on.images, on.group, num_groups=on.num_groups, dtype=torch.float32, batch=batch)
 
     name = f"PyTorch float32, batches of {batch}" if batch > 1 else "PyTorch float32, image by image"
     return Votes(name, "reference", synchronized(cast, device), batch)
 
 
-class _Dense:
-    """Unpacked masks of the workload at hand, made once and not while anything is timed."""
+class _DenseMasks:
+    """Unpacked masks of the last workload it was called with; that one is called once untimed, so unpacking is not timed."""
 
     def __init__(self) -> None:
         self.of: Any = None
@@ -189,12 +195,12 @@ class _Dense:
 
 def eager_votes(field: VoxelField, device: str, batch: int, form: str, compiled: bool) -> Votes:
     """The stronger PyTorch baselines of ``bench.harness.eager``."""
-    there, dense = field.to(device), _Dense()
-    kept = eager.constants(there, form)
+    on_device, dense = field.to(device), _DenseMasks()
+    kept = eager.constants(on_device, form)
 
     def cast(on: Workload) -> Counts:
         return eager.count_votes(
-            there,
+            on_device,
             on.images,
             on.group,
             dense(on),
@@ -223,11 +229,20 @@ def baselines(cell: Cell, field: VoxelField, device: str) -> list[Votes]:
     return chosen
 
 
-def limited(votes: Votes, asked: int) -> int:
-    """Images that a contender is given at most."""
-    return min(asked, votes.limit or asked)
+def timed_contender(
+    votes: Votes, work: Crowd, seconds: float, name: str | None = None, kind: str | None = None
+) -> tuple[Contender, float]:
+    """The votes of as many of the images as take about ``seconds``, to be timed; and the seconds that a call took.
 
+    ``name`` and ``kind`` in the record are those of ``votes`` unless given. The record says how many images were asked for,
+    and whether these are fewer (``capped``).
+    """
 
-def on_images(votes: Votes, work: Crowd, count: int) -> Callable[[], Counts]:
-    """The call that casts the votes of the first ``count`` images."""
-    return partial(votes.cast, work.rows(slice(0, count)))
+    def cast_first(count: int) -> Counts:
+        return votes.cast(work.rows(slice(0, count)))
+
+    most = min(len(work), votes.limit or len(work))
+    count, took = affordable(cast_first, most, seconds, votes.batch)
+    facts = {"kind": kind or votes.kind, "asked": len(work), "capped": count < len(work)}
+    call = partial(votes.cast, work.rows(slice(0, count)))
+    return Contender(name or votes.name, call, count, facts=facts), took

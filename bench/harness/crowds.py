@@ -1,9 +1,9 @@
 """Images like those of ``bench.harness.workloads``, by the ten thousand: poses, cameras and masks made for all at once.
 
-Every image has a pose and a camera of its own, drawn as there. Masks are copies of 256 shapes, each moved by whole blocks of 16
-pixels to near a random point of the person, so that their words stay the same; every image has its own copy of them, and what
-the kernels read from memory is as much as with masks all different. Boxes: "typical" as there (8 % of the image in a box of
-18 %), or 10, 30 or 60 % of the image. Fewer images are a prefix of more.
+Every image has its own pose and camera, drawn from the same distributions. Masks are copies of 256 shapes, each moved by whole
+blocks of 16 pixels to near a random point of the person, so that their words stay the same; every image has its own copy of
+them, and what the kernels read from memory is as much as with masks all different. Boxes: "typical" as in that module (8 % of
+the image in a box of 18 %), or 10, 30 or 60 % of the image. Fewer images are a prefix of more.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ def _some_people(body: Body, rng: np.random.Generator, size: int) -> tuple[NDArr
     turn[:, 1, 0], turn[:, 0, 1], turn[:, 2, 2] = np.sin(roll), -np.sin(roll), 1
     R = (turn @ R).astype(np.float32).astype(np.float64)
     t = -np.einsum("iab,ib->ia", R, centre).astype(np.float32).astype(np.float64)
-    K = np.tile(np.float32([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]]).astype(np.float64), (n, 1, 1))
+    K = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], np.float32)
+    K = np.tile(K.astype(np.float64), (n, 1, 1))
     uvz = np.einsum("iab,ivb->iva", K @ R, posed) + np.einsum("iab,ib->ia", K, t)[:, None]
     uv = uvz[..., :2] / uvz[..., 2:]
     pixel = uv[np.arange(n), rng.integers(0, VERTICES, n)]
@@ -171,29 +172,29 @@ def shapes(box: str, seed: int = 0, size: int = SIZE) -> PackedMasks:
     return PackedMasks.pack(masks)
 
 
-def crowd(who: People, box: str, seed: int = 0) -> Crowd:
+def crowd(persons: People, box: str, seed: int = 0) -> Crowd:
     """These people with masks of a kind near them, on the CPU."""
-    n = len(who.poses)
-    size = int(who.cameras.image_size[0, 0]) if n else SIZE
+    n = len(persons.poses)
+    size = int(persons.cameras.image_size[0, 0]) if n else SIZE
     pool = shapes(box, seed, size)
     which = np.random.default_rng([seed, BOXES.index(box), 79]).integers(0, SHAPES, n)
     box0 = pool.box[which].astype(np.int64)
     # Whole blocks, as many as lead nearest to the person and keep the box inside the image.
     middle = (box0[:, :2] + box0[:, 2:]) / 2
-    moved = np.rint((who.pixel - middle) / BLOCK).astype(np.int64)
+    moved = np.rint((persons.pixel - middle) / BLOCK).astype(np.int64)
     moved = np.clip(moved, -(box0[:, :2] // BLOCK), (size - box0[:, 2:]) // BLOCK) * BLOCK
     counts = words_in_box(pool.box)
     pieces = [pool.words[s : s + c].view(np.int32) for s, c in zip(pool.start, counts, strict=True)]
     length = counts[which]
     areas = pool.areas()[which] / size**2
     images = VoteImages(
-        poses=torch.from_numpy(who.poses),
-        R=torch.from_numpy(who.cameras.R),
-        t=torch.from_numpy(who.cameras.t),
-        K=torch.from_numpy(who.cameras.K),
-        size=torch.from_numpy(who.cameras.image_size.astype(np.int32)),
+        poses=torch.from_numpy(persons.poses),
+        R=torch.from_numpy(persons.cameras.R),
+        t=torch.from_numpy(persons.cameras.t),
+        K=torch.from_numpy(persons.cameras.K),
+        size=torch.from_numpy(persons.cameras.image_size.astype(np.int32)),
         box=torch.from_numpy((box0 + np.tile(moved, 2)).astype(np.int32)),
         start=torch.from_numpy(np.cumsum(length) - length),
         words=torch.from_numpy(np.concatenate([pieces[w] for w in which])) if n else torch.zeros(0, dtype=torch.int32),
     )
-    return Crowd(images, torch.from_numpy(azimuth_bin(who.cameras)), box, areas, who.fill)
+    return Crowd(images, torch.from_numpy(azimuth_bin(persons.cameras)), box, areas, persons.fill)

@@ -1,4 +1,4 @@
-"""Votes in PyTorch as somebody would write them who cares for speed but writes no kernel: the stronger baselines.
+"""Votes in fast PyTorch without a kernel: the stronger baselines.
 
 Whole batches without a Python loop over images, on masks unpacked beforehand (not timed), the counts of a batch added by group
 at once. Two ways to warp and project:

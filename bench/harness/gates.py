@@ -61,20 +61,20 @@ def check_within_band(counts: Counts, expected: Counts, band: Tensor, name: str)
 
 
 def crop(field: VoxelField, first: tuple[int, int, int], shape: tuple[int, int, int]) -> tuple[VoxelField, Tensor]:
-    """A box of a field's voxels as a field of its own, and the flat indices of its voxels in the whole."""
+    """A box of a field's voxels as a field, and the flat indices of its voxels in the whole."""
     device = field.weight.device
-    axes = [torch.arange(f, min(f + n, N), device=device) for f, n, N in zip(first, shape, field.shape, strict=True)]
+    x, y, z = (torch.arange(f, min(f + n, N), device=device) for f, n, N in zip(first, shape, field.shape, strict=True))
     NY, NZ = field.shape[1:]
-    voxels = ((axes[0][:, None, None] * NY + axes[1][:, None]) * NZ + axes[2]).reshape(-1)
+    voxels = ((x[:, None, None] * NY + y[:, None]) * NZ + z).reshape(-1)
     length = (field.offset[1:] - field.offset[:-1])[voxels]
     offset = torch.cat([length.new_zeros(1), length.cumsum(0)])
     entries = torch.repeat_interleave(field.offset[:-1][voxels] - offset[:-1], length)
     entries += torch.arange(len(entries), device=device)
-    origin = [o + f * field.spacing for o, f in zip(field.origin, first, strict=True)]
+    x0, y0, z0 = (o + f * field.spacing for o, f in zip(field.origin, first, strict=True))
     part = replace(
         field,
-        shape=tuple(len(a) for a in axes),
-        origin=tuple(origin),
+        shape=(len(x), len(y), len(z)),
+        origin=(x0, y0, z0),
         offset=offset,
         joint=field.joint[entries],
         weight=field.weight[entries],
@@ -179,18 +179,18 @@ def check_same_images(read: list[ImageBatch], written: ImageBatch) -> None:
         raise WrongResult(f"store: wrote {len(written)} images, read {n}")
     row = 0
     for batch in read:
-        own = written[row : row + len(batch)]
-        if batch.keys.tolist() != own.keys.tolist():
+        expected = written[row : row + len(batch)]
+        if batch.keys.tolist() != expected.keys.tolist():
             raise WrongResult(f"store: other keys from row {row} on")
         for name, have, want in (
-            ("box", batch.masks.box, own.masks.box),
-            ("poses", batch.poses, own.poses),
-            *((name, getattr(batch.cameras, name), getattr(_stored(own.cameras), name)) for name in ("R", "t", "K")),
+            ("box", batch.masks.box, expected.masks.box),
+            ("poses", batch.poses, expected.poses),
+            *((name, getattr(batch.cameras, name), getattr(_stored(expected.cameras), name)) for name in ("R", "t", "K")),
         ):
             if not np.array_equal(have, want):
                 raise WrongResult(f"store: {name} differ from row {row} on")
-        for i, count in enumerate(words_in_box(own.masks.box)):
-            have, want = (m.words[m.start[i] : m.start[i] + count] for m in (batch.masks, own.masks))
+        for i, count in enumerate(words_in_box(expected.masks.box)):
+            have, want = (m.words[m.start[i] : m.start[i] + count] for m in (batch.masks, expected.masks))
             if not np.array_equal(have, want):
                 raise WrongResult(f"store: the mask of row {row + i} differs")
         row += len(batch)

@@ -14,10 +14,10 @@ import torch
 
 from bench import plots, roofline, table
 from bench.bench_ablations import regrouped, with_dense_joints
-from bench.bench_votes import admitted, culled, finish
+from bench.bench_votes import add_vote_rates, culling_facts, with_right_counts
 from bench.harness import eager
-from bench.harness.cells import BOXES, CELLS, IMAGES, RESOLUTIONS, Cell, Votes, baselines, interpolated, numba_votes
-from bench.harness.crowds import CHUNK, Crowd, crowd, people, shapes
+from bench.harness.cells import CELLS, IMAGES, RESOLUTIONS, Cell, Votes, baselines, interpolated, numba_votes
+from bench.harness.crowds import BOXES, CHUNK, Crowd, crowd, people, shapes
 from bench.harness.gates import CHECKED_SIDE, WrongResult, check_votes, checked_parts, crop
 from bench.harness.measure import Contender, affordable, record, rounds_for
 from bench.harness.report import append, make_run
@@ -97,7 +97,7 @@ def test_a_crowd_of_a_store_is_the_same_images(work: Crowd) -> None:
     assert batch.keys[0] == b"crowd-00000005"
 
 
-def test_every_cell_of_the_issue_is_in_the_full_suite() -> None:
+def test_every_resolution_number_of_images_and_kind_of_mask_is_in_the_full_suite() -> None:
     asked = {(N, n, box) for N in RESOLUTIONS for n in IMAGES for box in BOXES}
     for profile in ("full", "gpu"):
         assert asked <= {(c.resolution, c.images, c.box) for c in CELLS[profile]}
@@ -165,11 +165,11 @@ def test_the_stronger_baselines_count_the_votes(field: VoxelField, work: Crowd, 
 def test_a_compiled_baseline_that_is_wrong_has_a_note_and_no_figure(field: VoxelField, work: Crowd) -> None:
     right = numba_votes(field, 1)
     lazy = Votes("lazy", "compiled", lambda on: (torch.zeros(12, 12**3).int(),) * 2)
-    kept, notes = admitted([right, lazy], field, work, 4)
+    kept, notes = with_right_counts([right, lazy], field, work, 4)
     assert [v.name for v in kept] == ["numba"]
     assert notes == ["lazy: no figure: WrongResult: lazy: no vote was cast; the workload checks nothing"]
     with pytest.raises(WrongResult):
-        admitted([right, Votes("lazy", "eager", lazy.cast)], field, work, 4)
+        with_right_counts([right, Votes("lazy", "eager", lazy.cast)], field, work, 4)
 
 
 def test_the_baselines_of_a_cell(field: VoxelField) -> None:
@@ -214,14 +214,14 @@ def test_ratios_are_to_the_fastest_reference() -> None:
         record(Contender(name, int, 10, facts={"kind": kind}), [t] * 3)
         for name, kind, t in (("k", "numba", 1.0), ("a", "reference", 4.0), ("b", "reference", 2.0), ("c", "eager", 0.5))
     ]
-    finish(records, 1000, 0)
+    add_vote_rates(records, 1000, 0)
     assert [r["ratio"] for r in records] == [2.0, 0.5, 1.0, 4.0]
     assert records[0]["votes_per_s"] == 10_000
     assert records[0]["cycles_per_vote"] is None
-    finish(records[:1], 1000, 0)
+    add_vote_rates(records[:1], 1000, 0)
     assert records[0]["ratio"] is None
-    assert culled(CullingStats(), 5) == {}
-    assert culled(CullingStats(100, 50, 20, 10), 5)["culled"] == 0.5
+    assert culling_facts(CullingStats(), 5) == {}
+    assert culling_facts(CullingStats(100, 50, 20, 10), 5)["culled"] == 0.5
 
 
 def a_run(device: str = "cpu") -> dict[str, Any]:
@@ -312,9 +312,9 @@ def test_the_roofs_and_a_pass_below_them(tmp_path: Path, monkeypatch: pytest.Mon
     assert 0.3 < done["left_by_culling"] < 0.7
     assert done["flops"] == pytest.approx(24 * done["mean_joints"] * 32 * 48**3 * done["left_by_culling"])
     assert 0 < done["shares"]["fp32"] < 1
-    shown = roofline.shown({"device": "cpu", "roofs": roofs, "passes": [done], "notes": ["a note"]})
-    assert "votes, 48^3 voxels, 32 images, numba" in shown
-    assert shown.endswith("a note")
+    text = roofline.report({"device": "cpu", "roofs": roofs, "passes": [done], "notes": ["a note"]})
+    assert "votes, 48^3 voxels, 32 images, numba" in text
+    assert text.endswith("a note")
 
 
 def test_plain_tables() -> None:
