@@ -62,7 +62,10 @@ def relative_transforms(poses: Tensor, joints: Tensor, parents: Sequence[int] | 
 
 
 def inverse_rigid(transforms: Tensor) -> Tensor:
-    """Inverses of rigid transforms, (..., 4, 4) -> (..., 4, 4): [R | t]^-1 = [R^T | -R^T t]."""
+    """Inverses of rigid transforms: [R | t]^-1 = [R^T | -R^T t].
+
+    (..., 4, 4) -> (..., 4, 4), or without the row (0, 0, 0, 1): (..., 3, 4) -> (..., 3, 4).
+    """
     rotation = transforms[..., :3, :3].mT
     translation = -rotation @ transforms[..., :3, 3:]
     return torch.cat([torch.cat([rotation, translation], -1), transforms[..., 3:, :]], -2)

@@ -21,7 +21,7 @@ from chorus.body.model import Body
 from chorus.errors import InputError, check_array
 from chorus.evaluate import machine, versions
 from chorus.field import CanonicalField, FieldParameters
-from chorus.kernels.reference.skinning import INVERSES, PELVIS
+from chorus.kernels.skinning import INVERSES, PELVIS
 from chorus.occupancy.posed import to_canonical
 from chorus.votes.parts import EPSILON, PARTS, body_parts
 

@@ -19,9 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chorus.kernels.arrays import Lattice
 from chorus.kernels.cpu.nearest_vertices import SIDE, VOXELS, cut_into_tiles, near_bricks, weigh_bricks
 from chorus.kernels.cpu.smoothing import smooth_slots
-from chorus.kernels.reference.skinning import INVERSES, PELVIS, Lattice, check_bones, check_lookup, check_mesh, invert_bones
+from chorus.kernels.kinematics import inverse_rigid
+from chorus.kernels.skinning import INVERSES, PELVIS, check_bones, check_mesh, check_sampling
 from chorus.kernels.threads import default_threads, each
 
 _BRICKS_PER_TASK = 32
@@ -228,7 +230,7 @@ def look_up(
     """Eq. 11 with the weights of ``near_weights``: bones (J, 3, 4), phi on ``grid`` -> (NX, NY, NZ) float32."""
     check_bones(bones, len(weights.weight), phi, grid, inverse)
     lattice = weights.lattice
-    matrices = invert_bones(torch.from_numpy(bones)).numpy() if inverse == INVERSES[0] else bones
+    matrices = inverse_rigid(torch.from_numpy(bones)).numpy() if inverse == INVERSES[0] else bones
     out = _far_values(lattice, bones[PELVIS], phi, grid)
     size = 8 * VOXELS
 
@@ -261,7 +263,7 @@ def _far_values(lattice: Lattice, pelvis: NDArray[np.float64], phi: NDArray[np.f
     slots = np.arange(lattice.num_voxels)
     alone = NearWeights(lattice, np.ones(len(slots), np.bool_), slots, np.ones((1, len(slots)), np.float32))
     out = np.empty(len(slots), np.float32)
-    matrix = invert_bones(torch.from_numpy(pelvis[None])).numpy().reshape(1, 12)
+    matrix = inverse_rigid(torch.from_numpy(pelvis[None])).numpy().reshape(1, 12)
     _look_up(
         0,
         len(slots),
@@ -285,7 +287,7 @@ def posed_lookup(
     lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice, *, inverse: str = INVERSES[0]
 ) -> Tensor:
     """As ``neighbours.posed_lookup``, on the CPU: weights (V, J), phi float32 on ``grid`` -> (NX, NY, NZ) float32."""
-    check_lookup(lattice, weights, bones, phi, grid, inverse)
+    check_sampling(lattice, weights, bones, phi, grid, inverse)
     slots = np.arange(lattice.num_voxels)
     rows = np.ascontiguousarray(weights.float().numpy().T)
     every = NearWeights(lattice, np.ones(len(slots), np.bool_), slots, rows)
