@@ -154,10 +154,10 @@ def near_weights(
     return NearWeights(lattice, near, voxel, weight)
 
 
-def neighbour_weights(
+def skinning_weights(
     lattice: Lattice, vertices: Tensor, vertex_weights: Tensor, *, k: int, tau: float, s: float
 ) -> tuple[Tensor, Tensor]:
-    """As ``neighbours.neighbour_weights``, on the CPU: (V, J) float32 and near, (V,) bool."""
+    """As ``neighbours.skinning_weights``, on the CPU: (V, J) float32 and near, (V,) bool."""
     return near_weights(lattice, vertices.double().numpy(), vertex_weights.numpy(), k=k, tau=tau, s=s).dense()
 
 
@@ -218,7 +218,7 @@ def _look_up(  # type: ignore[no-untyped-def]
             out[v] = 0.0
 
 
-def look_up(
+def sample(
     weights: NearWeights,
     bones: NDArray[np.float64],
     phi: NDArray[np.float32],
@@ -283,15 +283,15 @@ def _far_values(lattice: Lattice, pelvis: NDArray[np.float64], phi: NDArray[np.f
     return out
 
 
-def posed_lookup(
+def sample_canonical(
     lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice, *, inverse: str = INVERSES[0]
 ) -> Tensor:
-    """As ``neighbours.posed_lookup``, on the CPU: weights (V, J), phi float32 on ``grid`` -> (NX, NY, NZ) float32."""
+    """As ``neighbours.sample_canonical``, on the CPU: weights (V, J), phi float32 on ``grid`` -> (NX, NY, NZ) float32."""
     check_sampling(lattice, weights, bones, phi, grid, inverse)
     slots = np.arange(lattice.num_voxels)
     rows = np.ascontiguousarray(weights.float().numpy().T)
     every = NearWeights(lattice, np.ones(len(slots), np.bool_), slots, rows)
-    return torch.from_numpy(look_up(every, bones.double().numpy(), phi.float().contiguous().numpy(), grid, inverse=inverse))
+    return torch.from_numpy(sample(every, bones.double().numpy(), phi.float().contiguous().numpy(), grid, inverse=inverse))
 
 
 def posed_phi(
@@ -314,4 +314,4 @@ def posed_phi(
         lattice, vertices.double().numpy(), vertex_weights.numpy(), k=k, tau=tau, s=s, steps=steps, threads=threads
     )
     values = phi.float().contiguous().numpy()
-    return torch.from_numpy(look_up(weights, bones.double().numpy(), values, grid, inverse=inverse, threads=threads))
+    return torch.from_numpy(sample(weights, bones.double().numpy(), values, grid, inverse=inverse, threads=threads))

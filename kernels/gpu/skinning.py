@@ -251,10 +251,10 @@ def _look_up(lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid
     return out
 
 
-def neighbour_weights(
+def skinning_weights(
     lattice: Lattice, vertices: Tensor, vertex_weights: Tensor, *, k: int, tau: float, s: float, order: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As ``neighbours.neighbour_weights``, on the GPU: (V, J) float32 (a view of (J, V)) and near, (V,) bool.
+    """As ``neighbours.skinning_weights``, on the GPU: (V, J) float32 (a view of (J, V)) and near, (V,) bool.
 
     order  of ``tile_order``, where one is kept
     """
@@ -268,10 +268,10 @@ def smooth(lattice: Lattice, weights: Tensor, near: Tensor, *, steps: int) -> Te
     return _smooth_joints(lattice, weights.float().T.contiguous().clone(), near.to(torch.uint8), steps).T
 
 
-def posed_lookup(
+def sample_canonical(
     lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice, *, inverse: str = INVERSES[0]
 ) -> Tensor:
-    """As ``neighbours.posed_lookup``, on the GPU: (NX, NY, NZ) float32."""
+    """As ``neighbours.sample_canonical``, on the GPU: (NX, NY, NZ) float32."""
     check_sampling(lattice, weights, bones, phi, grid, inverse)
     return _look_up(lattice, weights.float().T.contiguous(), bones, phi, grid, inverse)
 

@@ -81,6 +81,7 @@ def test_a_posed_field_is_the_cpu_twins(device: torch.device) -> None:
 
 
 def test_weights_around_a_posed_mesh_are_the_cpu_twins(device: torch.device) -> None:
+    from chorus.kernels.arrays import cube
     from chorus.kernels.gpu import skinning as triton_neighbours
     from chorus.kernels.reference import skinning as neighbours
 
@@ -88,11 +89,11 @@ def test_weights_around_a_posed_mesh_are_the_cpu_twins(device: torch.device) -> 
     pose = body.rest_pose.copy()
     pose[1:] += np.random.default_rng(4).normal(0, 0.25, (body.num_joints - 1, 3))
     mesh = torch.from_numpy(body.posed_vertices(pose[None])[0])
-    lattice = neighbours.cube(24, 3.0)
+    lattice = cube(24, 3.0)
     weights = torch.from_numpy(body.weights.astype(np.float64))
     settings = {"k": 30, "tau": 0.8, "s": 0.25}
-    want, near = neighbours.neighbour_weights(lattice, mesh.double(), weights, **settings)
-    have, is_near = triton_neighbours.neighbour_weights(lattice, mesh.to(device), weights.to(device), **settings)
+    want, near = neighbours.skinning_weights(lattice, mesh.double(), weights, **settings)
+    have, is_near = triton_neighbours.skinning_weights(lattice, mesh.to(device), weights.to(device), **settings)
     assert torch.equal(is_near.cpu(), near)
     assert (have.cpu().double() - want).abs().max() < 2e-5
     smooth = triton_neighbours.smooth(lattice, have, is_near, steps=8).cpu().double()
