@@ -1,4 +1,4 @@
-"""What every kernel takes (plain torch tensors on one device, nothing of stores, prompts or body files), and the votes' contract.
+"""What every kernel takes, plain torch tensors on one device, nothing of stores or body files; and the votes' contract.
 
 The contract of the votes, the same for every backend; those of contacts and skinning are in ``chorus.kernels.contacts`` and
 ``chorus.kernels.skinning``::

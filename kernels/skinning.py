@@ -91,8 +91,8 @@ def series(steps: int) -> tuple[float, ...]:
     """Coefficients c of (0.7 + 0.3 y)^steps = sum_m c_m T_m(y) on [-1, 1], what is below SERIES_ERROR in all left out.
 
     With y the mean of the 6 adjacent voxels, an operator with its spectrum in [-1, 1], this is ``steps`` Jacobi steps, and
-    the T_m follow from T_(m+1) = 2 y T_m - T_(m-1). The number of terms grows as the square root of the steps: 18 for 30, 93 for 853.
-    The c are positive and sum to 1.
+    the T_m follow from T_(m+1) = 2 y T_m - T_(m-1). The number of terms grows as the square root of the steps: 18 for 30, 93
+    for 853. The c are positive and sum to 1.
     """
     count = steps + 1
     angle = (np.arange(count) + 0.5) * (np.pi / count)

@@ -19,7 +19,7 @@ from chorus.errors import InputError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.arrays import MAX_TOTAL_WEIGHT, empty_counts
-from chorus.kernels.backends import Backend, vote_backend
+from chorus.kernels.backends import Backend, choose_backend
 from chorus.occupancy.counts import SKETCH_SIZE, Occupancy
 from chorus.store.filters.filtering import FilterSpec
 from chorus.votes.parts import EPSILON
@@ -75,7 +75,7 @@ def aggregate(
     Raises InputError for a selection without images and arguments that do not fit, MismatchError for a store made with another
     body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
     """
-    chosen = vote_backend(backend)
+    chosen = choose_backend(backend)
     scheme_ = Scheme(scheme or ("azimuth-elevation" if weighting == "azimuth-elevation" else "azimuth"))
     G, N = scheme_.num_groups, field.resolution
     if totals not in ("before", "after"):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from chorus.errors import MismatchError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch, vote_images
-from chorus.kernels.backends import Backend, vote_backend
+from chorus.kernels.backends import Backend, choose_backend
 from chorus.store import Store
 from chorus.votes.parts import InteractionRegions
 
@@ -49,7 +49,7 @@ def image_contacts(
         raise MismatchError(
             f"poses: the field's body has {field.body.num_joints} joints, the images' poses {images.poses.shape[1]}"
         )
-    chosen = vote_backend(backend) if isinstance(backend, str) else backend
+    chosen = choose_backend(backend) if isinstance(backend, str) else backend
     bits = chosen.touched_regions(field.arrays, torch.tensor(regions.bits), vote_images(images))
     answer: NDArray[np.int32] = bits.cpu().numpy()
     return answer
@@ -75,7 +75,7 @@ def store_contacts(
     missing = [s for s, bits in enumerate(known) if bits is None]
     total = int(sum(usable[first[s] : first[s + 1]].sum() for s in missing))
     done = 0
-    chosen = vote_backend(backend)
+    chosen = choose_backend(backend)
     for s in missing:
         bits = np.zeros(len(store.shards[s]), np.int32)
         rows = first[s] + np.flatnonzero(usable[first[s] : first[s + 1]])
