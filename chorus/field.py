@@ -170,7 +170,8 @@ class CanonicalField:
         """Voxel centres moved into a pose (Eq. 5): (J, 3) axis-angle -> (N, N, N, 3) metres in the person frame."""
         bones = self.body.bone_transforms(np.asarray(pose)[None])[0]
         weights = self.weights.reshape(-1, self.body.num_joints)
-        return linear_blend_skinning(self.centres.reshape(-1, 3), weights, bones).reshape(self.centres.shape)
+        moved: NDArray[np.float64] = linear_blend_skinning(self.centres.reshape(-1, 3), weights, bones)
+        return moved.reshape(self.centres.shape)
 
 
 def voxel_centres(resolution: int, extent: float) -> NDArray[np.float64]:

@@ -89,7 +89,8 @@ def bone_transforms(poses: Tensor, rest: Tensor, joints: Tensor, parents: Sequen
 
 def blend_transforms(weights: Array, transforms: Array) -> Array:
     """T(x) = sum_j w_j(x) T_j: weights (P, J), transforms (J, 3, 4) or (J, 4, 4) -> (P, 3, 4)."""
-    return (weights @ transforms[:, :3].reshape(len(transforms), 12)).reshape(len(weights), 3, 4)
+    blended: Array = (weights @ transforms[:, :3].reshape(len(transforms), 12)).reshape(len(weights), 3, 4)
+    return blended
 
 
 def linear_blend_skinning(points: Array, weights: Array, transforms: Array) -> Array:
