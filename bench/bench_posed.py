@@ -14,7 +14,8 @@ from bench.harness.gates import WrongResult, plain_weights
 from bench.harness.measure import Contender, interleaved
 from chorus.body.model import Body
 from chorus.field import FieldParameters
-from chorus.kernels.reference.skinning import canonical_points, cube
+from chorus.kernels.arrays import cube
+from chorus.kernels.reference.skinning import canonical_points
 from chorus.occupancy.posed import posed_occupancy
 
 RESOLUTION = 48

@@ -19,7 +19,7 @@ from bench.harness.measure import Contender, interleaved
 from chorus.body.model import Body
 from chorus.camera.views import Scheme
 from chorus.images import vote_images
-from chorus.kernels.backends import vote_backend
+from chorus.kernels.backends import choose_backend
 from chorus.kernels.cpu import votes as cpu_votes
 from chorus.store import open_store
 from chorus.votes.contacts import FOLDER, image_contacts, store_contacts
@@ -90,7 +90,7 @@ def bench_query(benchmark: Any, body: Body, tmp_path: Path, quick: bool) -> None
         r["aim_s"] = QUERY_SECONDS
     benchmark.extra_info.update(
         what=f"questions to a store of {QUERY_IMAGES:,} images, opened and its digests checked each time, {N}^3 voxels",
-        backend=vote_backend("auto").name,
+        backend=choose_backend("auto").name,
         **work.facts(),
     )
 
@@ -119,6 +119,6 @@ def bench_store_contacts(benchmark: Any, body: Body, tmp_path: Path, quick: bool
         r["aim_s"] = CONTACT_SECONDS * images / CONTACT_IMAGES
     benchmark.extra_info.update(
         what=f"contacts of a store's {images:,} images with {len(regions.names)} body parts, {N}^3 voxels",
-        backend=vote_backend("auto").name,
+        backend=choose_backend("auto").name,
         **work.facts(),
     )

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from chorus.body.model import Body
 from chorus.errors import InputError, MismatchError
 from chorus.files import write_atomically
-from chorus.kernels.arrays import VoxelField
+from chorus.kernels.arrays import VoxelField, cube
 from chorus.kernels.cpu.skinning import NearWeights, near_weights
-from chorus.kernels.reference import skinning as neighbours
+from chorus.kernels.kinematics import linear_blend_skinning
+from chorus.kernels.skinning import PELVIS
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +30,9 @@ ALGORITHM = 2
 
 2: smoothing joint by joint, from 45 steps on by a Chebyshev series (weights within 1e-6 of those of 1).
 """
-PELVIS = neighbours.PELVIS
 SMOOTHING_STEPS = 30
 """Jacobi steps at the paper's voxel size (A.5); other sizes take as many as give the same diffusion length."""
 PAPER_SPACING = 3.0 / 48
-RELAXATION = neighbours.RELAXATION
 SPARSIFY_BELOW = 1e-6
 
 
@@ -122,18 +121,17 @@ class CanonicalField:
         self.hash = self.parameters.hash(body.hash)
         p = self.parameters
         offset, joint, weight = _cached(self.hash, cache and canonicalize, lambda: _sparse_weights(body, p))
-        rest_inverse = np.linalg.inv(body.relative_transforms(body.rest_pose[None])[0])
-        first = (0.5 - p.resolution / 2) * p.spacing
+        lattice = cube(p.resolution, p.extent)
         self.arrays = VoxelField(
-            shape=(p.resolution,) * 3,
-            origin=(first,) * 3,
-            spacing=p.spacing,
+            shape=lattice.shape,
+            origin=lattice.origin,
+            spacing=lattice.spacing,
             offset=torch.from_numpy(offset),
             joint=torch.from_numpy(joint),
             weight=torch.from_numpy(weight),
             rest_joints=torch.tensor(body.joints, dtype=torch.float64),
             parents=torch.tensor(body.parents, dtype=torch.int32),
-            rest_inverse=torch.tensor(rest_inverse, dtype=torch.float64),
+            rest_inverse=torch.tensor(body.rest_inverse, dtype=torch.float64),
         )
 
     @classmethod
@@ -170,10 +168,10 @@ class CanonicalField:
 
     def warp(self, pose: Any) -> NDArray[np.float64]:
         """Voxel centres moved into a pose (Eq. 5): (J, 3) axis-angle -> (N, N, N, 3) metres in the person frame."""
-        B = self.body.bone_transforms(np.asarray(pose)[None])[0]
-        blended = np.einsum("xyzj,jab->xyzab", self.weights, B)
-        moved: NDArray[np.float64] = np.einsum("xyzab,xyzb->xyza", blended[..., :3], self.centres) + blended[..., 3]
-        return moved
+        bones = self.body.bone_transforms(np.asarray(pose)[None])[0]
+        weights = self.weights.reshape(-1, self.body.num_joints)
+        moved: NDArray[np.float64] = linear_blend_skinning(self.centres.reshape(-1, 3), weights, bones)
+        return moved.reshape(self.centres.shape)
 
 
 def voxel_centres(resolution: int, extent: float) -> NDArray[np.float64]:
@@ -200,8 +198,9 @@ def _near_weights(
     vertices: NDArray[np.float64], vertex_weights: NDArray[np.float32], parameters: FieldParameters
 ) -> NearWeights:
     p = parameters
-    lattice = neighbours.cube(p.resolution, p.extent)
-    return near_weights(lattice, vertices, vertex_weights, k=p.k, tau=p.tau, s=p.s, steps=p.smoothing_steps)
+    return near_weights(
+        cube(p.resolution, p.extent), vertices, vertex_weights, k=p.k, tau=p.tau, s=p.s, steps=p.smoothing_steps
+    )
 
 
 def _sparse_weights(body: Body, p: FieldParameters) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -90,9 +90,7 @@ class ImageBatch:
             row = int(np.flatnonzero(first[row_of] != np.arange(n))[0])
             raise InputError(f"keys: expected unique keys, got {keys[row]!r} in rows {first[row_of[row]]} and {row}")
         if weights is not None:
-            weights = to_numpy(weights)
-            if weights.dtype != np.uint8 or weights.shape != (n,):
-                raise InputError(f"weights: expected uint8 of shape ({n},), got {weights.dtype} of shape {weights.shape}")
+            weights = _checked_weights(weights, n)
         if prompts is not None:
             prompts = np.asarray(prompts, np.str_)
             if prompts.shape != (n,):
@@ -112,13 +110,36 @@ class ImageBatch:
 
     def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> ImageBatch:
         """A selection of the images (not validated again); mask words are shared."""
-        chosen = object.__new__(ImageBatch)
-        for name in ("masks", "cameras", "poses", "keys"):
-            object.__setattr__(chosen, name, getattr(self, name)[rows])
-        for name in ("weights", "prompts"):
-            value = getattr(self, name)
-            object.__setattr__(chosen, name, None if value is None else value[rows])
-        return chosen
+        chosen = {}
+        for name, value in self._arrays().items():
+            chosen[name] = None if value is None else value[rows]
+        return ImageBatch._of(chosen)
+
+    def with_weights(self, weights: Any) -> ImageBatch:
+        """The same images with other weights, (I,) uint8, or None for 1 each; the arrays are shared.
+
+        Raises InputError for weights of another shape or type.
+        """
+        checked = None if weights is None else _checked_weights(weights, len(self))
+        return ImageBatch._of({**self._arrays(), "weights": checked})
+
+    def _arrays(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def _of(cls, arrays: dict[str, Any]) -> ImageBatch:
+        """A batch of arrays that have been checked."""
+        made = object.__new__(cls)
+        for name, value in arrays.items():
+            object.__setattr__(made, name, value)
+        return made
+
+
+def _checked_weights(weights: Any, count: int) -> NDArray[np.uint8]:
+    found = to_numpy(weights)
+    if found.dtype != np.uint8 or found.shape != (count,):
+        raise InputError(f"weights: expected uint8 of shape ({count},), got {found.dtype} of shape {found.shape}")
+    return found
 
 
 def vote_images(batch: ImageBatch) -> VoteImages:

@@ -1,12 +1,17 @@
-"""What every vote kernel takes: plain torch tensors on one device, nothing of stores, prompts or body files.
+"""What every kernel takes, plain torch tensors on one device, nothing of stores or body files; and the votes' contract.
 
-The contract, the same for every backend::
+The contract of the votes, the same for every backend; those of contacts and skinning are in ``chorus.kernels.contacts`` and
+``chorus.kernels.skinning``::
 
     count_votes(field, images, group, weight=None, *, num_groups, out=None) -> (num, den)
 
+    field       VoxelField with V voxels                 images  VoteImages, I of them
+    group       (I,) integers in 0 .. num_groups - 1     weight  (I,) uint8, how often each image counts; None for once
+    num_groups  G                                        out     (num, den) to add to, from ``empty_counts``; None for new ones
+
 ``num[g, v]`` is how many images of group g have voxel v on the mask, ``den[g, v]`` how many have it inside the image
 (each image counted ``weight`` times), int32 of shape (G, V); counts are added to ``out`` where it is given. For image k and
-voxel centre x (Eq. 5, 6)::
+voxel centre x with skinning weights w_j(x) (Eq. 5, 6)::
 
     x_k    = sum_j w_j(x) B_j(theta_k) x            B_j = A_j(zero -> theta) A_j(zero -> rest)^-1
     (u, v) = (K (R x_k + t))[:2] / z                 pixel (column, row) = (floor u, floor v)
@@ -29,6 +34,44 @@ MAX_TOTAL_WEIGHT = 2**31 - 1
 """Largest sum of image weights in one call: counts are int32."""
 
 
+@dataclass(frozen=True)
+class Lattice:
+    """A box of V = NX NY NZ voxels; voxel (i, j, k) has flat index (i NY + j) NZ + k. ValueError where it has none.
+
+    shape    (NX, NY, NZ)
+    origin   centre of voxel (0, 0, 0) in metres
+    spacing  distance of neighbouring centres in metres
+    """
+
+    shape: tuple[int, int, int]
+    origin: tuple[float, float, float]
+    spacing: float
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"lattice.shape: expected three positive numbers, got {self.shape}")
+        if not self.spacing > 0:
+            raise ValueError(f"lattice.spacing: expected a positive length, got {self.spacing}")
+
+    @property
+    def num_voxels(self) -> int:
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    def centres(self, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Tensor:
+        """Voxel centres, (V, 3) metres."""
+        axes = [
+            start + self.spacing * torch.arange(n, dtype=dtype, device=device)
+            for start, n in zip(self.origin, self.shape, strict=True)
+        ]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+
+
+def cube(resolution: int, extent: float) -> Lattice:
+    """The lattice of N^3 voxels in a cube centred at the origin, ``extent`` metres wide; N = ``resolution``."""
+    spacing = extent / resolution
+    return Lattice((resolution,) * 3, ((0.5 - resolution / 2) * spacing,) * 3, spacing)
+
+
 @dataclass(frozen=True, eq=False)
 class VoxelField:
     """A lattice of V = NX NY NZ voxels with sparse skinning weights, and the skeleton they refer to.
@@ -38,7 +81,7 @@ class VoxelField:
     spacing       distance of neighbouring centres in metres
     offset        (V + 1,) int64; the entries of voxel v are offset[v] .. offset[v + 1] - 1
     joint         (E,) int32; joint of each entry
-    weight        (E,) float32; weight of each entry; the weights of a voxel sum to 1
+    weight        (E,) float32; skinning weight of each entry; those of a voxel sum to 1
     rest_joints   (J, 3) float64; joints in the zero pose, metres
     parents       (J,) int32; -1 for the root; a parent comes before its children
     rest_inverse  (J, 4, 4) float64; A_j(zero -> rest)^-1
@@ -53,6 +96,11 @@ class VoxelField:
     rest_joints: Tensor
     parents: Tensor
     rest_inverse: Tensor
+
+    @property
+    def lattice(self) -> Lattice:
+        """The voxels alone."""
+        return Lattice(self.shape, self.origin, self.spacing)
 
     @property
     def num_voxels(self) -> int:
@@ -80,11 +128,7 @@ class VoxelField:
 
     def centres(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """Voxel centres, (V, 3) metres."""
-        axes = [
-            start + self.spacing * torch.arange(n, dtype=dtype, device=self.weight.device)
-            for start, n in zip(self.origin, self.shape, strict=True)
-        ]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+        return self.lattice.centres(dtype, self.weight.device)
 
     def dense_weights(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """Skinning weights, (V, J), zeros included."""
@@ -154,7 +198,7 @@ def check_call(
     field: VoxelField,
     images: VoteImages,
     group: Tensor,
-    weight: Tensor | None,
+    image_weight: Tensor | None,
     num_groups: int,
     out: tuple[Tensor, Tensor] | None = None,
 ) -> None:
@@ -166,10 +210,12 @@ def check_call(
     if n and not (int(group.min()) >= 0 and int(group.max()) < num_groups):
         raise ValueError(f"group: expected indices 0 .. {num_groups - 1}, got {int(group.min())} .. {int(group.max())}")
     total = n
-    if weight is not None:
-        if weight.dtype != torch.uint8 or weight.shape != (n,):
-            raise ValueError(f"weight: expected uint8 of shape ({n},), got {weight.dtype} of shape {tuple(weight.shape)}")
-        total = int(weight.sum(dtype=torch.int64))
+    if image_weight is not None:
+        if image_weight.dtype != torch.uint8 or image_weight.shape != (n,):
+            raise ValueError(
+                f"weight: expected uint8 of shape ({n},), got {image_weight.dtype} of shape {tuple(image_weight.shape)}"
+            )
+        total = int(image_weight.sum(dtype=torch.int64))
     if total > MAX_TOTAL_WEIGHT:
         raise ValueError(f"weight: expected a sum of at most {MAX_TOTAL_WEIGHT} in one call, got {total}; split it")
     # A kernel writes where it is told to: outputs that are too small would be memory of somebody else.

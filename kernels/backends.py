@@ -1,43 +1,49 @@
-"""Which code counts the votes: by name, or the best that can run here. Nothing here touches a GPU before it is asked for."""
+"""Which code does the work: one table of backends for votes, contacts and skinning, and the one choice from it.
+
+A backend is up to three modules (``Modules``) whose functions keep the contracts of ``chorus.kernels.arrays`` (votes),
+``chorus.kernels.contacts`` and ``chorus.kernels.skinning``. Another one is added by a call::
+
+    register_backend("mine", Modules(votes="my_package.votes"))
+
+or, for whoever has its package installed, by an entry point of the group ``chorus.backends`` that names such a ``Modules``::
+
+    [project.entry-points."chorus.backends"]
+    mine = "my_package:MODULES"
+
+It is then chosen by its name wherever a backend is asked for; ``auto`` chooses among our own. What a backend lacks raises
+BackendUnavailableError when it is asked for. Nothing here imports a backend, or touches a GPU, before it is chosen.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from types import ModuleType
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from chorus.kernels.arrays import VoteImages, VoxelField
+from chorus.errors import InputError
+from chorus.kernels.arrays import Lattice, VoteImages, VoxelField
 
 log = logging.getLogger(__name__)
 
-BACKENDS = {
-    "triton": "chorus.kernels.gpu.votes",
-    "numba": "chorus.kernels.cpu.votes",
-    "reference": "chorus.kernels.reference.votes",
-}
-"""Backends and the modules that hold their ``count_votes``, fastest first."""
+ENTRY_POINTS = "chorus.backends"
+"""The group of entry points by which installed packages add backends."""
 
 
-CONTACTS = {
-    "triton": "chorus.kernels.gpu.contacts",
-    "numba": "chorus.kernels.cpu.contacts",
-    "reference": "chorus.kernels.reference.contacts",
-}
-"""Modules that hold their ``touched_regions``."""
-
-
-class BackendUnavailableError(ValueError):
-    """The backend asked for cannot run here; the message says why, and what can."""
+class BackendUnavailableError(InputError):
+    """The backend asked for cannot run here, or cannot do what is asked of it; the message says why, and what can."""
 
 
 class CountVotes(Protocol):
-    """The call that every backend answers; see ``chorus.kernels.arrays``."""
+    """The votes' call; see ``chorus.kernels.arrays``."""
 
     def __call__(
         self,
@@ -51,21 +57,41 @@ class CountVotes(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
-@dataclass(frozen=True)
-class Backend:
-    """What counts the votes, and where.
+class TouchedRegions(Protocol):
+    """The contacts' call; see ``chorus.kernels.contacts``."""
 
-    device  where it leaves its counts; images may be there or on the CPU
-    """
+    def __call__(self, field: VoxelField, regions: Tensor, images: VoteImages) -> Tensor: ...
 
-    name: str
-    count_votes: CountVotes
-    device: torch.device
 
-    def touched_regions(self, field: VoxelField, regions: Tensor, images: VoteImages) -> Tensor:
-        """The contacts of ``chorus.kernels.reference.contacts``: regions (V,) int32 -> (I,) int32, where the images are."""
-        touched: Tensor = importlib.import_module(CONTACTS[self.name]).touched_regions(field, regions, images)
-        return touched
+class Skinning(Protocol):
+    """The functions of a skinning module; see ``chorus.kernels.skinning``."""
+
+    def skinning_weights(
+        self, lattice: Lattice, vertices: Tensor, vertex_weights: Tensor, *, k: int, tau: float, s: float
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def smooth(self, lattice: Lattice, weights: Tensor, near: Tensor, *, steps: int) -> Tensor: ...
+
+    def sample_canonical(
+        self, lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice, *, inverse: str = ...
+    ) -> Tensor: ...
+
+    def posed_phi(
+        self,
+        lattice: Lattice,
+        vertices: Tensor,
+        vertex_weights: Tensor,
+        bones: Tensor,
+        phi: Tensor,
+        grid: Lattice,
+        *,
+        k: int,
+        tau: float,
+        s: float,
+        steps: int,
+        inverse: str = ...,
+        **kept: Tensor,
+    ) -> Tensor: ...
 
 
 def why_not_triton() -> str | None:
@@ -81,31 +107,155 @@ def why_not_triton() -> str | None:
     return None
 
 
-def vote_backend(name: str = "auto") -> Backend:
+def _current_gpu() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _cpu() -> torch.device:
+    return torch.device("cpu")
+
+
+def _nothing_is_missing() -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Modules:
+    """A row of the table: where a backend's functions are. Modules, or their names, which are imported when they are needed.
+
+    votes     has ``count_votes``; None where the backend counts no votes
+    contacts  has ``touched_regions``; None where it finds no contacts
+    skinning  has ``skinning_weights``, ``smooth``, ``sample_canonical``, ``posed_phi``; None where it does no skinning
+    device    says where it leaves its results; images may be there or on the CPU
+    why_not   says why it cannot run here, in words that complete "cannot run here: ..."; None where it can
+    """
+
+    votes: str | ModuleType | None = None
+    contacts: str | ModuleType | None = None
+    skinning: str | ModuleType | None = None
+    device: Callable[[], torch.device] = _cpu
+    why_not: Callable[[], str | None] = _nothing_is_missing
+
+
+BACKENDS: dict[str, Modules] = {
+    "triton": Modules(
+        votes="chorus.kernels.gpu.votes",
+        contacts="chorus.kernels.gpu.contacts",
+        skinning="chorus.kernels.gpu.skinning",
+        device=_current_gpu,
+        why_not=why_not_triton,
+    ),
+    "numba": Modules(
+        votes="chorus.kernels.cpu.votes", contacts="chorus.kernels.cpu.contacts", skinning="chorus.kernels.cpu.skinning"
+    ),
+    "reference": Modules(
+        votes="chorus.kernels.reference.votes",
+        contacts="chorus.kernels.reference.contacts",
+        skinning="chorus.kernels.reference.skinning",
+    ),
+}
+"""The table: backends by name, fastest first. ``register_backend`` adds to it."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What does the work, and where.
+
+    name     of the table
+    device   where it leaves its results; images may be there or on the CPU
+    modules  its row of the table
+
+    Raises BackendUnavailableError where it lacks what is asked for.
+    """
+
+    name: str
+    device: torch.device
+    modules: Modules
+
+    @property
+    def count_votes(self) -> CountVotes:
+        """Votes of images on voxels, (num, den); see ``chorus.kernels.arrays``."""
+        return cast(CountVotes, self._module("votes", "counts no votes").count_votes)
+
+    @property
+    def touched_regions(self) -> TouchedRegions:
+        """Regions that each image's mask touches; see ``chorus.kernels.contacts``."""
+        return cast(TouchedRegions, self._module("contacts", "finds no contacts").touched_regions)
+
+    @property
+    def skinning(self) -> Skinning:
+        """Skinning weights around a mesh, their smoothing, and inverse LBS; see ``chorus.kernels.skinning``."""
+        return cast(Skinning, self._module("skinning", "does no skinning"))
+
+    def _module(self, kind: str, lack: str) -> Any:
+        module = getattr(self.modules, kind)
+        if module is None:
+            able = ", ".join(name for name, modules in _known().items() if getattr(modules, kind) is not None)
+            raise BackendUnavailableError(f"backend: {self.name} {lack}. What does: {able}")
+        return importlib.import_module(module) if isinstance(module, str) else module
+
+
+def register_backend(name: str, modules: Modules) -> None:
+    """Add a backend to the table, for this process. InputError for a name that is taken."""
+    if name == "auto" or BACKENDS.get(name, modules) != modules:
+        raise InputError(f"backend: expected a name other than auto, {', '.join(BACKENDS)}; got {name!r}")
+    BACKENDS[name] = modules
+
+
+def choose_backend(name: str = "auto") -> Backend:
     """The backend of a name. ``auto`` takes triton where an NVIDIA GPU can run it, else numba. The choice is logged once.
 
-    Its device is the current one. Raises ValueError for a name that is not known, BackendUnavailableError where what was asked
+    Its device is the current one. Raises InputError for a name that is not known, BackendUnavailableError where what was asked
     for cannot run here.
     """
     chosen = _choose(name)
-    count_votes: CountVotes = importlib.import_module(BACKENDS[chosen]).count_votes
-    device = torch.device("cuda", torch.cuda.current_device()) if chosen == "triton" else torch.device("cpu")
-    return Backend(chosen, count_votes, device)
+    modules = BACKENDS[chosen] if chosen in BACKENDS else _installed()[chosen]
+    return Backend(chosen, modules.device(), modules)
+
+
+vote_backend = choose_backend
+"""What ``choose_backend`` was called when only the votes had backends to choose from."""
 
 
 @lru_cache
 def _choose(name: str) -> str:
-    if name != "auto" and name not in BACKENDS:
-        raise ValueError(f"backend: expected auto, {', '.join(BACKENDS)}; got {name!r}")
-    reason = "asked for"
-    chosen = name
-    declined = why_not_triton() if name in ("auto", "triton") else None
-    if name == "triton" and declined:
-        raise BackendUnavailableError(f"backend: triton cannot run here: {declined}. What can: numba (the fast one), reference")
-    if name == "auto":
-        if declined is None and torch.version.hip:
-            declined = "it has not been run on AMD devices yet; ask for it by name"
-        chosen = "triton" if declined is None else "numba"
-        reason = "a GPU is there" if declined is None else f"the fastest on a CPU; not triton: {declined}"
-    log.info("vote backend: %s (%s)", chosen, reason)
+    if name != "auto":
+        modules = BACKENDS.get(name) or _installed().get(name)
+        if modules is None:
+            raise InputError(f"backend: expected auto, {', '.join(_known())}; got {name!r}")
+        declined = modules.why_not()
+        if declined:
+            raise BackendUnavailableError(
+                f"backend: {name} cannot run here: {declined}. What can: numba (the fast one), reference"
+            )
+        log.info("backend: %s (asked for)", name)
+        return name
+    declined = why_not_triton()
+    if declined is None and torch.version.hip:
+        declined = "it has not been run on AMD devices yet; ask for it by name"
+    chosen = "triton" if declined is None else "numba"
+    reason = "a GPU is there" if declined is None else f"the fastest on a CPU; not triton: {declined}"
+    log.info("backend: %s (%s)", chosen, reason)
     return chosen
+
+
+def _known() -> dict[str, Modules]:
+    """The table with what installed packages add; theirs replaces no name that is in it."""
+    return BACKENDS | {name: modules for name, modules in _installed().items() if name not in BACKENDS}
+
+
+@lru_cache
+def _installed() -> dict[str, Modules]:
+    """Backends of installed packages; looked for only when a name is not in the table."""
+    found: dict[str, Modules] = {}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            modules = point.load()
+        except Exception as error:  # somebody else's package, whose faults must not keep ours from running
+            log.warning("backend %s (%s) could not be loaded: %s", point.name, point.value, error)
+            continue
+        if isinstance(modules, Modules):
+            found[point.name] = modules
+        else:
+            log.warning("backend %s (%s): expected chorus.kernels.backends.Modules, got %r", point.name, point.value, modules)
+    return found

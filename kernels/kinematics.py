@@ -1,12 +1,18 @@
-"""Kinematics of a linear-blend-skinned body: axis-angle poses in, one rigid transform per joint out (PyTorch)."""
+"""Kinematics of a linear-blend-skinned body: from axis-angle poses to a rigid transform per joint, and points moved by them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = TypeVar("Array", Tensor, NDArray[Any])
+"""A torch tensor, on any device, or a numpy array; in one call, all of one kind."""
 
 HIP_ANGLE = math.pi / 6
 """Rotation of the hips in the rest pose about z, in radians: + for the left hip, - for the right."""
@@ -62,7 +68,10 @@ def relative_transforms(poses: Tensor, joints: Tensor, parents: Sequence[int] | 
 
 
 def inverse_rigid(transforms: Tensor) -> Tensor:
-    """Inverses of rigid transforms, (..., 4, 4) -> (..., 4, 4): [R | t]^-1 = [R^T | -R^T t]."""
+    """Inverses of rigid transforms: [R | t]^-1 = [R^T | -R^T t].
+
+    (..., 4, 4) -> (..., 4, 4), or without the row (0, 0, 0, 1): (..., 3, 4) -> (..., 3, 4).
+    """
     rotation = transforms[..., :3, :3].mT
     translation = -rotation @ transforms[..., :3, 3:]
     return torch.cat([torch.cat([rotation, translation], -1), transforms[..., 3:, :]], -2)
@@ -76,6 +85,26 @@ def bone_transforms(poses: Tensor, rest: Tensor, joints: Tensor, parents: Sequen
     """
     to_rest = relative_transforms(rest.to(poses)[None], joints, parents)
     return (relative_transforms(poses, joints, parents) @ inverse_rigid(to_rest))[:, :, :3]
+
+
+def blend_transforms(weights: Array, transforms: Array) -> Array:
+    """T(x) = sum_j w_j(x) T_j: weights (P, J), transforms (J, 3, 4) or (J, 4, 4) -> (P, 3, 4)."""
+    blended: Array = (weights @ transforms[:, :3].reshape(len(transforms), 12)).reshape(len(weights), 3, 4)
+    return blended
+
+
+def linear_blend_skinning(points: Array, weights: Array, transforms: Array) -> Array:
+    """Points moved with a skeleton: x' = sum_j w_j(x) T_j [x; 1], (P, 3) metres. Nothing is checked.
+
+    points      (P, 3) metres
+    weights     (P, J) skinning weights
+    transforms  (J, 3, 4) or (J, 4, 4): A_j(zero -> theta) for points in the zero pose, B_j for points in the rest pose (Eq. 5),
+                B_j^-1 for points in the pose (Eq. 11, the blend of inverses)
+    """
+    blended = blend_transforms(weights, transforms)
+    einsum: Any = torch.einsum if isinstance(blended, Tensor) else np.einsum
+    moved: Array = einsum("pab,pb->pa", blended[..., :3], points) + blended[..., 3]
+    return moved
 
 
 def rest_pose(count: int, left_hip: int, right_hip: int) -> Tensor:

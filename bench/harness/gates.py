@@ -14,12 +14,13 @@ from torch import Tensor
 
 from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
-from chorus.field import RELAXATION, SPARSIFY_BELOW, CanonicalField, FieldParameters, voxel_centres
+from chorus.field import SPARSIFY_BELOW, CanonicalField, FieldParameters, voxel_centres
 from chorus.images import ImageBatch
 from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.masks import words_in_box
 from chorus.kernels.reference.votes import count_votes as reference_votes
 from chorus.kernels.reference.votes import vote_band
+from chorus.kernels.skinning import RELAXATION
 
 
 class Workload(Protocol):

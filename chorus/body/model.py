@@ -174,6 +174,11 @@ class Body:
         return _read_only(self.posed_joints(self.rest_pose[None])[0])
 
     @cached_property
+    def rest_inverse(self) -> NDArray[np.float64]:
+        """A_j(zero -> rest)^-1: from the rest pose to the zero pose, (J, 4, 4)."""
+        return _read_only(np.linalg.inv(self.relative_transforms(self.rest_pose[None])[0]))
+
+    @cached_property
     def dominant_joint(self) -> NDArray[np.int32]:
         """The joint of greatest weight of each vertex, the first of equals, (V,) int32."""
         return _read_only(self.weights.argmax(1).astype(np.int32))
@@ -215,7 +220,7 @@ class Body:
         """
         poses = self._poses(poses)
         shape = self._betas(betas, len(poses))
-        transforms = self._transforms(poses, self._shaped_joints(shape)).numpy()[:, :, :3]
+        transforms = self._transforms(poses, self._shaped_joints(shape)).numpy()
         identity = np.eye(3)
         feature = kinematics.rotation_matrices(torch.tensor(poses[:, 1:])).numpy() - identity
         posed = np.empty((len(poses), *self.vertices.shape))
@@ -225,8 +230,7 @@ class Body:
                 vertices = vertices + self.shapedirs[..., : shape.shape[1]] @ shape[i]
             if self.posedirs is not None:
                 vertices = vertices + self.posedirs @ feature[i].ravel()
-            blended = (self.weights @ transforms[i].reshape(self.num_joints, 12)).reshape(-1, 3, 4)
-            posed[i] = np.einsum("vab,vb->va", blended[..., :3], vertices) + blended[..., 3]
+            posed[i] = kinematics.linear_blend_skinning(vertices, self.weights, transforms[i])
         return posed
 
     def _poses(self, poses: Any) -> NDArray[np.float64]:

@@ -20,7 +20,8 @@ from scipy.spatial import KDTree
 from chorus.body.model import Body
 from chorus.errors import InputError, check_array
 from chorus.field import CanonicalField, FieldParameters
-from chorus.kernels.reference.skinning import INVERSES, PELVIS
+from chorus.kernels.kinematics import linear_blend_skinning
+from chorus.kernels.skinning import INVERSES, PELVIS
 from chorus.occupancy.posed import to_canonical
 from chorus.provenance import machine, versions
 from chorus.votes.parts import EPSILON, PARTS, body_parts
@@ -163,8 +164,7 @@ def roundtrip(
     distances = np.empty((len(INVERSES), len(chosen), len(moving)), np.float32)
     for i, pose in enumerate(chosen):
         bones = body.bone_transforms(pose[None])[0]
-        blend = (weights @ bones.reshape(-1, 12)).reshape(-1, 3, 4)
-        moved = (blend[..., :3] @ start[..., None])[..., 0] + blend[..., 3]
+        moved = linear_blend_skinning(start, weights, bones)
         back = weights_around(moved, body.posed_vertices(pose[None])[0], body.weights, p)
         for n, inverse in enumerate(INVERSES):
             distances[n, i] = np.linalg.norm(to_canonical(moved, back, bones, inverse) - start, axis=1)

@@ -16,7 +16,7 @@ from chorus.errors import InputError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.arrays import MAX_TOTAL_WEIGHT, empty_counts
-from chorus.kernels.backends import Backend, vote_backend
+from chorus.kernels.backends import Backend, choose_backend
 from chorus.occupancy.counts import SKETCH_SIZE, Occupancy
 from chorus.provenance import provenance
 from chorus.store.filters import FilterSpec
@@ -73,7 +73,7 @@ def aggregate(
     Raises InputError for a selection without images and arguments that do not fit, MismatchError for a store made with another
     body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
     """
-    chosen = vote_backend(backend)
+    chosen = choose_backend(backend)
     grouping = _grouping(scheme, weighting)
     if totals not in ("before", "after"):
         raise InputError(f"totals: expected 'before' or 'after', got {totals!r}")

@@ -1,13 +1,11 @@
-"""Occupancy around a posed human (Eq. 11): weights around the posed mesh, smoothed, and phi looked up in the rest pose."""
+"""Occupancy around a posed human by inverse LBS (Eq. 11): weights around the posed mesh, then phi sampled in the rest pose."""
 
 from __future__ import annotations
 
-import importlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,65 +18,14 @@ from chorus.body.model import Body, load_body
 from chorus.errors import InputError, MismatchError, check_array, to_numpy
 from chorus.field import FieldParameters
 from chorus.kernels import kinematics
-from chorus.kernels.backends import BackendUnavailableError, why_not_triton
-from chorus.kernels.reference import skinning as neighbours
-from chorus.kernels.reference.skinning import INVERSES, PELVIS, Lattice, cube
-
-log = logging.getLogger(__name__)
-
-BACKENDS = {
-    "triton": "chorus.kernels.gpu.skinning",
-    "numba": "chorus.kernels.cpu.skinning",
-    "reference": "chorus.kernels.reference.skinning",
-}
-"""Backends and the modules that hold their ``posed_phi``."""
-
+from chorus.kernels.arrays import Lattice, cube
+from chorus.kernels.backends import Backend, BackendUnavailableError, choose_backend
+from chorus.kernels.skinning import INVERSES, PELVIS
 
 INTERPOLATIONS = ("nearest", "trilinear")
 """How phi is read at a canonical point: the nearest voxel (the paper's), or linearly between the eight around it."""
 _POINTS = 1 << 16
 """Points whose blended transforms are held at a time."""
-
-
-class PosedPhi(Protocol):
-    """The call that every backend answers; see ``chorus.kernels.reference.skinning``."""
-
-    def __call__(
-        self,
-        lattice: Lattice,
-        vertices: Tensor,
-        vertex_weights: Tensor,
-        bones: Tensor,
-        phi: Tensor,
-        grid: Lattice,
-        *,
-        k: int,
-        tau: float,
-        s: float,
-        steps: int,
-        inverse: str = ...,
-        **facts: Any,
-    ) -> Tensor: ...
-
-
-@lru_cache
-def posed_backend(name: str = "auto") -> tuple[str, PosedPhi]:
-    """The backend's name and its ``posed_phi``. ``auto`` takes Triton where CUDA is present, else numba. Logged once.
-
-    Raises InputError for a name that is not known, BackendUnavailableError for one that cannot run here.
-    """
-    if name != "auto" and name not in BACKENDS:
-        raise InputError(f"backend: expected auto, {', '.join(BACKENDS)}; got {name!r}")
-    declined = why_not_triton() if name in ("auto", "triton") else None
-    if name == "triton" and declined:
-        raise BackendUnavailableError(f"backend: triton cannot run here: {declined}. What can: numba (the fast one), reference")
-    if name == "auto" and declined is None and torch.version.hip:
-        declined = "it has not been run on AMD devices yet; ask for it by name"
-    chosen = name if name != "auto" else "numba" if declined else "triton"
-    posed_phi: PosedPhi = importlib.import_module(BACKENDS[chosen]).posed_phi
-    reason = "asked for" if name == chosen else f"not triton: {declined}" if declined else "a GPU is there"
-    log.info("posed backend: %s (%s)", chosen, reason)
-    return chosen, posed_phi
 
 
 @dataclass(frozen=True)
@@ -93,35 +40,31 @@ class _BodyOnDevice:
     """(V * 3, 9 (J - 1)) float32"""
     rest_inverse: Tensor
     """(J, 4, 4) float64 A_j(zero -> rest)^-1, on the CPU"""
-    facts: dict[str, Any]
-    """What else the backend takes: the vertices' order, for Triton."""
+    kept: dict[str, Tensor]
+    """What else the backend's ``posed_phi`` takes: the order of the vertices, where it sorts them."""
 
 
-_on_device: WeakKeyDictionary[Body, dict[torch.device, _BodyOnDevice]] = WeakKeyDictionary()
+_on_device: WeakKeyDictionary[Body, dict[tuple[str, torch.device], _BodyOnDevice]] = WeakKeyDictionary()
 
 
-def _body_on(device: torch.device, body: Body) -> _BodyOnDevice:
-    """The body's arrays on a device, copied once and kept as long as the body lives."""
-    kept = _on_device.setdefault(body, {})
-    if device not in kept:
-        facts = {}
+def _body_for(backend: Backend, body: Body) -> _BodyOnDevice:
+    """The body's arrays on the backend's device, copied once and kept as long as the body lives."""
+    known, device = _on_device.setdefault(body, {}), backend.device
+    if (backend.name, device) not in known:
         vertices = torch.tensor(body.vertices, device=device)
-        if device.type != "cpu":
-            from chorus.kernels.gpu.skinning import tile_order
-
-            facts["order"] = tile_order(vertices)
-        kept[device] = _BodyOnDevice(
+        tile_order = getattr(backend.skinning, "tile_order", None)
+        known[backend.name, device] = _BodyOnDevice(
             vertices=vertices,
             weights=torch.tensor(body.weights, dtype=torch.float64, device=device),
             posedirs=None if body.posedirs is None else torch.tensor(body.posedirs, device=device).flatten(0, 1),
-            rest_inverse=torch.tensor(np.linalg.inv(body.relative_transforms(body.rest_pose[None])[0])),
-            facts=facts,
+            rest_inverse=torch.tensor(body.rest_inverse),
+            kept={} if tile_order is None else {"order": tile_order(vertices)},
         )
-    return kept[device]
+    return known[backend.name, device]
 
 
 def posed_mesh(vertices: Tensor, weights: Tensor, posedirs: Tensor | None, rotations: Tensor, transforms: Tensor) -> Tensor:
-    """Linear blend skinning on the device of its arguments: the vertices in a pose, (V, 3) float64 metres.
+    """``Body.posed_vertices`` on the device of its arguments: the vertices in a pose, (V, 3) float64 metres.
 
     vertices    (V, 3) float64 template        weights     (V, J) float64
     posedirs    (V * 3, 9 (J - 1)) float32 pose blend shapes or None
@@ -130,9 +73,7 @@ def posed_mesh(vertices: Tensor, weights: Tensor, posedirs: Tensor | None, rotat
     if posedirs is not None:
         feature = (rotations[1:] - torch.eye(3).to(rotations)).flatten().to(posedirs.dtype)
         vertices = vertices + (posedirs @ feature).view(-1, 3)
-    blended = (weights @ transforms[:, :3].flatten(1)).view(-1, 3, 4)
-    moved: Tensor = (blended[..., :3] @ vertices[..., None])[..., 0] + blended[..., 3]
-    return moved
+    return kinematics.linear_blend_skinning(vertices, weights, transforms)
 
 
 @lru_cache
@@ -161,8 +102,7 @@ def posed_bones(body: Body, pose: NDArray[np.float64], betas: Any = None) -> NDA
         shape = np.asarray(betas, np.float64)
         shift = body.joint_shapedirs[..., : len(shape)] @ shape
         transforms[:, :3, 3] += (transforms[:, :3, :3] @ shift[..., None])[..., 0]
-    rest = body.relative_transforms(body.rest_pose[None])[0]
-    bones: NDArray[np.float64] = (transforms @ np.linalg.inv(rest))[:, :3]
+    bones: NDArray[np.float64] = (transforms @ body.rest_inverse)[:, :3]
     return bones
 
 
@@ -177,16 +117,16 @@ def to_canonical(
     if inverse not in INVERSES:
         raise InputError(f"inverse: expected {' or '.join(INVERSES)}, got {inverse!r}")
     if inverse == "blend_of_inverses":
-        bones = neighbours.invert_bones(torch.from_numpy(bones)).numpy()
+        bones = kinematics.inverse_rigid(torch.from_numpy(bones)).numpy()
     found = np.empty(points.shape)
     for first in range(0, len(points), _POINTS):
         rows = slice(first, first + _POINTS)
-        x = points[rows]
-        blend = (weights[rows].astype(np.float64) @ bones.reshape(-1, 12)).reshape(-1, 3, 4)
-        A, t = blend[..., :3], blend[..., 3]
+        x, w = points[rows], weights[rows].astype(np.float64)
         if inverse == "blend_of_inverses":
-            found[rows] = (A @ x[..., None])[..., 0] + t
+            found[rows] = kinematics.linear_blend_skinning(x, w, bones)
         else:  # Cramer's rule: the columns of the inverse are cross products of the rows over the determinant
+            blend = kinematics.blend_transforms(w, bones)
+            A, t = blend[..., :3], blend[..., 3]
             columns = np.stack([np.cross(A[:, (i + 1) % 3], A[:, (i + 2) % 3]) for i in range(3)], -1)
             with np.errstate(divide="ignore", invalid="ignore"):
                 determinant = np.einsum("pa,pa->p", A[:, 0], columns[..., 0])
@@ -206,23 +146,32 @@ def sample_trilinear(phi: NDArray[np.float32], points: NDArray[np.float64], exte
     return values
 
 
-def _near(lattice: Lattice, mesh: NDArray[np.float64], body: Body, p: FieldParameters, chosen: str) -> tuple[Any, Any]:
+def _near(
+    lattice: Lattice, mesh: NDArray[np.float64], body: Body, p: FieldParameters, backend: Backend
+) -> tuple[NDArray[np.intp], NDArray[Any]]:
     """The voxels near a posed mesh, (S,) flat indices, and their weights (S, J); every other voxel is the pelvis's."""
-    if chosen == "numba":
+    if backend.name == "numba":  # which has them without those of the voxels that are far
         from chorus.kernels.cpu.skinning import near_weights
 
         found = near_weights(lattice, mesh, body.weights, k=p.k, tau=p.tau, s=p.s, steps=p.smoothing_steps)
         slots = np.flatnonzero(found.near)
         return found.voxel[slots], found.weight[:, slots].T
-    table = torch.tensor(body.weights, dtype=torch.float64)
-    weights, near = neighbours.neighbour_weights(lattice, torch.from_numpy(mesh), table, k=p.k, tau=p.tau, s=p.s)
+    vertices = torch.from_numpy(mesh).to(backend.device)
+    table = torch.tensor(body.weights, dtype=torch.float64, device=backend.device)
+    weights, near = backend.skinning.skinning_weights(lattice, vertices, table, k=p.k, tau=p.tau, s=p.s)
     voxels = torch.nonzero(near)[:, 0]
-    weights = neighbours.smooth(lattice, weights, near, steps=p.smoothing_steps)[voxels]
-    return voxels.numpy(), weights.numpy()
+    weights = backend.skinning.smooth(lattice, weights, near, steps=p.smoothing_steps)[voxels]
+    return voxels.cpu().numpy(), weights.cpu().numpy()
 
 
 def _posed_trilinear(
-    phi: NDArray[np.float32], pose: NDArray[np.float64], betas: Any, body: Body, p: FieldParameters, inverse: str, chosen: str
+    phi: NDArray[np.float32],
+    pose: NDArray[np.float64],
+    betas: Any,
+    body: Body,
+    p: FieldParameters,
+    inverse: str,
+    backend: Backend,
 ) -> NDArray[np.float32]:
     lattice = cube(p.resolution, p.extent)
     bones = posed_bones(body, pose, betas)
@@ -232,31 +181,35 @@ def _posed_trilinear(
     if not np.array_equal(bones[PELVIS], np.eye(3, 4)):  # a shaped body's pelvis is elsewhere, and what is far goes with it
         ones = np.ones((len(centres), 1))
         posed = sample_trilinear(phi, to_canonical(centres, ones, bones[PELVIS : PELVIS + 1]), p.extent)
-    voxels, weights = _near(lattice, mesh, body, p, chosen)
+    voxels, weights = _near(lattice, mesh, body, p, backend)
     posed[voxels] = sample_trilinear(phi, to_canonical(centres[voxels], weights, bones, inverse), p.extent)
     return posed.reshape(phi.shape)
 
 
 def _posed_nearest(
-    phi: NDArray[np.float32], pose: NDArray[np.float64], betas: Any, body: Body, p: FieldParameters, inverse: str, chosen: str
+    phi: NDArray[np.float32],
+    pose: NDArray[np.float64],
+    betas: Any,
+    body: Body,
+    p: FieldParameters,
+    inverse: str,
+    backend: Backend,
 ) -> NDArray[np.float32]:
-    _, posed_phi = posed_backend(chosen)
-    device = torch.device("cuda", torch.cuda.current_device()) if chosen == "triton" else torch.device("cpu")
-    kept = _body_on(device, body)
+    device, there = backend.device, _body_for(backend, body)
     if betas is None:
         # A few dozen matrices: quicker on the CPU than to start kernels for.
         transforms = torch.from_numpy(body.relative_transforms(pose[None])[0])
         rotations = kinematics.rotation_matrices(torch.tensor(pose))
-        bones = (transforms @ kept.rest_inverse)[:, :3]
-        mesh = posed_mesh(kept.vertices, kept.weights, kept.posedirs, rotations.to(device), transforms.to(device))
+        bones = (transforms @ there.rest_inverse)[:, :3]
+        mesh = posed_mesh(there.vertices, there.weights, there.posedirs, rotations.to(device), transforms.to(device))
     else:
         bones = torch.from_numpy(posed_bones(body, pose, betas))
         mesh = torch.from_numpy(body.posed_vertices(pose[None], betas)[0]).to(device)
     lattice = cube(p.resolution, p.extent)
-    posed = posed_phi(
+    posed = backend.skinning.posed_phi(
         lattice,
         mesh,
-        kept.weights,
+        there.weights,
         bones.to(device),
         torch.from_numpy(np.array(phi)).to(device),
         lattice,
@@ -265,20 +218,20 @@ def _posed_nearest(
         s=p.s,
         steps=p.smoothing_steps,
         inverse=inverse,
-        **kept.facts,
+        **there.kept,
     )
     result: NDArray[np.float32] = posed.cpu().numpy()
     return result
 
 
-def _chosen_backend(backend: str, interpolation: str) -> str:
-    if interpolation == "nearest":
-        return posed_backend(backend)[0]
-    if backend == "triton":
-        raise BackendUnavailableError(
-            "backend: triton looks up the nearest voxel only. What can interpolate: numba (the fast one), reference"
-        )
-    return posed_backend("numba" if backend == "auto" else backend)[0]
+def _chosen_backend(name: str, interpolation: str) -> Backend:
+    if interpolation == "trilinear":
+        if name == "triton":
+            raise BackendUnavailableError(
+                "backend: triton samples the nearest voxel only. What can interpolate: numba (the fast one), reference"
+            )
+        name = "numba" if name == "auto" else name
+    return choose_backend(name)
 
 
 def posed_occupancy(

@@ -117,7 +117,8 @@ def _draw(uvz: Any, faces: Any, near: float, orthographic: bool, key: Any, face_
 def skin(vertices: Any, weights: Any, transforms: Any) -> Any:
     """Linear blend skinning without the GIL: (V, 3) float64, (V, J) weights, (J, 3 or 4, 4) float64 -> (V, 3) metres.
 
-    The arithmetic of ``Body.posed_vertices`` without blend shapes, skipping joints of weight 0. Nothing is checked.
+    As ``kinematics.linear_blend_skinning``, but threads run it side by side, and joints of weight 0 are skipped. The bits of
+    simulated stores hang on the order of its sums. Nothing is checked.
     """
     posed = np.zeros((len(vertices), 3))
     for i in range(len(vertices)):

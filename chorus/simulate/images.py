@@ -124,7 +124,7 @@ class _DrawnBody:
 
     def __init__(self, body: Body) -> None:
         self.body = body
-        self.from_rest = np.linalg.inv(body.relative_transforms(body.rest_pose[None])[0])
+        self.from_rest = body.rest_inverse
         self.keypoints = [joint_index(body, name) for name in KEYPOINTS]
 
     def pose(self, pose: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

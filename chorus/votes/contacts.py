@@ -20,7 +20,7 @@ from chorus.errors import MismatchError
 from chorus.field import CanonicalField
 from chorus.files import write_atomically
 from chorus.images import ImageBatch, vote_images
-from chorus.kernels.backends import Backend, vote_backend
+from chorus.kernels.backends import Backend, choose_backend
 from chorus.store import Store
 from chorus.votes.parts import InteractionRegions
 
@@ -47,7 +47,7 @@ def image_contacts(
         raise MismatchError(
             f"poses: the field's body has {field.body.num_joints} joints, the images' poses {images.poses.shape[1]}"
         )
-    chosen = vote_backend(backend) if isinstance(backend, str) else backend
+    chosen = choose_backend(backend) if isinstance(backend, str) else backend
     bits = chosen.touched_regions(field.arrays, torch.tensor(regions.bits), vote_images(images))
     answer: NDArray[np.int32] = bits.cpu().numpy()
     return answer
@@ -73,7 +73,7 @@ def store_contacts(
     missing = [s for s, bits in enumerate(known) if bits is None]
     total = int(sum(usable[first[s] : first[s + 1]].sum() for s in missing))
     done = 0
-    chosen = vote_backend(backend)
+    chosen = choose_backend(backend)
     for s in missing:
         bits = np.zeros(len(store.shards[s]), np.int32)
         rows = first[s] + np.flatnonzero(usable[first[s] : first[s + 1]])

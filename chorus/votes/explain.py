@@ -14,7 +14,7 @@ from chorus.errors import InputError
 from chorus.field import CanonicalField
 from chorus.images import vote_images
 from chorus.kernels.arrays import VoxelField
-from chorus.kernels.backends import vote_backend
+from chorus.kernels.backends import choose_backend
 from chorus.store.filters import Filtered
 from chorus.votes.selection import SelectedImages, Source
 
@@ -53,7 +53,7 @@ def explain(point: Any, source: Source, field: CanonicalField, *, backend: str =
     """
     voxel = voxel_of(field, point)
     one = _field_of_one(field, voxel)
-    chosen = vote_backend(backend)
+    chosen = choose_backend(backend)
     images = SelectedImages(source, field, backend=backend, **selection)
     on: list[NDArray[np.bytes_]] = []
     off: list[NDArray[np.bytes_]] = []

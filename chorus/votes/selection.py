@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import copy
 import fnmatch
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -212,10 +211,8 @@ def _weighed(batches: Iterator[ImageBatch], weights: NDArray[np.uint8]) -> Itera
     """The batches with weights, one an image in the order of the batches."""
     first = 0
     for batch in batches:
-        weighed = copy.copy(batch)
-        object.__setattr__(weighed, "weights", weights[first : first + len(batch)])
+        yield batch.with_weights(weights[first : first + len(batch)])
         first += len(batch)
-        yield weighed
 
 
 def _of_memory(

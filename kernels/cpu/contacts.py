@@ -16,6 +16,7 @@ from torch import Tensor
 
 from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.bricks import SIDE, VOXELS, bricks_of, region_bricks
+from chorus.kernels.contacts import check_contacts
 from chorus.kernels.cpu.prepare import BLOCK_ROWS, VIEW_ROWS, Prepared, prepare
 from chorus.kernels.cpu.simd import (
     LANES,
@@ -41,7 +42,6 @@ from chorus.kernels.cpu.simd import (
     where_positive,
 )
 from chorus.kernels.cpu.vote_loops import ALL_LANES, _bound, _centres, _outside, _project, _warp_row, f4
-from chorus.kernels.reference.contacts import check_contacts
 from chorus.kernels.stats import ContactStats
 from chorus.kernels.threads import default_threads, run_pieces, split
 
@@ -276,7 +276,7 @@ def touched_regions(
 ) -> Tensor:
     """The regions that each image's mask touches: regions (V,) int32 bit sets -> (I,) int32 bit sets, on the CPU.
 
-    The contract is that of ``chorus.kernels.reference.contacts``. ValueError where the arguments do not fit together.
+    The contract is that of ``chorus.kernels.contacts``. ValueError where the arguments do not fit together.
 
     threads  None for every processor this process may run on
     cull     False projects every brick that holds region voxels into every image; the bits are the same

@@ -19,9 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chorus.kernels.arrays import Lattice
 from chorus.kernels.cpu.nearest_vertices import SIDE, VOXELS, cut_into_tiles, near_bricks, weigh_bricks
 from chorus.kernels.cpu.smoothing import smooth_slots
-from chorus.kernels.reference.skinning import INVERSES, PELVIS, Lattice, check_bones, check_lookup, check_mesh, invert_bones
+from chorus.kernels.kinematics import inverse_rigid
+from chorus.kernels.skinning import INVERSES, PELVIS, check_bones, check_mesh, check_sampling
 from chorus.kernels.threads import default_threads, each
 
 _BRICKS_PER_TASK = 32
@@ -152,10 +154,10 @@ def near_weights(
     return NearWeights(lattice, near, voxel, weight)
 
 
-def neighbour_weights(
+def skinning_weights(
     lattice: Lattice, vertices: Tensor, vertex_weights: Tensor, *, k: int, tau: float, s: float
 ) -> tuple[Tensor, Tensor]:
-    """As ``neighbours.neighbour_weights``, on the CPU: (V, J) float32 and near, (V,) bool."""
+    """As ``neighbours.skinning_weights``, on the CPU: (V, J) float32 and near, (V,) bool."""
     return near_weights(lattice, vertices.double().numpy(), vertex_weights.numpy(), k=k, tau=tau, s=s).dense()
 
 
@@ -216,7 +218,7 @@ def _look_up(  # type: ignore[no-untyped-def]
             out[v] = 0.0
 
 
-def look_up(
+def sample(
     weights: NearWeights,
     bones: NDArray[np.float64],
     phi: NDArray[np.float32],
@@ -228,7 +230,7 @@ def look_up(
     """Eq. 11 with the weights of ``near_weights``: bones (J, 3, 4), phi on ``grid`` -> (NX, NY, NZ) float32."""
     check_bones(bones, len(weights.weight), phi, grid, inverse)
     lattice = weights.lattice
-    matrices = invert_bones(torch.from_numpy(bones)).numpy() if inverse == INVERSES[0] else bones
+    matrices = inverse_rigid(torch.from_numpy(bones)).numpy() if inverse == INVERSES[0] else bones
     out = _far_values(lattice, bones[PELVIS], phi, grid)
     size = 8 * VOXELS
 
@@ -261,7 +263,7 @@ def _far_values(lattice: Lattice, pelvis: NDArray[np.float64], phi: NDArray[np.f
     slots = np.arange(lattice.num_voxels)
     alone = NearWeights(lattice, np.ones(len(slots), np.bool_), slots, np.ones((1, len(slots)), np.float32))
     out = np.empty(len(slots), np.float32)
-    matrix = invert_bones(torch.from_numpy(pelvis[None])).numpy().reshape(1, 12)
+    matrix = inverse_rigid(torch.from_numpy(pelvis[None])).numpy().reshape(1, 12)
     _look_up(
         0,
         len(slots),
@@ -281,15 +283,15 @@ def _far_values(lattice: Lattice, pelvis: NDArray[np.float64], phi: NDArray[np.f
     return out
 
 
-def posed_lookup(
+def sample_canonical(
     lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice, *, inverse: str = INVERSES[0]
 ) -> Tensor:
-    """As ``neighbours.posed_lookup``, on the CPU: weights (V, J), phi float32 on ``grid`` -> (NX, NY, NZ) float32."""
-    check_lookup(lattice, weights, bones, phi, grid, inverse)
+    """As ``neighbours.sample_canonical``, on the CPU: weights (V, J), phi float32 on ``grid`` -> (NX, NY, NZ) float32."""
+    check_sampling(lattice, weights, bones, phi, grid, inverse)
     slots = np.arange(lattice.num_voxels)
     rows = np.ascontiguousarray(weights.float().numpy().T)
     every = NearWeights(lattice, np.ones(len(slots), np.bool_), slots, rows)
-    return torch.from_numpy(look_up(every, bones.double().numpy(), phi.float().contiguous().numpy(), grid, inverse=inverse))
+    return torch.from_numpy(sample(every, bones.double().numpy(), phi.float().contiguous().numpy(), grid, inverse=inverse))
 
 
 def posed_phi(
@@ -312,4 +314,4 @@ def posed_phi(
         lattice, vertices.double().numpy(), vertex_weights.numpy(), k=k, tau=tau, s=s, steps=steps, threads=threads
     )
     values = phi.float().contiguous().numpy()
-    return torch.from_numpy(look_up(weights, bones.double().numpy(), values, grid, inverse=inverse, threads=threads))
+    return torch.from_numpy(sample(weights, bones.double().numpy(), values, grid, inverse=inverse, threads=threads))

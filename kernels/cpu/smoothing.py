@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.kernels.cpu.simd import LANES, add, fma, load, mul, splat, store
-from chorus.kernels.reference.skinning import PELVIS, RELAXATION, series, series_pays
+from chorus.kernels.skinning import PELVIS, RELAXATION, series, series_pays
 from chorus.kernels.threads import each
 
 REACH_ERROR = 1e-10

@@ -1,4 +1,4 @@
-"""Contacts on a GPU: the votes' machinery over the bricks that hold region voxels only (``reference.contacts``)."""
+"""Contacts on a GPU: the votes' machinery over the bricks that hold region voxels only (``chorus.kernels.contacts``)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.bricks import region_bricks
+from chorus.kernels.contacts import check_contacts
 from chorus.kernels.gpu.ahead_of_time import Compilation, types_of
 from chorus.kernels.gpu.field import field_on_device, use_ptx, working_device
 from chorus.kernels.gpu.passes import PASS_IMAGES, prepare_passes
 from chorus.kernels.gpu.pixels import count_votes
 from chorus.kernels.gpu.vote_kernels import BOTH, high_half, lattice_tile, list_of, low
 from chorus.kernels.gpu.votes import cull_bricks
-from chorus.kernels.reference.contacts import check_contacts
 
 IMAGES = 32
 

@@ -18,6 +18,7 @@ import torch
 import triton
 from torch import Tensor
 
+from chorus.kernels.arrays import Lattice
 from chorus.kernels.gpu import skinning_kernels as triton_weights
 from chorus.kernels.gpu.ahead_of_time import Compilation
 from chorus.kernels.gpu.skinning_kernels import (
@@ -35,15 +36,14 @@ from chorus.kernels.gpu.skinning_kernels import (
     weigh_bricks,
     weigh_warps,
 )
-from chorus.kernels.reference.skinning import (
+from chorus.kernels.kinematics import inverse_rigid
+from chorus.kernels.skinning import (
     INVERSES,
     PELVIS,
     RELAXATION,
-    Lattice,
     check_bones,
-    check_lookup,
     check_mesh,
-    invert_bones,
+    check_sampling,
     series,
     series_pays,
 )
@@ -227,7 +227,7 @@ def _smooth_joints(lattice: Lattice, weights: Tensor, near: Tensor, steps: int) 
 def _look_up(lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice, inverse: str) -> Tensor:
     """Eq. 11 with (J, V) weights."""
     check_device(weights=weights, bones=bones, phi=phi)
-    matrices = (invert_bones(bones.double()) if inverse == INVERSES[0] else bones).float().contiguous()
+    matrices = (inverse_rigid(bones.double()) if inverse == INVERSES[0] else bones).float().contiguous()
     J, V = weights.shape
     out = torch.empty(lattice.shape, device=weights.device)
     look_up[(triton.cdiv(V, POINTS),)](
@@ -251,10 +251,10 @@ def _look_up(lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid
     return out
 
 
-def neighbour_weights(
+def skinning_weights(
     lattice: Lattice, vertices: Tensor, vertex_weights: Tensor, *, k: int, tau: float, s: float, order: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As ``neighbours.neighbour_weights``, on the GPU: (V, J) float32 (a view of (J, V)) and near, (V,) bool.
+    """As ``neighbours.skinning_weights``, on the GPU: (V, J) float32 (a view of (J, V)) and near, (V,) bool.
 
     order  of ``tile_order``, where one is kept
     """
@@ -268,11 +268,11 @@ def smooth(lattice: Lattice, weights: Tensor, near: Tensor, *, steps: int) -> Te
     return _smooth_joints(lattice, weights.float().T.contiguous().clone(), near.to(torch.uint8), steps).T
 
 
-def posed_lookup(
+def sample_canonical(
     lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice, *, inverse: str = INVERSES[0]
 ) -> Tensor:
-    """As ``neighbours.posed_lookup``, on the GPU: (NX, NY, NZ) float32."""
-    check_lookup(lattice, weights, bones, phi, grid, inverse)
+    """As ``neighbours.sample_canonical``, on the GPU: (NX, NY, NZ) float32."""
+    check_sampling(lattice, weights, bones, phi, grid, inverse)
     return _look_up(lattice, weights.float().T.contiguous(), bones, phi, grid, inverse)
 
 

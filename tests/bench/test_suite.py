@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -155,8 +156,8 @@ def test_the_store_gate(work: VoteWorkload, tmp_path: Path) -> None:
         check_same_images([read[1], read[0], read[2]], batch)
     words = batch.masks.words.copy()
     words[int(batch.masks.start[13])] ^= 1
-    other = batch[:]
-    object.__setattr__(other, "masks", type(batch.masks)(batch.masks.size, batch.masks.box, batch.masks.start, words))
+    masks = type(batch.masks)(batch.masks.size, batch.masks.box, batch.masks.start, words)
+    other = dataclasses.replace(batch, masks=masks)
     with pytest.raises(WrongResult, match="mask of row 13"):
         check_same_images(read, other)
 

@@ -28,8 +28,9 @@ from chorus.evaluate.roundtrip import (
     weights_around,
 )
 from chorus.field import CanonicalField
-from chorus.kernels.reference import skinning as neighbours
-from chorus.kernels.reference.skinning import INVERSES
+from chorus.kernels.arrays import cube
+from chorus.kernels.reference.skinning import skinning_weights
+from chorus.kernels.skinning import INVERSES
 from chorus.votes.parts import EPSILON, PARTS, body_parts
 
 
@@ -52,9 +53,9 @@ def paper(body: Body) -> Roundtrip:
 def test_weights_are_those_of_the_definition(body: Body, field: CanonicalField) -> None:
     p = field.parameters
     mesh = body.posed_vertices(random_poses(body, 1, 0.3, 4))[0]
-    lattice = neighbours.cube(16, p.extent)
+    lattice = cube(16, p.extent)
     table = torch.tensor(body.weights, dtype=torch.float64)
-    want, _ = neighbours.neighbour_weights(lattice, torch.tensor(mesh), table, k=p.k, tau=p.tau, s=p.s)
+    want, _ = skinning_weights(lattice, torch.tensor(mesh), table, k=p.k, tau=p.tau, s=p.s)
     have = weights_around(lattice.centres().numpy(), mesh, body.weights, p)
     assert np.allclose(have, want.numpy(), atol=1e-12)
     assert (have[:, 1:].sum(1) > 0.5).sum() > 50

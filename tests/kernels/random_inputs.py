@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.kinematics import relative_transforms
 from chorus.kernels.masks import PackedMasks
-from chorus.kernels.reference import votes as reference
+from chorus.kernels.reference import votes as reference_votes
 
 
 def random_rotation(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -172,7 +172,7 @@ def adversarial_world(rng: np.random.Generator, count: int = 32) -> tuple[VoxelF
     poses[:, 0] = 0
     bare = PackedMasks.pack(np.zeros(s, bool) for s in size)
     images = to_images(poses, R, t, K, bare)
-    uv, z = (a.numpy() for a in reference.project(field, images, field.dense_weights(), field.centres()))
+    uv, z = (a.numpy() for a in reference_votes.project(field, images, field.dense_weights(), field.centres()))
     masks = []
     for i, (h, w) in enumerate(size.tolist()):
         seen = uv[i][z[i] > 1e-4]
@@ -211,3 +211,26 @@ def with_weights(field: VoxelField, dense: NDArray[np.float64], joint_scale: flo
         rest_joints=field.rest_joints * joint_scale,
         rest_inverse=torch.eye(4, dtype=torch.float64).repeat(field.num_joints, 1, 1),
     )
+
+
+def one_voxel() -> VoxelField:
+    """A voxel at the origin, rigid with the only joint, which is there too."""
+    return VoxelField(
+        shape=(1, 1, 1),
+        origin=(0.0, 0.0, 0.0),
+        spacing=0.5,
+        offset=torch.tensor([0, 1]),
+        joint=torch.zeros(1, dtype=torch.int32),
+        weight=torch.ones(1),
+        rest_joints=torch.zeros(1, 3, dtype=torch.float64),
+        parents=torch.tensor([-1], dtype=torch.int32),
+        rest_inverse=torch.eye(4, dtype=torch.float64)[None],
+    )
+
+
+def pictures(t: list[tuple[float, float, float]], mask: np.ndarray, K: np.ndarray | None = None) -> VoteImages:
+    """The voxel at the origin seen by cameras with identity rotation: it is at t in their frame."""
+    n = len(t)
+    K = np.tile([[8.0, 0, 4], [0, 8, 4], [0, 0, 1]], (n, 1, 1)) if K is None else K
+    R = np.tile(np.eye(3), (n, 1, 1))
+    return to_images(np.zeros((n, 1, 3)), R, np.array(t, float), K, PackedMasks.pack([mask] * n))

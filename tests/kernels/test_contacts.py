@@ -5,56 +5,26 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from chorus.body.model import load_body
 from chorus.field import CanonicalField
 from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.bricks import bricks_of, region_bricks
 from chorus.kernels.cpu import contacts as cpu_contacts
-from chorus.kernels.cpu import votes as cpu
-from chorus.kernels.reference import contacts
-from chorus.kernels.reference import votes as reference
+from chorus.kernels.cpu import votes as cpu_votes
+from chorus.kernels.reference import contacts as reference_contacts
+from chorus.kernels.reference import votes as reference_votes
 from chorus.kernels.stats import ContactStats
 from chorus.votes.parts import interaction_regions
-from tests.kernels.random_inputs import add_masks, adversarial_world, random_field, random_images
-from tests.kernels.test_votes import fixed, one_voxel, pictures
-
-BACKENDS: list[Callable[..., Any]] = [cpu_contacts.touched_regions, contacts.touched_regions]
-REGIONS = ("patches", "few voxels", "every voxel", "bit 31 alone", "none")
-
-
-def random_regions(rng: np.random.Generator, field: VoxelField, kind: str) -> torch.Tensor:
-    """Regions of a field's voxels, (V,) int32: boxes of voxels that overlap, single voxels, or everything."""
-    bits = np.zeros(field.shape, np.int64)
-    if kind == "every voxel":
-        bits += rng.integers(1, 2**32, field.shape)
-    elif kind == "bit 31 alone":
-        bits.flat[rng.integers(0, bits.size, 5)] = 1 << 31
-    elif kind != "none":
-        for r in range(32):
-            low = [int(rng.integers(n)) for n in field.shape]
-            far = low if kind == "few voxels" else [int(rng.integers(a, n)) for a, n in zip(low, field.shape, strict=True)]
-            bits[tuple(slice(a, b + 1) for a, b in zip(low, far, strict=True))] |= 1 << r
-    return torch.from_numpy(bits.astype(np.uint32).view(np.int32).reshape(-1))
-
-
-def union(regions: torch.Tensor, voxels: torch.Tensor) -> int:
-    """Regions (int32 bit sets) of any of some voxels, (V,) bool."""
-    return int(np.bitwise_or.reduce(regions.numpy()[voxels.numpy()], initial=0))
-
-
-def within(bits: torch.Tensor, bounds: tuple[torch.Tensor, torch.Tensor]) -> bool:
-    certain, possible = bounds
-    return not (certain & ~bits).any() and not (bits & ~possible).any()
+from tests.kernels.contract import REGIONS, random_regions, union, within_bounds
+from tests.kernels.random_inputs import add_masks, adversarial_world, one_voxel, pictures, random_field, random_images
+from tests.kernels.test_votes import fixed
 
 
 def population(bits: torch.Tensor) -> int:
@@ -69,11 +39,11 @@ def check_contract(
     ours = cpu_contacts.touched_regions(field, regions, images, stats=stats)
     assert ours.dtype == torch.int32
     assert ours.shape == (len(images),)
-    bounds = contacts.touched_bounds(field, regions, images)
-    assert within(ours, bounds)
-    assert within(contacts.touched_regions(field, regions, images), bounds)
+    bounds = reference_contacts.touched_bounds(field, regions, images)
+    assert within_bounds(ours, bounds)
+    assert within_bounds(reference_contacts.touched_regions(field, regions, images), bounds)
     assert torch.equal(ours, cpu_contacts.touched_regions(field, regions, images, cull=False, stats=plain))
-    on_mask, _ = cpu.count_votes(field, images, torch.arange(len(images)), num_groups=max(1, len(images)))
+    on_mask, _ = cpu_votes.count_votes(field, images, torch.arange(len(images)), num_groups=max(1, len(images)))
     assert ours.tolist() == [union(regions, on_mask[i] > 0) for i in range(len(images))]
     assert stats.known + stats.off + stats.on + stats.projected == stats.pairs == plain.pairs == plain.projected
     assert plain.known == plain.off == plain.on == 0
@@ -143,8 +113,8 @@ def test_random_worlds_meet_the_contract_in_every_branch() -> None:
         bits, (certain, possible), stats = check_contract(field, regions, images)
 
         everything = union(regions, torch.ones(len(regions), dtype=torch.bool))
-        _, z = reference.project(field, images, field.dense_weights(), field.centres())
-        area = torch.tensor([int(reference.unpack_mask(images, i).sum()) for i in range(n)])
+        _, z = reference_votes.project(field, images, field.dense_weights(), field.centres())
+        area = torch.tensor([int(reference_votes.unpack_mask(images, i).sum()) for i in range(n)])
         some = torch.tensor(everything != 0)
         met.update(
             {
@@ -248,61 +218,11 @@ def test_float32_reference_stays_within_the_bounds() -> None:
     field = random_field(rng, (9, 10, 11), 5)
     images = random_images(rng, field, 200, distance=(0.5, 6.0))
     regions = random_regions(rng, field, "few voxels")
-    certain, possible = contacts.touched_bounds(field, regions, images, batch=7)
-    bits = contacts.touched_regions(field, regions, images, dtype=torch.float32, batch=3)
-    assert within(bits, (certain, possible))
+    certain, possible = reference_contacts.touched_bounds(field, regions, images, batch=7)
+    bits = reference_contacts.touched_regions(field, regions, images, dtype=torch.float32, batch=3)
+    assert within_bounds(bits, (certain, possible))
     assert population(certain) > 300
     assert population(certain ^ possible) < 0.02 * population(certain)
-
-
-@pytest.mark.parametrize("touched_regions", BACKENDS)
-def test_one_voxel_by_hand(touched_regions: Callable[..., Any]) -> None:
-    # u = 8 x / z + 4, v = 8 y / z + 4 in an image 8 wide and 6 high; powers of two, so that float32 is exact.
-    mask = np.zeros((6, 8), bool)
-    mask[4, 5] = True  # row 4, column 5
-    cases = [
-        ((0.375, 0.125, 2.0), 1),  # u = 5.5, v = 4.5: the pixel
-        ((0.25, 0.0, 2.0), 1),  # u = 5, v = 4: exactly its upper left corner
-        ((0.5, 0.0, 2.0), 0),  # u = 6: the next column
-        ((0.375, 0.25, 2.0), 0),  # v = 5: the next row
-        ((0.375, -0.125, 2.0), 0),  # v = 3.5: the row above
-        ((1.0, 0.0, 2.0), 0),  # u = 8 = W: outside
-        ((0.375, 0.125, 0.0), 0),  # z = 0
-        ((0.0, 0.0, 0.0), 0),  # the camera's centre: 0 / 0
-        ((-0.375, -0.125, -2.0), 0),  # behind the camera, where the same (u, v) comes out
-    ]
-    field, images = one_voxel(), pictures([t for t, _ in cases], mask)
-    for regions in (1, 0b1010, -(2**31), -1):
-        bits = touched_regions(field, torch.tensor([regions], dtype=torch.int32), images)
-        assert bits.tolist() == [regions * hit for _, hit in cases]
-    assert touched_regions(field, torch.zeros(1, dtype=torch.int32), images).tolist() == [0] * len(cases)
-
-
-@pytest.mark.parametrize("touched_regions", BACKENDS)
-def test_a_pixel_under_one_voxel_touches_its_region_alone(touched_regions: Callable[..., Any]) -> None:
-    """Every voxel its own region, 32 voxels at a time; masks of one pixel, of all pixels but it, and of none."""
-    rng = np.random.default_rng(7)
-    field = random_field(rng, (5, 4, 6), 3, extent=1.5)
-    bare = random_images(rng, field, 1, distance=(4.0, 4.0), sizes=((600, 600),), kinds=("empty",), zoom=(1.0, 1.0))
-    uv, _ = reference.project(field, bare, field.dense_weights(), field.centres())
-    pixel = torch.floor(uv[0]).long()
-    assert ((pixel >= 0) & (pixel < 600)).all()
-    assert len(pixel.unique(dim=0)) == len(pixel)
-    assert ((uv[0] - uv[0].round()).abs() > 5e-3).all()  # none that float32 could put elsewhere
-    for first in range(0, field.num_voxels, 32):
-        voxels = torch.arange(first, min(first + 32, field.num_voxels))
-        regions = torch.zeros(field.num_voxels, dtype=torch.int32)
-        regions[voxels] = torch.ones(len(voxels), dtype=torch.int32) << torch.arange(len(voxels), dtype=torch.int32)
-        dots: list[NDArray[np.bool_]] = []
-        for u, v in pixel[voxels].tolist():
-            dots.append(np.zeros((600, 600), bool))
-            dots[-1][v, u] = True
-        masks = [*dots, *(~dot for dot in dots), np.zeros((600, 600), bool)]
-        rows = torch.zeros(len(masks), dtype=torch.int64)
-        images = add_masks(bare[rows], masks, bare.K[rows].numpy())
-        own = regions[voxels]
-        everything = union(regions, regions != 0)
-        assert touched_regions(field, regions, images).tolist() == [*own.tolist(), *(everything & ~own).tolist(), 0]
 
 
 def test_bounds_by_hand() -> None:
@@ -331,7 +251,7 @@ def test_bounds_by_hand() -> None:
     # The principal point is where the voxel falls, as it lies on the camera's axis.
     K = np.array([[[512.0, 0, u], [0, 512, v], [0, 0, 1]] for u, v, *_ in cases])
     images = add_masks(pictures([(0, 0, z) for _, _, z, *_ in cases], left, K=K), [case[3] for case in cases], K)
-    certain, possible = contacts.touched_bounds(field, regions, images, batch=4)
+    certain, possible = reference_contacts.touched_bounds(field, regions, images, batch=4)
     assert (certain == -(2**31)).int().tolist() == [case[4] for case in cases]
     assert (possible == -(2**31)).int().tolist() == [case[5] for case in cases]
     assert set(certain.tolist()) | set(possible.tolist()) == {0, -(2**31)}
@@ -358,26 +278,8 @@ def test_the_mannequin_meets_the_contract(canonicalize: bool) -> None:
     assert stats.projected < stats.pairs // 2
 
 
-@pytest.mark.parametrize("touched_regions", [*BACKENDS, contacts.touched_bounds])
-def test_arguments_that_do_not_fit_are_refused(touched_regions: Callable[..., Any]) -> None:
+def test_the_bounds_check_their_arguments() -> None:
     rng = np.random.default_rng(0)
     field = random_field(rng, (4, 5, 6), 3)
-    images = random_images(rng, field, 3)
-    regions = random_regions(rng, field, "patches")
     with pytest.raises(ValueError, match=r"regions: expected int32 of shape \(120,\).*; got torch.int64 of shape \(120,\)"):
-        touched_regions(field, regions.long(), images)
-    with pytest.raises(ValueError, match=r"regions: expected .* \(120,\).*got torch.int32 of shape \(119,\)"):
-        touched_regions(field, regions[:-1], images)
-    with pytest.raises(ValueError, match=r"regions: expected .* \(120,\).*got torch.int32 of shape \(4, 5, 6\)"):
-        touched_regions(field, regions.reshape(4, 5, 6), images)
-    with pytest.raises(ValueError, match=r"images.poses: expected shape \(3, 3, 3\).*got \(3, 2, 3\)"):
-        touched_regions(field, regions, dataclasses.replace(images, poses=images.poses[:, :2]))
-
-
-@pytest.mark.parametrize("touched_regions", BACKENDS)
-def test_no_images(touched_regions: Callable[..., Any]) -> None:
-    rng = np.random.default_rng(0)
-    field = random_field(rng, (4, 4, 4), 2)
-    bits = touched_regions(field, random_regions(rng, field, "patches"), random_images(rng, field, 2)[:0])
-    assert bits.shape == (0,)
-    assert bits.dtype == torch.int32
+        reference_contacts.touched_bounds(field, random_regions(rng, field, "patches").long(), random_images(rng, field, 3))

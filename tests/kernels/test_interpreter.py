@@ -11,13 +11,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+INTERPRETED = ("tests/kernels/interpreter", "tests/kernels/test_contract.py")
 
 
 @pytest.mark.slow
 def test_the_kernels_in_the_interpreter() -> None:
     pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/kernels/interpreter", "-q", "-p", "no:cacheprovider"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "tests/kernels/interpreter",
+            "tests/kernels/test_contract.py",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+        ],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from chorus.kernels.arrays import VoteImages
 from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK, PackedMasks, pack_mask, unpack_mask, words_in_box
-from chorus.kernels.reference import votes as reference
+from chorus.kernels.reference import votes as reference_votes
 
 shapes = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=50)
 bools = arrays(np.bool_, shapes, elements=st.booleans(), fill=st.just(False))
@@ -109,7 +109,7 @@ def test_the_reference_kernel_unpacks_alike() -> None:
         torch.from_numpy(packed.start),
         torch.from_numpy(packed.words.view(np.int32)),
     )
-    assert all(np.array_equal(reference.unpack_mask(images, i).numpy(), m) for i, m in enumerate(masks))
+    assert all(np.array_equal(reference_votes.unpack_mask(images, i).numpy(), m) for i, m in enumerate(masks))
 
 
 def test_no_masks() -> None:

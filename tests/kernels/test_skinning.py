@@ -1,4 +1,4 @@
-"""Weights around a mesh, their smoothing and the look-up of Eq. 11: the numba twin against the definition."""
+"""Weights around a mesh, their smoothing and inverse LBS: the numba twin against the definition."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from chorus.body.model import Body, load_body
-from chorus.kernels import kinematics
-from chorus.kernels.cpu import skinning as cpu_neighbours
+from chorus.kernels import kinematics, skinning
+from chorus.kernels.arrays import Lattice, cube
+from chorus.kernels.cpu import skinning as cpu_skinning
 from chorus.kernels.cpu import smoothing as cpu_smoothing
 from chorus.kernels.cpu.skinning import near_weights
-from chorus.kernels.reference import skinning as neighbours
-from chorus.kernels.reference.skinning import INVERSES, Lattice, cube
+from chorus.kernels.reference import skinning as reference_skinning
+from chorus.kernels.skinning import INVERSES
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +40,12 @@ def small_mesh(count: int, joints: int, seed: int = 0) -> tuple[np.ndarray, np.n
         (Lattice((1, 1, 2), (0.0, 0.0, 0.0), 0.5), 1, 1, 1, 2.0, 0.25),
     ],
 )
-def test_neighbour_weights_are_the_definitions(
+def test_skinning_weights_are_the_definitions(
     lattice: Lattice, vertices: int, joints: int, k: int, tau: float, s: float
 ) -> None:
     points, table = (torch.from_numpy(a) for a in small_mesh(vertices, joints))
-    have, near = cpu_neighbours.neighbour_weights(lattice, points, table, k=k, tau=tau, s=s)
-    want, near_too = neighbours.neighbour_weights(lattice, points, table, k=k, tau=tau, s=s)
+    have, near = cpu_skinning.skinning_weights(lattice, points, table, k=k, tau=tau, s=s)
+    want, near_too = reference_skinning.skinning_weights(lattice, points, table, k=k, tau=tau, s=s)
     assert torch.equal(near, near_too)
     assert have.dtype == torch.float32
     assert (have - want).abs().max() < 2e-7
@@ -67,7 +68,9 @@ def test_the_worst_order_of_vertices_changes_nothing() -> None:
     order = rng.permutation(len(points))
     lattice = cube(12, 2.0)
     a, b = (near_weights(lattice, points[o], table[o], k=9, tau=0.6, s=0.25).dense()[0] for o in (slice(None), order))
-    want, _ = neighbours.neighbour_weights(lattice, torch.from_numpy(points), torch.from_numpy(table), k=9, tau=0.6, s=0.25)
+    want, _ = reference_skinning.skinning_weights(
+        lattice, torch.from_numpy(points), torch.from_numpy(table), k=9, tau=0.6, s=0.25
+    )
     assert (a - want).abs().max() < 2e-7
     assert (b - want).abs().max() < 2e-7
 
@@ -91,7 +94,7 @@ def test_a_mesh_far_from_every_voxel_leaves_the_pelvis() -> None:
     assert (joint == 0).all()
     assert (weight == 1).all()
     phi = np.random.default_rng(0).random((9, 9, 9)).astype(np.float32)
-    assert np.array_equal(cpu_neighbours.look_up(w, random_bones(3).numpy(), phi, cube(9, 1.0)), phi)
+    assert np.array_equal(cpu_skinning.sample(w, random_bones(3).numpy(), phi, cube(9, 1.0)), phi)
 
 
 def test_threads_give_the_same_bits(body: Body) -> None:
@@ -112,8 +115,8 @@ def test_smoothing_is_the_definitions(shape: tuple[int, int, int], steps: int) -
     weights[~near] = torch.tensor([1.0, 0, 0]).double()
     weights[near, 2] *= (torch.arange(lattice.num_voxels) < 40)[near]  # a joint that is not everywhere
     weights /= weights.sum(1, keepdim=True)
-    have = cpu_neighbours.smooth(lattice, weights, near, steps=steps)
-    want = neighbours.smooth(lattice, weights, near, steps=steps)
+    have = cpu_skinning.smooth(lattice, weights, near, steps=steps)
+    want = reference_skinning.smooth(lattice, weights, near, steps=steps)
     assert have.shape == want.shape
     assert (have - want).abs().max() < 1e-6
     assert float(have.min()) >= 0
@@ -121,11 +124,11 @@ def test_smoothing_is_the_definitions(shape: tuple[int, int, int], steps: int) -
 
 
 def test_the_papers_thirty_steps_are_taken_one_by_one_and_many_by_the_series() -> None:
-    assert not neighbours.series_pays(30)
-    assert neighbours.series_pays(120)  # 96^3
-    assert len(neighbours.series(853)) < 100  # 256^3
+    assert not skinning.series_pays(30)
+    assert skinning.series_pays(120)  # 96^3
+    assert len(skinning.series(853)) < 100  # 256^3
     for steps in (1, 2, 30, 200):
-        c = neighbours.series(steps)
+        c = skinning.series(steps)
         assert min(c) > -1e-15
         assert sum(c) == pytest.approx(1, abs=1e-14)
         y = np.linspace(-1, 1, 101)
@@ -156,13 +159,13 @@ def random_bones(joints: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("inverse", INVERSES)
-def test_look_up_is_equation_11(inverse: str) -> None:
+def test_samples_lie_where_equation_11_says(inverse: str) -> None:
     rng = np.random.default_rng(2)
     lattice, grid = Lattice((6, 5, 9), (-0.6, -0.5, -0.7), 0.2), Lattice((7, 8, 5), (-0.55, -0.7, -0.4), 0.19)
     weights = torch.from_numpy(rng.dirichlet([0.3] * 5, lattice.num_voxels).astype(np.float32))
     phi = torch.from_numpy(rng.random(grid.shape).astype(np.float32)) + 1
     B = random_bones(5)
-    have = cpu_neighbours.posed_lookup(lattice, weights, B, phi, grid, inverse=inverse)
+    have = cpu_skinning.sample_canonical(lattice, weights, B, phi, grid, inverse=inverse)
     homogeneous = torch.cat([B, torch.tensor([0.0, 0, 0, 1]).double().expand(5, 1, 4)], 1).numpy()
     outside = 0
     for v, x in enumerate(lattice.centres().numpy()):  # Eq. 11 as it is written, voxel by voxel
@@ -176,7 +179,7 @@ def test_look_up_is_equation_11(inverse: str) -> None:
         outside += not inside
         assert float(have.flatten()[v]) == (float(phi[tuple(cell)]) if inside else 0.0)
     assert 0 < outside < lattice.num_voxels
-    want = neighbours.posed_lookup(lattice, weights.double(), B, phi, grid, inverse=inverse)
+    want = reference_skinning.sample_canonical(lattice, weights.double(), B, phi, grid, inverse=inverse)
     assert torch.equal(have, want)
 
 
@@ -185,8 +188,8 @@ def test_a_blend_without_inverse_is_outside() -> None:
     half_turn[0, 0] = half_turn[1, 1] = -1
     B = torch.stack([torch.eye(3, 4).double(), half_turn])
     lattice, weights = cube(2, 1.0), torch.full((8, 2), 0.5)
-    for backend in (cpu_neighbours, neighbours):
-        posed = backend.posed_lookup(lattice, weights, B, torch.ones(2, 2, 2), lattice, inverse="inverse_of_blend")
+    for backend in (cpu_skinning, reference_skinning):
+        posed = backend.sample_canonical(lattice, weights, B, torch.ones(2, 2, 2), lattice, inverse="inverse_of_blend")
         assert (posed == 0).all()
 
 
@@ -198,8 +201,8 @@ def test_all_in_one_is_the_definitions(inverse: str) -> None:
     B = random_bones(5)
     B[0] = random_bones(2, seed=5)[1]  # a pelvis that moves takes the far voxels along
     facts: dict[str, Any] = {"k": 7, "tau": 0.3, "s": 0.25, "steps": 6, "inverse": inverse}
-    have = cpu_neighbours.posed_phi(lattice, points, table, B, phi, grid, **facts)
-    want = neighbours.posed_phi(lattice, points, table, B, phi, grid, **facts)
+    have = cpu_skinning.posed_phi(lattice, points, table, B, phi, grid, **facts)
+    want = reference_skinning.posed_phi(lattice, points, table, B, phi, grid, **facts)
     assert float((have != want).float().mean()) < 2e-3  # weights are float32: a voxel may lie that close to another's face
     assert 0.1 < float((want > 0).float().mean()) < 1
 
@@ -209,21 +212,21 @@ def test_kernels_check_what_they_are_given() -> None:
     lattice = cube(4, 1.0)
     facts: dict[str, Any] = {"k": 5, "tau": 0.5, "s": 0.25}
     phi = torch.zeros(4, 4, 4)
-    for backend in (neighbours, cpu_neighbours):
+    for backend in (reference_skinning, cpu_skinning):
         with pytest.raises(ValueError, match=r"k: expected 1 \.\. 20"):
-            backend.neighbour_weights(lattice, points, table, **{**facts, "k": 21})
+            backend.skinning_weights(lattice, points, table, **{**facts, "k": 21})
         with pytest.raises(ValueError, match="vertices: expected shape"):
-            backend.neighbour_weights(lattice, points[:, :2], table, **facts)
+            backend.skinning_weights(lattice, points[:, :2], table, **facts)
         with pytest.raises(ValueError, match="vertex_weights: expected shape"):
-            backend.neighbour_weights(lattice, points, table[:5], **facts)
+            backend.skinning_weights(lattice, points, table[:5], **facts)
         with pytest.raises(ValueError, match="tau, s: expected positive"):
-            backend.neighbour_weights(lattice, points, table, **{**facts, "tau": 0.0})
+            backend.skinning_weights(lattice, points, table, **{**facts, "tau": 0.0})
         with pytest.raises(ValueError, match="bones: expected shape"):
-            backend.posed_lookup(lattice, torch.ones(64, 3) / 3, random_bones(4), phi, lattice)
+            backend.sample_canonical(lattice, torch.ones(64, 3) / 3, random_bones(4), phi, lattice)
         with pytest.raises(ValueError, match="weights: expected shape"):
-            backend.posed_lookup(lattice, torch.ones(60, 3) / 3, random_bones(3), phi, lattice)
+            backend.sample_canonical(lattice, torch.ones(60, 3) / 3, random_bones(3), phi, lattice)
         with pytest.raises(ValueError, match="phi: expected the grid's shape"):
-            backend.posed_lookup(lattice, torch.ones(64, 3) / 3, random_bones(3), phi[:3], lattice)
+            backend.sample_canonical(lattice, torch.ones(64, 3) / 3, random_bones(3), phi[:3], lattice)
     with pytest.raises(ValueError, match="vertices: expected finite"):
         near_weights(lattice, np.full((6, 3), np.nan), np.ones((6, 1)), **facts)
     with pytest.raises(ValueError, match=r"lattice\.shape"):

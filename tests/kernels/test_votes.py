@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,19 +14,14 @@ from hypothesis import strategies as st
 from chorus.body.model import load_body
 from chorus.field import CanonicalField
 from chorus.kernels.arrays import VoteImages, VoxelField
-from chorus.kernels.cpu import votes as cpu
-from chorus.kernels.masks import PackedMasks
-from chorus.kernels.reference import votes as reference
+from chorus.kernels.cpu import votes as cpu_votes
+from chorus.kernels.reference import votes as reference_votes
 from chorus.kernels.stats import CullingStats
-from tests.kernels.random_inputs import adversarial_world, random_field, random_images, to_images
+from tests.kernels.contract import equal, within_band
+from tests.kernels.random_inputs import adversarial_world, one_voxel, pictures, random_field, random_images
 
-BACKENDS: list[Callable[..., Any]] = [cpu.count_votes, reference.count_votes]
 fixed = settings(derandomize=True, deadline=None, print_blob=True, database=None)
 """The same examples everywhere: a failure is one of the code, never of the draw."""
-
-
-def equal(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor]) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def check_contract(
@@ -36,14 +29,10 @@ def check_contract(
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, CullingStats]:
     """|numba - reference| <= band, count for count, and no different without culling; gives counts, band, statistics."""
     stats = CullingStats()
-    ours = cpu.count_votes(field, images, group, weight, num_groups=num_groups, stats=stats)
-    theirs = reference.count_votes(field, images, group, weight, num_groups=num_groups)
-    band = reference.vote_band(field, images, group, weight, num_groups=num_groups)
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.dtype == torch.int32
-        assert a.shape == (num_groups, field.num_voxels)
-        assert ((a - b).abs() <= band).all()
-    assert equal(ours, cpu.count_votes(field, images, group, weight, num_groups=num_groups, cull=False))
+    ours = cpu_votes.count_votes(field, images, group, weight, num_groups=num_groups, stats=stats)
+    assert within_band(ours, field, images, group, weight, num_groups)
+    band = reference_votes.vote_band(field, images, group, weight, num_groups=num_groups)
+    assert equal(ours, cpu_votes.count_votes(field, images, group, weight, num_groups=num_groups, cull=False))
     assert 0 <= stats.outside <= stats.decided <= stats.pairs
     return ours, band, stats
 
@@ -115,10 +104,10 @@ def test_random_worlds_meet_the_contract_in_every_branch() -> None:
         (num, den), band, stats = check_contract(field, images, group, weight, 4)
         assert (num <= den).all() or band.any()
 
-        uv, z = reference.project(field, images, field.dense_weights(), field.centres())
+        uv, z = reference_votes.project(field, images, field.dense_weights(), field.centres())
         wide = images.size.flip(1)[:, None]
         inside = (z > 0) & ((uv >= 0) & (uv < wide)).all(-1)
-        area = torch.tensor([int(reference.unpack_mask(images, i).sum()) for i in range(n)])
+        area = torch.tensor([int(reference_votes.unpack_mask(images, i).sum()) for i in range(n)])
         pixels = images.size.prod(1)
         x0, y0, x1, y1 = images.box.T
         filled = area > 0
@@ -169,9 +158,9 @@ def test_culling_never_changes_a_count() -> None:
         nonlocal decided, inside, looked_up
         field, images = adversarial_world(np.random.default_rng(seed))
         group, stats = torch.arange(len(images)) % 3, CullingStats()
-        culled = cpu.count_votes(field, images, group, num_groups=3, stats=stats)
+        culled = cpu_votes.count_votes(field, images, group, num_groups=3, stats=stats)
         plain = CullingStats()
-        assert equal(culled, cpu.count_votes(field, images, group, num_groups=3, cull=False, stats=plain))
+        assert equal(culled, cpu_votes.count_votes(field, images, group, num_groups=3, cull=False, stats=plain))
         assert plain.decided == plain.outside == 0
         assert stats.pairs == plain.pairs
         assert stats.lookups <= plain.lookups
@@ -196,9 +185,9 @@ def test_float32_reference_stays_within_the_band() -> None:
     field = random_field(rng, (9, 10, 11), 5)
     images = random_images(rng, field, 40, distance=(0.5, 6.0))
     group = torch.tensor(rng.integers(0, 2, 40))
-    exact = reference.count_votes(field, images, group, num_groups=2)
-    eager = reference.count_votes(field, images, group, num_groups=2, dtype=torch.float32, batch=3)
-    band = reference.vote_band(field, images, group, num_groups=2)
+    exact = reference_votes.count_votes(field, images, group, num_groups=2)
+    eager = reference_votes.count_votes(field, images, group, num_groups=2, dtype=torch.float32, batch=3)
+    band = reference_votes.vote_band(field, images, group, num_groups=2)
     assert all(((a - b).abs() <= band).all() for a, b in zip(exact, eager, strict=True))
     assert int(exact[0].sum()) > 1000
     assert int(band.sum()) < 0.02 * int(exact[1].sum())
@@ -210,91 +199,14 @@ def test_band_by_hand() -> None:
     centres = [(4.0, 4.5), (4.001, 4.5), (4.5, 3.999), (4.003, 4.5), (4.5, 4.5), (-0.999, 4.5), (-1.999, 4.5)]
     K = [[[512.0, 0, u], [0, 512, v], [0, 0, 1]] for u, v in centres] + [[[512.0, 0, 4.003], [0, 512, 4.5], [0, 0, 1]]]
     images = pictures([(0, 0, 2.0)] * 7 + [(0, 0, 0.5)], np.ones((512, 512), bool), K=np.array(K))
-    band = reference.vote_band(field, images, torch.arange(8), num_groups=8)
+    band = reference_votes.vote_band(field, images, torch.arange(8), num_groups=8)
     assert band[:, 0].tolist() == [1, 1, 1, 0, 0, 1, 0, 1]
-    heavy = reference.vote_band(
+    heavy = reference_votes.vote_band(
         field, images[:1], torch.zeros(1, dtype=torch.int64), torch.tensor([9], dtype=torch.uint8), num_groups=1
     )
     assert heavy.item() == 9
     at_plane = pictures([(0, 0, 5e-6), (0, 0, -5e-6), (0, 0, -1.0)], np.ones((4, 4), bool))
-    assert reference.vote_band(field, at_plane, torch.arange(3), num_groups=3)[:, 0].tolist() == [1, 1, 0]
-
-
-def one_voxel() -> VoxelField:
-    """A voxel at the origin, rigid with the only joint, which is there too."""
-    return VoxelField(
-        shape=(1, 1, 1),
-        origin=(0.0, 0.0, 0.0),
-        spacing=0.5,
-        offset=torch.tensor([0, 1]),
-        joint=torch.zeros(1, dtype=torch.int32),
-        weight=torch.ones(1),
-        rest_joints=torch.zeros(1, 3, dtype=torch.float64),
-        parents=torch.tensor([-1], dtype=torch.int32),
-        rest_inverse=torch.eye(4, dtype=torch.float64)[None],
-    )
-
-
-def pictures(t: list[tuple[float, float, float]], mask: np.ndarray, K: np.ndarray | None = None) -> VoteImages:
-    """The voxel at the origin seen by cameras with identity rotation: it is at t in their frame."""
-    n = len(t)
-    K = np.tile([[8.0, 0, 4], [0, 8, 4], [0, 0, 1]], (n, 1, 1)) if K is None else K
-    R = np.tile(np.eye(3), (n, 1, 1))
-    return to_images(np.zeros((n, 1, 3)), R, np.array(t, float), K, PackedMasks.pack([mask] * n))
-
-
-@pytest.mark.parametrize("count_votes", BACKENDS)
-def test_one_voxel_by_hand(count_votes: Callable[..., Any]) -> None:
-    # u = 8 x / z + 4, v = 8 y / z + 4 in an image 8 wide and 6 high; powers of two, so that float32 is exact.
-    mask = np.zeros((6, 8), bool)
-    mask[4, 5] = True  # row 4, column 5
-    cases = [
-        ((0.375, 0.125, 2.0), 1, 1),  # u = 5.5, v = 4.5: the pixel
-        ((0.25, 0.0, 2.0), 1, 1),  # u = 5, v = 4: exactly its upper left corner
-        ((0.5, 0.0, 2.0), 0, 1),  # u = 6: the next column
-        ((0.375, 0.25, 2.0), 0, 1),  # v = 5: the next row
-        ((0.375, -0.125, 2.0), 0, 1),  # v = 3.5: the row above
-        ((-1.0, -1.0, 2.0), 0, 1),  # (0, 0): the image's first pixel
-        ((-1.0625, 0.0, 2.0), 0, 0),  # u = -0.25: outside, though truncation would make it column 0
-        ((0.0, -1.125, 2.0), 0, 0),  # v = -0.5
-        ((1.0, 0.0, 2.0), 0, 0),  # u = 8 = W: outside
-        ((0.96875, 0.0, 2.0), 0, 1),  # u = 7.875: inside
-        ((0.0, 0.5, 2.0), 0, 0),  # v = 6 = H: outside
-        ((0.0, 0.46875, 2.0), 0, 1),  # v = 5.875: inside
-        ((0.375, 0.125, 0.0), 0, 0),  # z = 0
-        ((0.0, 0.0, 0.0), 0, 0),  # the camera's centre: 0 / 0
-        ((-0.375, -0.125, -2.0), 0, 0),  # behind the camera, where the same (u, v) comes out
-        ((0.375, 0.125, 2.0), 1, 1),
-    ]
-    field, images = one_voxel(), pictures([t for t, _, _ in cases], mask)
-    num, den = count_votes(field, images, torch.arange(len(cases)), num_groups=len(cases))
-    assert num[:, 0].tolist() == [n for _, n, _ in cases]
-    assert den[:, 0].tolist() == [d for _, _, d in cases]
-
-
-@pytest.mark.parametrize("count_votes", BACKENDS)
-def test_two_joints_by_hand(count_votes: Callable[..., Any]) -> None:
-    """Joint 1 at (0, 1, 0) turned by 90 degrees about z takes the origin to (1, 1, 0); half of it: (0.5, 0.5, 0)."""
-    field = dataclasses.replace(
-        one_voxel(),
-        offset=torch.tensor([0, 2]),
-        joint=torch.tensor([0, 1], dtype=torch.int32),
-        weight=torch.full((2,), 0.5),
-        rest_joints=torch.tensor([[0.0, 0, 0], [0, 1, 0]], dtype=torch.float64),
-        parents=torch.tensor([-1, 0], dtype=torch.int32),
-        rest_inverse=torch.eye(4, dtype=torch.float64).repeat(2, 1, 1),
-    )
-    # At z = 4: u = 8 * 0.5 / 4 + 4.25 = 5.25, v = 8 * 0.5 / 4 + 4.25 = 5.25.
-    mask = np.zeros((8, 8), bool)
-    mask[5, 5] = True
-    K = np.array([[[8.0, 0, 4.25], [0, 8, 4.25], [0, 0, 1]]])
-    pose = np.array([[[0, 0, 0], [0, 0, np.pi / 2]]])
-    images = to_images(pose, np.eye(3)[None], np.array([[0, 0, 4.0]]), K, PackedMasks.pack([mask]))
-    num, den = count_votes(field, images, torch.zeros(1, dtype=torch.int64), num_groups=1)
-    assert (num.item(), den.item()) == (1, 1)
-    straight = dataclasses.replace(images, poses=torch.zeros(1, 2, 3))  # unmoved it falls on (4, 4)
-    num, den = count_votes(field, straight, torch.zeros(1, dtype=torch.int64), num_groups=1)
-    assert (num.item(), den.item()) == (0, 1)
+    assert reference_votes.vote_band(field, at_plane, torch.arange(3), num_groups=3)[:, 0].tolist() == [1, 1, 0]
 
 
 @pytest.mark.parametrize(("focal", "distance", "side"), [(18000.0, 25.0, 512), (4700.0, 4.0, 4000), (18000.0, 25.0, 4000)])
@@ -333,7 +245,7 @@ def test_the_mannequin_meets_the_contract(canonicalize: bool) -> None:
 def test_counts_fill_all_32_bits() -> None:
     field, images = one_voxel(), pictures([(0.0, 0, 2)], np.ones((8, 8), bool))
     out = tuple(torch.full((1, 1), 2**31 - 256, dtype=torch.int32) for _ in range(2))
-    cpu.count_votes(
+    cpu_votes.count_votes(
         field, images, torch.zeros(1, dtype=torch.int64), torch.tensor([255], dtype=torch.uint8), num_groups=1, out=out
     )
     assert out[0].item() == out[1].item() == 2**31 - 1

@@ -309,7 +309,7 @@ def learned(tmp_path_factory):
 
 def held_out(world, count):
     """Scenes of images that no distribution has seen, and where the object's centre is, (3,) metres."""
-    from_rest = np.linalg.inv(BODY.relative_transforms(BODY.rest_pose[None])[0])
+    from_rest = BODY.rest_inverse
     kind = OBJECTS[world.object_class]
     for batch in simulate.simulate(world, count, 1, BODY):
         for i in np.flatnonzero(batch.status == "complete"):

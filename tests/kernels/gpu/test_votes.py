@@ -15,10 +15,10 @@ from chorus.kernels.arrays import VoteImages, VoxelField, empty_counts
 from chorus.kernels.cpu import votes as cpu
 from chorus.kernels.reference import votes as reference
 from chorus.kernels.stats import CullingStats
+from tests.kernels.contract import Counts, equal, within_band
 from tests.kernels.random_inputs import adversarial_world, random_field, random_images
 
 VARIANTS = ("lattice", "tensor", "auto")
-Counts = tuple[torch.Tensor, torch.Tensor]
 
 
 def cast(field: VoxelField, images: VoteImages, group: torch.Tensor, *args: object, **options: object) -> Counts:
@@ -26,21 +26,6 @@ def cast(field: VoxelField, images: VoteImages, group: torch.Tensor, *args: obje
 
     num, den = count_votes(field, images, group, *args, **options)  # type: ignore[arg-type]
     return num, den
-
-
-def equal(a: Counts, b: Counts) -> bool:
-    return all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(a, b, strict=True))
-
-
-def check_band(ours: Counts, field: VoxelField, images: VoteImages, group: torch.Tensor, weight: object, groups: int) -> None:
-    """|ours - reference| <= band, count for count; the reference on the CPU."""
-    arguments = (field, images, group, weight)
-    theirs = reference.count_votes(*arguments, num_groups=groups)  # type: ignore[arg-type]
-    band = reference.vote_band(*arguments, num_groups=groups)  # type: ignore[arg-type]
-    for have, want in zip(ours, theirs, strict=True):
-        assert have.dtype == torch.int32
-        assert have.shape == want.shape
-        assert ((have.cpu() - want).abs() <= band).all()
 
 
 def world(seed: int) -> tuple[VoxelField, VoteImages, torch.Tensor, torch.Tensor | None]:
@@ -67,7 +52,7 @@ def test_random_worlds_meet_the_contract(device: torch.device, seed: int) -> Non
     for variant in VARIANTS:
         ours = cast(field, there, where, times, num_groups=5, variant=variant)
         assert ours[0].device.type == ours[1].device.type == device.type
-        check_band(ours, field, images, group, weight, 5)
+        assert within_band(ours, field, images, group, weight, 5)
         assert equal(ours, cast(field, there, where, times, num_groups=5, variant=variant, cull=False))
 
 
@@ -130,7 +115,7 @@ def test_the_mannequin_meets_the_contract(device: torch.device, variant: str, ca
     )
     group = torch.arange(64) % 12
     ours = cast(field, images.to(device), group.to(device), num_groups=12, variant=variant)
-    check_band(ours, field, images, group, None, 12)
+    assert within_band(ours, field, images, group, None, 12)
     assert int(ours[0].sum()) > 10_000
     # Nor are two backends farther apart than both may be from the definition.
     band = reference.vote_band(field, images, group, num_groups=12)
@@ -203,7 +188,7 @@ def test_a_field_of_256_cubed_stays_within_40_gb(device: torch.device) -> None:
     few = images[:12]
     zero = torch.zeros(12, dtype=torch.int64)
     counts = cast(field, few.to(device), zero.to(device), num_groups=1)
-    check_band((counts[0][:, voxels.to(device)], counts[1][:, voxels.to(device)]), part, few, zero, None, 1)
+    assert within_band((counts[0][:, voxels.to(device)], counts[1][:, voxels.to(device)]), part, few, zero, None, 1)
 
 
 def test_errors_name_what_is_wrong(device: torch.device) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from chorus.kernels.arrays import Lattice, cube
 from chorus.kernels.kinematics import rotation_matrices
 from chorus.kernels.reference import skinning as neighbours
-from chorus.kernels.reference.skinning import INVERSES, Lattice, cube
+from chorus.kernels.skinning import INVERSES, series_pays
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run with TRITON_INTERPRET=1, in a process of its own", allow_module_level=True)
@@ -52,8 +53,8 @@ def bones(joints: int, seed: int = 0) -> torch.Tensor:
 )
 def test_weights_are_the_definitions(lattice: Lattice, vertices: int, joints: int, k: int, tau: float, s: float) -> None:
     points, table = mesh(vertices, joints)
-    have, near = triton_neighbours.neighbour_weights(lattice, points, table, k=k, tau=tau, s=s)
-    want, near_too = neighbours.neighbour_weights(lattice, points.double(), table, k=k, tau=tau, s=s)
+    have, near = triton_neighbours.skinning_weights(lattice, points, table, k=k, tau=tau, s=s)
+    want, near_too = neighbours.skinning_weights(lattice, points.double(), table, k=k, tau=tau, s=s)
     assert torch.equal(near, near_too)
     assert 0 < int(near.sum()) <= lattice.num_voxels
     assert have.dtype == torch.float32
@@ -63,7 +64,7 @@ def test_weights_are_the_definitions(lattice: Lattice, vertices: int, joints: in
 
 def test_far_bricks_are_left_alone() -> None:
     points, table = mesh(40, 3, spread=0.05)
-    weights, near = triton_neighbours.neighbour_weights(cube(8, 4.0), points, table, k=5, tau=0.6, s=0.25)
+    weights, near = triton_neighbours.skinning_weights(cube(8, 4.0), points, table, k=5, tau=0.6, s=0.25)
     assert 0 < int(near.sum()) < 100
     assert (weights[~near] == torch.tensor([1.0, 0, 0])).all()
 
@@ -71,17 +72,17 @@ def test_far_bricks_are_left_alone() -> None:
 def test_several_launches_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     points, table = mesh(40, 4)
     lattice = Lattice((5, 4, 8), (-0.6, -0.5, -0.5), 0.2)
-    whole = triton_neighbours.neighbour_weights(lattice, points, table, k=5, tau=0.8, s=0.25)
+    whole = triton_neighbours.skinning_weights(lattice, points, table, k=5, tau=0.8, s=0.25)
     monkeypatch.setattr(triton_neighbours, "BRICKS_PER_LAUNCH", 3)
-    pieces = triton_neighbours.neighbour_weights(lattice, points, table, k=5, tau=0.8, s=0.25)
+    pieces = triton_neighbours.skinning_weights(lattice, points, table, k=5, tau=0.8, s=0.25)
     assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
 
 
 def test_many_tiles_are_looked_at_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_neighbours, "CHUNK", 2)  # 5 tiles in 3 chunks, the last not full
     points, table = mesh(150, 4)
-    have, _ = triton_neighbours.neighbour_weights(cube(4, 1.5), points, table, k=9, tau=0.8, s=0.25)
-    want, _ = neighbours.neighbour_weights(cube(4, 1.5), points.double(), table, k=9, tau=0.8, s=0.25)
+    have, _ = triton_neighbours.skinning_weights(cube(4, 1.5), points, table, k=9, tau=0.8, s=0.25)
+    want, _ = neighbours.skinning_weights(cube(4, 1.5), points.double(), table, k=9, tau=0.8, s=0.25)
     assert (have - want).abs().max() < 1e-5
 
 
@@ -91,7 +92,7 @@ def test_a_voxel_on_a_vertex_takes_its_weights() -> None:
     centres = lattice.centres(torch.float32)
     points[7] = centres[21]
     points[8] = points[9] = centres[42]  # two in one place: any mean of theirs
-    weights, near = triton_neighbours.neighbour_weights(lattice, points, table, k=5, tau=0.8, s=0.25)
+    weights, near = triton_neighbours.skinning_weights(lattice, points, table, k=5, tau=0.8, s=0.25)
     assert bool(near[21])
     assert torch.allclose(weights[21], table[7], atol=1e-6)
     low, high = torch.minimum(table[8], table[9]), torch.maximum(table[8], table[9])
@@ -103,7 +104,7 @@ def test_ties_share_what_is_left() -> None:
     corners = torch.tensor([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=torch.float32) * 0.125
     table = torch.eye(8)
     lattice = Lattice((3, 3, 3), (-0.25, -0.25, -0.25), 0.25)
-    weights, _ = triton_neighbours.neighbour_weights(lattice, corners, table, k=3, tau=10.0, s=0.25)
+    weights, _ = triton_neighbours.skinning_weights(lattice, corners, table, k=3, tau=10.0, s=0.25)
     middle = weights[13].double()
     d = 0.125 * 3**0.5
     alpha = ((10 - d) / (10 + d)) ** 0.25
@@ -115,7 +116,7 @@ def test_ties_share_what_is_left() -> None:
 @pytest.mark.parametrize("steps", [1, 4, 60])
 def test_smoothing_is_the_definitions(steps: int) -> None:
     """Sixty steps go by the Chebyshev series."""
-    assert neighbours.series_pays(steps) == (steps == 60)
+    assert series_pays(steps) == (steps == 60)
     rng = np.random.default_rng(1)
     lattice = Lattice((6, 7, 9), (0.0, 0.0, 0.0), 0.1)
     near = torch.from_numpy(rng.random(lattice.num_voxels) < 0.8)
@@ -137,8 +138,8 @@ def test_look_up_is_equation_11(inverse: str) -> None:
     weights = torch.from_numpy(rng.dirichlet([0.3] * J, lattice.num_voxels).astype(np.float32))
     phi = torch.from_numpy(rng.random(grid.shape).astype(np.float32)) + 1
     B = bones(J)
-    have = triton_neighbours.posed_lookup(lattice, weights, B, phi, grid, inverse=inverse)
-    want = neighbours.posed_lookup(lattice, weights.double(), B, phi, grid, inverse=inverse)
+    have = triton_neighbours.sample_canonical(lattice, weights, B, phi, grid, inverse=inverse)
+    want = neighbours.sample_canonical(lattice, weights.double(), B, phi, grid, inverse=inverse)
     points = neighbours.canonical_points(lattice, weights.double(), B, inverse=inverse)
     cell = (points - torch.tensor(grid.origin)) / grid.spacing + 0.5
     clear = ((cell - cell.round()).abs() > 1e-4).all(1).reshape(lattice.shape)
@@ -154,7 +155,7 @@ def test_a_blend_without_inverse_is_outside() -> None:
     lattice = cube(2, 1.0)
     weights = torch.full((8, 2), 0.5)
     ones = torch.ones(lattice.shape)
-    assert (triton_neighbours.posed_lookup(lattice, weights, B, ones, lattice, inverse="inverse_of_blend") == 0).all()
+    assert (triton_neighbours.sample_canonical(lattice, weights, B, ones, lattice, inverse="inverse_of_blend") == 0).all()
 
 
 def test_all_in_one() -> None:
@@ -172,9 +173,9 @@ def test_all_in_one() -> None:
 def test_arguments_are_checked() -> None:
     points, table = mesh(20, 3)
     with pytest.raises(ValueError, match=r"k: expected 1 \.\. 20"):
-        triton_neighbours.neighbour_weights(cube(4, 1.0), points, table, k=21, tau=0.5, s=0.5)
+        triton_neighbours.skinning_weights(cube(4, 1.0), points, table, k=21, tau=0.5, s=0.5)
     with pytest.raises(ValueError, match="one device"):
-        triton_neighbours.neighbour_weights(cube(4, 1.0), points, table.to("meta"), k=2, tau=0.5, s=0.5)
+        triton_neighbours.skinning_weights(cube(4, 1.0), points, table.to("meta"), k=2, tau=0.5, s=0.5)
     with pytest.raises(ValueError, match="inverse: expected"):
         triton_neighbours.posed_phi(
             cube(4, 1.0),

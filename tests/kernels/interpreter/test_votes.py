@@ -6,13 +6,11 @@ import dataclasses
 import gc
 import weakref
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.gpu import contacts as triton_contacts
 from chorus.kernels.gpu import field as triton_field
 from chorus.kernels.gpu import passes as triton_passes
@@ -21,20 +19,8 @@ from chorus.kernels.masks import PackedMasks
 from chorus.kernels.reference import contacts
 from chorus.kernels.reference import votes as reference
 from chorus.kernels.stats import CullingStats
+from tests.kernels.contract import equal, union, within_band, within_bounds
 from tests.kernels.random_inputs import adversarial_world, random_field, random_images, to_images
-
-Counts = tuple[torch.Tensor, torch.Tensor]
-
-
-def equal(a: Counts, b: Counts) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def within_band(ours: Counts, field: VoxelField, images: VoteImages, group: torch.Tensor, weight: Any, groups: int) -> bool:
-    theirs = reference.count_votes(field, images, group, weight, num_groups=groups)
-    band = reference.vote_band(field, images, group, weight, num_groups=groups)
-    return all(bool(((a - b).abs() <= band).all()) for a, b in zip(ours, theirs, strict=True))
-
 
 # seed, shape, joints, images, weighted, distance of the cameras; together they must meet every branch below.
 WORLDS = (
@@ -188,17 +174,14 @@ def test_contacts_lie_between_what_is_certain_and_what_is_possible() -> None:
         images = random_images(rng, field, 17)
         bits = np.where(rng.random(field.num_voxels) < 0.2, 1 << rng.integers(0, 32, field.num_voxels), 0)
         regions = torch.tensor(bits.astype(np.uint32).view(np.int32))
-        certain, possible = contacts.touched_bounds(field, regions, images)
         ours = triton_contacts.touched_regions(field, regions, images)
-        assert (certain & ~ours).eq(0).all()
-        assert (ours & ~possible).eq(0).all()
+        assert within_bounds(ours, contacts.touched_bounds(field, regions, images))
         assert int((ours != 0).sum()) > 0
         assert torch.equal(ours, triton_contacts.touched_regions(field, regions, images, cull=False))
         # Exactly the regions one of whose voxels the lattice votes count.
         num, _ = triton_votes.count_votes(field, images[:3], torch.arange(3), num_groups=3, variant="lattice")
         for image in range(3):
-            voxels = regions[num[image] > 0].numpy()
-            assert int(ours[image]) == int(np.bitwise_or.reduce(voxels, initial=0))
+            assert int(ours[image]) == union(regions, num[image] > 0)
     none = torch.zeros(field.num_voxels, dtype=torch.int32)
     assert triton_contacts.touched_regions(field, none, images).eq(0).all()
 
