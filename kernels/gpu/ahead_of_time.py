@@ -59,8 +59,8 @@ class Compilation:
 
     name       of the kernel and its variant, unique
     fn         the ``triton.jit`` function
-    signature  of every argument that is no constant its type: Triton's ("*fp32", "i32", "i32:16" for an integer that is always a
-               multiple of 16), or the group of ``arguments`` that is passed. Tensors begin at multiples of 16 bytes.
+    signature  of every argument that is no constant its type: Triton's ("*fp32", "i32", "i32:16" for an integer that is always
+               a multiple of 16), or the group of ``arguments`` that is passed. Tensors begin at multiples of 16 bytes.
     constants  its ``tl.constexpr`` arguments; ``PTX``, where it is one, is set to suit the target
     votes      votes (or distances, or whatever a kernel is counted by) that one program decides in one turn of its inner loop:
                what instructions are counted by

@@ -47,7 +47,7 @@ def integers(shape: Shape):  # type: ignore[no-untyped-def]  # Triton reads anno
 
 
 class SourceImages(NamedTuple):
-    """The images of a call as they came (``VoteImages``), rows side by side."""
+    """The images of a call as they came (``VoteImages`` but for the words), rows side by side."""
 
     poses: F32
     R: F64
@@ -56,7 +56,6 @@ class SourceImages(NamedTuple):
     size: I32
     box: I32
     start: I64
-    words: I32
 
 
 class Skeleton(NamedTuple):
@@ -92,8 +91,8 @@ class Images(NamedTuple):
 
     lanes          (J, 12, C) float32  rows U, V, Z of K' [R | t] B_j, K' with the fraction of its principal point only; images
                    fastest
-    split          (C, J, 3, 8) float16  the same, scaled, for the matrix units: of a row's four entries the high parts, then the
-                   low parts
+    split          (C, J, 3, 8) float16  the same, scaled, for the matrix units: of a row's four entries the high parts, then
+                   the low parts
     view           (C, VIEW) int64  where an image's pixels and its mask's bits lie; see ``pixels.VIEW``
     words          int32  all masks' words
     image_weights  (C,) uint8  what an image counts; anything where all count 1
@@ -166,8 +165,8 @@ class Packs(NamedTuple):
 class Lists(NamedTuple):
     """Which images each brick must be projected into, segment by segment.
 
-    images    (bricks, 2, C) int16  images, less the segment's first, within the segment's range: ON_MASK from the front and BOTH
-              from the back; then INSIDE
+    images    (bricks, 2, C) int16  images, less the segment's first, within the segment's range: ON_MASK from the front and
+              BOTH from the back; then INSIDE
     lengths   (bricks, S, 4) int32  of the lists ON_MASK, BOTH, INSIDE; then how many images are settled outside
     segments  (S, 2) int32  first image and number of images of each segment
     groups    (S,) int32

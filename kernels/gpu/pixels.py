@@ -22,9 +22,9 @@ import triton.language as tl
 from chorus.kernels.gpu.arguments import Images
 
 VIEW = tl.constexpr(8)
-"""int64 per image in ``Images.view``: (centre - corner) x, y; blocks' width, height; address of the mask's words less that of the
-first; corner x, y; image's width, height; three unused. Pairs: first in the low 32 bits. The centre is the integer part of the
-principal point, the corner that of the mask's blocks; all in pixels."""
+"""int64 per image in ``Images.view``: (centre - corner) x, y; blocks' width, height; address of the mask's words less that of
+the first; corner x, y; image's width, height; three unused. Pairs: first in the low 32 bits. The centre is the integer part of
+the principal point, the corner that of the mask's blocks; all in pixels."""
 ON_MASK, BOTH, INSIDE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 KINDS = {"on mask": 0, "both": 1, "inside": 2}
 """What is asked of a voxel: ON_MASK the mask's bit alone (it is known to be in the image), INSIDE whether it is in the image
@@ -160,8 +160,8 @@ def _high(pair, AXIS: tl.constexpr):
 def count(counter, u, v, z, view: View, KIND: tl.constexpr, WEIGHTED: tl.constexpr, PTX: tl.constexpr):
     """``counter`` plus what a voxel at homogeneous pixels (u, v, z), relative to the image's integer centre, counts.
 
-    KIND      ON_MASK: the image's weight on the mask, where z > 0 must hold; INSIDE: the weight in the image; BOTH: the weight on
-              the mask and DEN times the weight in the image
+    KIND      ON_MASK: the image's weight on the mask, where z > 0 must hold; INSIDE: the weight in the image; BOTH: the weight
+              on the mask and DEN times the weight in the image
     WEIGHTED  whether images have weights; 1 each otherwise
     """
     if KIND == ON_MASK:

@@ -28,7 +28,7 @@ from chorus.kernels.gpu.pixels import BOTH, INSIDE, KINDS, ON_MASK, View, count,
 LATTICE_IMAGES = 64
 """Images in a tile of the float32 kernel."""
 ALIGN = tl.constexpr(16)
-"""A segment's first image is a multiple of it, so that neighbours are loaded together; what lies between is no image."""
+"""A segment's first image is a multiple of it, so that images are loaded side by side; what lies between is no image."""
 
 
 @dataclass(frozen=True)
