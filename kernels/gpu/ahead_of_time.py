@@ -53,6 +53,10 @@ _CONSTANTS_ARE_SAID = tuple(int(part) for part in triton.__version__.split(".")[
 """Whether the launcher lists constants among the arguments whose alignment it tells, with nothing to tell."""
 
 
+Types = Mapping[str, str | type]
+"""Of arguments, by name: Triton's type, or the group of ``arguments`` that is passed."""
+
+
 @dataclass(frozen=True)
 class Compilation:
     """One kernel with everything that its machine code depends on.
@@ -70,7 +74,7 @@ class Compilation:
 
     name: str
     fn: Any
-    signature: Mapping[str, str | type]
+    signature: Types
     constants: Mapping[str, Any]
     num_warps: int = 4
     num_stages: int = 2

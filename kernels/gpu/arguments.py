@@ -127,7 +127,7 @@ class CullingTables(NamedTuple):
 class BrickArrays(NamedTuple):
     """The field's bricks (see ``chorus.kernels.bricks``) with the joints of each by falling mean weight.
 
-    index         (N,) int32  the bricks that this launch takes
+    selected      (N,) int32  the bricks that this launch takes
     first         (B, 3) int32    first voxel
     centre        (B, 3) float32  metres
     joint_offset  (B + 1,) int32  where the joints of each brick begin
@@ -139,7 +139,7 @@ class BrickArrays(NamedTuple):
     spacing       metres between voxels
     """
 
-    index: I32
+    selected: I32
     first: I32
     centre: F32
     joint_offset: I32
@@ -230,13 +230,13 @@ class Candidates(NamedTuple):
 
     tiles   (N, T) int32
     bounds  (N, T) float32  squared distances of their boxes from the brick's
-    count   (N,) int32    how many; 0 where no vertex is within tau of any voxel
+    length  (N,) int32    how many; 0 where no vertex is within tau of any voxel
     reach   (N,) float32  no less than the k-th distance from the brick's centre
     """
 
     tiles: I32
     bounds: F32
-    count: I32
+    length: I32
     reach: F32
 
 

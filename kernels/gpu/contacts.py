@@ -34,11 +34,11 @@ def touch_regions(
 ):
     """Set in ``contacts.touched`` the regions whose voxels meet an image's mask, for the images that the lists BOTH say.
 
-    Grid (N, S), a program a brick of ``bricks.index`` and a segment; ``lists`` are by place in ``bricks.index``.
+    Grid (N, S), a program a brick of ``bricks.selected`` and a segment; ``lists`` are by place in ``bricks.selected``.
     """
     place = tl.program_id(0)
     segment = tl.program_id(1)
-    brick = tl.load(bricks.index + place)
+    brick = tl.load(bricks.selected + place)
     mine, length, begin = list_of(lists, place, segment, images.capacity, BOTH)
     lane = tl.arange(0, IMAGES)
     lattice = load_lattice(bricks, brick)
@@ -90,16 +90,16 @@ def _touched(
     chosen = region_bricks(field, regions.cpu(), plan.cut)
     if len(chosen.brick) == 0:
         return touched
-    index = torch.from_numpy(chosen.brick).to(device, torch.int32)
+    selected = torch.from_numpy(chosen.brick).to(device, torch.int32)
     contacts = Contacts(torch.from_numpy(chosen.any).to(device), torch.from_numpy(chosen.voxel).to(device), touched)
     group = torch.zeros(len(images), dtype=torch.int64, device=images.poses.device)
     for pass_ in prepare_passes(plan, images, group, None, device, pass_images):
-        lists = pass_.new_lists(len(index))
+        lists = pass_.new_lists(len(selected))
         nothing = Counts(lists.lengths, lists.lengths)  # no vote is counted
-        cull_bricks(plan, pass_, lists, nothing, cull=cull, weighted=False, index=index, contacts=contacts)
-        touch_regions[(len(index), pass_.num_segments)](
+        cull_bricks(plan, pass_, lists, nothing, cull=cull, weighted=False, selected=selected, contacts=contacts)
+        touch_regions[(len(selected), pass_.num_segments)](
             pass_.images,
-            plan.bricks._replace(index=index),
+            plan.bricks._replace(selected=selected),
             lists,
             contacts,
             IMAGES=IMAGES,

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from chorus.kernels.gpu.ahead_of_time import TARGETS, Compilation
+from chorus.kernels.gpu.ahead_of_time import TARGETS, Compilation, Types
 from chorus.kernels.gpu.arguments import BrickArrays, Contacts, Counts, CullingTables, Images, Lists, integers
 from chorus.kernels.gpu.vote_kernels import ALIGN, add_counts, first_voxel, of_group
 
@@ -120,15 +120,15 @@ def cull_bricks(
     CONTACTS: tl.constexpr,
     IMAGES: tl.constexpr,
 ):
-    """Fill the lists of the bricks ``bricks.index`` in a segment, and count what needs no list. Grid (N, S).
+    """Fill the lists of the bricks ``bricks.selected`` in a segment, and count what needs no list. Grid (N, S).
 
-    ``lists`` are by place in ``bricks.index``. CULL false: every image goes to the list BOTH.
+    ``lists`` are by place in ``bricks.selected``. CULL false: every image goes to the list BOTH.
     CONTACTS: nothing is counted; images settled on full blocks touch the brick's regions, those that may meet the mask go to
     BOTH, and the rest to no list.
     """
     place = tl.program_id(0).to(tl.int64)
     segment = tl.program_id(1)
-    index = tl.load(bricks.index + place)
+    index = tl.load(bricks.selected + place)
     begin = tl.multiple_of(tl.load(lists.segments + segment * 2), ALIGN)
     length = tl.load(lists.segments + segment * 2 + 1)
     mine = lists.images + place * 2 * images.capacity + begin
@@ -359,7 +359,7 @@ def _block(pixel, on):
 
 def compilations() -> list[Compilation]:
     """The kernel, with and without culling and weights."""
-    signature = {
+    signature: Types = {
         "images": Images,
         "tables": CullingTables,
         "bricks": BrickArrays,

@@ -24,12 +24,12 @@ PACK = 4
 class Launch:
     """Bricks that one kernel takes.
 
-    index      (N,) int32
+    selected   (N,) int32
     num_packs  packs of four joints of each, for the matrix kernel; 0 for the lattice kernel
     one_joint  whether all have one joint, for the lattice kernel
     """
 
-    index: Tensor
+    selected: Tensor
     num_packs: int = 0
     packs: Packs | None = None
     one_joint: bool = False
@@ -38,7 +38,7 @@ class Launch:
 class FieldOnDevice:
     """A field as the kernels read it: bricks with their joints by falling mean weight, and what each kernel needs of them.
 
-    ``bricks.index`` names all bricks; a launch of some replaces it.
+    ``bricks.selected`` names all bricks; a launch of some replaces it.
     """
 
     def __init__(self, field: VoxelField, device: torch.device) -> None:
@@ -58,7 +58,7 @@ class FieldOnDevice:
             reach=reach,
         )
         self.bricks = BrickArrays(
-            index=torch.arange(len(cut), dtype=torch.int32, device=device),
+            selected=torch.arange(len(cut), dtype=torch.int32, device=device),
             first=self._tensor(cut.first),
             centre=self._tensor(cut.centre),
             joint_offset=self._tensor(cut.joint_offset.astype(np.int32)),

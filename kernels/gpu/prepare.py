@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from chorus.kernels.gpu.ahead_of_time import Compilation
+from chorus.kernels.gpu.ahead_of_time import Compilation, Types
 from chorus.kernels.gpu.arguments import CullingTables, Images, Scratch, Skeleton, SourceImages
 from chorus.kernels.gpu.pixels import VIEW
 
@@ -378,14 +378,14 @@ def sum_blocks(source: SourceImages, images: Images, tables: CullingTables, COLU
 
 def compilations() -> list[Compilation]:
     """The three kernels."""
-    groups = {
+    groups: Types = {
         "source": SourceImages,
         "skeleton": Skeleton,
         "images": Images,
         "tables": CullingTables,
         "scratch": Scratch,
     }
-    numbers = {"count": "i32", "J": "i32"}
+    numbers: Types = {"count": "i32", "J": "i32"}
     return [
         Compilation("prepare_images", prepare_images, {**groups, **numbers}, {"IMAGES": IMAGES}, num_warps=2, num_stages=1),
         Compilation(

@@ -77,7 +77,8 @@ def tile_order(vertices: Tensor) -> Tensor:
 
 
 def _argument(lattice: Lattice) -> LatticeArgument:
-    return LatticeArgument(Shape.of(lattice.shape), *map(float, lattice.origin), float(lattice.spacing))
+    x, y, z = map(float, lattice.origin)
+    return LatticeArgument(Shape.of(lattice.shape), x, y, z, float(lattice.spacing))
 
 
 def _cut_into_tiles(vertices: Tensor, vertex_weights: Tensor, order: Tensor) -> Tiles:
@@ -114,7 +115,7 @@ def _joint_weights(
     candidates = Candidates(
         tiles=torch.empty(most, T, dtype=torch.int32, device=device),
         bounds=torch.empty(most, T, device=device),
-        count=torch.empty(most, dtype=torch.int32, device=device),
+        length=torch.empty(most, dtype=torch.int32, device=device),
         reach=torch.empty(most, device=device),
     )
     kth = KthDistances(*torch.empty(2, most, SIDE**3, device=device))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from chorus.kernels.gpu.ahead_of_time import Compilation
+from chorus.kernels.gpu.ahead_of_time import Compilation, Types
 from chorus.kernels.gpu.arguments import Candidates, KthDistances, Lattice, SkinningWeights, Tiles, integers
 
 SIDE = 4
@@ -114,7 +114,7 @@ def find_candidates(
         tl.store(candidates.tiles + row + place, t, mask=keep)
         tl.store(candidates.bounds + row + place, bound, mask=keep)
         count += tl.sum(keep.to(tl.int32))
-    tl.store(candidates.count + program, tl.where(nearest <= tau * tau * _SLACK, count, 0))
+    tl.store(candidates.length + program, tl.where(nearest <= tau * tau * _SLACK, count, 0))
     tl.store(candidates.reach + program, reach)
 
 
@@ -158,7 +158,7 @@ def find_kth(
     Fills ``kth`` from the ``candidates``.
     """
     program = tl.program_id(0)
-    count = tl.load(candidates.count + program)
+    count = tl.load(candidates.length + program)
     if count == 0:
         return
     first_voxel, centre = _brick_of(first_brick + program, lattice)
@@ -230,7 +230,7 @@ def weigh_bricks(
     JOINTS is no less than ``num_joints``; a program a brick.
     """
     program = tl.program_id(0)
-    count = tl.load(candidates.count + program)
+    count = tl.load(candidates.length + program)
     if count == 0:
         return
     first_voxel, _ = _brick_of(first_brick + program, lattice)
@@ -358,10 +358,15 @@ def compilations() -> list[Compilation]:
     """Every kernel and variant of this module."""
     numbers = dict.fromkeys(("num_tiles", "num_vertices", "num_joints", "num_voxels", "first_brick", "NZ", "plane", "k"), "i32")
     numbers |= dict.fromkeys(("tau", "s", "take", "coefficient"), "fp32")
-    search = {"tiles": Tiles, "candidates": Candidates, "kth": KthDistances, "lattice": Lattice, **numbers}
-    weigh = {**search, "out": SkinningWeights}
-    smooth = {**dict.fromkeys(("now", "out", "total"), "*fp32"), "free": "*i32", **numbers}
-    sampling = {**dict.fromkeys(("weights", "matrices", "phi", "out"), "*fp32"), "lattice": Lattice, "grid": Lattice, **numbers}
+    search: Types = {"tiles": Tiles, "candidates": Candidates, "kth": KthDistances, "lattice": Lattice, **numbers}
+    weigh: Types = {**search, "out": SkinningWeights}
+    smooth: Types = {**dict.fromkeys(("now", "out", "total"), "*fp32"), "free": "*i32", **numbers}
+    sampling: Types = {
+        **dict.fromkeys(("weights", "matrices", "phi", "out"), "*fp32"),
+        "lattice": Lattice,
+        "grid": Lattice,
+        **numbers,
+    }
     return [
         Compilation(name, fn, signature, constants, warps, STAGES, votes)
         for name, fn, signature, constants, votes, warps in (

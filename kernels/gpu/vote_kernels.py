@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from chorus.kernels.gpu.ahead_of_time import TARGETS, Compilation
+from chorus.kernels.gpu.ahead_of_time import TARGETS, Compilation, Types
 from chorus.kernels.gpu.arguments import BrickArrays, Counts, Images, Lists, Packs, integers
 from chorus.kernels.gpu.pixels import BOTH, INSIDE, KINDS, ON_MASK, View, count, load_view
 
@@ -145,11 +145,11 @@ def vote_tensor(
 ):
     """Votes of the bricks with PACKS packs (with ``num_packs``, where PACKS is 0), by matrix instructions.
 
-    Adds to ``counts`` what the lists KIND say. Grid (N, S), a program a brick of ``bricks.index`` and a segment.
+    Adds to ``counts`` what the lists KIND say. Grid (N, S), a program a brick of ``bricks.selected`` and a segment.
     """
     row = tl.program_id(0).to(tl.int64)
     segment = tl.program_id(1)
-    brick = tl.load(bricks.index + row)
+    brick = tl.load(bricks.selected + row)
     mine, length, begin = list_of(lists, brick, segment, images.capacity, KIND)
     if length == 0:
         return
@@ -286,10 +286,10 @@ def vote_lattice(
 ):
     """Votes of bricks with one joint (ONE_JOINT) or any number, in float32.
 
-    Adds to ``counts`` what the lists KIND say. Grid (N, S), a program a brick of ``bricks.index`` and a segment.
+    Adds to ``counts`` what the lists KIND say. Grid (N, S), a program a brick of ``bricks.selected`` and a segment.
     """
     segment = tl.program_id(1)
-    brick = tl.load(bricks.index + tl.program_id(0))
+    brick = tl.load(bricks.selected + tl.program_id(0))
     mine, length, begin = list_of(lists, brick, segment, images.capacity, KIND)
     if length == 0:
         return
@@ -316,8 +316,8 @@ def vote_lattice(
 
 def compilations() -> list[Compilation]:
     """Both kernels, every variant in use."""
-    lattice = {"images": Images, "bricks": BrickArrays, "lists": Lists, "counts": Counts}
-    tensor = {**lattice, "packs": Packs, "J": "i32", "num_packs": "i32"}
+    lattice: Types = {"images": Images, "bricks": BrickArrays, "lists": Lists, "counts": Counts}
+    tensor: Types = {**lattice, "packs": Packs, "J": "i32", "num_packs": "i32"}
     shapes = (
         (HOPPER, frozenset({"sm_90"})),
         (BLACKWELL, frozenset({"sm_100"})),

@@ -107,13 +107,13 @@ def cull_bricks(
     *,
     cull: bool,
     weighted: bool,
-    index: Tensor | None = None,
+    selected: Tensor | None = None,
     contacts: Contacts | None = None,
 ) -> None:
-    """Launch ``culling.cull_bricks`` for all bricks, or for those of ``index`` (N,) int32; with ``contacts``, for these."""
-    bricks = plan.bricks if index is None else plan.bricks._replace(index=index)
+    """Launch ``culling.cull_bricks`` for all bricks, or for those ``selected`` (N,) int32; with ``contacts``, for these."""
+    bricks = plan.bricks if selected is None else plan.bricks._replace(selected=selected)
     unused = Contacts(lists.lengths, lists.lengths, lists.lengths)
-    culling.cull_bricks[(len(bricks.index), pass_.num_segments)](
+    culling.cull_bricks[(len(bricks.selected), pass_.num_segments)](
         pass_.images,
         pass_.tables,
         bricks,
@@ -133,8 +133,8 @@ def cast_votes(
     plan: FieldOnDevice, pass_: Pass, launch: Launch, lists: Lists, counts: Counts, *, kind: str, weighted: bool
 ) -> None:
     """Launch the vote kernel that takes these bricks, for the lists of one of ``pixels.KINDS``."""
-    grid = (len(launch.index), pass_.num_segments)
-    bricks = plan.bricks._replace(index=launch.index)
+    grid = (len(launch.selected), pass_.num_segments)
+    bricks = plan.bricks._replace(selected=launch.selected)
     flags = {"KIND": KINDS[kind], "WEIGHTED": weighted, "PTX": use_ptx(plan.device), "enable_fp_fusion": False}
     if launch.packs is not None:
         shape = vote_kernels.tensor_shape(capability(plan.device))
