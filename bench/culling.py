@@ -1,6 +1,6 @@
 """``python -m bench.culling [--resolution N] [--images I] [--bricks B]``: what the Triton culling leaves to do, without a GPU.
 
-Runs ``triton_cull`` in Triton's interpreter on images of the vote workload and a random sample of the mannequin's bricks, and
+Runs ``gpu.culling`` in Triton's interpreter on images of the vote workload and a random sample of the mannequin's bricks, and
 prints which share of brick-image pairs goes to which list, by the brick's number of joints, beside what the CPU kernel settles.
 """
 
@@ -15,6 +15,7 @@ os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is imported
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bench.harness.workloads import vote_workload
 from chorus.body.model import load_body
@@ -25,11 +26,12 @@ from chorus.kernels.stats import CullingStats
 LISTS = ("mask's bit alone", "both tests", "border test alone", "settled outside", "settled inside")
 
 
-def shares(resolution: int, num_images: int, num_bricks: int) -> tuple[np.ndarray, np.ndarray, float]:
+def shares(resolution: int, num_images: int, num_bricks: int) -> tuple[NDArray[np.float64], NDArray[np.int64], float]:
     """Of B sampled bricks: shares of their images by list, (B, 5); joints, (B,); and the share that the CPU kernel settles."""
-    from chorus.kernels.gpu import field as triton_field
-    from chorus.kernels.gpu import passes as triton_passes
-    from chorus.kernels.gpu import votes as triton_votes
+    from chorus.kernels.gpu.arguments import Counts
+    from chorus.kernels.gpu.field import field_on_device
+    from chorus.kernels.gpu.passes import prepare_passes
+    from chorus.kernels.gpu.votes import cull_bricks
 
     body = load_body()
     field = CanonicalField(body, resolution).arrays
@@ -37,16 +39,15 @@ def shares(resolution: int, num_images: int, num_bricks: int) -> tuple[np.ndarra
     stats = CullingStats()
     cpu.count_votes(field, work.images, work.group, num_groups=work.num_groups, stats=stats)
     here = torch.device("cpu")
-    plan = triton_field.field_on_device(field, here)
+    plan = field_on_device(field, here)
     some = np.sort(np.random.default_rng(0).choice(plan.num_bricks, min(num_bricks, plan.num_bricks), replace=False))
     bricks = torch.from_numpy(some.astype(np.int32))
     found = np.zeros((len(some), 5))
-    for part in triton_passes.prepare_passes(plan, work.images, torch.zeros(num_images, dtype=torch.int64), None, here):
-        lists = torch.empty(len(some), 2, part.capacity, dtype=torch.int16)
-        lengths = torch.zeros(len(some), part.num_segments, 4, dtype=torch.int32)
-        counts = torch.zeros(2, 1, field.num_voxels, dtype=torch.int32)
-        triton_votes.cull_bricks(field, plan, part, bricks, lists, lengths, (counts[0], counts[1]), True, False)
-        found[:, :4] += lengths.sum(1).numpy()
+    for pass_ in prepare_passes(plan, work.images, torch.zeros(num_images, dtype=torch.int64), None, here):
+        lists = pass_.new_lists(len(some))
+        counts = Counts(*torch.zeros(2, 1, field.num_voxels, dtype=torch.int32))
+        cull_bricks(plan, pass_, lists, counts, cull=True, weighted=False, selected=bricks)
+        found[:, :4] += lists.lengths.sum(1).numpy()
     found[:, 4] = num_images - found.sum(1)
     return found / num_images, plan.joint_counts[some], stats.decided / stats.pairs
 

@@ -12,22 +12,24 @@ import argparse
 import json
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
-from bench.harness.crowds import crowd, people
-from bench.harness.workloads import VoteWorkload
+from bench.harness.crowds import Crowd, crowd, people
 from chorus.body.model import load_body
 from chorus.field import CanonicalField
 from chorus.kernels.arrays import VoxelField
-from chorus.kernels.gpu import vote_kernels as triton_vote
-from chorus.kernels.gpu import votes as triton_votes
+from chorus.kernels.gpu import vote_kernels, votes
+from chorus.kernels.gpu.field import Launch
 from chorus.kernels.reference import votes as reference
 
 GROUPS = 12
@@ -47,8 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("-o", "--output", type=Path, help="folder for a JSON file of every time measured")
     options = parser.parse_args(arguments)
-    if options.stages:
-        try_stages(options.stages)
+    with stages_of_tensor_kernels(options.stages) if options.stages else nullcontext():
+        return measure(options)
+
+
+def measure(options: argparse.Namespace) -> int:
+    """What ``main`` does once the kernels are as they are to be."""
     body = load_body()
     field = CanonicalField(body, options.resolution).arrays
     began = time.perf_counter()
@@ -60,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if not meets_contract(field, work, there):
         return 1
+    if there.group.device.type != "cuda":
+        print("no times: they are taken on a CUDA device alone")
+        return 0
     results = rates(field, there)
     if options.output:
         name = f"rates-{options.resolution}-{options.stages or 'shipped'}-stages.json"
@@ -68,33 +77,36 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def try_stages(stages: int) -> None:
-    """Let the tensor kernels of up to two packs have more loads under way."""
-    launch_votes = triton_votes._vote
+def stages_of_tensor_kernels(num_stages: int) -> AbstractContextManager[Any]:
+    """Within it, the tensor kernels of up to two packs have so many loads under way."""
+    launch_votes, shipped = votes.cast_votes, vote_kernels.tensor_shape
 
-    def vote(field: Any, plan: Any, on: Any, launch: Any, *rest: Any) -> None:
-        depth = stages if launch.packs <= 2 else 2
-        triton_vote.tensor_shape = lambda capability: triton_vote.TensorShape(64, 4, depth, 3)
-        launch_votes(field, plan, on, launch, *rest)
+    def cast_votes(plan: Any, pass_: Any, launch: Launch, *arrays: Any, **options: Any) -> None:
+        def tensor_shape(capability: tuple[int, int] | None) -> vote_kernels.TensorShape:
+            shape = shipped(capability)
+            return replace(shape, num_stages=num_stages) if launch.num_packs <= 2 else shape
 
-    triton_votes._vote = vote
+        with mock.patch.object(vote_kernels, "tensor_shape", tensor_shape):
+            launch_votes(plan, pass_, launch, *arrays, **options)
+
+    return mock.patch.object(votes, "cast_votes", cast_votes)
 
 
-def cast(field: VoxelField, work: VoteWorkload, **options: Any) -> tuple[Tensor, Tensor]:
-    return triton_votes.count_votes(field, work.images, work.group, num_groups=GROUPS, **options)
+def cast(field: VoxelField, work: Crowd, **options: Any) -> tuple[Tensor, Tensor]:
+    return votes.count_votes(field, work.images, work.group, num_groups=GROUPS, **options)
 
 
-def run_for_profiler(field: VoxelField, there: VoteWorkload) -> None:
+def run_for_profiler(field: VoxelField, there: Crowd) -> None:
     """Cast the votes once to compile, and once between the marks that a profiler looks for."""
     cast(field, there)
     torch.cuda.synchronize()
-    torch.cuda.cudart().cudaProfilerStart()
+    torch.cuda.profiler.start()  # type: ignore[no-untyped-call]
     cast(field, there)
     torch.cuda.synchronize()
-    torch.cuda.cudart().cudaProfilerStop()
+    torch.cuda.profiler.stop()  # type: ignore[no-untyped-call]
 
 
-def meets_contract(field: VoxelField, work: VoteWorkload, there: VoteWorkload) -> bool:
+def meets_contract(field: VoxelField, work: Crowd, there: Crowd) -> bool:
     """Every variant against the float64 definition on a few images, with culling and without."""
     few, few_there = (w.rows(slice(0, GATE_IMAGES)) for w in (work, there))
     band = reference.vote_band(field, few.images, few.group, num_groups=GROUPS)
@@ -112,19 +124,19 @@ def meets_contract(field: VoxelField, work: VoteWorkload, there: VoteWorkload) -
     return right
 
 
-def rates(field: VoxelField, there: VoteWorkload) -> list[dict[str, Any]]:
+def rates(field: VoxelField, there: Crowd) -> list[dict[str, Any]]:
     """Seconds by the wall and by the device's events, for growing numbers of images."""
     results = []
     n = len(there.images)
     for count in sorted({k for k in (64, 4096, 16384, n) if k <= n}):
         some = there.rows(slice(0, count))
-        for options in ({}, {"cull": False}):
+        for options in ({}, {"cull": False}):  # type: dict[str, Any]
             for _ in range(3):
                 cast(field, some, **options)
             torch.cuda.synchronize()
             wall, events = [], []
             for _ in range(ROUNDS):
-                first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
                 began = time.perf_counter()
                 first.record()
                 cast(field, some, **options)
@@ -138,7 +150,7 @@ def rates(field: VoxelField, there: VoteWorkload) -> list[dict[str, Any]]:
     return results
 
 
-def print_kernels(field: VoxelField, there: VoteWorkload) -> None:
+def print_kernels(field: VoxelField, there: Crowd) -> None:
     """Device time of the longest kernels of one pass, and the peak of memory."""
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
         cast(field, there)

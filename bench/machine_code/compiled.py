@@ -198,13 +198,13 @@ def _compilations(modules: tuple[str, ...]) -> dict[tuple[str, str], Any]:
     """Every compilation by its name and target; one name may stand for different shapes on different targets."""
     import importlib
 
-    from chorus.kernels.gpu import ahead_of_time as triton_build
+    from chorus.kernels.gpu import ahead_of_time
 
-    found = [c for m in modules for c in importlib.import_module(m).compilations()] if modules else triton_build.compilations()
+    found = [c for m in modules for c in importlib.import_module(m).compilations()] if modules else ahead_of_time.compilations()
     known: dict[tuple[str, str], Any] = {}
     for compilation in found:
         parse_name(compilation.name)  # a name that says nothing is refused before the minutes of work
-        for target in triton_build.TARGETS:
+        for target in ahead_of_time.TARGETS:
             if compilation.targets is None or target in compilation.targets:
                 if (compilation.name, target) in known:
                     raise ValueError(f"compilations: expected a name once a target, got {compilation.name} twice for {target}")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from chorus.kernels.arrays import VoxelField
 from chorus.kernels.bricks import SIDE, VOXELS, Bricks, cut_into_bricks
+from chorus.kernels.gpu.arguments import BrickArrays, Packs, Shape, Skeleton
 
 PACK = 4
 """Joints in a pack of the matrix kernel."""
@@ -21,42 +22,63 @@ PACK = 4
 
 @dataclass(frozen=True)
 class Launch:
-    """Bricks that one kernel takes: their indices and, for the matrix kernel, packed joints and operand."""
+    """Bricks that one kernel takes.
 
-    bricks: Tensor
-    packs: int = 0
-    joints: Tensor | None = None
-    operand: Tensor | None = None
+    selected   (N,) int32
+    num_packs  packs of four joints of each, for the matrix kernel; 0 for the lattice kernel
+    one_joint  whether all have one joint, for the lattice kernel
+    """
+
+    selected: Tensor
+    num_packs: int = 0
+    packs: Packs | None = None
     one_joint: bool = False
 
 
 class FieldOnDevice:
-    """A field as the kernels read it: bricks with their joints by falling mean weight, and what each kernel needs of them."""
+    """A field as the kernels read it: bricks with their joints by falling mean weight, and what each kernel needs of them.
+
+    ``bricks.selected`` names all bricks; a launch of some replaces it.
+    """
 
     def __init__(self, field: VoxelField, device: torch.device) -> None:
         cut = _by_weight(cut_into_bricks(field.to("cpu")))
         self.device = device
         self.num_bricks = len(cut)
-        self.every = torch.arange(len(cut), dtype=torch.int32, device=device)
-        self.reach = max(
+        self.joint_counts = np.diff(cut.joint_offset)
+        reach = max(
             abs(edge)
             for first, count in zip(field.origin, field.shape, strict=True)
             for edge in (first, first + field.spacing * (count + SIDE))
         )
-        self.joint_counts = np.diff(cut.joint_offset)
-        self.first, self.centre = self._tensor(cut.first), self._tensor(cut.centre)
-        self.joint_offset = self._tensor(cut.joint_offset.astype(np.int32))
-        self.joint, self.mean, self.variation = self._tensor(cut.joint), self._tensor(cut.mean), self._tensor(cut.variation)
-        self.weight = self._tensor(cut.weight)
-        self.rest_joints = field.rest_joints.to(device, torch.float64).contiguous()
-        self.parents = field.parents.to(device, torch.int32).contiguous()
-        self.rest_inverse = field.rest_inverse.to(device, torch.float64).contiguous()
+        self.skeleton = Skeleton(
+            joints=field.rest_joints.to(device, torch.float64).contiguous(),
+            parents=field.parents.to(device, torch.int32).contiguous(),
+            rest_inverse=field.rest_inverse.to(device, torch.float64).contiguous(),
+            reach=reach,
+        )
+        self.bricks = BrickArrays(
+            selected=torch.arange(len(cut), dtype=torch.int32, device=device),
+            first=self._tensor(cut.first),
+            centre=self._tensor(cut.centre),
+            joint_offset=self._tensor(cut.joint_offset.astype(np.int32)),
+            joint=self._tensor(cut.joint),
+            mean=self._tensor(cut.mean),
+            variation=self._tensor(cut.variation),
+            weight=self._tensor(cut.weight),
+            shape=Shape.of(field.shape),
+            spacing=float(field.spacing),
+        )
         self.cut = cut
         self._origin, self._spacing = np.array(field.origin), field.spacing  # not the field, which would never be let go
         self._launches: dict[str, list[Launch]] = {}
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    @property
+    def num_joints(self) -> int:
+        return len(self.skeleton.parents)
 
     def launches(self, variant: str) -> list[Launch]:
         """Which kernel takes which bricks."""
@@ -69,13 +91,12 @@ class FieldOnDevice:
                 for rows, is_one in ((lattice & one, True), (lattice & ~one, False))
                 if rows.any()
             ]
-            packs = -(-self.joint_counts // PACK)
-            for count in np.unique(packs[~lattice]):
-                rows = np.flatnonzero(~lattice & (packs == count))
-                joints, operand = _operand(self.cut, self._origin, self._spacing, self.reach, rows, int(count))
-                found.append(
-                    Launch(self._tensor(rows.astype(np.int32)), int(count), self._tensor(joints), self._tensor(operand))
-                )
+            num_packs = -(-self.joint_counts // PACK)
+            for count in np.unique(num_packs[~lattice]):
+                rows = np.flatnonzero(~lattice & (num_packs == count))
+                joints, operand = _operand(self.cut, self._origin, self._spacing, self.skeleton.reach, rows, int(count))
+                packs = Packs(self._tensor(joints), self._tensor(operand))
+                found.append(Launch(self._tensor(rows.astype(np.int32)), int(count), packs))
             self._launches[variant] = found
         return found
 

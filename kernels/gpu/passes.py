@@ -11,10 +11,11 @@ import triton
 from torch import Tensor
 
 from chorus.kernels.arrays import VoteImages
-from chorus.kernels.gpu import culling as triton_cull
-from chorus.kernels.gpu import prepare as triton_prepare
-from chorus.kernels.gpu import vote_kernels as triton_vote
+from chorus.kernels.gpu import culling, prepare
+from chorus.kernels.gpu.arguments import CullingTables, Images, Lists, Scratch, SourceImages
 from chorus.kernels.gpu.field import FieldOnDevice
+from chorus.kernels.gpu.pixels import VIEW
+from chorus.kernels.gpu.vote_kernels import ALIGN
 from chorus.kernels.masks import BLOCK
 
 SEGMENT = 2048
@@ -26,31 +27,28 @@ TABLE_ENTRIES = 1 << 28
 """Entries of the summed-area tables of a pass."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pass:
-    """One pass of images on the device; C = ``capacity`` places for images, of which ``length`` are filled (some twice).
+    """One pass of images on the device, prepared.
 
-    rows      (length,) int64  which of the images lies where
+    images    of its places for images some are filled (some twice)
     segments  (S, 2) int32  first image and number of images of each segment
     groups    (S,) int32
-    The rest as ``triton_prepare`` leaves it.
     """
 
-    rows: Tensor
+    images: Images
+    tables: CullingTables
     segments: Tensor
     groups: Tensor
     num_segments: int
-    capacity: int
     num_images: int
-    words: Tensor
-    weights: Tensor
-    lanes: Tensor
-    split: Tensor
-    view: Tensor
-    cull: Tensor
-    blocks: Tensor
-    some: Tensor
-    full: Tensor
+
+    def new_lists(self, num_bricks: int) -> Lists:
+        """Lists that ``culling.cull_bricks`` is to fill for so many bricks."""
+        device = self.segments.device
+        images = torch.empty(num_bricks, 2, self.images.capacity, dtype=torch.int16, device=device)
+        lengths = torch.empty(num_bricks, self.num_segments, 4, dtype=torch.int32, device=device)
+        return Lists(images, lengths, self.segments, self.groups)
 
 
 _copy_streams: dict[torch.device, torch.cuda.Stream] = {}
@@ -96,7 +94,7 @@ def _send(values: Tensor, device: torch.device) -> Tensor:
 
 def _pieces(totals: list[int], most: int) -> Iterator[list[tuple[int, int, int, int]]]:
     """Passes of segments (first sorted image, images, group, place) from the number of images of each group."""
-    align = int(triton_vote.ALIGN)
+    align = int(ALIGN)
     segments: list[tuple[int, int, int, int]] = []
     first = place = 0
     longest = max(1, min(SEGMENT, most))
@@ -154,87 +152,58 @@ def _prepare(
     table_limit: int,
     device: torch.device,
 ) -> Pass:
-    count, J = len(rows), len(plan.parents)
-    capacity = -(-count // 128) * 128 + triton_cull.MOST_IMAGES
+    count, J = len(rows), plan.num_joints
+    capacity = -(-count // 128) * 128 + culling.MOST_IMAGES
 
     def empty(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
 
-    tables = torch.cumsum(entries, 0) - entries
+    arrays = Images(
+        lanes=empty(J, 12, capacity, dtype=torch.float32),
+        split=empty(capacity, J, 3, 8, dtype=torch.float16),
+        view=empty(capacity, int(VIEW), dtype=torch.int64),
+        words=images.words,
+        image_weights=weights[rows] if len(weights) > 1 or len(images) == 1 else weights,
+        rows=rows,
+        capacity=capacity,
+    )
     # An upper bound: asking the device for the sum would wait for it.
-    some = empty(count * table_limit, dtype=torch.int32)
-    full = torch.empty_like(some)
-    lanes, split = empty(J, 12, capacity, dtype=torch.float32), empty(capacity, J, 3, 8, dtype=torch.float16)
-    view, scale = empty(capacity, triton_vote.VIEW, dtype=torch.int64), empty(capacity, dtype=torch.float32)
-    cull = empty(triton_prepare.CULL_ROWS, capacity, dtype=torch.float32)
-    blocks = empty(triton_prepare.BLOCK_ROWS, capacity, dtype=torch.int32)
-    chain = empty(J, 12, capacity, dtype=torch.float64)
-    triton_prepare.prepare_images[(triton.cdiv(count, triton_prepare.IMAGES),)](
-        rows,
-        images.poses,
-        images.R,
-        images.t,
-        images.K,
-        images.size,
-        images.box,
-        images.start,
-        plan.rest_joints,
-        plan.parents,
-        plan.rest_inverse,
+    any_sums = empty(count * table_limit, dtype=torch.int32)
+    tables = CullingTables(
+        bound_terms=empty(prepare.BOUND_TERMS, capacity, dtype=torch.float32),
+        blocks=empty(prepare.BLOCK_ROWS, capacity, dtype=torch.int32),
+        any_sums=any_sums,
+        full_sums=torch.empty_like(any_sums),
+    )
+    scratch = Scratch(
+        chain=empty(J, 12, capacity, dtype=torch.float64),
+        scale=empty(capacity, dtype=torch.float32),
+        table_start=torch.cumsum(entries, 0) - entries,
+    )
+    source = SourceImages(*(getattr(images, name) for name in SourceImages._fields))
+    prepare.prepare_images[(triton.cdiv(count, prepare.IMAGES),)](
+        source,
+        plan.skeleton,
+        arrays,
         tables,
-        chain,
-        lanes,
-        scale,
-        view,
-        cull,
-        blocks,
+        scratch,
         count,
-        capacity,
         J,
-        plan.reach,
-        IMAGES=triton_prepare.IMAGES,
+        IMAGES=prepare.IMAGES,
         num_warps=2,
         num_stages=1,
     )
-    triton_prepare.split_matrices[(triton.cdiv(count, triton_prepare.SPLIT_IMAGES), J)](
-        lanes,
-        scale,
-        split,
-        count,
-        capacity,
-        J,
-        IMAGES=triton_prepare.SPLIT_IMAGES,
-        num_warps=4,
-        num_stages=1,
+    prepare.split_matrices[(triton.cdiv(count, prepare.SPLIT_IMAGES), J)](
+        arrays, scratch.scale, count, J, IMAGES=prepare.SPLIT_IMAGES, num_warps=4, num_stages=1
     )
-    triton_prepare.sum_blocks[(count,)](
-        images.words,
-        images.start,
-        blocks,
-        images.box,
-        rows,
-        some,
-        full,
-        capacity,
-        COLUMNS=max(16, triton.next_power_of_2(widest)),
-        num_warps=1,
-        num_stages=1,
-    )
+    columns = max(16, triton.next_power_of_2(widest))
+    prepare.sum_blocks[(count,)](source, arrays, tables, COLUMNS=columns, num_warps=1, num_stages=1)
     table = np.array(segments, np.int32)
     return Pass(
-        rows=rows,
+        images=arrays,
+        tables=tables,
         segments=_send(torch.from_numpy(np.ascontiguousarray(table[:, [3, 1]])), device),
         groups=_send(torch.from_numpy(np.ascontiguousarray(table[:, 2])), device),
         num_segments=len(segments),
-        capacity=capacity,
         num_images=int(table[:, 1].sum()),
-        words=images.words,
-        weights=weights[rows] if len(weights) > 1 or len(images) == 1 else weights,
-        lanes=lanes,
-        split=split,
-        view=view,
-        cull=cull,
-        blocks=blocks,
-        some=some,
-        full=full,
     )

@@ -1,7 +1,7 @@
 """The end of every vote in the Triton kernels: from homogeneous pixels to counts.
 
-For a voxel at homogeneous (U, V, Z) relative to an image's integer centre, ``count_on_mask``, ``count_inside`` and
-``count_votes`` add to a counter: pixel (floor U/Z, floor V/Z), the test against the mask's blocks or the image, the mask's bit.
+For a voxel at homogeneous (U, V, Z) relative to an image's integer centre, ``count`` adds to a counter: pixel (floor U/Z,
+floor V/Z), the test against the mask's blocks or the image, the mask's bit.
 
 On NVIDIA devices it is written in PTX: an approximate reciprocal (1 ulp), the floor inside the multiply-add, half words
 read straight into the layout that the matrix instructions leave the pixels in (a Triton load would move them to
@@ -14,11 +14,23 @@ mask's blocks, is 16 (block row x blocks per row + block column) + (v & 15) = v 
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
+from chorus.kernels.gpu.arguments import Images
+
+VIEW = tl.constexpr(8)
+"""int64 per image in ``Images.view``: (centre - corner) x, y; blocks' width, height; address of the mask's words less that of
+the first; corner x, y; image's width, height; three unused. Pairs: first in the low 32 bits. The centre is the integer part of
+the principal point, the corner that of the mask's blocks; all in pixels."""
+ON_MASK, BOTH, INSIDE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+KINDS = {"on mask": 0, "both": 1, "inside": 2}
+"""What is asked of a voxel: ON_MASK the mask's bit alone (it is known to be in the image), INSIDE whether it is in the image
+(it is known to miss the mask), BOTH."""
 DEN = 1 << 16
-"""What a vote inside the image adds to a counter of ``count_votes``; a vote on the mask adds 1."""
+"""What a vote inside the image adds to a counter of BOTH; a vote on the mask adds 1."""
 _DEN = tl.constexpr(DEN)
 _MAGIC = tl.constexpr(0x4B400000)
 
@@ -90,21 +102,86 @@ _MASK_OPERANDS = tl.constexpr("=r,r,r,r,r,r,r,r,r,r,l,r")
 _IMAGE_OPERANDS = tl.constexpr("=r,r,r,r,r,r,r,r,r,r,l,r,r,r,r,r")
 
 
-@triton.jit
-def count_on_mask(counter, u, v, z, bx, by, wide, high, words, weight, WEIGHTED: tl.constexpr, PTX: tl.constexpr):
-    """``counter`` plus ``weight`` (1 where not WEIGHTED) where (u / z, v / z) is a pixel of the mask. z > 0 must hold.
+class View(NamedTuple):
+    """What an image's pixels and mask are, for the images of a tile; int32 unless said otherwise.
 
-    u, v, z     homogeneous pixels relative to the image's integer centre
-    bx, by      from that centre to the corner of the mask's blocks: centre - corner, int32
-    wide, high  of the mask's blocks in pixels; 0 for no pixel
-    words       address of the mask's first word, int64
+    bx, by         from the image's integer centre to the corner of the mask's blocks: centre - corner
+    wide, high     of the mask's blocks in pixels; 0 for no pixel
+    words          address of the mask's first word, int64
+    x0, y0         corner of the mask's blocks in the image, pixels
+    width, height  of the image; 0 for no image
+    image_weight   what the image counts; the number 1 where all count 1
     """
+
+    bx: Any
+    by: Any
+    wide: Any
+    high: Any
+    words: Any
+    x0: Any
+    y0: Any
+    width: Any
+    height: Any
+    image_weight: Any
+
+
+@triton.jit
+def load_view(images: Images, image, valid, AXIS: tl.constexpr, KIND: tl.constexpr, WEIGHTED: tl.constexpr):
+    """The ``View`` of images, with a new axis of length 1; what KIND does not ask for is 0, as is what is not ``valid``."""
+    wide, high, words, x0, y0, width, height = 0, 0, 0, 0, 0, 0, 0
+    view = images.view + image.to(tl.int64) * VIEW
+    image_weight = 1
+    if WEIGHTED:
+        image_weight = tl.expand_dims(tl.load(images.image_weights + image, mask=valid, other=0).to(tl.int32), AXIS)
+    shift = tl.load(view)
+    bx, by = _low(shift, AXIS), _high(shift, AXIS)
+    if KIND != ON_MASK:
+        corner = tl.load(view + 3)
+        size = tl.load(view + 4, mask=valid, other=0)
+        x0, y0, width, height = _low(corner, AXIS), _high(corner, AXIS), _low(size, AXIS), _high(size, AXIS)
+    if KIND != INSIDE:
+        blocks = tl.load(view + 1, mask=valid, other=0)
+        words = tl.expand_dims((images.words + tl.load(view + 2)).to(tl.int64), AXIS)
+        wide, high = _low(blocks, AXIS), _high(blocks, AXIS)
+    return View(bx, by, wide, high, words, x0, y0, width, height, image_weight)
+
+
+@triton.jit
+def _low(pair, AXIS: tl.constexpr):
+    return tl.expand_dims(pair.to(tl.int32), AXIS)
+
+
+@triton.jit
+def _high(pair, AXIS: tl.constexpr):
+    return tl.expand_dims((pair >> 32).to(tl.int32), AXIS)
+
+
+@triton.jit
+def count(counter, u, v, z, view: View, KIND: tl.constexpr, WEIGHTED: tl.constexpr, PTX: tl.constexpr):
+    """``counter`` plus what a voxel at homogeneous pixels (u, v, z), relative to the image's integer centre, counts.
+
+    KIND      ON_MASK: the image's weight on the mask, where z > 0 must hold; INSIDE: the weight in the image; BOTH: the weight
+              on the mask and DEN times the weight in the image
+    WEIGHTED  whether images have weights; 1 each otherwise
+    """
+    if KIND == ON_MASK:
+        counter = _count_on_mask(counter, u, v, z, view, WEIGHTED, PTX)
+    elif KIND == INSIDE:
+        counter = _count_inside(counter, u, v, z, view, PTX)
+    else:
+        counter = _count_both(counter, u, v, z, view, WEIGHTED, PTX)
+    return counter
+
+
+@triton.jit
+def _count_on_mask(counter, u, v, z, view: View, WEIGHTED: tl.constexpr, PTX: tl.constexpr):
+    bx, by, wide, high = view.bx, view.by, view.wide, view.high
     if PTX:
         code: tl.constexpr = _COUNT_ON_MASK_WEIGHTED if WEIGHTED else _COUNT_ON_MASK
         counter = tl.inline_asm_elementwise(
             code,
             _MASK_OPERANDS,
-            [counter, u, v, z, bx - _MAGIC, by - _MAGIC, wide, high, wide - 16, words, weight],
+            [counter, u, v, z, bx - _MAGIC, by - _MAGIC, wide, high, wide - 16, view.words, view.image_weight],
             tl.int32,
             is_pure=True,
             pack=1,
@@ -113,19 +190,15 @@ def count_on_mask(counter, u, v, z, bx, by, wide, high, words, weight, WEIGHTED:
         inverse = 1.0 / z
         a, b = _floor(u * inverse) + bx, _floor(v * inverse) + by
         on = (a >= 0) & (a < wide) & (b >= 0) & (b < high)
-        counter += _bit(a, b, wide, words, on) * weight
+        counter += _bit(a, b, wide, view.words, on) * view.image_weight
     return counter
 
 
 @triton.jit
-def count_votes(
-    counter, u, v, z, bx, by, wide, high, words, weight, x0, y0, width, height, WEIGHTED: tl.constexpr, PTX: tl.constexpr
-):
-    """The same for images that the voxel may miss, or with z <= 0: adds DEN times the weight where it is in the image, too.
-
-    x0, y0         corner of the mask's blocks in the image, int32 pixels
-    width, height  of the image; 0 for no image
-    """
+def _count_both(counter, u, v, z, view: View, WEIGHTED: tl.constexpr, PTX: tl.constexpr):
+    bx, by, wide, high = view.bx, view.by, view.wide, view.high
+    words, weight = view.words, view.image_weight
+    x0, y0, width, height = view.x0, view.y0, view.width, view.height
     if PTX:
         code: tl.constexpr = _COUNT_VOTES_WEIGHTED if WEIGHTED else _COUNT_VOTES
         counter = tl.inline_asm_elementwise(
@@ -147,13 +220,14 @@ def count_votes(
 
 
 @triton.jit
-def count_inside(counter, u, v, z, cx, cy, width, height, weight, PTX: tl.constexpr):
-    """``counter`` plus ``weight`` where z > 0 and (u / z, v / z) is a pixel of the image, whose centre is (cx, cy)."""
+def _count_inside(counter, u, v, z, view: View, PTX: tl.constexpr):
+    cx, cy = view.bx + view.x0, view.by + view.y0  # the image's integer centre
+    width, height = view.width, view.height
     if PTX:
         counter = tl.inline_asm_elementwise(
             _INSIDE,
             _INSIDE_OPERANDS,
-            [counter, u, v, z, cx - _MAGIC, cy - _MAGIC, width, height, weight],
+            [counter, u, v, z, cx - _MAGIC, cy - _MAGIC, width, height, view.image_weight],
             tl.int32,
             is_pure=True,
             pack=1,
@@ -162,7 +236,7 @@ def count_inside(counter, u, v, z, cx, cy, width, height, weight, PTX: tl.conste
         inverse = 1.0 / z
         a, b = _floor(u * inverse) + cx, _floor(v * inverse) + cy
         inside = (z > 0) & (a >= 0) & (a < width) & (b >= 0) & (b < height)
-        counter += tl.where(inside, weight, 0)
+        counter += tl.where(inside, view.image_weight, 0)
     return counter
 
 

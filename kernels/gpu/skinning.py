@@ -1,17 +1,18 @@
-"""Skinning weights around a mesh, their smoothing and the posed look-up on the GPU: Triton twins of ``neighbours``.
+"""Skinning weights around a mesh, their smoothing and inverse LBS sampling on the GPU: Triton twins of ``reference.skinning``.
 
-No list of neighbours is ever made. Vertices are sorted in space and cut into tiles of 32; for a brick of 4 x 4 x 4 voxels
-``find_candidates`` keeps the tiles that can hold a neighbour of any of its voxels; ``find_kth`` narrows down, for all of them
-at once, the bits of the k-th smallest squared distance by counting vertices below thresholds, until each count is k;
-``weigh_bricks`` adds up the inverse distances times the vertices' weights as a matrix product. Vertices at equal k-th distances
-get equal shares.
-``smooth_step`` is a Jacobi step, or a term of its Chebyshev series; ``look_up`` is Eq. 11.
+No list of nearest vertices is ever made. Vertices are sorted in space and cut into tiles of 32; for a brick of 4 x 4 x 4 voxels
+``find_candidates`` keeps the tiles that can hold one of the k nearest vertices of any of its voxels; ``find_kth`` narrows down,
+for all of them at once, the bits of the k-th smallest squared distance by counting vertices below thresholds, until each count
+is k; ``weigh_bricks`` adds up the inverse distances times the vertices' weights as a matrix product. Vertices at equal k-th
+distances get equal shares.
+``smooth_step`` is a Jacobi step, or a term of its Chebyshev series; ``sample`` is Eq. 11.
 
 Everything is float32. Weights are kept joint by joint, (J, V): neighbouring lanes then read neighbouring voxels.
 """
 
 from __future__ import annotations
 
+import math
 import os
 
 import torch
@@ -19,8 +20,8 @@ import triton
 from torch import Tensor
 
 from chorus.kernels.arrays import Lattice
-from chorus.kernels.gpu import skinning_kernels as triton_weights
-from chorus.kernels.gpu.ahead_of_time import Compilation
+from chorus.kernels.gpu.arguments import Candidates, KthDistances, Shape, SkinningWeights, Tiles
+from chorus.kernels.gpu.arguments import Lattice as LatticeArgument
 from chorus.kernels.gpu.skinning_kernels import (
     CELLS,
     CHUNK,
@@ -31,7 +32,7 @@ from chorus.kernels.gpu.skinning_kernels import (
     TILE,
     find_candidates,
     find_kth,
-    look_up,
+    sample,
     smooth_step,
     weigh_bricks,
     weigh_warps,
@@ -69,10 +70,30 @@ def check_device(**tensors: Tensor) -> torch.device:
 def tile_order(vertices: Tensor) -> Tensor:
     """An order of (P, 3) vertices in which runs of TILE lie close together, (P,) int64 on the same device.
 
-    Found on the CPU, in milliseconds. It need not be of this pose: vertices that are neighbours remain so.
+    Found on the CPU, in milliseconds. It need not be of this pose: vertices that lie close together remain so.
     """
     order = spatial_order(vertices.double().cpu().contiguous().numpy().copy(), TILE)
     return torch.from_numpy(order).to(vertices.device)
+
+
+def _argument(lattice: Lattice) -> LatticeArgument:
+    x, y, z = map(float, lattice.origin)
+    return LatticeArgument(Shape.of(lattice.shape), x, y, z, float(lattice.spacing))
+
+
+def _cut_into_tiles(vertices: Tensor, vertex_weights: Tensor, order: Tensor) -> Tiles:
+    """The (P, 3) vertices in this order, TILE by TILE, with their (P, J) weights."""
+    P, J = vertex_weights.shape
+    T = -(-P // TILE)
+    padded = torch.cat([order, order[-1:].expand(T * TILE - P)])
+    sorted_points = vertices.float()[padded]
+    low, high = sorted_points.view(T, TILE, 3).aminmax(dim=1)
+    boxes = torch.cat([(low + high) / 2, (high - low) / 2 * 1.000001 + 1e-6], 1).T.contiguous()
+    sorted_points[P:] = _FAR_AWAY
+    points = sorted_points.view(T, TILE, 3).mT.contiguous()
+    weights = torch.zeros(max(FEWEST_COLUMNS, triton.next_power_of_2(J)), T * TILE, device=vertices.device)
+    weights[:J] = vertex_weights.float()[padded].T
+    return Tiles(points, boxes, weights)
 
 
 def _joint_weights(
@@ -82,103 +103,46 @@ def _joint_weights(
     check_mesh(vertices, vertex_weights, k, tau, s)
     device = check_device(vertices=vertices, vertex_weights=vertex_weights)
     P, J = vertex_weights.shape
-    order = tile_order(vertices) if order is None else order
-    T = -(-P // TILE)
-    padded = torch.cat([order, order[-1:].expand(T * TILE - P)])
-    sorted_points = vertices.float()[padded]
-    low, high = sorted_points.view(T, TILE, 3).aminmax(dim=1)
-    boxes = torch.cat([(low + high) / 2, (high - low) / 2 * 1.000001 + 1e-6], 1).T.contiguous()
-    sorted_points[P:] = _FAR_AWAY
-    points = sorted_points.view(T, TILE, 3).mT.contiguous()
-    columns = max(FEWEST_COLUMNS, triton.next_power_of_2(J))
-    table = torch.zeros(columns, T * TILE, device=device)
-    table[:J] = vertex_weights.float()[padded].T
-
-    NX, NY, NZ = lattice.shape
-    _, counts_y, counts_z = counts = [-(-n // SIDE) for n in lattice.shape]
-    total = counts[0] * counts_y * counts_z
-    weights = torch.zeros(J, lattice.num_voxels, device=device)
-    weights[PELVIS] = 1.0
-    near = torch.zeros(lattice.num_voxels, dtype=torch.uint8, device=device)
+    tiles = _cut_into_tiles(vertices, vertex_weights, tile_order(vertices) if order is None else order)
+    T, columns = len(tiles.points), len(tiles.weights)
+    out = SkinningWeights(
+        weights=torch.zeros(J, lattice.num_voxels, device=device),
+        near=torch.zeros(lattice.num_voxels, dtype=torch.uint8, device=device),
+    )
+    out.weights[PELVIS] = 1.0
+    total = math.prod(-(-n // SIDE) for n in lattice.shape)
     most = min(total, BRICKS_PER_LAUNCH)
-    lists = torch.empty(most, T, dtype=torch.int32, device=device)
-    bounds = torch.empty(most, T, device=device)
-    found, reaches = torch.empty(most, dtype=torch.int32, device=device), torch.empty(most, device=device)
-    farthest, shares = torch.empty(2, most, SIDE**3, device=device)
+    candidates = Candidates(
+        tiles=torch.empty(most, T, dtype=torch.int32, device=device),
+        bounds=torch.empty(most, T, device=device),
+        length=torch.empty(most, dtype=torch.int32, device=device),
+        reach=torch.empty(most, device=device),
+    )
+    kth = KthDistances(*torch.empty(2, most, SIDE**3, device=device))
+    where = _argument(lattice)
     for first in range(0, total, most):
         grid = (min(most, total - first),)
         find_candidates[grid](
-            boxes,
-            T,
-            P,
-            first,
-            counts_y,
-            counts_z,
-            *lattice.origin,
-            lattice.spacing,
-            tau,
-            k,
-            lists,
-            bounds,
-            found,
-            reaches,
-            TILE=TILE,
-            CHUNK=CHUNK,
-            num_warps=4,
-            num_stages=STAGES,
+            tiles, candidates, where, T, P, first, tau, k, TILE=TILE, CHUNK=CHUNK, num_warps=4, num_stages=STAGES
         )
-        find_kth[grid](
-            points,
-            boxes,
-            lists,
-            bounds,
-            found,
-            reaches,
-            T,
-            first,
-            NX,
-            NY,
-            NZ,
-            counts_y,
-            counts_z,
-            *lattice.origin,
-            lattice.spacing,
-            tau,
-            k,
-            farthest,
-            shares,
-            TILE=TILE,
-            num_warps=4,
-            num_stages=STAGES,
-        )
+        find_kth[grid](tiles, candidates, kth, where, T, first, tau, k, TILE=TILE, num_warps=4, num_stages=STAGES)
         weigh_bricks[grid](
-            points,
-            table,
-            lists,
-            bounds,
-            found,
-            farthest,
-            shares,
+            tiles,
+            candidates,
+            kth,
+            where,
+            out,
             T,
             J,
             first,
-            NX,
-            NY,
-            NZ,
-            counts_y,
-            counts_z,
-            *lattice.origin,
-            lattice.spacing,
             tau,
             s,
-            weights,
-            near,
             JOINTS=columns,
             TILE=TILE,
             num_warps=weigh_warps(columns),
             num_stages=STAGES,
         )
-    return weights, near
+    return out.weights, out.near
 
 
 def _smooth_joints(lattice: Lattice, weights: Tensor, near: Tensor, steps: int) -> Tensor:
@@ -215,7 +179,7 @@ def _smooth_joints(lattice: Lattice, weights: Tensor, near: Tensor, steps: int) 
             old, new = new, old
         return old
     c = series(steps)
-    step(old, new, new, 1 / 6, 0.0, False)  # T_1: the mean of the neighbours
+    step(old, new, new, 1 / 6, 0.0, False)  # T_1: the mean of the 6 voxels around
     total = c[0] * old + c[1] * new
     total = torch.where(inner.view(-1) != 0, total, old)
     for coefficient in c[2:]:
@@ -224,25 +188,21 @@ def _smooth_joints(lattice: Lattice, weights: Tensor, near: Tensor, steps: int) 
     return total.clamp_(min=0)
 
 
-def _look_up(lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice, inverse: str) -> Tensor:
+def _sample(lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice, inverse: str) -> Tensor:
     """Eq. 11 with (J, V) weights."""
     check_device(weights=weights, bones=bones, phi=phi)
     matrices = (inverse_rigid(bones.double()) if inverse == INVERSES[0] else bones).float().contiguous()
     J, V = weights.shape
     out = torch.empty(lattice.shape, device=weights.device)
-    look_up[(triton.cdiv(V, POINTS),)](
+    sample[(triton.cdiv(V, POINTS),)](
         weights,
         matrices,
         phi.float().contiguous(),
         out,
+        _argument(lattice),
+        _argument(grid),
         J,
         V,
-        *lattice.shape[1:],
-        *lattice.origin,
-        lattice.spacing,
-        *grid.shape,
-        *grid.origin,
-        grid.spacing,
         POINTS=POINTS,
         INVERTED=inverse == INVERSES[0],
         num_warps=4,
@@ -254,7 +214,7 @@ def _look_up(lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid
 def skinning_weights(
     lattice: Lattice, vertices: Tensor, vertex_weights: Tensor, *, k: int, tau: float, s: float, order: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As ``neighbours.skinning_weights``, on the GPU: (V, J) float32 (a view of (J, V)) and near, (V,) bool.
+    """As ``reference.skinning.skinning_weights``, on the GPU: (V, J) float32 (a view of (J, V)) and near, (V,) bool.
 
     order  of ``tile_order``, where one is kept
     """
@@ -263,7 +223,7 @@ def skinning_weights(
 
 
 def smooth(lattice: Lattice, weights: Tensor, near: Tensor, *, steps: int) -> Tensor:
-    """As ``neighbours.smooth``, on the GPU: (V, J) float32."""
+    """As ``reference.skinning.smooth``, on the GPU: (V, J) float32."""
     check_device(weights=weights, near=near)
     return _smooth_joints(lattice, weights.float().T.contiguous().clone(), near.to(torch.uint8), steps).T
 
@@ -271,9 +231,9 @@ def smooth(lattice: Lattice, weights: Tensor, near: Tensor, *, steps: int) -> Te
 def sample_canonical(
     lattice: Lattice, weights: Tensor, bones: Tensor, phi: Tensor, grid: Lattice, *, inverse: str = INVERSES[0]
 ) -> Tensor:
-    """As ``neighbours.sample_canonical``, on the GPU: (NX, NY, NZ) float32."""
+    """As ``reference.skinning.sample_canonical``, on the GPU: (NX, NY, NZ) float32."""
     check_sampling(lattice, weights, bones, phi, grid, inverse)
-    return _look_up(lattice, weights.float().T.contiguous(), bones, phi, grid, inverse)
+    return _sample(lattice, weights.float().T.contiguous(), bones, phi, grid, inverse)
 
 
 def posed_phi(
@@ -291,12 +251,7 @@ def posed_phi(
     inverse: str = INVERSES[0],
     order: Tensor | None = None,
 ) -> Tensor:
-    """As ``neighbours.posed_phi``, on the GPU: (NX, NY, NZ) float32. ``order`` of ``tile_order``, where one is kept."""
+    """As ``reference.skinning.posed_phi``, on the GPU: (NX, NY, NZ) float32. ``order`` of ``tile_order``, where one is kept."""
     check_bones(bones, vertex_weights.shape[1], phi, grid, inverse)
     weights, near = _joint_weights(lattice, vertices, vertex_weights, k, tau, s, order)
-    return _look_up(lattice, _smooth_joints(lattice, weights, near, steps), bones, phi, grid, inverse)
-
-
-def compilations() -> list[Compilation]:
-    """Every kernel and variant of ``triton_weights``."""
-    return triton_weights.compilations()
+    return _sample(lattice, _smooth_joints(lattice, weights, near, steps), bones, phi, grid, inverse)

@@ -1,13 +1,12 @@
-"""The Triton kernels of ``triton_neighbours``: k-th nearest vertices, weights, smoothing, look-up. float32."""
+"""The Triton kernels of ``skinning``: k-th nearest vertices, skinning weights, smoothing, inverse LBS sampling. float32."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import triton
 import triton.language as tl
 
-from chorus.kernels.gpu.ahead_of_time import Compilation
+from chorus.kernels.gpu.ahead_of_time import Compilation, Types
+from chorus.kernels.gpu.arguments import Candidates, KthDistances, Lattice, SkinningWeights, Tiles, integers
 
 SIDE = 4
 TILE = 32
@@ -17,7 +16,7 @@ CHUNK = 256
 CELLS = 256
 """Voxels of a program that smooths: one a thread, or loads of different alignment would be shuffled to fit each other."""
 POINTS = 128
-"""Voxels of a program that looks up."""
+"""Voxels of a program that samples."""
 FEWEST_COLUMNS = 32
 """Joints that ``weigh_bricks`` is compiled for at least; for more, the next power of two."""
 STAGES = 2
@@ -28,24 +27,27 @@ _SLACK = tl.constexpr(1.00001)  # bounds are widened by more than float32 rounds
 
 
 @triton.jit
-def _brick_centre(brick, counts_y, counts_z, origin_x, origin_y, origin_z, spacing):
-    """First voxel of a brick, and the centre of its 64 voxel centres."""
+def _brick_of(brick, lattice: Lattice):
+    """First voxel of a brick, and the centre of its 64 voxel centres; bricks are numbered with z fastest."""
+    _, NY, NZ = integers(lattice.shape)
+    counts_y, counts_z = tl.cdiv(NY, _SIDE), tl.cdiv(NZ, _SIDE)
     i = brick // (counts_y * counts_z) * _SIDE
     j = brick // counts_z % counts_y * _SIDE
     k = brick % counts_z * _SIDE
     half: tl.constexpr = (_SIDE - 1) / 2
-    return i, j, k, origin_x + (i + half) * spacing, origin_y + (j + half) * spacing, origin_z + (k + half) * spacing
+    x, y, z = (i + half) * lattice.spacing, (j + half) * lattice.spacing, (k + half) * lattice.spacing
+    return (i, j, k), (lattice.x + x, lattice.y + y, lattice.z + z)
 
 
 @triton.jit
-def _voxels(i, j, k, origin_x, origin_y, origin_z, spacing):
-    """Indices and centres of the 64 voxels of the brick that begins at (i, j, k): the same bits in every kernel."""
+def _voxels(first, lattice: Lattice):
+    """Indices and centres of the 64 voxels of the brick with this first voxel: the same bits in every kernel."""
     lane = tl.arange(0, 64)
-    i, j, k = i + lane // 16, j + lane // 4 % 4, k + lane % 4
-    x = tl.fma(i.to(tl.float32), spacing, origin_x)
-    y = tl.fma(j.to(tl.float32), spacing, origin_y)
-    z = tl.fma(k.to(tl.float32), spacing, origin_z)
-    return i, j, k, x, y, z
+    i, j, k = first[0] + lane // 16, first[1] + lane // 4 % 4, first[2] + lane % 4
+    x = tl.fma(i.to(tl.float32), lattice.spacing, lattice.x)
+    y = tl.fma(j.to(tl.float32), lattice.spacing, lattice.y)
+    z = tl.fma(k.to(tl.float32), lattice.spacing, lattice.z)
+    return (i, j, k), (x, y, z)
 
 
 @triton.jit
@@ -54,37 +56,25 @@ def _outside(x, centre, half, side):
     return tl.maximum(tl.abs(centre - x) - half - side, 0.0)
 
 
-@triton.jit(do_not_specialize=["num_tiles", "num_vertices", "first_brick", "counts_y", "counts_z", "k"])
+@triton.jit(do_not_specialize=["num_tiles", "num_vertices", "first_brick", "k"])
 def find_candidates(
-    boxes,
+    tiles: Tiles,
+    candidates: Candidates,
+    lattice: Lattice,
     num_tiles,
     num_vertices,
     first_brick,
-    counts_y,
-    counts_z,
-    origin_x,
-    origin_y,
-    origin_z,
-    spacing,
     tau,
     k,
-    lists,
-    bounds,
-    counts,
-    reaches,
     TILE: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Tiles that can hold one of the k nearest vertices of a voxel of a brick; a program a brick.
-
-    boxes    (6, T) float32 centres and half sides of the tiles' bounding boxes
-    lists    (B, T) int32 out: the tiles          bounds   (B, T) float32 out: squared distances of their boxes from the brick's
-    counts   (B,) int32 out: how many; 0 where no vertex is within tau of any voxel
-    reaches  (B,) float32 out: no less than the k-th distance from the brick's centre
-    """
+    """Fill the ``candidates`` of the bricks from ``first_brick`` on; a program a brick."""
     program = tl.program_id(0)
-    _, _, _, x, y, z = _brick_centre(first_brick + program, counts_y, counts_z, origin_x, origin_y, origin_z, spacing)
-    side = (_SIDE - 1) / 2 * spacing
+    _, centre = _brick_of(first_brick + program, lattice)
+    x, y, z = centre
+    boxes = tiles.boxes
+    side = (_SIDE - 1) / 2 * lattice.spacing
     lane = tl.arange(0, CHUNK)
     # The least bound under which lie whole tiles of k vertices in all: bisected on its bits.
     low, high = tl.full((), -1, tl.int32), tl.full((), _LARGEST, tl.int32)
@@ -121,19 +111,20 @@ def find_candidates(
         nearest = tl.minimum(nearest, tl.min(tl.where(valid, bound, 3e38)))
         keep = valid & (bound <= limit * limit)
         place = count + tl.cumsum(keep.to(tl.int32), 0) - 1
-        tl.store(lists + row + place, t, mask=keep)
-        tl.store(bounds + row + place, bound, mask=keep)
+        tl.store(candidates.tiles + row + place, t, mask=keep)
+        tl.store(candidates.bounds + row + place, bound, mask=keep)
         count += tl.sum(keep.to(tl.int32))
-    tl.store(counts + program, tl.where(nearest <= tau * tau * _SLACK, count, 0))
-    tl.store(reaches + program, reach)
+    tl.store(candidates.length + program, tl.where(nearest <= tau * tau * _SLACK, count, 0))
+    tl.store(candidates.reach + program, reach)
 
 
 @triton.jit
-def _squared(points, tile, x, y, z, TILE: tl.constexpr):
+def _squared(points, tile, centres, TILE: tl.constexpr):
     """Squared distances of a tile's vertices from 64 voxels, (TILE, 64): the same bits at every call.
 
     Voxels are the lanes of a warp: what is known of them takes few registers, and a vertex is read by all lanes at once.
     """
+    x, y, z = centres
     vertex = points + tile * (3 * TILE) + tl.arange(0, TILE)
     dx = tl.load(vertex)[:, None] - x[None, :]
     dy = tl.load(vertex + TILE)[:, None] - y[None, :]
@@ -150,55 +141,44 @@ def _narrow(low, high, below_low, below_high, threshold, found, k, busy):
     return tl.where(short, threshold, low), high, tl.where(short, found, below_low), below_high
 
 
-@triton.jit(do_not_specialize=["num_tiles", "first_brick", "NX", "NY", "NZ", "counts_y", "counts_z", "k"])
+@triton.jit(do_not_specialize=["num_tiles", "first_brick", "k"])
 def find_kth(
-    points,
-    boxes,
-    lists,
-    bounds,
-    counts,
-    reaches,
+    tiles: Tiles,
+    candidates: Candidates,
+    kth: KthDistances,
+    lattice: Lattice,
     num_tiles,
     first_brick,
-    NX,
-    NY,
-    NZ,
-    counts_y,
-    counts_z,
-    origin_x,
-    origin_y,
-    origin_z,
-    spacing,
     tau,
     k,
-    farthest,
-    shares,
     TILE: tl.constexpr,
 ):
     """The k-th smallest squared distance from each of the 64 voxels of a brick, by counting; a program a brick.
 
-    points    (T, 3, TILE) float32 vertices in the tiles' order
-    farthest  (B, 64) float32 out: that distance; -1 for voxels outside the lattice and those that no box is near
-    shares    (B, 64) float32 out: what each vertex at that distance counts, below 1 where more share it than are wanted
+    Fills ``kth`` from the ``candidates``.
     """
     program = tl.program_id(0)
-    count = tl.load(counts + program)
+    count = tl.load(candidates.length + program)
     if count == 0:
         return
-    i, j, m, cx, cy, cz = _brick_centre(first_brick + program, counts_y, counts_z, origin_x, origin_y, origin_z, spacing)
-    i, j, m, x, y, z = _voxels(i, j, m, origin_x, origin_y, origin_z, spacing)
+    first_voxel, centre = _brick_of(first_brick + program, lattice)
+    voxels, centres = _voxels(first_voxel, lattice)
+    i, j, m = voxels
+    x, y, z = centres
+    cx, cy, cz = centre
+    NX, NY, NZ = integers(lattice.shape)
     row = program.to(tl.int64) * num_tiles
 
     # Where it lies: at least at the nearest box, at most at the reach from the centre and the way from there.
     low2 = tl.full((64,), 3e38, tl.float32)
     for n in range(count):
-        box = boxes + tl.load(lists + row + n)
+        box = tiles.boxes + tl.load(candidates.tiles + row + n)
         a = _outside(x, tl.load(box), tl.load(box + 3 * num_tiles), 0.0)
         b = _outside(y, tl.load(box + num_tiles), tl.load(box + 4 * num_tiles), 0.0)
         c = _outside(z, tl.load(box + 2 * num_tiles), tl.load(box + 5 * num_tiles), 0.0)
         low2 = tl.minimum(low2, a * a + b * b + c * c)
     away = tl.sqrt((x - cx) * (x - cx) + (y - cy) * (y - cy) + (z - cz) * (z - cz))
-    high2 = (tl.load(reaches + program) + away) * _SLACK
+    high2 = (tl.load(candidates.reach + program) + away) * _SLACK
     wanted = (i < NX) & (j < NY) & (m < NZ) & (low2 <= tau * tau * _SLACK)
     low = tl.maximum((low2 * (2.0 - _SLACK)).to(tl.int32, bitcast=True) - 1, -1)
     high = (high2 * high2 * _SLACK).to(tl.int32, bitcast=True)
@@ -213,8 +193,8 @@ def find_kth(
         limit = tl.max(tl.where(busy, third.to(tl.float32, bitcast=True), 0.0)) * _SLACK
         below_first, below_second, below_third = nobody, nobody, nobody
         for n in range(count):
-            if tl.load(bounds + row + n) <= limit:  # a tile beyond every threshold adds to no count
-                square = _squared(points, tl.load(lists + row + n), x, y, z, TILE)
+            if tl.load(candidates.bounds + row + n) <= limit:  # a tile beyond every threshold adds to no count
+                square = _squared(tiles.points, tl.load(candidates.tiles + row + n), centres, TILE)
                 # -1 where not above the threshold: the sign of a difference of bits, added at once. A comparison takes longer.
                 bits = square.to(tl.int32, bitcast=True)
                 below_first -= (bits - (first + 1)[None, :]) >> 31
@@ -225,67 +205,55 @@ def find_kth(
         low, high, below_low, below_high = _narrow(low, high, below_low, below_high, first, tl.sum(below_first, 0), k, busy)
         busy = busy & (below_high != k) & (high - low > 1)
     at = program.to(tl.int64) * 64 + tl.arange(0, 64)
-    tl.store(farthest + at, tl.where(wanted, high.to(tl.float32, bitcast=True), -1.0))
+    tl.store(kth.square + at, tl.where(wanted, high.to(tl.float32, bitcast=True), -1.0))
     left = (k - below_low).to(tl.float32) / (below_high - below_low).to(tl.float32)
-    tl.store(shares + at, tl.where(below_high > k, left, 1.0))
+    tl.store(kth.share + at, tl.where(below_high > k, left, 1.0))
 
 
-@triton.jit(do_not_specialize=["num_tiles", "joints", "first_brick", "NX", "NY", "NZ", "counts_y", "counts_z"])
+@triton.jit(do_not_specialize=["num_tiles", "num_joints", "first_brick"])
 def weigh_bricks(
-    points,
-    table,
-    lists,
-    bounds,
-    counts,
-    farthest,
-    shares,
+    tiles: Tiles,
+    candidates: Candidates,
+    kth: KthDistances,
+    lattice: Lattice,
+    out: SkinningWeights,
     num_tiles,
-    joints,
+    num_joints,
     first_brick,
-    NX,
-    NY,
-    NZ,
-    counts_y,
-    counts_z,
-    origin_x,
-    origin_y,
-    origin_z,
-    spacing,
     tau,
     s,
-    weights,
-    near,
     JOINTS: tl.constexpr,
     TILE: tl.constexpr,
 ):
     """Weights (Eq. 4, 9, 10) of the 64 voxels of a brick from the k-th distances; what is far is left as it is.
 
-    table    (JOINTS, T * TILE) float32 weights of the vertices in the tiles' order
-    weights  (J, V) float32 and near (V,) uint8: out
+    JOINTS is no less than ``num_joints``; a program a brick.
     """
     program = tl.program_id(0)
-    count = tl.load(counts + program)
+    count = tl.load(candidates.length + program)
     if count == 0:
         return
-    i, j, m, _, _, _ = _brick_centre(first_brick + program, counts_y, counts_z, origin_x, origin_y, origin_z, spacing)
-    i, j, m, x, y, z = _voxels(i, j, m, origin_x, origin_y, origin_z, spacing)
+    first_voxel, _ = _brick_of(first_brick + program, lattice)
+    voxels, centres = _voxels(first_voxel, lattice)
+    i, j, m = voxels
+    NX, NY, NZ = integers(lattice.shape)
     row = program.to(tl.int64) * num_tiles
     at = program.to(tl.int64) * 64 + tl.arange(0, 64)
-    last, share = tl.load(farthest + at), tl.load(shares + at)
+    last, share = tl.load(kth.square + at), tl.load(kth.share + at)
     limit = tl.max(last) * _SLACK
     blended = tl.zeros((JOINTS, 64), tl.float32)
     total = tl.zeros((TILE, 64), tl.float32)
     least = tl.full((TILE, 64), 3e38, tl.float32)
     for n in range(count):
-        if tl.load(bounds + row + n) <= limit:
-            tile = tl.load(lists + row + n)
-            square = _squared(points, tile, x, y, z, TILE)
+        if tl.load(candidates.bounds + row + n) <= limit:
+            tile = tl.load(candidates.tiles + row + n)
+            square = _squared(tiles.points, tile, centres, TILE)
             taken = square <= last[None, :]
             if tl.sum(taken.to(tl.int32)) > 0:
                 # At distance 0 the inverse is so large that nothing else counts.
                 inverse = tl.where(taken, tl.rsqrt(tl.maximum(square, 1e-30)), 0.0)
                 inverse *= tl.where(square == last[None, :], share[None, :], 1.0)
-                column = table + tl.arange(0, JOINTS)[:, None] * (num_tiles * TILE) + tile * TILE
+                column = tiles.weights + tl.arange(0, JOINTS)[:, None] * (num_tiles * TILE) + tile * TILE
                 blended = tl.dot(tl.load(column + tl.arange(0, TILE)[None, :]), inverse, blended, input_precision="ieee")
                 total += inverse
                 least = tl.minimum(least, square)
@@ -297,9 +265,9 @@ def weigh_bricks(
     joint = tl.arange(0, JOINTS)[:, None]
     blended = blended * scale[None, :] + tl.where(joint == 0, 1.0 - alpha[None, :], 0.0)
     voxel = (i.to(tl.int64) * NY + j) * NZ + m
-    out = weights + joint.to(tl.int64) * NX * NY * NZ + voxel[None, :]
-    tl.store(out, blended, mask=close[None, :] & (joint < joints))
-    tl.store(near + voxel, close.to(tl.uint8), mask=close)
+    to = out.weights + joint.to(tl.int64) * NX * NY * NZ + voxel[None, :]
+    tl.store(to, blended, mask=close[None, :] & (joint < num_joints))
+    tl.store(out.near + voxel, close.to(tl.uint8), mask=close)
 
 
 @triton.jit(do_not_specialize=["num_voxels", "NZ", "plane"])
@@ -326,43 +294,34 @@ def smooth_step(now, out, total, free, num_voxels, NZ, plane, take, coefficient,
         tl.store(total + at, tl.fma(value, coefficient, sum_so_far), mask=is_free)
 
 
-@triton.jit(do_not_specialize=["joints", "num_voxels", "NY", "NZ", "PX", "PY", "PZ"])
-def look_up(
+@triton.jit(do_not_specialize=["num_joints", "num_voxels"])
+def sample(
     weights,
     matrices,
     phi,
     out,
-    joints,
+    lattice: Lattice,
+    grid: Lattice,
+    num_joints,
     num_voxels,
-    NY,
-    NZ,
-    origin_x,
-    origin_y,
-    origin_z,
-    spacing,
-    PX,
-    PY,
-    PZ,
-    grid_x,
-    grid_y,
-    grid_z,
-    grid_spacing,
     POINTS: tl.constexpr,
     INVERTED: tl.constexpr,
 ):
-    """Eq. 11: out (V,) <- phi (PX, PY, PZ) at the canonical voxel of each voxel.
+    """Eq. 11, inverse LBS: out (V,) <- phi, which lies on ``grid``, at the canonical place of each voxel of ``lattice``.
 
+    weights   (J, V) float32  skinning weights
     matrices  (J, 12) float32 of B_j^-1 where INVERTED, else of B_j
     """
     voxel = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
     valid = voxel < num_voxels
-    x = origin_x + (voxel // (NY * NZ)).to(tl.float32) * spacing
-    y = origin_y + (voxel // NZ % NY).to(tl.float32) * spacing
-    z = origin_z + (voxel % NZ).to(tl.float32) * spacing
+    _, NY, NZ = integers(lattice.shape)
+    x = lattice.x + (voxel // (NY * NZ)).to(tl.float32) * lattice.spacing
+    y = lattice.y + (voxel // NZ % NY).to(tl.float32) * lattice.spacing
+    z = lattice.z + (voxel % NZ).to(tl.float32) * lattice.spacing
     zero = tl.zeros((POINTS,), tl.float32)
     a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3 = zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero, zero
     weight = weights + voxel
-    for n in range(joints):
+    for n in range(num_joints):
         w = tl.load(weight, mask=valid, other=0)
         weight += num_voxels
         m = matrices + n * 12
@@ -381,8 +340,9 @@ def look_up(
         u = (d0 * x + (a2 * c1 - a1 * c2) * y + (a1 * b2 - a2 * b1) * z) / determinant
         v = (d1 * x + (a0 * c2 - a2 * c0) * y + (a2 * b0 - a0 * b2) * z) / determinant
         w = (d2 * x + (a1 * c0 - a0 * c1) * y + (a0 * b1 - a1 * b0) * z) / determinant
-    i, j = tl.floor((u - grid_x) / grid_spacing + 0.5), tl.floor((v - grid_y) / grid_spacing + 0.5)
-    k = tl.floor((w - grid_z) / grid_spacing + 0.5)
+    PX, PY, PZ = integers(grid.shape)
+    i, j = tl.floor((u - grid.x) / grid.spacing + 0.5), tl.floor((v - grid.y) / grid.spacing + 0.5)
+    k = tl.floor((w - grid.z) / grid.spacing + 0.5)
     inside = valid & (i >= 0) & (i < PX) & (j >= 0) & (j < PY) & (k >= 0) & (k < PZ)
     i, j, k = tl.where(inside, i, 0.0), tl.where(inside, j, 0.0), tl.where(inside, k, 0.0)
     cell = (i.to(tl.int64) * PY + j.to(tl.int64)) * PZ + k.to(tl.int64)
@@ -396,39 +356,27 @@ def weigh_warps(columns: int) -> int:
 
 def compilations() -> list[Compilation]:
     """Every kernel and variant of this module."""
-    pointers: dict[str, Any] = {
-        **dict.fromkeys(("points", "table", "boxes", "bounds", "reaches", "farthest", "shares", "weights"), "*fp32"),
-        **dict.fromkeys(("now", "out", "total", "phi", "matrices"), "*fp32"),
-        **dict.fromkeys(("lists", "counts", "free"), "*i32"),
-        "near": "*u8",
+    numbers = dict.fromkeys(("num_tiles", "num_vertices", "num_joints", "num_voxels", "first_brick", "NZ", "plane", "k"), "i32")
+    numbers |= dict.fromkeys(("tau", "s", "take", "coefficient"), "fp32")
+    search: Types = {"tiles": Tiles, "candidates": Candidates, "kth": KthDistances, "lattice": Lattice, **numbers}
+    weigh: Types = {**search, "out": SkinningWeights}
+    smooth: Types = {**dict.fromkeys(("now", "out", "total"), "*fp32"), "free": "*i32", **numbers}
+    sampling: Types = {
+        **dict.fromkeys(("weights", "matrices", "phi", "out"), "*fp32"),
+        "lattice": Lattice,
+        "grid": Lattice,
+        **numbers,
     }
-    floats = (
-        "origin_x",
-        "origin_y",
-        "origin_z",
-        "spacing",
-        "tau",
-        "s",
-        "take",
-        "coefficient",
-        "grid_x",
-        "grid_y",
-        "grid_z",
-        "grid_spacing",
-    )
-    found = []
-    for name, fn, constants, work, warps in (
-        ("find_candidates", find_candidates, {"TILE": TILE, "CHUNK": CHUNK}, 0, 4),
-        ("find_kth", find_kth, {"TILE": TILE}, 64 * TILE, 4),
-        ("weigh_bricks_32", weigh_bricks, {"JOINTS": 32, "TILE": TILE}, 64 * TILE, weigh_warps(32)),
-        ("weigh_bricks_64", weigh_bricks, {"JOINTS": 64, "TILE": TILE}, 64 * TILE, weigh_warps(64)),
-        ("smooth_step", smooth_step, {"CELLS": CELLS, "SERIES": False}, CELLS, CELLS // 32),
-        ("smooth_term", smooth_step, {"CELLS": CELLS, "SERIES": True}, CELLS, CELLS // 32),
-        ("look_up", look_up, {"POINTS": POINTS, "INVERTED": True}, POINTS, 4),
-        ("look_up_inverse", look_up, {"POINTS": POINTS, "INVERTED": False}, POINTS, 4),
-    ):
-        names = [n for n in fn.arg_names if n not in constants]
-        signature = {n: pointers.get(n, "fp32" if n in floats else "i32") for n in names}
-        divisible = frozenset(n for n in names if n in pointers)
-        found.append(Compilation(name, fn, signature, constants, warps, STAGES, divisible, work))
-    return found
+    return [
+        Compilation(name, fn, signature, constants, warps, STAGES, votes)
+        for name, fn, signature, constants, votes, warps in (
+            ("find_candidates", find_candidates, search, {"TILE": TILE, "CHUNK": CHUNK}, 0, 4),
+            ("find_kth", find_kth, search, {"TILE": TILE}, 64 * TILE, 4),
+            ("weigh_bricks_32", weigh_bricks, weigh, {"JOINTS": 32, "TILE": TILE}, 64 * TILE, weigh_warps(32)),
+            ("weigh_bricks_64", weigh_bricks, weigh, {"JOINTS": 64, "TILE": TILE}, 64 * TILE, weigh_warps(64)),
+            ("smooth_step", smooth_step, smooth, {"CELLS": CELLS, "SERIES": False}, CELLS, CELLS // 32),
+            ("smooth_term", smooth_step, smooth, {"CELLS": CELLS, "SERIES": True}, CELLS, CELLS // 32),
+            ("sample", sample, sampling, {"POINTS": POINTS, "INVERTED": True}, POINTS, 4),
+            ("sample_inverse", sample, sampling, {"POINTS": POINTS, "INVERTED": False}, POINTS, 4),
+        )
+    ]

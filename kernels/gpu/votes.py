@@ -1,8 +1,8 @@
 """Votes on a GPU: the Triton kernels put together. Arguments and results are those of ``chorus.kernels.arrays``.
 
 Images are sorted by group and cut into segments, runs of at most ``SEGMENT`` images of one group; several segments make a pass,
-whose working memory is bounded. Of a pass, ``triton_prepare`` makes matrices and block tables, ``triton_cull`` settles what
-it can and lists the rest, and the kernels of ``triton_vote`` cast it.
+whose working memory is bounded. Of a pass, ``prepare`` makes matrices and block tables, ``culling`` settles what it can
+and lists the rest, and ``vote_kernels`` cast it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from chorus.kernels.arrays import VoteImages, VoxelField, check_call, empty_counts
-from chorus.kernels.gpu import culling as triton_cull
-from chorus.kernels.gpu import vote_kernels as triton_vote
+from chorus.kernels.gpu import culling, vote_kernels
+from chorus.kernels.gpu.arguments import Contacts, Counts, Lists
 from chorus.kernels.gpu.field import FieldOnDevice, Launch, capability, field_on_device, use_ptx, working_device
 from chorus.kernels.gpu.passes import PASS_IMAGES, Pass, prepare_passes
+from chorus.kernels.gpu.pixels import KINDS
 from chorus.kernels.stats import CullingStats
 
 Variant = Literal["auto", "lattice", "tensor"]
@@ -77,15 +78,14 @@ def _count_votes(
     counts = out if out is not None and plain else empty_counts(field, num_groups, device)
     plan = field_on_device(field, device)
     for pass_ in prepare_passes(plan, images, group, weight, device, pass_images):
-        lists = torch.empty(plan.num_bricks, 2, pass_.capacity, dtype=torch.int16, device=device)
-        lengths = torch.empty(plan.num_bricks, pass_.num_segments, 4, dtype=torch.int32, device=device)
-        cull_bricks(field, plan, pass_, plan.every, lists, lengths, counts, cull, weight is not None)
+        lists = pass_.new_lists(plan.num_bricks)
+        cull_bricks(plan, pass_, lists, Counts(*counts), cull=cull, weighted=weight is not None)
         for launch in plan.launches(variant):
-            for kind, number in triton_vote.KINDS.items():
+            for kind in KINDS:
                 if cull or kind == "both":
-                    _vote(field, plan, pass_, launch, lists, lengths, counts, number, weight is not None)
+                    cast_votes(plan, pass_, launch, lists, Counts(*counts), kind=kind, weighted=weight is not None)
         if stats is not None:
-            *listed, outside = (int(x) for x in lengths.sum((0, 1), dtype=torch.int64))
+            *listed, outside = (int(x) for x in lists.lengths.sum((0, 1), dtype=torch.int64))
             stats.pairs += plan.num_bricks * pass_.num_images
             stats.decided += plan.num_bricks * pass_.num_images - sum(listed)
             stats.outside += outside
@@ -100,117 +100,66 @@ def _count_votes(
 
 
 def cull_bricks(
-    field: VoxelField,
     plan: FieldOnDevice,
-    on: Pass,
-    bricks: Tensor,
-    lists: Tensor,
-    lengths: Tensor,
-    counts: tuple[Tensor, Tensor],
+    pass_: Pass,
+    lists: Lists,
+    counts: Counts,
+    *,
     cull: bool,
     weighted: bool,
-    regions: Tensor | None = None,
-    touched: Tensor | None = None,
+    selected: Tensor | None = None,
+    contacts: Contacts | None = None,
 ) -> None:
-    """Launch ``triton_cull.cull_bricks``; with ``regions`` and ``touched`` for contacts."""
-    triton_cull.cull_bricks[(len(bricks), on.num_segments)](
-        on.lanes,
-        on.cull,
-        on.blocks,
-        on.some,
-        on.full,
-        on.weights,
+    """Launch ``culling.cull_bricks`` for all bricks, or for those ``selected`` (N,) int32; with ``contacts``, for these."""
+    bricks = plan.bricks if selected is None else plan.bricks._replace(selected=selected)
+    unused = Contacts(lists.lengths, lists.lengths, lists.lengths)
+    culling.cull_bricks[(len(bricks.selected), pass_.num_segments)](
+        pass_.images,
+        pass_.tables,
         bricks,
-        plan.first,
-        plan.centre,
-        plan.joint_offset,
-        plan.joint,
-        plan.mean,
-        plan.variation,
-        on.segments,
-        on.groups,
         lists,
-        lengths,
-        *counts,
-        on.rows,
-        lengths if regions is None else regions,
-        lengths if touched is None else touched,
-        on.capacity,
-        on.num_segments,
-        *field.shape,
-        float(field.spacing),
+        counts,
+        unused if contacts is None else contacts,
         CULL=cull,
         WEIGHTED=weighted and cull,
-        CONTACTS=touched is not None,
-        IMAGES=triton_cull.images_at_a_time(capability(plan.device)),
+        CONTACTS=contacts is not None,
+        IMAGES=culling.images_at_a_time(capability(plan.device)),
         num_warps=1,
         num_stages=1,
     )
 
 
-def _vote(
-    field: VoxelField,
-    plan: FieldOnDevice,
-    on: Pass,
-    launch: Launch,
-    lists: Tensor,
-    lengths: Tensor,
-    counts: tuple[Tensor, Tensor],
-    kind: int,
-    weighted: bool,
+def cast_votes(
+    plan: FieldOnDevice, pass_: Pass, launch: Launch, lists: Lists, counts: Counts, *, kind: str, weighted: bool
 ) -> None:
-    grid = (len(launch.bricks), on.num_segments)
-    flags = {"KIND": kind, "WEIGHTED": weighted, "PTX": use_ptx(plan.device), "enable_fp_fusion": False}
-    if launch.packs:
-        shape = triton_vote.tensor_shape(capability(plan.device))
-        triton_vote.vote_tensor[grid](
-            on.split,
-            on.view,
-            on.words,
-            on.weights,
-            lists,
-            lengths,
-            launch.bricks,
-            plan.first,
-            launch.joints,
-            launch.operand,
-            on.segments,
-            on.groups,
-            *counts,
-            on.capacity,
-            len(plan.parents),
-            on.num_segments,
+    """Launch the vote kernel that takes these bricks, for the lists of one of ``pixels.KINDS``."""
+    grid = (len(launch.selected), pass_.num_segments)
+    bricks = plan.bricks._replace(selected=launch.selected)
+    flags = {"KIND": KINDS[kind], "WEIGHTED": weighted, "PTX": use_ptx(plan.device), "enable_fp_fusion": False}
+    if launch.packs is not None:
+        shape = vote_kernels.tensor_shape(capability(plan.device))
+        vote_kernels.vote_tensor[grid](
+            pass_.images,
+            bricks,
             launch.packs,
-            *field.shape,
-            PACKS=launch.packs if launch.packs <= shape.most_packs else 0,
+            lists,
+            counts,
+            plan.num_joints,
+            launch.num_packs,
+            PACKS=launch.num_packs if launch.num_packs <= shape.most_packs else 0,
             IMAGES=shape.images,
             num_warps=shape.num_warps,
             num_stages=shape.num_stages,
             **flags,
         )
     else:
-        triton_vote.vote_lattice[grid](
-            on.lanes,
-            on.view,
-            on.words,
-            on.weights,
+        vote_kernels.vote_lattice[grid](
+            pass_.images,
+            bricks,
             lists,
-            lengths,
-            launch.bricks,
-            plan.first,
-            plan.centre,
-            plan.joint_offset,
-            plan.joint,
-            plan.weight,
-            on.segments,
-            on.groups,
-            *counts,
-            on.capacity,
-            on.num_segments,
-            *field.shape,
-            float(field.spacing),
+            counts,
             ONE_JOINT=launch.one_joint,
-            IMAGES=triton_vote.LATTICE_IMAGES,
+            IMAGES=vote_kernels.LATTICE_IMAGES,
             num_warps=4,
             num_stages=1,
             **flags,

@@ -89,7 +89,7 @@ def broken(x, B: tl.constexpr):
 
 def toy(name: str = "nested") -> Compilation:
     types = {"x": "*fp32", "y": "*fp32", "n": "i32", "m": "i32"}
-    return Compilation(name, nested, types, {"B": 256}, divisible=frozenset({"x", "y"}), votes=256)
+    return Compilation(name, nested, types, {"B": 256}, votes=256)
 
 
 def test_loops_of_written_machine_code() -> None:
@@ -151,7 +151,7 @@ def test_a_kernel_that_does_not_compile_is_a_row_that_says_so() -> None:
 def test_names() -> None:
     name = parse_name("vote_tensor[packs=2,on mask,weighted]")
     assert (name.base, name.values, name.flags) == ("vote_tensor", {"packs": 2}, {"on_mask", "weighted"})
-    assert parse_name("look_up").flags == frozenset()
+    assert parse_name("sample").flags == frozenset()
     with pytest.raises(ValueError, match="name: expected"):
         parse_name("vote tensor")
 
@@ -188,7 +188,7 @@ def test_means_over_bricks() -> None:
         a_row(f"vote_tensor[packs={p},on mask]", loops=(Loop(".L", 1, 0, -1, Counter(FFMA=c)),)) for p, c in ((1, 8), (2, 12))
     ]
     packs.append(a_row("vote_tensor[packs=n,on mask]"))
-    other = [a_row("vote_tensor[packs=1,both]"), a_row("look_up"), a_row("vote_tensor[packs=3,on mask,weighted]")]
+    other = [a_row("vote_tensor[packs=1,both]"), a_row("sample"), a_row("vote_tensor[packs=3,on mask,weighted]")]
     joints = (1, 1, 3, 5, 9)
     by_kernel = {m.kernel: m for m in mean_per_vote([*lattice, *packs, *other], joints)}
     assert by_kernel["vote_lattice"].per_vote == pytest.approx((2 * 20 + 38 + 50 + 74) / 5)
@@ -197,7 +197,7 @@ def test_means_over_bricks() -> None:
     bound = 132 * 4 * 32 * 1.98e9 / (25.0 * 48**3)
     assert H200.images_per_s(25.0, 48**3) == pytest.approx(bound)
     assert sum(mannequin_joints()) / len(mannequin_joints()) == pytest.approx(5.1, abs=0.3)
-    assert mean_per_vote([a_row("look_up")], joints) == []
+    assert mean_per_vote([a_row("sample")], joints) == []
     with pytest.raises(ValueError, match="a brick needs 3 packs"):
         mean_per_vote(packs[:2], joints)
 

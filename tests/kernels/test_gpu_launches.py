@@ -28,10 +28,13 @@ CAPABILITIES = {"sm_80": (8, 0), "sm_86": (8, 6), "sm_90": (9, 0), "sm_100": (10
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel as Triton was asked for it; ``types`` by argument, "constexpr" where a value became part of the code."""
+    """One kernel as Triton was asked for it; ``types`` by argument, "constexpr" where a value became part of the code.
+
+    A group of arguments has a tuple of types; constants and attributes within it are named by their path.
+    """
 
     fn: Any
-    types: dict[str, str]
+    types: dict[str, Any]
     constants: dict[str, Any]
     attributes: dict[Any, Any]
     options: dict[str, Any]
@@ -40,9 +43,7 @@ class Launch:
 @pytest.fixture
 def caught(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[Launch]]]:
     """``caught("sm_90")``: from here on every launch goes into the list that is returned, as for that device."""
-    from chorus.kernels.gpu import contacts as triton_contacts
-    from chorus.kernels.gpu import skinning as triton_neighbours
-    from chorus.kernels.gpu import votes as triton_votes
+    from chorus.kernels.gpu import contacts, skinning, votes
 
     def begin(name: str) -> list[Launch]:
         target, found = TARGETS[name], []
@@ -56,18 +57,21 @@ def caught(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[Lau
 
         def hook(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:
             function, options = fn.jit_function, json.loads(compile["specialization_data"])["options"]
-            constants = {function.arg_names[path[0]]: value for path, value in compile["constants"].items()}
+            # A constant within a group, that is an integer 1 there, has a path of two.
+            constants = {
+                function.arg_names[path[0]] if len(path) == 1 else path: value for path, value in compile["constants"].items()
+            }
             found.append(Launch(function, dict(compile["signature"]), constants, compile["configs"][0], options))
             return True  # "I have it": neither compiled nor launched
 
         triton.knobs.runtime.jit_cache_hook = hook
         from_numpy = torch.from_numpy  # numpy's memory may begin anywhere; what is copied to a device never does
         monkeypatch.setattr(torch, "from_numpy", lambda array: from_numpy(array).clone())
-        for module in (triton_votes, triton_contacts):
+        for module in (votes, contacts):
             monkeypatch.setattr(module, "working_device", lambda home, images: torch.device("cpu"))
             monkeypatch.setattr(module, "use_ptx", lambda device: target.is_nvidia)
-        monkeypatch.setattr(triton_votes, "capability", lambda device: CAPABILITIES[name])
-        monkeypatch.setattr(triton_neighbours, "check_device", lambda **tensors: torch.device("cpu"))
+        monkeypatch.setattr(votes, "capability", lambda device: CAPABILITIES[name])
+        monkeypatch.setattr(skinning, "check_device", lambda **tensors: torch.device("cpu"))
         return found
 
     before = triton.runtime.driver._active, triton.knobs.runtime.jit_cache_hook
@@ -97,10 +101,8 @@ def proven(launch: Launch, target: str) -> list[Compilation]:
 
 
 def launch_everything(J: int, shape: tuple[int, int, int], seed: int = 0, cull: bool = True) -> None:
-    """Votes by every variant, with and without weights; contacts; weights, smoothing and look-up."""
-    from chorus.kernels.gpu import contacts as triton_contacts
-    from chorus.kernels.gpu import skinning as triton_neighbours
-    from chorus.kernels.gpu import votes as triton_votes
+    """Votes by every variant, with and without weights; contacts; skinning weights, smoothing and sampling."""
+    from chorus.kernels.gpu import contacts, skinning, votes
     from chorus.kernels.reference.skinning import INVERSES, Lattice
 
     rng = np.random.default_rng(seed)
@@ -110,9 +112,9 @@ def launch_everything(J: int, shape: tuple[int, int, int], seed: int = 0, cull: 
     weight = torch.tensor(rng.integers(0, 256, 40), dtype=torch.uint8)
     for variant in ("lattice", "tensor", "auto"):
         for times in (None, weight):
-            triton_votes.count_votes(field, images, group, times, num_groups=3, variant=variant, cull=cull)  # type: ignore[arg-type]
+            votes.count_votes(field, images, group, times, num_groups=3, variant=variant, cull=cull)  # type: ignore[arg-type]
     regions = torch.ones(field.num_voxels, dtype=torch.int32)
-    triton_contacts.touched_regions(field, regions, images, cull=cull)
+    contacts.touched_regions(field, regions, images, cull=cull)
     lattice = Lattice(field.shape, field.origin, field.spacing)
     points = torch.from_numpy(rng.normal(0, 0.3, (70, 3)).astype(np.float32))
     table = torch.from_numpy(rng.dirichlet([0.2] * J, 70).astype(np.float32))
@@ -120,9 +122,7 @@ def launch_everything(J: int, shape: tuple[int, int, int], seed: int = 0, cull: 
     phi = torch.zeros(field.shape)
     for inverse in INVERSES:
         for steps in (3, 60):  # steps one by one, and by their series
-            triton_neighbours.posed_phi(
-                lattice, points, table, bones, phi, lattice, k=6, tau=0.5, s=0.25, steps=steps, inverse=inverse
-            )
+            skinning.posed_phi(lattice, points, table, bones, phi, lattice, k=6, tau=0.5, s=0.25, steps=steps, inverse=inverse)
 
 
 @pytest.mark.parametrize("target", CAPABILITIES)

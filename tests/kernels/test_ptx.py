@@ -16,7 +16,7 @@ import pytest
 
 from chorus.kernels.masks import PackedMasks
 
-triton_pixel = pytest.importorskip("chorus.kernels.gpu.pixels")
+pixels = pytest.importorskip("chorus.kernels.gpu.pixels")
 MAGIC = 0x4B400000
 WORD = 2**32
 
@@ -159,8 +159,8 @@ def test_counts_are_those_of_exact_arithmetic(weight: int) -> None:
     memory = b"\xff" * 64 + packed.words.tobytes()
     met = {"on": 0, "in": 0, "out": 0}
     name = "_WEIGHTED" if weight > 1 else ""
-    both, on_mask = (getattr(triton_pixel, f"_COUNT_{what}{name}").value for what in ("VOTES", "ON_MASK"))
-    inside_code = triton_pixel._INSIDE.value
+    both, on_mask = (getattr(pixels, f"_COUNT_{what}{name}").value for what in ("VOTES", "ON_MASK"))
+    inside_code = pixels._INSIDE.value
     for u, v, z in points(rng, 3000).tolist():
         pixel = expected_pixel(u, v, z)
         inside = z > 0 and pixel is not None and 0 <= pixel[0] < WIDTH and 0 <= pixel[1] < HEIGHT

@@ -81,8 +81,8 @@ def test_a_posed_field_is_the_cpu_twins(device: torch.device) -> None:
 
 def test_weights_around_a_posed_mesh_are_the_cpu_twins(device: torch.device) -> None:
     from chorus.kernels.arrays import cube
-    from chorus.kernels.gpu import skinning as triton_neighbours
-    from chorus.kernels.reference import skinning as neighbours
+    from chorus.kernels.gpu import skinning
+    from chorus.kernels.reference import skinning as reference
 
     body = load_body()
     pose = body.rest_pose.copy()
@@ -91,12 +91,12 @@ def test_weights_around_a_posed_mesh_are_the_cpu_twins(device: torch.device) -> 
     lattice = cube(24, 3.0)
     weights = torch.from_numpy(body.weights.astype(np.float64))
     settings = {"k": 30, "tau": 0.8, "s": 0.25}
-    want, near = neighbours.skinning_weights(lattice, mesh.double(), weights, **settings)
-    have, is_near = triton_neighbours.skinning_weights(lattice, mesh.to(device), weights.to(device), **settings)
+    want, near = reference.skinning_weights(lattice, mesh.double(), weights, **settings)
+    have, is_near = skinning.skinning_weights(lattice, mesh.to(device), weights.to(device), **settings)
     assert torch.equal(is_near.cpu(), near)
     assert (have.cpu().double() - want).abs().max() < 2e-5
-    smooth = triton_neighbours.smooth(lattice, have, is_near, steps=8).cpu().double()
-    assert (smooth - neighbours.smooth(lattice, want, near, steps=8)).abs().max() < 2e-5
+    smooth = skinning.smooth(lattice, have, is_near, steps=8).cpu().double()
+    assert (smooth - reference.smooth(lattice, want, near, steps=8)).abs().max() < 2e-5
 
 
 def test_a_store_gives_the_gpu_and_the_cpu_the_same_counts(device: torch.device, tmp_path: Path) -> None:

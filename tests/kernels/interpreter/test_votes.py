@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from chorus.kernels.gpu import contacts as triton_contacts
-from chorus.kernels.gpu import field as triton_field
-from chorus.kernels.gpu import passes as triton_passes
-from chorus.kernels.gpu import votes as triton_votes
+from chorus.kernels.gpu import passes, votes
+from chorus.kernels.gpu.contacts import touched_regions
+from chorus.kernels.gpu.field import field_on_device
 from chorus.kernels.masks import PackedMasks
 from chorus.kernels.reference import contacts
 from chorus.kernels.reference import votes as reference
@@ -44,9 +43,9 @@ def test_the_contract_in_every_branch() -> None:
         weight = torch.tensor(rng.integers(0, 256, count) * (rng.random(count) < 0.8), dtype=torch.uint8) if weighted else None
         for variant in ("lattice", "tensor"):
             stats = CullingStats()
-            ours = triton_votes.count_votes(field, images, group, weight, num_groups=2, variant=variant, stats=stats)
+            ours = votes.count_votes(field, images, group, weight, num_groups=2, variant=variant, stats=stats)
             assert within_band(ours, field, images, group, weight, 2), (seed, variant)
-            whole = triton_votes.count_votes(field, images, group, weight, num_groups=2, variant=variant, cull=False)
+            whole = votes.count_votes(field, images, group, weight, num_groups=2, variant=variant, cull=False)
             assert equal(ours, whole), (seed, variant)
             assert 0 <= stats.outside <= stats.decided <= stats.pairs
             met["settled"] += stats.decided - stats.outside
@@ -57,8 +56,8 @@ def test_the_contract_in_every_branch() -> None:
         _, z = reference.project(field, images, field.dense_weights(), field.centres())
         met["behind the camera"] += int((z <= 0).sum())
         met["empty mask"] += int((images.box[:, 2] == 0).sum())
-        plan = triton_field.field_on_device(field, torch.device("cpu"))
-        met.update(f"{launch.packs} packs" for launch in plan.launches("tensor"))
+        plan = field_on_device(field, torch.device("cpu"))
+        met.update(f"{launch.num_packs} packs" for launch in plan.launches("tensor"))
         met.update(f"one joint: {launch.one_joint}" for launch in plan.launches("lattice"))
     for branch in (
         "settled",
@@ -83,8 +82,8 @@ def test_culling_never_changes_a_count(seed: int) -> None:
     if field.num_voxels > 300:
         field, images = adversarial_world(np.random.default_rng(1000 + seed), count=24)
     group = torch.zeros(len(images), dtype=torch.int64)
-    ours = triton_votes.count_votes(field, images, group, num_groups=1)
-    assert equal(ours, triton_votes.count_votes(field, images, group, num_groups=1, cull=False))
+    ours = votes.count_votes(field, images, group, num_groups=1)
+    assert equal(ours, votes.count_votes(field, images, group, num_groups=1, cull=False))
 
 
 def test_any_split_order_and_pass_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,17 +92,17 @@ def test_any_split_order_and_pass_gives_the_same_bits(monkeypatch: pytest.Monkey
     images = random_images(rng, field, 40, sizes=((64, 64), (33, 47)))
     group = torch.tensor(rng.integers(0, 3, 40))
     weight = torch.tensor(rng.integers(0, 256, 40), dtype=torch.uint8)
-    whole = triton_votes.count_votes(field, images, group, weight, num_groups=3)
+    whole = votes.count_votes(field, images, group, weight, num_groups=3)
     out = tuple(torch.zeros_like(c) for c in whole)
     for rows in (slice(0, 1), slice(1, 18), slice(18, None)):
-        same = triton_votes.count_votes(field, images[rows], group[rows], weight[rows], num_groups=3, out=out)
+        same = votes.count_votes(field, images[rows], group[rows], weight[rows], num_groups=3, out=out)
         assert same[0] is out[0]
         assert same[1] is out[1]
     assert equal(whole, out)
     order = torch.tensor(rng.permutation(40))
-    assert equal(whole, triton_votes.count_votes(field, images[order], group[order], weight[order], num_groups=3))
-    monkeypatch.setattr(triton_passes, "SEGMENT", 8)  # many segments and passes
-    assert equal(whole, triton_votes.count_votes(field, images, group, weight, num_groups=3, pass_images=20))
+    assert equal(whole, votes.count_votes(field, images[order], group[order], weight[order], num_groups=3))
+    monkeypatch.setattr(passes, "SEGMENT", 8)  # many segments and passes
+    assert equal(whole, votes.count_votes(field, images, group, weight, num_groups=3, pass_images=20))
 
 
 def test_a_voxel_on_the_axis_behind_the_camera_does_not_vote() -> None:
@@ -114,7 +113,7 @@ def test_a_voxel_on_the_axis_behind_the_camera_does_not_vote() -> None:
     for depth, inside in ((-2.0, 0), (2.0, 1)):
         images = to_images(np.zeros((1, 1, 3)), one, np.array([[0, 0, depth]]), K, PackedMasks.pack([np.ones((64, 64), bool)]))
         for variant in ("lattice", "tensor"):
-            num, den = triton_votes.count_votes(
+            num, den = votes.count_votes(
                 field, images, torch.zeros(1, dtype=torch.int64), num_groups=1, variant=variant, cull=False
             )
             assert num.tolist() == den.tolist() == [[inside]]
@@ -139,10 +138,10 @@ def test_images_of_one_pixel_and_of_many_and_the_same_image_twice(joints: int, w
     group = torch.tensor(rng.integers(0, 3, 10))
     weight = torch.tensor(rng.choice([0, 1, 255], 10), dtype=torch.uint8) if weighted else None
     for variant in ("lattice", "tensor"):
-        ours = triton_votes.count_votes(field, images, group, weight, num_groups=3, variant=variant)
+        ours = votes.count_votes(field, images, group, weight, num_groups=3, variant=variant)
         assert within_band(ours, field, images, group, weight, 3)
         assert 0 < int(ours[0].sum()) < int(ours[1].sum())
-        whole = triton_votes.count_votes(field, images, group, weight, num_groups=3, variant=variant, cull=False)
+        whole = votes.count_votes(field, images, group, weight, num_groups=3, variant=variant, cull=False)
         assert equal(ours, whole)
 
 
@@ -162,7 +161,7 @@ def test_an_offset_principal_point_and_a_long_lens() -> None:
     moved = dataclasses.replace(images, K=K, t=t)
     group = torch.zeros(6, dtype=torch.int64)
     for variant in ("lattice", "tensor"):
-        ours = triton_votes.count_votes(field, moved, group, num_groups=1, variant=variant)
+        ours = votes.count_votes(field, moved, group, num_groups=1, variant=variant)
         assert int(ours[1].sum()) > 0
         assert within_band(ours, field, moved, group, None, 1)
 
@@ -174,16 +173,16 @@ def test_contacts_lie_between_what_is_certain_and_what_is_possible() -> None:
         images = random_images(rng, field, 17)
         bits = np.where(rng.random(field.num_voxels) < 0.2, 1 << rng.integers(0, 32, field.num_voxels), 0)
         regions = torch.tensor(bits.astype(np.uint32).view(np.int32))
-        ours = triton_contacts.touched_regions(field, regions, images)
+        ours = touched_regions(field, regions, images)
         assert within_bounds(ours, contacts.touched_bounds(field, regions, images))
         assert int((ours != 0).sum()) > 0
-        assert torch.equal(ours, triton_contacts.touched_regions(field, regions, images, cull=False))
+        assert torch.equal(ours, touched_regions(field, regions, images, cull=False))
         # Exactly the regions one of whose voxels the lattice votes count.
-        num, _ = triton_votes.count_votes(field, images[:3], torch.arange(3), num_groups=3, variant="lattice")
+        num, _ = votes.count_votes(field, images[:3], torch.arange(3), num_groups=3, variant="lattice")
         for image in range(3):
             assert int(ours[image]) == union(regions, num[image] > 0)
     none = torch.zeros(field.num_voxels, dtype=torch.int32)
-    assert triton_contacts.touched_regions(field, none, images).eq(0).all()
+    assert touched_regions(field, none, images).eq(0).all()
 
 
 def test_arguments_are_checked() -> None:
@@ -192,10 +191,10 @@ def test_arguments_are_checked() -> None:
     images = random_images(rng, field, 2)
     group = torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="variant: expected auto, lattice, tensor; got 'wmma'"):
-        triton_votes.count_votes(field, images, group, num_groups=1, variant="wmma")  # type: ignore[arg-type]
+        votes.count_votes(field, images, group, num_groups=1, variant="wmma")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="group: expected indices"):
-        triton_votes.count_votes(field, images, group + 1, num_groups=1)
-    none = triton_votes.count_votes(field, images[:0], group[:0], num_groups=2)
+        votes.count_votes(field, images, group + 1, num_groups=1)
+    none = votes.count_votes(field, images[:0], group[:0], num_groups=2)
     assert none[0].shape == (2, 8)
     assert none[0].eq(0).all()
 
@@ -203,7 +202,7 @@ def test_arguments_are_checked() -> None:
 def test_a_field_that_nobody_holds_is_let_go() -> None:
     field = random_field(np.random.default_rng(0), (2, 2, 2), 5)
     images = random_images(np.random.default_rng(1), field, 2)
-    triton_votes.count_votes(field, images, torch.zeros(2, dtype=torch.int64), num_groups=1, variant="tensor")
+    votes.count_votes(field, images, torch.zeros(2, dtype=torch.int64), num_groups=1, variant="tensor")
     gone = weakref.ref(field)
     del field
     gc.collect()
@@ -217,11 +216,11 @@ def test_arrays_whose_rows_do_not_lie_side_by_side() -> None:
     group = torch.tensor(rng.integers(0, 2, 12))
     weight = torch.tensor(rng.integers(0, 9, 12), dtype=torch.uint8)
     every_other = torch.arange(0, 12, 2)
-    expected = triton_votes.count_votes(field, images[every_other], group[every_other], weight[every_other], num_groups=2)
-    assert equal(expected, triton_votes.count_votes(field, images[::2], group[::2], weight[::2], num_groups=2))
+    expected = votes.count_votes(field, images[every_other], group[every_other], weight[every_other], num_groups=2)
+    assert equal(expected, votes.count_votes(field, images[::2], group[::2], weight[::2], num_groups=2))
     odd = dataclasses.replace(images, R=images.R.mT.contiguous().mT, poses=images.poses.double(), start=images.start.int())
-    whole = triton_votes.count_votes(field, images, group, num_groups=2)
-    assert equal(whole, triton_votes.count_votes(field, odd, group, num_groups=2))
+    whole = votes.count_votes(field, images, group, num_groups=2)
+    assert equal(whole, votes.count_votes(field, odd, group, num_groups=2))
 
 
 def test_an_output_that_does_not_lie_side_by_side() -> None:
@@ -229,12 +228,12 @@ def test_an_output_that_does_not_lie_side_by_side() -> None:
     field = random_field(rng, (3, 3, 3), 2)
     images = random_images(rng, field, 8)
     group = torch.tensor(rng.integers(0, 3, 8))
-    expected = triton_votes.count_votes(field, images, group, num_groups=3)
+    expected = votes.count_votes(field, images, group, num_groups=3)
     turned = tuple(torch.zeros(27, 3, dtype=torch.int32).T for _ in range(2))
-    triton_votes.count_votes(field, images, group, num_groups=3, out=turned)  # type: ignore[arg-type]
+    votes.count_votes(field, images, group, num_groups=3, out=turned)  # type: ignore[arg-type]
     assert equal(turned, expected)  # type: ignore[arg-type]
     wide = torch.zeros(2, 3, 54, dtype=torch.int32)
-    triton_votes.count_votes(field, images, group, num_groups=3, out=(wide[0, :, 27:], wide[1, :, 27:]))
+    votes.count_votes(field, images, group, num_groups=3, out=(wide[0, :, 27:], wide[1, :, 27:]))
     assert equal((wide[0, :, 27:], wide[1, :, 27:]), expected)
     assert wide[:, :, :27].eq(0).all()
 
@@ -246,6 +245,6 @@ def test_tensors_of_images_must_fit() -> None:
     group = torch.zeros(3, dtype=torch.int64)
     for name, wrong in (("K", images.K[0]), ("R", images.R[:2]), ("box", images.box[:, :2]), ("start", images.start[:1])):
         with pytest.raises(ValueError, match=rf"images.{name}: expected shape"):
-            triton_votes.count_votes(field, dataclasses.replace(images, **{name: wrong}), group, num_groups=1)
+            votes.count_votes(field, dataclasses.replace(images, **{name: wrong}), group, num_groups=1)
     with pytest.raises(ValueError, match="group: expected integers"):
-        triton_votes.count_votes(field, images, group.double(), num_groups=1)
+        votes.count_votes(field, images, group.double(), num_groups=1)
