@@ -16,7 +16,7 @@ import numpy as np
 from chorus.kernels.cpu.layout import (
     ACROSS,
     AREA,
-    BLOCKS_SIZE,
+    BLOCKS_ROWS,
     BOTTOM_LEFT,
     BOTTOM_RIGHT,
     BOX_U0,
@@ -30,6 +30,7 @@ from chorus.kernels.cpu.layout import (
     FIRST_BLOCK,
     FIRST_COLUMN,
     FIRST_ROW,
+    FRAME_ROWS,
     LAST_U,
     LAST_V,
     MATRIX,
@@ -37,9 +38,8 @@ from chorus.kernels.cpu.layout import (
     TABLE,
     TOP_LEFT,
     TOP_RIGHT,
-    FRAME_SIZE,
+    borrowing,
     inlined,
-    jit,
 )
 from chorus.kernels.cpu.simd import (
     LANES,
@@ -150,7 +150,7 @@ def _reach(images, vector, bricks, b, centres, u, v, Z):  # type: ignore[no-unty
     return left, right, above, below, fma(reach_z, half, spread_z)
 
 
-@jit
+@borrowing
 def bound(images, vector, bricks, b, centres, corners):  # type: ignore[no-untyped-def]
     """Where a brick falls in 16 images, as bits: outside the image, inside it, off the mask, inside the mask's box.
 
@@ -158,7 +158,7 @@ def bound(images, vector, bricks, b, centres, corners):  # type: ignore[no-untyp
     not off the mask. Images in which the brick reaches the camera plane are in no set (unless all of it is behind the camera:
     outside).
     """
-    frame, blocks, seen, at = images.frame, images.blocks, vector * FRAME_SIZE, vector * BLOCKS_SIZE
+    frame, blocks, seen, at = images.frame, images.blocks, vector * (FRAME_ROWS * LANES), vector * (BLOCKS_ROWS * LANES)
     zero, one = splat(f4(0.0)), splat(f4(1.0))
     U, V, Z = _mean_centre(bricks, b, centres)
     inverse = div(one, Z)

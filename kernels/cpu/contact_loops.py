@@ -11,8 +11,8 @@ import numpy as np
 
 from chorus.kernels.bricks import VOXELS
 from chorus.kernels.cpu.bounds import bound, lies_on_full_blocks, project_centre
-from chorus.kernels.cpu.layout import BOX_U0, BOX_U1, BOX_V0, BOX_V1, jit, scratch_for
-from chorus.kernels.cpu.projection import mask_address, mask_blocks, outside, project_brick, frame_of
+from chorus.kernels.cpu.layout import BOX_U0, BOX_U1, BOX_V0, BOX_V1, FRAME_ROWS, borrowing, jit, scratch_for
+from chorus.kernels.cpu.projection import mask_address, mask_blocks, outside, project_brick
 from chorus.kernels.cpu.simd import (
     LANES,
     bits,
@@ -32,6 +32,7 @@ from chorus.kernels.cpu.simd import (
 )
 
 ALL_LANES = (1 << LANES) - 1
+ALL_REGIONS = np.int32(-1)
 KNOWN, OFF, ON, PROJECTED, LOOKUPS = range(5)
 """What ``touch`` counts: pairs of image and brick left out as known, off the mask, on it, projected; and voxels looked up."""
 
@@ -52,7 +53,7 @@ def _without_news(missing, regions):  # type: ignore[no-untyped-def]
     return bits(izero(iand(isplat(regions), iload(missing, 0))))
 
 
-@jit
+@borrowing
 def _judge(vector, valid, images, bricks, held, scratch, missing, pending, stats):  # type: ignore[no-untyped-def]
     """The bricks of one vector of images (bits ``valid``) by the bound alone.
 
@@ -80,13 +81,13 @@ def _judge(vector, valid, images, bricks, held, scratch, missing, pending, stats
         pending[r] = met
 
 
-@jit
-def _touched(images, i, held, r, scratch, missing, found):  # type: ignore[no-untyped-def]
-    """Regions of brick r, of those ``missing``, that its 64 projected voxels touch in image i; and vectors looked up."""
-    at, frame = frame_of(i), images.frame
+@borrowing
+def _touched(images, first, lane, held, r, scratch, missing, found):  # type: ignore[no-untyped-def]
+    """Regions of brick r, of those ``missing``, that its 64 projected voxels touch in image first + lane; and vectors looked up."""
+    at, frame = first * FRAME_ROWS + lane, images.frame
     x0, y0 = splat_at(frame, at + BOX_U0), splat_at(frame, at + BOX_V0)
     x1, y1 = splat_at(frame, at + BOX_U1), splat_at(frame, at + BOX_V1)
-    grid = mask_blocks(images.blocks, i)
+    grid = mask_blocks(images.blocks, first, lane)
     none = isplat(0)
     touched, looked_up = none, 0
     for s in range(0, VOXELS, LANES):
@@ -96,15 +97,42 @@ def _touched(images, i, held, r, scratch, missing, found):  # type: ignore[no-un
         if sign_bits(out) == ALL_LANES:
             continue
         word, bit = mask_address(scratch, s, out, x0, y0, grid)
-        hit = isub(none, iand(ishr(gather(images.words, images.start[i], word), bit), isplat(1)))  # all bits set, or none
+        hit = isub(none, iand(ishr(gather(images.words, images.start[first + lane], word), bit), isplat(1)))  # all bits set, or none
         touched = ior(touched, iand(ikeep_positive(out, hit), iload(held.voxel, r * VOXELS + s)))
         looked_up += 1
     regions = np.int32(0)
     if bits(izero(touched)) != ALL_LANES:
         istore(found, 0, touched)
-        for lane in range(LANES):
-            regions |= found[lane]
+        for k in range(LANES):
+            regions |= found[k]
     return regions, looked_up
+
+
+@borrowing
+def _touch_vector(vector, valid, images, bricks, held, cull, scratch, missing, pending, found, stats):  # type: ignore[no-untyped-def]
+    """Clear in ``missing`` (16,) what one vector of images (bits ``valid``) touches."""
+    first = vector * LANES
+    if cull:
+        _judge(vector, valid, images, bricks, held, scratch, missing, pending, stats)
+    else:
+        pending[:] = valid
+    for r in range(len(held.brick)):
+        left = pending[r]
+        if cull:
+            left &= ~_without_news(missing, held.any[r])
+            stats[KNOWN] += _count(pending[r] & ~left)
+        if not left:
+            continue
+        project_centre(images, vector, bricks, held.brick[r], scratch.centres)
+        while left:
+            lane = trailing_zeros(left)
+            left &= left - 1
+            project_brick(images, first, lane, bricks, held.brick[r], scratch)
+            wanted = missing[lane] if cull else ALL_REGIONS
+            regions, looked_up = _touched(images, first, lane, held, r, scratch, wanted, found)
+            missing[lane] &= ~regions
+            stats[PROJECTED] += 1
+            stats[LOOKUPS] += looked_up * LANES
 
 
 @jit
@@ -120,30 +148,8 @@ def touch(begin, end, images, bricks, held, cull, out, stats):  # type: ignore[n
     for r in range(len(held.brick)):
         everything |= held.any[r]
     for vector in range(begin, end):
-        first = vector * LANES
-        count = min(LANES, len(out) - first)
-        valid = (1 << count) - 1
+        first, count = vector * LANES, min(LANES, len(out) - vector * LANES)
         missing[:] = everything
-        if cull:
-            _judge(vector, valid, images, bricks, held, scratch, missing, pending, stats)
-        else:
-            pending[:] = valid
-        for r in range(len(held.brick)):
-            left = pending[r]
-            if cull:
-                left &= ~_without_news(missing, held.any[r])
-                stats[KNOWN] += _count(pending[r] & ~left)
-            if not left:
-                continue
-            project_centre(images, vector, bricks, held.brick[r], scratch.centres)
-            while left:
-                lane = trailing_zeros(left)
-                left &= left - 1
-                project_brick(images, first + lane, bricks, held.brick[r], scratch)
-                wanted = missing[lane] if cull else everything
-                regions, looked_up = _touched(images, first + lane, held, r, scratch, wanted, found)
-                missing[lane] &= ~regions
-                stats[PROJECTED] += 1
-                stats[LOOKUPS] += looked_up * LANES
+        _touch_vector(vector, (1 << count) - 1, images, bricks, held, cull, scratch, missing, pending, found, stats)
         for lane in range(count):
             out[first + lane] = everything & ~missing[lane]

@@ -21,18 +21,19 @@ MATRIX = 12
 CX, CY, LAST_U, LAST_V, BOX_U0, BOX_V0, BOX_U1, BOX_V1, ERROR_UV, ERROR_Z = range(0, 10 * LANES, LANES)
 """Rows of ``PreparedImages.frame`` within a vector: principal point; last u and v inside the image; first u and v inside the
 mask's box, and the last; what float32 may be off in U or V, and in Z."""
-FRAME_SIZE = 10 * LANES
+FRAME_ROWS = 10
 FIRST_COLUMN, FIRST_ROW, ACROSS, STRIDE, TABLE = range(0, 5 * LANES, LANES)
 """Rows of ``PreparedImages.blocks`` within a vector: the mask's first block column and row, blocks per row, entries per row of
 its table in ``occupied`` and ``full``, and where that table starts."""
-BLOCKS_SIZE = 5 * LANES
+BLOCKS_ROWS = 5
 TOP_LEFT, TOP_RIGHT, BOTTOM_LEFT, BOTTOM_RIGHT, AREA, FIRST_BLOCK = range(0, 6 * LANES, LANES)
 """Rows of ``Scratch.corners``: where the corners of a rectangle of blocks lie in the summed-area tables, how many blocks it has,
 and which of the mask's blocks is its first."""
-CORNERS_SIZE = 6 * LANES
 
 jit = nb.njit(nogil=True, cache=True, error_model="numpy")
-inlined = nb.njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+borrowing = nb.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
+"""For loops."""
+inlined = nb.njit(nogil=True, cache=True, error_model="numpy", forceinline=True, _nrt=False)
 """For parts of a hot loop: what they are given need not be handed over on the stack."""
 
 
@@ -122,5 +123,5 @@ class Scratch(NamedTuple):
 @jit
 def scratch_for(num_joints):  # type: ignore[no-untyped-def]
     """Scratch memory for bricks of at most ``num_joints`` joints."""
-    centres, corners = np.empty(3 * LANES * num_joints, np.float32), np.zeros(CORNERS_SIZE, np.int32)
+    centres, corners = np.empty(3 * LANES * num_joints, np.float32), np.zeros(6 * LANES, np.int32)
     return Scratch(centres, corners, np.empty(VOXELS, np.float32), np.empty(VOXELS, np.float32), np.empty(VOXELS, np.float32))

@@ -11,7 +11,7 @@ from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.bricks import SIDE
 from chorus.kernels.cpu.layout import (
     ACROSS,
-    BLOCKS_SIZE,
+    BLOCKS_ROWS,
     BOX_U0,
     BOX_U1,
     BOX_V0,
@@ -22,13 +22,14 @@ from chorus.kernels.cpu.layout import (
     ERROR_Z,
     FIRST_COLUMN,
     FIRST_ROW,
+    FRAME_ROWS,
     LAST_U,
     LAST_V,
     MATRIX,
     STRIDE,
     TABLE,
-    FRAME_SIZE,
     PreparedImages,
+    borrowing,
     jit,
 )
 from chorus.kernels.cpu.simd import LANES
@@ -127,7 +128,7 @@ def _matrices(pose, R, t, K, skeleton, matrix):  # type: ignore[no-untyped-def]
                 matrix[j, 4 * r + c] = value + (P[r, 3] if c == 3 else 0.0)
 
 
-@jit
+@borrowing
 def _store_matrices(M, i, reach, ready):  # type: ignore[no-untyped-def]
     """M (J, 12) of image i in both layouts; returns how large U or V, and Z, and their terms are where |x|, |y|, |z| <= reach."""
     J = len(M)
@@ -147,13 +148,13 @@ def _store_matrices(M, i, reach, ready):  # type: ignore[no-untyped-def]
     return scale_uv, scale_z
 
 
-@jit
+@borrowing
 def _store_frame(frame, i, K, size, box, scale_uv, scale_z):  # type: ignore[no-untyped-def]
     """Image i's part of ``PreparedImages.frame``."""
     height, width = size[0], size[1]
     x0, y0, x1, y1 = box[0], box[1], box[2], box[3]
     empty = x1 <= x0 or y1 <= y0
-    at = i // LANES * FRAME_SIZE + i % LANES
+    at = i // LANES * (FRAME_ROWS * LANES) + i % LANES
     frame[at + CX] = K[0, 2]
     frame[at + CY] = K[1, 2]
     # The largest float32 below W, so that u < W is u <= last, and the sign of last - u.
@@ -194,7 +195,7 @@ def _sum_blocks(words, first, across, down, table, occupied, full):  # type: ign
             full[here + column + 1] = full[above + column + 1] + filled
 
 
-@jit
+@borrowing
 def _store_blocks(i, box, table, ready):  # type: ignore[no-untyped-def]
     """Image i's part of ``PreparedImages.blocks``, and its tables, which start at ``table``."""
     x0, y0, x1, y1 = box[0], box[1], box[2], box[3]
@@ -202,7 +203,7 @@ def _store_blocks(i, box, table, ready):  # type: ignore[no-untyped-def]
     across, down = ((x1 + 15) >> 4) - column, ((y1 + 15) >> 4) - row
     if x1 <= x0 or y1 <= y0:
         across, down = 0, 0
-    blocks, at = ready.blocks, i // LANES * BLOCKS_SIZE + i % LANES
+    blocks, at = ready.blocks, i // LANES * (BLOCKS_ROWS * LANES) + i % LANES
     blocks[at + FIRST_COLUMN] = column
     blocks[at + FIRST_ROW] = row
     blocks[at + ACROSS] = across
@@ -241,8 +242,8 @@ def prepare(field: VoxelField, images: VoteImages, order: NDArray[np.intp], thre
     ready = PreparedImages(
         matrix=np.zeros(vectors * LANES * J * MATRIX, np.float32),
         matrix_lanes=np.zeros(vectors * J * MATRIX * LANES, np.float32),
-        frame=np.zeros(vectors * FRAME_SIZE, np.float32),
-        blocks=np.zeros(vectors * BLOCKS_SIZE, np.int32),
+        frame=np.zeros(vectors * FRAME_ROWS * LANES, np.float32),
+        blocks=np.zeros(vectors * BLOCKS_ROWS * LANES, np.int32),
         occupied=np.zeros(int(entries.sum()), np.int32),
         full=np.zeros(int(entries.sum()), np.int32),
         start=start,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from chorus.kernels.bricks import VOXELS
-from chorus.kernels.cpu.layout import ACROSS, BLOCKS_SIZE, CX, CY, FIRST_COLUMN, FIRST_ROW, MATRIX, FRAME_SIZE, inlined, jit
+from chorus.kernels.cpu.layout import ACROSS, BLOCKS_ROWS, CX, CY, FIRST_COLUMN, FIRST_ROW, MATRIX, FRAME_ROWS, borrowing, inlined
 from chorus.kernels.cpu.simd import (
     LANES,
     add,
@@ -36,28 +36,14 @@ TINY = f4(1.2e-38)
 
 
 @inlined
-def frame_of(i):  # type: ignore[no-untyped-def]
-    """Where image i's values begin in ``PreparedImages.frame``; LANES apart."""
-    return i // LANES * FRAME_SIZE + i % LANES
-
-
-@inlined
-def blocks_of(i):  # type: ignore[no-untyped-def]
-    """Where image i's values begin in ``PreparedImages.blocks``; LANES apart."""
-    return i // LANES * BLOCKS_SIZE + i % LANES
-
-
-@inlined
-def _warp_row(matrix, row, bricks, b, centres, centre, out):  # type: ignore[no-untyped-def]
+def _warp_row(matrix, row, bricks, e0, e1, steps, centres, centre, out):  # type: ignore[no-untyped-def]
     """One homogeneous row of the brick's 64 voxels: sum_j w_j (M_j [x; 1]), into ``out`` (4 steps in x, 16 lanes in y, z).
 
     ``row`` is where the image's first joint has that row in ``matrix``, ``centre`` where ``centres`` has it for the brick's
     first joint. Lattice form: a joint's affine value is computed once on the 16 (y, z) and stepped in x.
     """
-    joint, weight, e0, e1 = bricks.joint, bricks.weight, bricks.joint_offset[b], bricks.joint_offset[b + 1]
-    dy, dz = load(bricks.y, 0), load(bricks.z, 0)
-    # The steps are -3, -1, 1, 3 half spacings: sums and differences, which many processors do beside the multiplications.
-    one_half, three_halves = splat(f4(0.5) * bricks.spacing), splat(f4(1.5) * bricks.spacing)
+    joint, weight = bricks.joint, bricks.weight
+    dy, dz, one_half, three_halves = steps
     if e1 - e0 == 1:
         m = row + np.int64(joint[e0]) * MATRIX
         base = fma(splat_at(matrix, m + 1), dy, fma(splat_at(matrix, m + 2), dz, splat_at(centres, centre)))
@@ -85,13 +71,16 @@ def _warp_row(matrix, row, bricks, b, centres, centre, out):  # type: ignore[no-
         store(out, 48, a3)
 
 
-@jit
-def project_brick(images, i, bricks, b, scratch):  # type: ignore[no-untyped-def]
-    """Pixels and depths of the brick's voxels in image i, into ``scratch`` u, v, z; its ``centres`` are of the image's vector."""
-    lane, row, at = i % LANES, i * images.num_joints * MATRIX, frame_of(i)
-    _warp_row(images.matrix, row, bricks, b, scratch.centres, lane, scratch.u)
-    _warp_row(images.matrix, row + 4, bricks, b, scratch.centres, lane + LANES, scratch.v)
-    _warp_row(images.matrix, row + 8, bricks, b, scratch.centres, lane + 2 * LANES, scratch.z)
+@borrowing
+def project_brick(images, first, lane, bricks, b, scratch):  # type: ignore[no-untyped-def]
+    """Pixels and depths of the brick's voxels in image first + lane, into ``scratch`` u, v, z; its ``centres`` are the vector's."""
+    row, at = (first + lane) * images.num_joints * MATRIX, first * FRAME_ROWS + lane
+    e0, e1 = bricks.joint_offset[b], bricks.joint_offset[b + 1]
+    # The steps are -3, -1, 1, 3 half spacings: sums and differences, which many processors do beside the multiplications.
+    steps = load(bricks.y, 0), load(bricks.z, 0), splat(f4(0.5) * bricks.spacing), splat(f4(1.5) * bricks.spacing)
+    _warp_row(images.matrix, row, bricks, e0, e1, steps, scratch.centres, lane, scratch.u)
+    _warp_row(images.matrix, row + 4, bricks, e0, e1, steps, scratch.centres, lane + LANES, scratch.v)
+    _warp_row(images.matrix, row + 8, bricks, e0, e1, steps, scratch.centres, lane + 2 * LANES, scratch.z)
     one, cx, cy = splat(f4(1.0)), splat_at(images.frame, at + CX), splat_at(images.frame, at + CY)
     for s in range(0, VOXELS, LANES):
         inverse = div(one, load(scratch.z, s))
@@ -108,9 +97,9 @@ def outside(scratch, s, x0, y0, x1, y1):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def mask_blocks(blocks, i):  # type: ignore[no-untyped-def]
-    """First block column and row and blocks per row of image i's mask, each in 16 lanes."""
-    at = blocks_of(i)
+def mask_blocks(blocks, first, lane):  # type: ignore[no-untyped-def]
+    """First block column and row and blocks per row of the mask of image first + lane, each in 16 lanes."""
+    at = first * BLOCKS_ROWS + lane
     return isplat(blocks[at + FIRST_COLUMN]), isplat(blocks[at + FIRST_ROW]), isplat(blocks[at + ACROSS])
 
 

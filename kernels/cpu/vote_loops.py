@@ -19,14 +19,16 @@ from chorus.kernels.cpu.layout import (
     BOX_V0,
     BOX_V1,
     FIRST_BLOCK,
+    FRAME_ROWS,
     LAST_U,
     LAST_V,
     MATRIX,
+    borrowing,
     inlined,
     jit,
     scratch_for,
 )
-from chorus.kernels.cpu.projection import f4, mask_address, mask_blocks, outside, project_brick, frame_of
+from chorus.kernels.cpu.projection import f4, mask_address, mask_blocks, outside, project_brick
 from chorus.kernels.cpu.simd import (
     LANES,
     gather,
@@ -88,7 +90,7 @@ def _empty_counts():  # type: ignore[no-untyped-def]
     return BrickCounts(num, den, out, word, bit, np.empty(VOXELS // LANES + 1, np.int64))
 
 
-@jit
+@borrowing
 def _flush(counts, num_all, den_all, bricks, b, group, num_out, den_out):  # type: ignore[no-untyped-def]
     """Add a brick's counts, and what all its voxels have, to the outputs of a group, and clear them."""
     nx, ny, nz = bricks.shape
@@ -115,9 +117,9 @@ def _prefetch(images, first, wanted, corners, joint):  # type: ignore[no-untyped
 
 
 @inlined
-def _count_inside(images, i, image_weight, scratch, den):  # type: ignore[no-untyped-def]
-    """den gains the image's weight where a voxel is inside image i."""
-    at = frame_of(i)
+def _count_inside(images, first, lane, image_weight, scratch, den):  # type: ignore[no-untyped-def]
+    """den gains the image's weight where a voxel is inside image first + lane."""
+    at = first * FRAME_ROWS + lane
     zero, width, height = splat(f4(0.0)), splat_at(images.frame, at + LAST_U), splat_at(images.frame, at + LAST_V)
     for s in range(0, VOXELS, LANES):
         out = outside(scratch, s, zero, zero, width, height)
@@ -125,15 +127,16 @@ def _count_inside(images, i, image_weight, scratch, den):  # type: ignore[no-unt
 
 
 @inlined
-def _count_on_mask(images, i, image_weight, scratch, counts):  # type: ignore[no-untyped-def]
-    """num gains the image's weight where a voxel is on the mask of image i; returns how many vectors the mask was read for.
+def _count_on_mask(images, first, lane, image_weight, scratch, counts):  # type: ignore[no-untyped-def]
+    """num gains the image's weight where a voxel is on the mask of image first + lane; returns how many vectors the mask was read for.
 
     In three steps, so that the long chains of the four vectors overlap: pixels, addresses, mask bits.
     """
-    at, frame = frame_of(i), images.frame
+    at, frame = first * FRAME_ROWS + lane, images.frame
     x0, y0 = splat_at(frame, at + BOX_U0), splat_at(frame, at + BOX_V0)
     x1, y1 = splat_at(frame, at + BOX_U1), splat_at(frame, at + BOX_V1)
-    grid = mask_blocks(images.blocks, i)
+    grid = mask_blocks(images.blocks, first, lane)
+    start = images.start[first + lane]
     chosen = 0
     for s in range(0, VOXELS, LANES):
         out = outside(scratch, s, x0, y0, x1, y1)
@@ -148,7 +151,7 @@ def _count_on_mask(images, i, image_weight, scratch, counts):  # type: ignore[no
         istore(counts.bit, s, bit)
     for k in range(chosen):
         s = counts.queue[k]
-        word = gather(images.words, images.start[i], iload(counts.word, s))
+        word = gather(images.words, start, iload(counts.word, s))
         hits = imul(iand(ishr(word, iload(counts.bit, s)), isplat(1)), isplat(image_weight))
         istore(counts.num, s, iadd(iload(counts.num, s), ikeep_positive(load(counts.out, s), hits)))
     return chosen
@@ -188,11 +191,11 @@ def _vote_brick(b, begin, end, images, bricks, ballot, cull, scratch, counts, st
                     decided += 1
                     num_all += image_weight
                     continue
-            project_brick(images, i, bricks, b, scratch)
+            project_brick(images, first, lane, bricks, b, scratch)
             if not is_inside:
-                _count_inside(images, i, image_weight, scratch, counts.den)
+                _count_inside(images, first, lane, image_weight, scratch, counts.den)
             if not is_off:
-                looked_up += _count_on_mask(images, i, image_weight, scratch, counts)
+                looked_up += _count_on_mask(images, first, lane, image_weight, scratch, counts)
     _flush(counts, num_all, den_all, bricks, b, current, ballot.num, ballot.den)
     stats[0] += end - begin
     stats[1] += decided + out_of_sight
