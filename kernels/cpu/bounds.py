@@ -154,9 +154,9 @@ def _reach(images, vector, bricks, b, centres, u, v, Z):  # type: ignore[no-unty
 def bound(images, vector, bricks, b, centres, corners):  # type: ignore[no-untyped-def]
     """Where a brick falls in 16 images, as bits: outside the image, inside it, off the mask, inside the mask's box.
 
-    ``centres`` as ``project_centre`` fills them. ``corners`` receives the rectangle of blocks that the brick may meet, for images
-    not off the mask. Images in which the brick reaches the camera plane are in no set (unless all of it is behind the camera:
-    outside).
+    ``centres`` as ``project_centre`` fills them. ``corners`` receives the rectangle of blocks that the brick may meet, for
+    images not off the mask. Images in which the brick reaches the camera plane are in no set (unless all of it is behind the
+    camera: outside).
     """
     frame, blocks, seen, at = images.frame, images.blocks, vector * (FRAME_ROWS * LANES), vector * (BLOCKS_ROWS * LANES)
     zero, one = splat(f4(0.0)), splat(f4(1.0))

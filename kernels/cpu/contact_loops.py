@@ -1,8 +1,8 @@
 """The compiled loops of the CPU contacts: vectors of 16 images x the bricks that hold region voxels.
 
-Of each vector of images, all bricks are first judged by where they fall in the images (``bounds``): off the mask or outside, they
-touch nothing; wholly on it, they touch all their regions at once. Then the voxels of the rest are projected (``projection``), as
-far as a brick still has regions that the image is not known to touch.
+Of each vector of images, all bricks are first judged by where they fall in the images (``bounds``): off the mask or outside,
+they touch nothing; wholly on it, they touch all their regions at once. Then the voxels of the rest are projected
+(``projection``), as far as a brick still has regions that the image is not known to touch.
 """
 
 from __future__ import annotations
@@ -83,12 +83,15 @@ def _judge(vector, valid, images, bricks, held, scratch, missing, pending, stats
 
 @borrowing
 def _touched(images, first, lane, held, r, scratch, missing, found):  # type: ignore[no-untyped-def]
-    """Regions of brick r, of those ``missing``, that its 64 projected voxels touch in image first + lane; and vectors looked up."""
+    """Regions of brick r, of those ``missing``, that its 64 projected voxels touch in image first + lane.
+
+    And the vectors of voxels for which the mask was read; ``found`` (16,) int32 is memory.
+    """
     at, frame = first * FRAME_ROWS + lane, images.frame
     x0, y0 = splat_at(frame, at + BOX_U0), splat_at(frame, at + BOX_V0)
     x1, y1 = splat_at(frame, at + BOX_U1), splat_at(frame, at + BOX_V1)
     grid = mask_blocks(images.blocks, first, lane)
-    none = isplat(0)
+    start, none = images.start[first + lane], isplat(0)
     touched, looked_up = none, 0
     for s in range(0, VOXELS, LANES):
         if held.slice[(r * VOXELS + s) // LANES] & missing == 0:
@@ -97,7 +100,8 @@ def _touched(images, first, lane, held, r, scratch, missing, found):  # type: ig
         if sign_bits(out) == ALL_LANES:
             continue
         word, bit = mask_address(scratch, s, out, x0, y0, grid)
-        hit = isub(none, iand(ishr(gather(images.words, images.start[first + lane], word), bit), isplat(1)))  # all bits set, or none
+        on_mask = iand(ishr(gather(images.words, start, word), bit), isplat(1))
+        hit = isub(none, on_mask)  # all bits set, or none
         touched = ior(touched, iand(ikeep_positive(out, hit), iload(held.voxel, r * VOXELS + s)))
         looked_up += 1
     regions = np.int32(0)

@@ -1,7 +1,7 @@
 """What the compiled loops of votes and contacts are given: images, bricks and scratch memory as tuples of flat arrays.
 
-numba takes a NamedTuple as it takes its fields one by one. Images lie in *vectors* of 16: where a row is said to hold a quantity
-"of 16 images", element ``row + lane`` is that of image ``lane`` of the vector.
+numba takes a NamedTuple as it takes its fields one by one. Images lie in *vectors* of 16: where a row is said to hold a
+quantity "of 16 images", element ``row + lane`` is that of image ``lane`` of the vector.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ FIRST_COLUMN, FIRST_ROW, ACROSS, STRIDE, TABLE = range(0, 5 * LANES, LANES)
 its table in ``occupied`` and ``full``, and where that table starts."""
 BLOCKS_ROWS = 5
 TOP_LEFT, TOP_RIGHT, BOTTOM_LEFT, BOTTOM_RIGHT, AREA, FIRST_BLOCK = range(0, 6 * LANES, LANES)
-"""Rows of ``Scratch.corners``: where the corners of a rectangle of blocks lie in the summed-area tables, how many blocks it has,
-and which of the mask's blocks is its first."""
+"""Rows of ``Scratch.corners``: where the corners of a rectangle of blocks lie in the summed-area tables, how many blocks it
+has, and which of the mask's blocks is its first."""
 
 jit = nb.njit(nogil=True, cache=True, error_model="numpy")
+# Taking an array out of a tuple counts a reference, and numba cannot prove all of these counts away: in the loops of the votes
+# they would cost two thirds of the time. What keeps no array beyond its call needs none; it must not make or return one either.
 borrowing = nb.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
-"""For loops."""
-inlined = nb.njit(nogil=True, cache=True, error_model="numpy", forceinline=True, _nrt=False)
-"""For parts of a hot loop: what they are given need not be handed over on the stack."""
+"""``jit`` for functions that only read and write the arrays they are given."""
+inlined = nb.njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline=True)
+"""``borrowing`` for parts of a hot loop: what they are given need not be handed over on the stack."""
 
 
 class PreparedImages(NamedTuple):
@@ -88,7 +90,7 @@ def brick_arrays(field: VoxelField) -> BrickArrays:
     """The bricks of a field as the compiled loops take them."""
     bricks = bricks_of(field)
     lane = np.arange(LANES)
-    y, z = ((((lane // SIDE) - 1.5) * field.spacing).astype(np.float32), (((lane % SIDE) - 1.5) * field.spacing).astype(np.float32))
+    y, z = ((steps - 1.5) * field.spacing for steps in (lane // SIDE, lane % SIDE))
     return BrickArrays(
         first=bricks.first,
         centre=bricks.centre,
@@ -100,8 +102,8 @@ def brick_arrays(field: VoxelField) -> BrickArrays:
         weight=bricks.weight,
         shape=field.shape,
         spacing=np.float32(field.spacing),
-        y=y,
-        z=z,
+        y=y.astype(np.float32),
+        z=z.astype(np.float32),
     )
 
 

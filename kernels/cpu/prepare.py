@@ -130,7 +130,7 @@ def _matrices(pose, R, t, K, skeleton, matrix):  # type: ignore[no-untyped-def]
 
 @borrowing
 def _store_matrices(M, i, reach, ready):  # type: ignore[no-untyped-def]
-    """M (J, 12) of image i in both layouts; returns how large U or V, and Z, and their terms are where |x|, |y|, |z| <= reach."""
+    """M (J, 12) of image i in both layouts; returns how large the terms of U or V, and of Z, are for |x|, |y|, |z| <= reach."""
     J = len(M)
     scale_uv, scale_z = 0.0, 0.0
     for j in range(J):

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from chorus.kernels.bricks import VOXELS
-from chorus.kernels.cpu.layout import ACROSS, BLOCKS_ROWS, CX, CY, FIRST_COLUMN, FIRST_ROW, MATRIX, FRAME_ROWS, borrowing, inlined
+from chorus.kernels.cpu.layout import (
+    ACROSS,
+    BLOCKS_ROWS,
+    CX,
+    CY,
+    FIRST_COLUMN,
+    FIRST_ROW,
+    FRAME_ROWS,
+    MATRIX,
+    borrowing,
+    inlined,
+)
 from chorus.kernels.cpu.simd import (
     LANES,
     add,
@@ -40,7 +51,8 @@ def _warp_row(matrix, row, bricks, e0, e1, steps, centres, centre, out):  # type
     """One homogeneous row of the brick's 64 voxels: sum_j w_j (M_j [x; 1]), into ``out`` (4 steps in x, 16 lanes in y, z).
 
     ``row`` is where the image's first joint has that row in ``matrix``, ``centre`` where ``centres`` has it for the brick's
-    first joint. Lattice form: a joint's affine value is computed once on the 16 (y, z) and stepped in x.
+    first joint; ``steps`` are y, z of the 16 voxels that share an x, and half a step in x and one and a half.
+    Lattice form: a joint's affine value is computed once on the 16 (y, z) and stepped in x.
     """
     joint, weight = bricks.joint, bricks.weight
     dy, dz, one_half, three_halves = steps
@@ -73,7 +85,10 @@ def _warp_row(matrix, row, bricks, e0, e1, steps, centres, centre, out):  # type
 
 @borrowing
 def project_brick(images, first, lane, bricks, b, scratch):  # type: ignore[no-untyped-def]
-    """Pixels and depths of the brick's voxels in image first + lane, into ``scratch`` u, v, z; its ``centres`` are the vector's."""
+    """Pixels and depths of a brick's voxels in image first + lane, into u, v, z of ``scratch``.
+
+    Its ``centres`` are those of the brick in the vector of images that begins at ``first``.
+    """
     row, at = (first + lane) * images.num_joints * MATRIX, first * FRAME_ROWS + lane
     e0, e1 = bricks.joint_offset[b], bricks.joint_offset[b + 1]
     # The steps are -3, -1, 1, 3 half spacings: sums and differences, which many processors do beside the multiplications.

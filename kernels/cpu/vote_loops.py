@@ -108,7 +108,7 @@ def _flush(counts, num_all, den_all, bricks, b, group, num_out, den_out):  # typ
 
 @inlined
 def _prefetch(images, first, wanted, corners, joint):  # type: ignore[no-untyped-def]
-    """Ask for what the images ``wanted`` (bits) of a vector will read first: their masks at the brick, the matrix of a joint."""
+    """Ask for what the images ``wanted`` (bits) of a vector will read first: masks at the brick, and the matrix of a joint."""
     while wanted:
         lane = trailing_zeros(wanted)
         wanted &= wanted - 1
@@ -128,8 +128,9 @@ def _count_inside(images, first, lane, image_weight, scratch, den):  # type: ign
 
 @inlined
 def _count_on_mask(images, first, lane, image_weight, scratch, counts):  # type: ignore[no-untyped-def]
-    """num gains the image's weight where a voxel is on the mask of image first + lane; returns how many vectors the mask was read for.
+    """num gains the image's weight where a voxel is on the mask of image first + lane.
 
+    Returns the number of vectors of voxels for which the mask was read.
     In three steps, so that the long chains of the four vectors overlap: pixels, addresses, mask bits.
     """
     at, frame = first * FRAME_ROWS + lane, images.frame
@@ -205,7 +206,7 @@ def _vote_brick(b, begin, end, images, bricks, ballot, cull, scratch, counts, st
 
 @jit
 def vote(begin, end, images, bricks, ballot, sweep, cull, stats):  # type: ignore[no-untyped-def]
-    """Votes of bricks begin .. end - 1 for all ``images``, ``sweep`` (a multiple of 16) at a time, added to the ballot's counts.
+    """Votes of bricks begin .. end - 1 for all images, ``sweep`` (a multiple of 16) at a time, added to the ballot's counts.
 
     stats (4,) int64 gains brick-image pairs: all, decided without projecting voxels, outside the image; and voxels looked up.
     """
