@@ -238,3 +238,6 @@ def posed_phi(
     """phi around a posed mesh: ``neighbour_weights``, ``smooth`` and ``posed_lookup`` in one, (NX, NY, NZ)."""
     weights, near = neighbour_weights(lattice, vertices, vertex_weights, k=k, tau=tau, s=s)
     return posed_lookup(lattice, smooth(lattice, weights, near, steps=steps), bones, phi, grid, inverse=inverse)
+
+
+skinning_weights, sample_canonical = neighbour_weights, posed_lookup

@@ -43,7 +43,7 @@ def test_neighbour_weights_are_the_definitions(
     lattice: Lattice, vertices: int, joints: int, k: int, tau: float, s: float
 ) -> None:
     points, table = (torch.from_numpy(a) for a in small_mesh(vertices, joints))
-    have, near = cpu_neighbours.neighbour_weights(lattice, points, table, k=k, tau=tau, s=s)
+    have, near = cpu_neighbours.skinning_weights(lattice, points, table, k=k, tau=tau, s=s)
     want, near_too = neighbours.neighbour_weights(lattice, points, table, k=k, tau=tau, s=s)
     assert torch.equal(near, near_too)
     assert have.dtype == torch.float32
@@ -91,7 +91,7 @@ def test_a_mesh_far_from_every_voxel_leaves_the_pelvis() -> None:
     assert (joint == 0).all()
     assert (weight == 1).all()
     phi = np.random.default_rng(0).random((9, 9, 9)).astype(np.float32)
-    assert np.array_equal(cpu_neighbours.look_up(w, random_bones(3).numpy(), phi, cube(9, 1.0)), phi)
+    assert np.array_equal(cpu_neighbours.sample(w, random_bones(3).numpy(), phi, cube(9, 1.0)), phi)
 
 
 def test_threads_give_the_same_bits(body: Body) -> None:
@@ -162,7 +162,7 @@ def test_look_up_is_equation_11(inverse: str) -> None:
     weights = torch.from_numpy(rng.dirichlet([0.3] * 5, lattice.num_voxels).astype(np.float32))
     phi = torch.from_numpy(rng.random(grid.shape).astype(np.float32)) + 1
     B = random_bones(5)
-    have = cpu_neighbours.posed_lookup(lattice, weights, B, phi, grid, inverse=inverse)
+    have = cpu_neighbours.sample_canonical(lattice, weights, B, phi, grid, inverse=inverse)
     homogeneous = torch.cat([B, torch.tensor([0.0, 0, 0, 1]).double().expand(5, 1, 4)], 1).numpy()
     outside = 0
     for v, x in enumerate(lattice.centres().numpy()):  # Eq. 11 as it is written, voxel by voxel
@@ -186,7 +186,7 @@ def test_a_blend_without_inverse_is_outside() -> None:
     B = torch.stack([torch.eye(3, 4).double(), half_turn])
     lattice, weights = cube(2, 1.0), torch.full((8, 2), 0.5)
     for backend in (cpu_neighbours, neighbours):
-        posed = backend.posed_lookup(lattice, weights, B, torch.ones(2, 2, 2), lattice, inverse="inverse_of_blend")
+        posed = backend.sample_canonical(lattice, weights, B, torch.ones(2, 2, 2), lattice, inverse="inverse_of_blend")
         assert (posed == 0).all()
 
 
@@ -211,19 +211,19 @@ def test_kernels_check_what_they_are_given() -> None:
     phi = torch.zeros(4, 4, 4)
     for backend in (neighbours, cpu_neighbours):
         with pytest.raises(ValueError, match=r"k: expected 1 \.\. 20"):
-            backend.neighbour_weights(lattice, points, table, **{**facts, "k": 21})
+            backend.skinning_weights(lattice, points, table, **{**facts, "k": 21})
         with pytest.raises(ValueError, match="vertices: expected shape"):
-            backend.neighbour_weights(lattice, points[:, :2], table, **facts)
+            backend.skinning_weights(lattice, points[:, :2], table, **facts)
         with pytest.raises(ValueError, match="vertex_weights: expected shape"):
-            backend.neighbour_weights(lattice, points, table[:5], **facts)
+            backend.skinning_weights(lattice, points, table[:5], **facts)
         with pytest.raises(ValueError, match="tau, s: expected positive"):
-            backend.neighbour_weights(lattice, points, table, **{**facts, "tau": 0.0})
+            backend.skinning_weights(lattice, points, table, **{**facts, "tau": 0.0})
         with pytest.raises(ValueError, match="bones: expected shape"):
-            backend.posed_lookup(lattice, torch.ones(64, 3) / 3, random_bones(4), phi, lattice)
+            backend.sample_canonical(lattice, torch.ones(64, 3) / 3, random_bones(4), phi, lattice)
         with pytest.raises(ValueError, match="weights: expected shape"):
-            backend.posed_lookup(lattice, torch.ones(60, 3) / 3, random_bones(3), phi, lattice)
+            backend.sample_canonical(lattice, torch.ones(60, 3) / 3, random_bones(3), phi, lattice)
         with pytest.raises(ValueError, match="phi: expected the grid's shape"):
-            backend.posed_lookup(lattice, torch.ones(64, 3) / 3, random_bones(3), phi[:3], lattice)
+            backend.sample_canonical(lattice, torch.ones(64, 3) / 3, random_bones(3), phi[:3], lattice)
     with pytest.raises(ValueError, match="vertices: expected finite"):
         near_weights(lattice, np.full((6, 3), np.nan), np.ones((6, 1)), **facts)
     with pytest.raises(ValueError, match=r"lattice\.shape"):
