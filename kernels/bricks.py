@@ -7,6 +7,7 @@ short joint list and 64 weights per joint instead of every voxel carrying all jo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -99,8 +100,7 @@ def bricks_of(field: VoxelField) -> Bricks:
     return found
 
 
-@dataclass(frozen=True)
-class RegionBricks:
+class RegionBricks(NamedTuple):
     """The R bricks that hold region voxels.
 
     brick  (R,) int64       index of the brick among the field's

@@ -1,16 +1,17 @@
-"""The k nearest vertices of every voxel near a mesh: vertices in tiles, voxels in bricks, bounds from neighbour to neighbour.
+"""The k nearest vertices of every voxel near a mesh: vertices in tiles, voxels in bricks, bounds from one voxel to the next.
 
-Used by ``cpu_neighbours``. Everything is float64, so that the k-th vertex is the one the definition takes.
+Used by ``skinning``. Everything is float64, so that the k-th vertex is the one the definition takes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus.kernels.arrays import Lattice
 from chorus.kernels.spatial import select, spatial_order
 
 SIDE = 4
@@ -21,8 +22,41 @@ _SLACK = 1.0 + 1e-12
 """Bounds are widened by more than float64 rounds."""
 
 
-@dataclass(frozen=True, eq=False)
-class Tiles:
+class LatticeArrays(NamedTuple):
+    """A ``Lattice`` as the compiled loops take it: shape (3,) int64, origin (3,) float64 metres, spacing in metres."""
+
+    shape: NDArray[np.int64]
+    origin: NDArray[np.float64]
+    spacing: float
+
+
+def lattice_arrays(lattice: Lattice) -> LatticeArrays:
+    """The lattice as the compiled loops take it."""
+    return LatticeArrays(np.array(lattice.shape, np.int64), np.array(lattice.origin, np.float64), float(lattice.spacing))
+
+
+class Decay(NamedTuple):
+    """How skinning weights decay with the distance from the mesh: k vertices of Eq. 4, tau (metres) and s of Eq. 10."""
+
+    k: int
+    tau: float
+    s: float
+
+
+class Slots(NamedTuple):
+    """Skinning weights of the S = 64 B voxels of B bricks, brick by brick.
+
+    near    (S,) bool; whether a slot's voxel is within tau of the mesh and inside the lattice
+    voxel   (S,) int64 its flat index; 0 where it is not near
+    weight  (J, S) float32; 0 where it is not near
+    """
+
+    near: NDArray[np.bool_]
+    voxel: NDArray[np.int64]
+    weight: NDArray[np.float32]
+
+
+class Tiles(NamedTuple):
     """P vertices sorted in space and cut into T tiles of 16.
 
     order   (P,) int64; vertex in each place of the sorted order
@@ -74,8 +108,9 @@ def _any_within(bound, count, limit):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(nogil=True, cache=True)
-def near_bricks(first, last, counts, origin, spacing, centre, half, tau, out):  # type: ignore[no-untyped-def]
+def near_bricks(first, last, counts, lattice, tiles, tau, out):  # type: ignore[no-untyped-def]
     """out[b] <- whether a voxel of brick b can be within tau of a tile, for flat brick indices first .. last - 1."""
+    origin, spacing, centre, half = lattice.origin, lattice.spacing, tiles.centre, tiles.half
     bound = np.empty(centre.shape[1])
     side = (SIDE - 1) / 2 * spacing
     for b in range(first, last):
@@ -86,12 +121,42 @@ def near_bricks(first, last, counts, origin, spacing, centre, half, tau, out):  
         out[b] = _any_within(bound, len(bound), tau * tau * _SLACK)
 
 
+class _Candidates(NamedTuple):
+    """Memory for the tiles that can hold one of the k nearest vertices, and for the vertices found.
+
+    tile          (T,) int64; indices of the candidates         bound  (T,) their least squared distance
+    centre, half  (3, T) their boxes
+    ids           vertices found, by their place in the sorted order          distance  squared, of each
+    squared       (16,) distances of a tile's vertices
+    """
+
+    tile: NDArray[np.int64]
+    bound: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    half: NDArray[np.float64]
+    ids: NDArray[np.int64]
+    distance: NDArray[np.float64]
+    squared: NDArray[np.float64]
+
+
 @nb.njit(nogil=True, cache=True)
-def _nearest(x, y, z, points, lanes, tile, bound, count, k, ids, distance, squared):  # type: ignore[no-untyped-def]
-    """The k nearest vertices of a point: places in ids[:k], squared distances in distance[:k], neither sorted.
+def _empty_candidates(T, k):  # type: ignore[no-untyped-def]
+    """Memory for T tiles and k vertices; the first k vertices are as good as any to begin with."""
+    ids = np.empty(4 * k + 2 * TILE, np.int64)
+    ids[:k] = np.arange(k)
+    distance, squared = np.empty(len(ids)), np.empty(TILE)
+    return _Candidates(np.empty(T, np.int64), np.empty(T), np.empty((3, T)), np.empty((3, T)), ids, distance, squared)
+
+
+@nb.njit(nogil=True, cache=True)
+def _nearest(x, y, z, tiles, tile, count, k, candidates):  # type: ignore[no-untyped-def]
+    """The k nearest vertices of a point among the first ``count`` tiles of ``tile``: places in ids[:k], squared distances in
+    distance[:k], neither sorted; ``bound`` holds the tiles' bounds.
 
     Comes with k places in ids: whatever they are, the k-th distance is not above the largest of theirs.
     """
+    points, lanes, bound = tiles.points, tiles.lanes, candidates.bound
+    ids, distance, squared = candidates.ids, candidates.distance, candidates.squared
     limit = 0.0
     for i in range(k):
         point = points[ids[i]]
@@ -117,35 +182,73 @@ def _nearest(x, y, z, points, lanes, tile, bound, count, k, ids, distance, squar
         select(distance, ids, found, k)
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
-def weigh_bricks(  # type: ignore[no-untyped-def]
-    first, last, bricks, shape, origin, spacing, points, lanes, centre, half, table, k, tau, s, near, voxel, weight
-):
-    """Weights (Eq. 4, 9, 10) of the voxels in bricks first .. last - 1: near and voxel (B * 64,), weight (J, B * 64).
+@nb.njit(nogil=True, cache=True)
+def _find_candidates(x, y, z, side, tiles, every, k, candidates):  # type: ignore[no-untyped-def]
+    """How many tiles can hold one of the k nearest vertices of any voxel in a brick: they come first in ``candidates``.
 
-    table  (16 T, J) float64 skinning weights of the vertices in the tiles' order
+    The brick's voxels lie within ``side`` of (x, y, z) along each axis; ``every`` (T,) are all tiles.
     """
-    T, J = centre.shape[1], table.shape[1]
-    ids = np.empty(4 * k + 2 * TILE, np.int64)
-    ids[:k] = np.arange(k)
-    distance, squared, share, row = np.empty(len(ids)), np.empty(TILE), np.empty(k), np.empty(J)
-    every, tile = np.arange(T), np.empty(T, np.int64)
-    bound, some_centre, some_half = np.empty(T), np.empty((3, T)), np.empty((3, T))
+    T = len(every)
+    _bounds(x, y, z, 0.0, tiles.centre, tiles.half, T, candidates.bound)
+    _nearest(x, y, z, tiles, every, T, k, candidates)
+    reach = (np.sqrt(candidates.distance[:k].max()) + np.sqrt(3.0) * side) * _SLACK
+    _bounds(x, y, z, side, tiles.centre, tiles.half, T, candidates.bound)
+    count = 0
+    for t in range(T):
+        if candidates.bound[t] <= reach * reach * _SLACK:
+            candidates.tile[count] = t
+            for c in range(3):
+                candidates.centre[c, count], candidates.half[c, count] = tiles.centre[c, t], tiles.half[c, t]
+            count += 1
+    return count
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def _blend(ids, distance, d, table, decay, share, row, weight, slot):  # type: ignore[no-untyped-def]
+    """Skinning weights of one voxel into column ``slot`` of ``weight``: Eq. 4 over the k vertices found, and Eq. 9, 10.
+
+    d  distance of the nearest vertex; ``share`` (k,) and ``row`` (J,) are memory
+    """
+    k, tau, s = decay
+    J = len(row)
+    if d > 0.0:
+        for n in range(k):
+            share[n] = 1.0 / np.sqrt(distance[n])
+    else:
+        share[:k] = 0.0
+        share[distance[:k].argmin()] = 1.0
+    row[:] = 0.0
+    total = 0.0
+    for n in range(k):
+        total += share[n]
+        source = table[ids[n]]
+        for jj in range(J):
+            row[jj] += share[n] * source[jj]
+    alpha = ((tau - d) / (tau + d)) ** s
+    scale = alpha / total
+    for jj in range(J):
+        if row[jj] > 0.0:
+            weight[jj, slot] = scale * row[jj]
+    weight[0, slot] = scale * row[0] + (1.0 - alpha)
+
+
+@nb.njit(nogil=True, cache=True, error_model="numpy")
+def weigh_bricks(first, last, bricks, lattice, tiles, table, decay, slots):  # type: ignore[no-untyped-def]
+    """Skinning weights (Eq. 4, 9, 10) of the voxels in bricks first .. last - 1 into ``slots``.
+
+    bricks  (B, 3) int64 index of each brick
+    table   (16 T, J) float64 skinning weights of the vertices in the tiles' order
+    """
+    shape, origin, spacing = lattice.shape, lattice.origin, lattice.spacing
+    k, tau = decay.k, decay.tau
+    T = tiles.centre.shape[1]
+    found, every = _empty_candidates(T, k), np.arange(T)
+    share, row = np.empty(k), np.empty(table.shape[1])
     side = (SIDE - 1) / 2 * spacing
     for brick in range(first, last):
         i0, j0, k0 = bricks[brick, 0] * SIDE, bricks[brick, 1] * SIDE, bricks[brick, 2] * SIDE
         x, y, z = origin[0] + i0 * spacing + side, origin[1] + j0 * spacing + side, origin[2] + k0 * spacing + side
-        _bounds(x, y, z, 0.0, centre, half, T, bound)
-        _nearest(x, y, z, points, lanes, every, bound, T, k, ids, distance, squared)
-        reach = (np.sqrt(distance[:k].max()) + np.sqrt(3.0) * side) * _SLACK
-        _bounds(x, y, z, side, centre, half, T, bound)
-        count = 0
-        for t in range(T):
-            if bound[t] <= reach * reach * _SLACK:
-                tile[count] = t
-                for c in range(3):
-                    some_centre[c, count], some_half[c, count] = centre[c, t], half[c, t]
-                count += 1
+        count = _find_candidates(x, y, z, side, tiles, every, k, found)
         for step in range(VOXELS):
             # There and back again, so that every voxel is next to the one before.
             a, b, c = step // (SIDE * SIDE), step // SIDE % SIDE, step % SIDE
@@ -155,32 +258,14 @@ def weigh_bricks(  # type: ignore[no-untyped-def]
             if i >= shape[0] or j >= shape[1] or m >= shape[2]:
                 continue
             x, y, z = origin[0] + i * spacing, origin[1] + j * spacing, origin[2] + m * spacing
-            _bounds(x, y, z, 0.0, some_centre, some_half, count, bound)
-            if not _any_within(bound, count, tau * tau * _SLACK):
+            _bounds(x, y, z, 0.0, found.centre, found.half, count, found.bound)
+            if not _any_within(found.bound, count, tau * tau * _SLACK):
                 continue
-            _nearest(x, y, z, points, lanes, tile, bound, count, k, ids, distance, squared)
-            d = np.sqrt(distance[:k].min())
+            _nearest(x, y, z, tiles, found.tile, count, k, found)
+            d = np.sqrt(found.distance[:k].min())
             if d > tau:
                 continue
             slot = brick * VOXELS + (a * SIDE + b) * SIDE + c
-            near[slot] = True
-            voxel[slot] = (i * shape[1] + j) * shape[2] + m
-            if d > 0.0:
-                for n in range(k):
-                    share[n] = 1.0 / np.sqrt(distance[n])
-            else:
-                share[:k] = 0.0
-                share[distance[:k].argmin()] = 1.0
-            row[:] = 0.0
-            total = 0.0
-            for n in range(k):
-                total += share[n]
-                source = table[ids[n]]
-                for jj in range(J):
-                    row[jj] += share[n] * source[jj]
-            alpha = ((tau - d) / (tau + d)) ** s
-            scale = alpha / total
-            for jj in range(J):
-                if row[jj] > 0.0:
-                    weight[jj, slot] = scale * row[jj]
-            weight[0, slot] = scale * row[0] + (1.0 - alpha)
+            slots.near[slot] = True
+            slots.voxel[slot] = (i * shape[1] + j) * shape[2] + m
+            _blend(found.ids, found.distance, d, table, decay, share, row, slots.weight, slot)

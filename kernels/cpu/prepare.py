@@ -2,79 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.bricks import SIDE
+from chorus.kernels.cpu.layout import (
+    ACROSS,
+    BLOCKS_ROWS,
+    BOX_U0,
+    BOX_U1,
+    BOX_V0,
+    BOX_V1,
+    CX,
+    CY,
+    ERROR_UV,
+    ERROR_Z,
+    FIRST_COLUMN,
+    FIRST_ROW,
+    FRAME_ROWS,
+    LAST_U,
+    LAST_V,
+    MATRIX,
+    STRIDE,
+    TABLE,
+    PreparedImages,
+    borrowing,
+    jit,
+)
 from chorus.kernels.cpu.simd import LANES
+from chorus.kernels.threads import run_pieces, split
 
 FLOAT_ERROR = 4e-6
 """Relative error granted to the float32 arithmetic of the bound and of the votes, some 30 roundings."""
-
-VIEW_ROWS = 10
-BLOCK_ROWS = 5
-
-_jit = nb.njit(nogil=True, cache=True, error_model="numpy")
+IMAGES_PER_TASK = 64
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """One pass of images, sorted by group, in the kernel's layout; I is padded to whole vectors of 16 images.
+class Skeleton(NamedTuple):
+    """The body's joints, as ``VoxelField`` has them: zero pose (J, 3), parents (J,), A_j(zero -> rest)^-1 (J, 4, 4)."""
 
-    matrix  (I * J * 12,) float32  rows U, V, Z of K [R | t] B_j, principal point left out
-    lanes   (I / 16 * J * 12 * 16,) float32  the same for vectors of 16 images, images fastest
-    view    (I / 16 * 10 * 16,) float32  likewise cx, cy; the last u and v inside the image; the first u and v inside the
-            mask's box, and the last; what float32 may be off in U or V, and in Z
-    blocks  (I / 16 * 5 * 16,) int32  likewise the mask's first block column and row, blocks per row, entries per row of
-            its table in ``some`` and ``full``, and where that table starts
-    start   (I,) int64  first word of each mask
-    some    (C,) int32  per mask the summed-area table of its blocks that are not empty
-    full    (C,) int32  the same of its full blocks
-    """
-
-    matrix: NDArray[np.float32]
-    lanes: NDArray[np.float32]
-    view: NDArray[np.float32]
-    blocks: NDArray[np.int32]
-    start: NDArray[np.int64]
-    some: NDArray[np.int32]
-    full: NDArray[np.int32]
+    rest_joints: NDArray[np.float64]
+    parents: NDArray[np.int32]
+    rest_inverse: NDArray[np.float64]
 
 
-@_jit
-def _transforms(poses, joints, parents, rest_inverse, R, t, K, matrix):  # type: ignore[no-untyped-def]
-    """matrix (J, 12) of one image: K' [R | t] A_j(zero -> theta) A_j(zero -> rest)^-1 in float64, K' without its centre."""
-    J = len(parents)
-    G = np.empty((J, 3, 4))  # global joint transforms
+class Views(NamedTuple):
+    """Poses, cameras, sizes and boxes of the n images of a pass, as ``VoteImages`` has them."""
+
+    poses: NDArray[np.float32]
+    R: NDArray[np.float64]
+    t: NDArray[np.float64]
+    K: NDArray[np.float64]
+    size: NDArray[np.int32]
+    box: NDArray[np.int32]
+
+
+@jit
+def _rotation(axis_angle, out):  # type: ignore[no-untyped-def]
+    """out (3, 3) <- the rotation of an axis-angle vector (3,) float32, in float64 (Rodrigues)."""
+    x, y, z = np.float64(axis_angle[0]), np.float64(axis_angle[1]), np.float64(axis_angle[2])
+    square = x * x + y * y + z * z
+    if square < 1e-16:
+        a, b = 1.0 - square / 6.0, 0.5 - square / 24.0
+    else:
+        angle = np.sqrt(square)
+        a, b = np.sin(angle) / angle, (1.0 - np.cos(angle)) / square
+    out[0, 0] = 1.0 - b * (y * y + z * z)
+    out[1, 1] = 1.0 - b * (x * x + z * z)
+    out[2, 2] = 1.0 - b * (x * x + y * y)
+    out[0, 1], out[1, 0] = b * x * y - a * z, b * x * y + a * z
+    out[0, 2], out[2, 0] = b * x * z + a * y, b * x * z - a * y
+    out[1, 2], out[2, 1] = b * y * z - a * x, b * y * z + a * x
+
+
+@jit
+def _joint_transforms(pose, skeleton, G):  # type: ignore[no-untyped-def]
+    """G (J, 3, 4) <- global transforms of the joints in a pose (J, 3)."""
+    joints, parents = skeleton.rest_joints, skeleton.parents
     local = np.empty((3, 3))
-    P = np.empty((3, 4))
-    for r in range(3):
-        for c in range(3):
-            P[r, c] = R[r, c]
-        P[r, 3] = t[r]
-    for c in range(4):
-        P[0, c] = K[0, 0] * P[0, c] + K[0, 1] * P[1, c]
-        P[1, c] = K[1, 1] * P[1, c]
-    for j in range(J):
-        x, y, z = np.float64(poses[j, 0]), np.float64(poses[j, 1]), np.float64(poses[j, 2])
-        square = x * x + y * y + z * z
-        if square < 1e-16:
-            a, b = 1.0 - square / 6.0, 0.5 - square / 24.0
-        else:
-            angle = np.sqrt(square)
-            a, b = np.sin(angle) / angle, (1.0 - np.cos(angle)) / square
-        local[0, 0] = 1.0 - b * (y * y + z * z)
-        local[1, 1] = 1.0 - b * (x * x + z * z)
-        local[2, 2] = 1.0 - b * (x * x + y * y)
-        local[0, 1], local[1, 0] = b * x * y - a * z, b * x * y + a * z
-        local[0, 2], local[2, 0] = b * x * z + a * y, b * x * z - a * y
-        local[1, 2], local[2, 1] = b * y * z - a * x, b * y * z + a * x
+    for j in range(len(parents)):
+        _rotation(pose[j], local)
         p = parents[j]
         for r in range(3):
             if p < 0:
@@ -87,8 +96,22 @@ def _transforms(poses, joints, parents, rest_inverse, R, t, K, matrix):  # type:
                 G[j, r, 3] = G[p, r, 3]
                 for c in range(3):
                     G[j, r, 3] += G[p, r, c] * (joints[j, c] - joints[p, c])
-    A = np.empty((3, 4))
-    B = np.empty((3, 4))
+
+
+@jit
+def _matrices(pose, R, t, K, skeleton, matrix):  # type: ignore[no-untyped-def]
+    """matrix (J, 12) of one image: K' [R | t] A_j(zero -> theta) A_j(zero -> rest)^-1 in float64, K' without its centre."""
+    joints, rest_inverse = skeleton.rest_joints, skeleton.rest_inverse
+    J = len(joints)
+    G, P, A, B = np.empty((J, 3, 4)), np.empty((3, 4)), np.empty((3, 4)), np.empty((3, 4))
+    for r in range(3):
+        for c in range(3):
+            P[r, c] = R[r, c]
+        P[r, 3] = t[r]
+    for c in range(4):
+        P[0, c] = K[0, 0] * P[0, c] + K[0, 1] * P[1, c]
+        P[1, c] = K[1, 1] * P[1, c]
+    _joint_transforms(pose, skeleton, G)
     for j in range(J):
         for r in range(3):
             A[r, 3] = G[j, r, 3]
@@ -105,17 +128,60 @@ def _transforms(poses, joints, parents, rest_inverse, R, t, K, matrix):  # type:
                 matrix[j, 4 * r + c] = value + (P[r, 3] if c == 3 else 0.0)
 
 
-@_jit
-def _sum_blocks(words, first, across, down, table, some, full):  # type: ignore[no-untyped-def]
+@borrowing
+def _store_matrices(M, i, reach, ready):  # type: ignore[no-untyped-def]
+    """M (J, 12) of image i in both layouts; returns how large the terms of U or V, and of Z, are for |x|, |y|, |z| <= reach."""
+    J = len(M)
+    scale_uv, scale_z = 0.0, 0.0
+    for j in range(J):
+        for c in range(MATRIX):
+            ready.matrix[(i * J + j) * MATRIX + c] = M[j, c]
+            ready.matrix_lanes[((i // LANES * J + j) * MATRIX + c) * LANES + i % LANES] = M[j, c]
+        for r in range(3):
+            size_of_terms = abs(M[j, 4 * r + 3])
+            for c in range(3):
+                size_of_terms += reach * abs(M[j, 4 * r + c])
+            if r < 2:
+                scale_uv = max(scale_uv, size_of_terms)
+            else:
+                scale_z = max(scale_z, size_of_terms)
+    return scale_uv, scale_z
+
+
+@borrowing
+def _store_frame(frame, i, K, size, box, scale_uv, scale_z):  # type: ignore[no-untyped-def]
+    """Image i's part of ``PreparedImages.frame``."""
+    height, width = size[0], size[1]
+    x0, y0, x1, y1 = box[0], box[1], box[2], box[3]
+    empty = x1 <= x0 or y1 <= y0
+    at = i // LANES * (FRAME_ROWS * LANES) + i % LANES
+    frame[at + CX] = K[0, 2]
+    frame[at + CY] = K[1, 2]
+    # The largest float32 below W, so that u < W is u <= last, and the sign of last - u.
+    frame[at + LAST_U] = np.nextafter(np.float32(width), np.float32(0.0))
+    frame[at + LAST_V] = np.nextafter(np.float32(height), np.float32(0.0))
+    # An empty mask gets a box that no pixel is in and every rectangle misses.
+    frame[at + BOX_U0] = 1e9 if empty else x0
+    frame[at + BOX_V0] = 1e9 if empty else y0
+    frame[at + BOX_U1] = -1e9 if empty else np.nextafter(np.float32(x1), np.float32(0.0))
+    frame[at + BOX_V1] = -1e9 if empty else np.nextafter(np.float32(y1), np.float32(0.0))
+    # u = U / Z + cx: an error of U, or of Z where it stands for as many pixels as the image and its centre are wide.
+    pixels = max(width, height) + abs(K[0, 2]) + abs(K[1, 2])
+    frame[at + ERROR_UV] = FLOAT_ERROR * (scale_uv + pixels * scale_z)
+    frame[at + ERROR_Z] = FLOAT_ERROR * scale_z
+
+
+@jit
+def _sum_blocks(words, first, across, down, table, occupied, full):  # type: ignore[no-untyped-def]
     """Summed-area tables (down + 1, across + 1) from ``table`` on, of the mask's blocks not empty and of its full ones."""
     stride = across + 1
     for c in range(stride):
-        some[table + c] = 0
+        occupied[table + c] = 0
         full[table + c] = 0
     for row in range(down):
         not_empty, filled = 0, 0
         above, here = table + row * stride, table + (row + 1) * stride
-        some[here] = 0
+        occupied[here] = 0
         full[here] = 0
         for column in range(across):
             at = first + 8 * (row * across + column)
@@ -125,136 +191,74 @@ def _sum_blocks(words, first, across, down, table, some, full):  # type: ignore[
                 all_bits &= words[at + k]
             not_empty += any_bit != 0
             filled += all_bits == -1
-            some[here + column + 1] = some[above + column + 1] + not_empty
+            occupied[here + column + 1] = occupied[above + column + 1] + not_empty
             full[here + column + 1] = full[above + column + 1] + filled
 
 
-@_jit
-def _prepare(  # type: ignore[no-untyped-def]
-    begin,
-    end,
-    poses,
-    R,
-    t,
-    K,
-    size,
-    box,
-    start,
-    words,
-    joints,
-    parents,
-    rest_inverse,
-    reach,
-    tables,
-    matrix,
-    lanes,
-    view,
-    blocks,
-    some,
-    full,
-):
-    """Fill the arrays of ``Prepared`` for images begin .. end - 1; ``reach`` bounds |x|, |y|, |z| of the grid in metres."""
-    J = len(parents)
-    M = np.empty((J, 12))
+@borrowing
+def _store_blocks(i, box, table, ready):  # type: ignore[no-untyped-def]
+    """Image i's part of ``PreparedImages.blocks``, and its tables, which start at ``table``."""
+    x0, y0, x1, y1 = box[0], box[1], box[2], box[3]
+    column, row = x0 >> 4, y0 >> 4
+    across, down = ((x1 + 15) >> 4) - column, ((y1 + 15) >> 4) - row
+    if x1 <= x0 or y1 <= y0:
+        across, down = 0, 0
+    blocks, at = ready.blocks, i // LANES * (BLOCKS_ROWS * LANES) + i % LANES
+    blocks[at + FIRST_COLUMN] = column
+    blocks[at + FIRST_ROW] = row
+    blocks[at + ACROSS] = across
+    blocks[at + STRIDE] = across + 1
+    blocks[at + TABLE] = table
+    _sum_blocks(ready.words, ready.start[i], across, down, table, ready.occupied, ready.full)
+
+
+@jit
+def _prepare(begin, end, views, skeleton, reach, tables, ready):  # type: ignore[no-untyped-def]
+    """Fill ``ready`` for images begin .. end - 1; ``reach`` bounds |x|, |y|, |z| of the grid in metres, ``tables`` (n,) says
+    where an image's summed-area tables start."""
+    M = np.empty((len(skeleton.parents), MATRIX))
     for i in range(begin, end):
-        _transforms(poses[i], joints, parents, rest_inverse, R[i], t[i], K[i], M)
-        scale_u, scale_z = 0.0, 0.0
-        for j in range(J):
-            for c in range(12):
-                matrix[(i * J + j) * 12 + c] = M[j, c]
-                lanes[((i // LANES * J + j) * 12 + c) * LANES + i % LANES] = M[j, c]
-            for r in range(3):
-                size_of_terms = abs(M[j, 4 * r + 3])
-                for c in range(3):
-                    size_of_terms += reach * abs(M[j, 4 * r + c])
-                if r < 2:
-                    scale_u = max(scale_u, size_of_terms)
-                else:
-                    scale_z = max(scale_z, size_of_terms)
-        height, width = size[i, 0], size[i, 1]
-        x0, y0, x1, y1 = box[i, 0], box[i, 1], box[i, 2], box[i, 3]
-        empty = x1 <= x0 or y1 <= y0
-        at = i // LANES * (VIEW_ROWS * LANES) + i % LANES
-        view[at] = K[i, 0, 2]
-        view[at + LANES] = K[i, 1, 2]
-        # The largest float32 below W, so that u < W is u <= last, and the sign of last - u.
-        view[at + 2 * LANES] = np.nextafter(np.float32(width), np.float32(0.0))
-        view[at + 3 * LANES] = np.nextafter(np.float32(height), np.float32(0.0))
-        # An empty mask gets a box that no pixel is in and every rectangle misses.
-        view[at + 4 * LANES] = 1e9 if empty else x0
-        view[at + 5 * LANES] = 1e9 if empty else y0
-        view[at + 6 * LANES] = -1e9 if empty else np.nextafter(np.float32(x1), np.float32(0.0))
-        view[at + 7 * LANES] = -1e9 if empty else np.nextafter(np.float32(y1), np.float32(0.0))
-        # u = U / Z + cx: an error of U, or of Z where it stands for as many pixels as the image and its centre are wide.
-        pixels = max(width, height) + abs(K[i, 0, 2]) + abs(K[i, 1, 2])
-        view[at + 8 * LANES] = FLOAT_ERROR * (scale_u + pixels * scale_z)
-        view[at + 9 * LANES] = FLOAT_ERROR * scale_z
-        column, row = x0 >> 4, y0 >> 4
-        across, down = ((x1 + 15) >> 4) - column, ((y1 + 15) >> 4) - row
-        if empty:
-            across, down = 0, 0
-        at = i // LANES * (BLOCK_ROWS * LANES) + i % LANES
-        blocks[at] = column
-        blocks[at + LANES] = row
-        blocks[at + 2 * LANES] = across
-        blocks[at + 3 * LANES] = across + 1
-        blocks[at + 4 * LANES] = tables[i]
-        _sum_blocks(words, start[i], across, down, tables[i], some, full)
+        K, box = views.K[i], views.box[i]
+        _matrices(views.poses[i], views.R[i], views.t[i], K, skeleton, M)
+        scale_uv, scale_z = _store_matrices(M, i, reach, ready)
+        _store_frame(ready.frame, i, K, views.size[i], box, scale_uv, scale_z)
+        _store_blocks(i, box, tables[i], ready)
 
 
-def prepare(field: VoxelField, images: VoteImages, order: NDArray[np.intp], run: Callable[[Any, int], None]) -> Prepared:
-    """The images ``order``, in that order; ``run(work, count)`` calls work(begin, end) for pieces of 0 .. count - 1."""
+def prepare(field: VoxelField, images: VoteImages, order: NDArray[np.intp], threads: int) -> PreparedImages:
+    """The images ``order`` (n,), in that order, as the compiled loops take them. ValueError for poses or cameras not finite."""
     n, J = len(order), field.num_joints
     vectors = -(-n // LANES)
-    poses, R, t, K, size, box, start = (
-        np.ascontiguousarray(np.asarray(a)[order])
-        for a in (images.poses, images.R, images.t, images.K, images.size, images.box, images.start)
-    )
-    for name, values in (("poses", poses), ("R", R), ("t", t), ("K", K)):
-        if not np.isfinite(values).all():  # they would become addresses
+    names = ("poses", "R", "t", "K", "size", "box", "start")
+    *values, start = (np.ascontiguousarray(np.asarray(getattr(images, name))[order]) for name in names)
+    views = Views(*values)
+    for name in ("poses", "R", "t", "K"):
+        if not np.isfinite(getattr(views, name)).all():  # they would become addresses
             raise ValueError(f"images.{name}: expected finite numbers, got some that are not")
+    box = views.box
     across_down = (box[:, 2:].astype(np.int64) + 15) // 16 - box[:, :2] // 16
     entries = np.where((box[:, 2:] > box[:, :2]).all(1), (across_down + 1).prod(1), 1)
     tables = np.cumsum(entries) - entries
-    ready = Prepared(
-        matrix=np.zeros(vectors * LANES * J * 12, np.float32),
-        lanes=np.zeros(vectors * J * 12 * LANES, np.float32),
-        view=np.zeros(vectors * VIEW_ROWS * LANES, np.float32),
-        blocks=np.zeros(vectors * BLOCK_ROWS * LANES, np.int32),
-        start=start,
-        some=np.zeros(int(entries.sum()), np.int32),
+    ready = PreparedImages(
+        matrix=np.zeros(vectors * LANES * J * MATRIX, np.float32),
+        matrix_lanes=np.zeros(vectors * J * MATRIX * LANES, np.float32),
+        frame=np.zeros(vectors * FRAME_ROWS * LANES, np.float32),
+        blocks=np.zeros(vectors * BLOCKS_ROWS * LANES, np.int32),
+        occupied=np.zeros(int(entries.sum()), np.int32),
         full=np.zeros(int(entries.sum()), np.int32),
+        start=start,
+        words=np.asarray(images.words),
+        num_joints=J,
     )
-    far = max(
+    skeleton = Skeleton(np.asarray(field.rest_joints), np.asarray(field.parents), np.asarray(field.rest_inverse))
+    reach = max(
         abs(edge)
         for first, count in zip(field.origin, field.shape, strict=True)
         for edge in (first, first + field.spacing * (count + SIDE))
     )
 
     def work(begin: int, end: int) -> None:
-        _prepare(
-            begin,
-            end,
-            poses,
-            R,
-            t,
-            K,
-            size,
-            box,
-            start,
-            np.asarray(images.words),
-            np.asarray(field.rest_joints),
-            np.asarray(field.parents),
-            np.asarray(field.rest_inverse),
-            far,
-            tables,
-            ready.matrix,
-            ready.lanes,
-            ready.view,
-            ready.blocks,
-            ready.some,
-            ready.full,
-        )
+        _prepare(begin, end, views, skeleton, reach, tables, ready)
 
-    run(work, n)
+    run_pieces(threads, work, split(n, IMAGES_PER_TASK))
     return ready

@@ -1,21 +1,21 @@
 """Smoothing of skinning weights on the CPU: one joint at a time, 16 voxels at a time; many steps as one Chebyshev series.
 
-Used by ``cpu_neighbours``. A step w <- w + m (0.3 mean of 6 neighbours - 0.3 w), m = 1 at voxels that are free to change, is
+Used by ``skinning``. A step w <- w + m (0.3 mean of 6 neighbours - 0.3 w), m = 1 at voxels that are free to change, is
 linear and keeps the sum of a row: smoothing joint by joint is the definition, without its division by a sum that is 1.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from queue import SimpleQueue
-from typing import Any
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus.kernels.cpu.layout import borrowing
 from chorus.kernels.cpu.simd import LANES, add, fma, load, mul, splat, store
 from chorus.kernels.skinning import PELVIS, RELAXATION, series, series_pays
 from chorus.kernels.threads import each
@@ -32,8 +32,7 @@ def reach(steps: int) -> int:
     return min(steps, math.ceil(float(((grown - math.log(REACH_ERROR / 2)) / t).min())))
 
 
-@dataclass(frozen=True, eq=False)
-class Padded:
+class Padded(NamedTuple):
     """A lattice whose rows along z are padded to whole vectors.
 
     shape  (NX, NY, NZ)           row    NZ padded: cell of voxel (i, j, k) = (i NY + j) row + k
@@ -46,6 +45,17 @@ class Padded:
     free: NDArray[np.float32]
     first: NDArray[np.int64]
     last: NDArray[np.int64]
+
+
+class Box(NamedTuple):
+    """Where one joint is smoothed: x0 <= x < x1 and y0 <= y < y1 in voxels, v0 <= v < v1 in vectors along z."""
+
+    x0: int
+    x1: int
+    y0: int
+    y1: int
+    v0: int
+    v1: int
 
 
 def pad(shape: tuple[int, int, int], near: NDArray[np.bool_], voxel: NDArray[np.int64]) -> tuple[Padded, NDArray[np.int64]]:
@@ -93,64 +103,71 @@ def _take(weight, cell, a, b, free, grid):  # type: ignore[no-untyped-def]
             weight[slot] = max(grid[cell[slot]], np.float32(0))
 
 
-@nb.njit(nogil=True, cache=True)
-def _step(old, new, free, x0, x1, y0, y1, v0, v1, NY, row, first, last):  # type: ignore[no-untyped-def]
-    """One Jacobi step in a box: x and y in voxels, z in vectors."""
-    six, take = splat(np.float32(-6)), splat(np.float32(RELAXATION / 6))
-    plane = NY * row
-    for x in range(x0, x1):
-        for y in range(y0, y1):
-            line = x * NY + y
-            for v in range(max(v0, first[line]), min(v1, last[line])):
-                at = line * row + v * LANES
-                here = load(old, at)
-                around = add(load(old, at - 1), load(old, at + 1))
-                around = add(around, add(load(old, at - row), load(old, at + row)))
-                around = add(around, add(load(old, at - plane), load(old, at + plane)))
-                # Exactly 0 where all seven are equal: rounding must not drift over hundreds of steps.
-                change = mul(take, fma(six, here, around))
-                store(new, at, fma(load(free, at), change, here))
+@borrowing
+def _sum_around(grid, at, row, plane):  # type: ignore[no-untyped-def]
+    """Sum of the 6 neighbours of 16 voxels."""
+    around = add(load(grid, at - 1), load(grid, at + 1))
+    around = add(around, add(load(grid, at - row), load(grid, at + row)))
+    return add(around, add(load(grid, at - plane), load(grid, at + plane)))
 
 
-@nb.njit(nogil=True, cache=True)
-def _begin(zeroth, now, total, free, c0, c1, x0, x1, y0, y1, v0, v1, NY, row, first, last):  # type: ignore[no-untyped-def]
+@borrowing
+def _moved(here, around, free, at, share):  # type: ignore[no-untyped-def]
+    """``here`` and ``share`` of (``around`` - 6 ``here``), where a voxel is free.
+
+    Exactly ``here`` where all seven are equal: rounding must not drift over hundreds of steps.
+    """
+    change = mul(splat(np.float32(share)), fma(splat(np.float32(-6)), here, around))
+    return fma(load(free, at), change, here)
+
+
+@borrowing
+def _vectors(lattice, box, x, y):  # type: ignore[no-untyped-def]
+    """Cell of voxel (x, y, 0), and the vectors along z in the box that hold a free voxel: first, last + 1."""
+    line = x * lattice.shape[1] + y
+    return line * lattice.row, max(box.v0, lattice.first[line]), min(box.v1, lattice.last[line])
+
+
+@borrowing
+def _step(old, new, lattice, box):  # type: ignore[no-untyped-def]
+    """One Jacobi step in a box."""
+    row, plane = lattice.row, lattice.shape[1] * lattice.row
+    for x in range(box.x0, box.x1):
+        for y in range(box.y0, box.y1):
+            cell, first, last = _vectors(lattice, box, x, y)
+            for at in range(cell + first * LANES, cell + last * LANES, LANES):
+                around = _sum_around(old, at, row, plane)
+                store(new, at, _moved(load(old, at), around, lattice.free, at, RELAXATION / 6))
+
+
+@borrowing
+def _begin(zeroth, now, total, lattice, box, c0, c1):  # type: ignore[no-untyped-def]
     """T_1 and c_0 T_0 + c_1 T_1 in a box; T_0 is the weight itself."""
-    six, sixth, a, b = splat(np.float32(-6)), splat(np.float32(1 / 6)), splat(c0), splat(c1)
-    plane = NY * row
-    for x in range(x0, x1):
-        for y in range(y0, y1):
-            line = x * NY + y
-            for v in range(max(v0, first[line]), min(v1, last[line])):
-                at = line * row + v * LANES
+    row, plane = lattice.row, lattice.shape[1] * lattice.row
+    for x in range(box.x0, box.x1):
+        for y in range(box.y0, box.y1):
+            cell, first, last = _vectors(lattice, box, x, y)
+            for at in range(cell + first * LANES, cell + last * LANES, LANES):
                 here = load(zeroth, at)
-                around = add(load(zeroth, at - 1), load(zeroth, at + 1))
-                around = add(around, add(load(zeroth, at - row), load(zeroth, at + row)))
-                around = add(around, add(load(zeroth, at - plane), load(zeroth, at + plane)))
-                value = fma(load(free, at), mul(sixth, fma(six, here, around)), here)
+                value = _moved(here, _sum_around(zeroth, at, row, plane), lattice.free, at, 1 / 6)
                 store(now, at, value)
-                store(total, at, fma(b, value, mul(a, here)))
+                store(total, at, fma(splat(c1), value, mul(splat(c0), here)))
 
 
-@nb.njit(nogil=True, cache=True)
-def _term(before, now, total, free, c, x0, x1, y0, y1, v0, v1, NY, row, first, last):  # type: ignore[no-untyped-def]
+@borrowing
+def _term(before, now, total, lattice, box, c):  # type: ignore[no-untyped-def]
     """T_(m+1) = 2 Y T_m - T_(m-1) in a box, in place of T_(m-1), and c_(m+1) of it added to the total.
 
     Where a voxel is not free every T_m is the weight itself, so that nothing changes there.
     """
-    six, third, much = splat(np.float32(-6)), splat(np.float32(1 / 3)), splat(c)
-    plane = NY * row
-    for x in range(x0, x1):
-        for y in range(y0, y1):
-            line = x * NY + y
-            for v in range(max(v0, first[line]), min(v1, last[line])):
-                at = line * row + v * LANES
-                around = add(load(now, at - 1), load(now, at + 1))
-                around = add(around, add(load(now, at - row), load(now, at + row)))
-                around = add(around, add(load(now, at - plane), load(now, at + plane)))
-                old = load(before, at)
-                value = fma(load(free, at), mul(third, fma(six, old, around)), old)
+    row, plane = lattice.row, lattice.shape[1] * lattice.row
+    for x in range(box.x0, box.x1):
+        for y in range(box.y0, box.y1):
+            cell, first, last = _vectors(lattice, box, x, y)
+            for at in range(cell + first * LANES, cell + last * LANES, LANES):
+                value = _moved(load(before, at), _sum_around(now, at, row, plane), lattice.free, at, 1 / 3)
                 store(before, at, value)
-                store(total, at, fma(much, value, load(total, at)))
+                store(total, at, fma(splat(c), value, load(total, at)))
 
 
 def _smooth_box(
@@ -158,14 +175,14 @@ def _smooth_box(
     cell: NDArray[np.int64],
     weight: NDArray[np.float32],
     is_pelvis: bool,
-    a: int,
-    b: int,
     steps: int,
     by_series: bool,
-    box: tuple[Any, ...],
+    box: Box,
     arrays: list[NDArray[np.float32]],
 ) -> None:
-    """Smooth one joint's weights (S,) in a box, whose slab of planes is the cells a .. b - 1 of the scratch arrays."""
+    """Smooth one joint's weights (S,) in a box, in scratch arrays of the padded lattice."""
+    plane = lattice.shape[1] * lattice.row
+    a, b = (box.x0 - 1) * plane, (box.x1 + 1) * plane  # the box and the planes beside it
     for array in arrays:  # what is far from the mesh belongs to the pelvis
         array[a:b] = 1.0 if is_pelvis else 0.0
         _put(weight, cell, a, b, array)
@@ -173,13 +190,13 @@ def _smooth_box(
     if by_series:
         c = [np.float32(x) for x in series(steps)]
         result = arrays[2]
-        _begin(old, new, result, lattice.free, c[0], c[1], *box)
+        _begin(old, new, result, lattice, box, c[0], c[1])
         for coefficient in c[2:]:
-            _term(old, new, result, lattice.free, coefficient, *box)
+            _term(old, new, result, lattice, box, coefficient)
             old, new = new, old
     else:
         for _ in range(steps):
-            _step(old, new, lattice.free, *box)
+            _step(old, new, lattice, box)
             old, new = new, old
         result = old
     _take(weight, cell, a, b, lattice.free, result)
@@ -194,9 +211,9 @@ def smooth_slots(
     threads: int,
     use_series: bool | None = None,
 ) -> None:
-    """Smooth weights in place: near, voxel (S,) as in ``cpu_neighbours.NearWeights``, weight (J, S) float32.
+    """Smooth weights in place: near, voxel (S,) as in ``skinning.NearWeights``, weight (J, S) float32.
 
-    use_series  None takes the Chebyshev series where it is cheaper (``neighbours.series_pays``)
+    use_series  None takes the Chebyshev series where it is cheaper (``reference.skinning.series_pays``)
     """
     if not steps or min(shape) < 3 or not near.any():
         return
@@ -218,22 +235,11 @@ def smooth_slots(
         low, high = np.maximum(support[joint, :3] - margin, 1), np.minimum(support[joint, 3:] + margin, np.array(shape) - 1)
         if (low >= high).any():
             return
-        box = (
-            int(low[0]),
-            int(high[0]),
-            int(low[1]),
-            int(high[1]),
-            int(low[2]) // LANES,
-            -(-int(high[2]) // LANES),
-            NY,
-            row,
-            lattice.first,
-            lattice.last,
-        )
-        a, b = (int(low[0]) - 1) * plane, (int(high[0]) + 1) * plane
+        (x0, y0, z0), (x1, y1, z1) = low.tolist(), high.tolist()
+        box = Box(x0, x1, y0, y1, z0 // LANES, -(-z1 // LANES))
         arrays = scratch.get()
         try:
-            _smooth_box(lattice, cell, weight[joint], joint == PELVIS, a, b, steps, by_series, box, arrays)
+            _smooth_box(lattice, cell, weight[joint], joint == PELVIS, steps, by_series, box, arrays)
         finally:  # or the other threads would wait for them
             scratch.put(arrays)
 

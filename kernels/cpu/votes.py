@@ -1,28 +1,26 @@
 """Votes on the CPU: numba with 16-lane vectors, sparse joints in bricks, masks read as stored, exact culling.
 
-``cpu_prepare`` folds K [R | t] B_j into one 3 x 4 matrix per image and joint; ``cpu_vote`` walks bricks x images; here they are
+``prepare`` folds K [R | t] B_j into one 3 x 4 matrix per image and joint; ``vote_loops`` walks bricks x images; here they are
 split over threads. Each thread owns its bricks, so the counts are the same bits however the work is split.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from torch import Tensor
 
 from chorus.kernels.arrays import VoteImages, VoxelField, check_call, empty_counts
-from chorus.kernels.bricks import SIDE, TILE, bricks_of
-from chorus.kernels.cpu.prepare import Prepared, prepare
-from chorus.kernels.cpu.simd import LANES
-from chorus.kernels.cpu.vote_loops import vote
+from chorus.kernels.bricks import TILE
+from chorus.kernels.cpu.layout import PreparedImages, brick_arrays
+from chorus.kernels.cpu.prepare import prepare
+from chorus.kernels.cpu.vote_loops import Ballot, vote
 from chorus.kernels.stats import CullingStats
 from chorus.kernels.threads import default_threads, run_pieces, split
 
 IMAGES_PER_PASS = 2048
 """Images prepared at a time: bounds the working memory (about 12 KB an image)."""
 IMAGES_PER_SWEEP = 64
-"""Images that a run of bricks sees before the next run: their matrices stay in the second-level cache."""
+"""Images that a run of bricks sees before the next run: their matrices stay in the second-level cache. A multiple of 16."""
 BRICKS_PER_TASK = TILE**3
 
 
@@ -46,60 +44,24 @@ def count_votes(
     """
     check_call(field, images, group, weight, num_groups, out)
     threads = threads or default_threads()
-    cut = bricks_of(field)
+    bricks = brick_arrays(field)
     out = out or empty_counts(field, num_groups, "cpu")
     num, den = out[0].numpy(), out[1].numpy()
     groups = np.asarray(group).astype(np.int64)
-    times = np.ones(len(images), np.int32) if weight is None else np.asarray(weight).astype(np.int32)
+    image_weight = np.ones(len(images), np.int32) if weight is None else np.asarray(weight).astype(np.int32)
     # Sorting by group lets a brick keep one group's 64 counts in registers' reach and add them up once.
     order = np.argsort(groups, kind="stable")
-    lane = np.arange(LANES)
-    lattice_y = (((lane // SIDE) - 1.5) * field.spacing).astype(np.float32)
-    lattice_z = (((lane % SIDE) - 1.5) * field.spacing).astype(np.float32)
-    pieces = split(len(cut), BRICKS_PER_TASK)
+    pieces = split(len(bricks.first), BRICKS_PER_TASK)
     totals = np.zeros((len(pieces), 4), np.int64)
-    words = np.asarray(images.words)
     for begin, end in split(len(images), IMAGES_PER_PASS):
         rows = order[begin:end]
-        ready = prepare(field, images, rows, lambda work, count: run_pieces(threads, work, split(count, 64)))
-        row_groups, row_times = groups[rows], times[rows]
+        ready = prepare(field, images, rows, threads)
+        ballot = Ballot(groups[rows], image_weight[rows], num, den)
 
-        def work(first: int, last: int, ready: Prepared = ready, g: Any = row_groups, w: Any = row_times) -> None:
-            vote(
-                first,
-                last,
-                len(g),
-                IMAGES_PER_SWEEP,
-                cull,
-                ready.matrix,
-                ready.lanes,
-                ready.view,
-                ready.blocks,
-                ready.start,
-                ready.some,
-                ready.full,
-                words,
-                g,
-                w,
-                cut.first,
-                cut.centre,
-                cut.joint_offset,
-                cut.joint,
-                cut.mean,
-                cut.spread,
-                cut.variation,
-                cut.weight,
-                np.float32(field.spacing),
-                field.shape,
-                lattice_y,
-                lattice_z,
-                num,
-                den,
-                totals[first // BRICKS_PER_TASK],
-            )
+        def work(first: int, last: int, ready: PreparedImages = ready, ballot: Ballot = ballot) -> None:
+            vote(first, last, ready, bricks, ballot, IMAGES_PER_SWEEP, cull, totals[first // BRICKS_PER_TASK])
 
         run_pieces(threads, work, pieces)
     if stats is not None:
-        pairs, decided, outside, lookups = (int(x) for x in totals.sum(0))
-        stats.pairs, stats.decided, stats.outside, stats.lookups = pairs, decided, outside, lookups
+        stats.pairs, stats.decided, stats.outside, stats.lookups = (int(x) for x in totals.sum(0))
     return out

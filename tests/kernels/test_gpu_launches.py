@@ -102,8 +102,9 @@ def proven(launch: Launch, target: str) -> list[Compilation]:
 
 def launch_everything(J: int, shape: tuple[int, int, int], seed: int = 0, cull: bool = True) -> None:
     """Votes by every variant, with and without weights; contacts; skinning weights, smoothing and sampling."""
+    from chorus.kernels.arrays import Lattice
     from chorus.kernels.gpu import contacts, skinning, votes
-    from chorus.kernels.reference.skinning import INVERSES, Lattice
+    from chorus.kernels.skinning import INVERSES
 
     rng = np.random.default_rng(seed)
     field = random_field(rng, shape, J)

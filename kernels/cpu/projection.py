@@ -1,0 +1,133 @@
+"""The 64 voxels of a brick in one image: blended, projected, and their bits of the mask found; 16 voxels at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from chorus.kernels.bricks import VOXELS
+from chorus.kernels.cpu.layout import (
+    ACROSS,
+    BLOCKS_ROWS,
+    CX,
+    CY,
+    FIRST_COLUMN,
+    FIRST_ROW,
+    FRAME_ROWS,
+    MATRIX,
+    borrowing,
+    inlined,
+)
+from chorus.kernels.cpu.simd import (
+    LANES,
+    add,
+    div,
+    fma,
+    iadd,
+    iand,
+    imul,
+    ior,
+    ishl,
+    ishr,
+    isplat,
+    isub,
+    load,
+    mul,
+    sign_or,
+    splat,
+    splat_at,
+    store,
+    sub,
+    truncate,
+    where_positive,
+)
+
+f4 = np.float32
+TINY = f4(1.2e-38)
+"""z > 0 is z - TINY >= 0 for every normal float32."""
+
+
+@inlined
+def _warp_row(matrix, row, bricks, e0, e1, steps, centres, centre, out):  # type: ignore[no-untyped-def]
+    """One homogeneous row of the brick's 64 voxels: sum_j w_j (M_j [x; 1]), into ``out`` (4 steps in x, 16 lanes in y, z).
+
+    ``row`` is where the image's first joint has that row in ``matrix``, ``centre`` where ``centres`` has it for the brick's
+    first joint; ``steps`` are y, z of the 16 voxels that share an x, and half a step in x and one and a half.
+    Lattice form: a joint's affine value is computed once on the 16 (y, z) and stepped in x.
+    """
+    joint, weight = bricks.joint, bricks.weight
+    dy, dz, one_half, three_halves = steps
+    if e1 - e0 == 1:
+        m = row + np.int64(joint[e0]) * MATRIX
+        base = fma(splat_at(matrix, m + 1), dy, fma(splat_at(matrix, m + 2), dz, splat_at(centres, centre)))
+        near, far = mul(splat_at(matrix, m), one_half), mul(splat_at(matrix, m), three_halves)
+        store(out, 0, sub(base, far))
+        store(out, 16, sub(base, near))
+        store(out, 32, add(base, near))
+        store(out, 48, add(base, far))
+    else:
+        zero = splat(f4(0.0))
+        a0, a1, a2, a3 = zero, zero, zero, zero
+        for e in range(e0, e1):
+            m = row + np.int64(joint[e]) * MATRIX
+            base = splat_at(centres, centre + (e - e0) * (3 * LANES))
+            base = fma(splat_at(matrix, m + 1), dy, fma(splat_at(matrix, m + 2), dz, base))
+            near, far = mul(splat_at(matrix, m), one_half), mul(splat_at(matrix, m), three_halves)
+            at = e * VOXELS
+            a0 = fma(load(weight, at), sub(base, far), a0)
+            a1 = fma(load(weight, at + 16), sub(base, near), a1)
+            a2 = fma(load(weight, at + 32), add(base, near), a2)
+            a3 = fma(load(weight, at + 48), add(base, far), a3)
+        store(out, 0, a0)
+        store(out, 16, a1)
+        store(out, 32, a2)
+        store(out, 48, a3)
+
+
+@borrowing
+def project_brick(images, first, lane, bricks, b, scratch):  # type: ignore[no-untyped-def]
+    """Pixels and depths of a brick's voxels in image first + lane, into u, v, z of ``scratch``.
+
+    Its ``centres`` are those of the brick in the vector of images that begins at ``first``.
+    """
+    row, at = (first + lane) * images.num_joints * MATRIX, first * FRAME_ROWS + lane
+    e0, e1 = bricks.joint_offset[b], bricks.joint_offset[b + 1]
+    # The steps are -3, -1, 1, 3 half spacings: sums and differences, which many processors do beside the multiplications.
+    steps = load(bricks.y, 0), load(bricks.z, 0), splat(f4(0.5) * bricks.spacing), splat(f4(1.5) * bricks.spacing)
+    _warp_row(images.matrix, row, bricks, e0, e1, steps, scratch.centres, lane, scratch.u)
+    _warp_row(images.matrix, row + 4, bricks, e0, e1, steps, scratch.centres, lane + LANES, scratch.v)
+    _warp_row(images.matrix, row + 8, bricks, e0, e1, steps, scratch.centres, lane + 2 * LANES, scratch.z)
+    one, cx, cy = splat(f4(1.0)), splat_at(images.frame, at + CX), splat_at(images.frame, at + CY)
+    for s in range(0, VOXELS, LANES):
+        inverse = div(one, load(scratch.z, s))
+        store(scratch.u, s, fma(load(scratch.u, s), inverse, cx))
+        store(scratch.v, s, fma(load(scratch.v, s), inverse, cy))
+
+
+@inlined
+def outside(scratch, s, x0, y0, x1, y1):  # type: ignore[no-untyped-def]
+    """Negative where a voxel of s .. s + 15 is behind the camera or its pixel outside x0 <= u <= x1, y0 <= v <= y1."""
+    u, v = load(scratch.u, s), load(scratch.v, s)
+    out = sign_or(sub(load(scratch.z, s), splat(TINY)), sign_or(sub(u, x0), sub(x1, u)))
+    return sign_or(out, sign_or(sub(v, y0), sub(y1, v)))
+
+
+@inlined
+def mask_blocks(blocks, first, lane):  # type: ignore[no-untyped-def]
+    """First block column and row and blocks per row of the mask of image first + lane, each in 16 lanes."""
+    at = first * BLOCKS_ROWS + lane
+    return isplat(blocks[at + FIRST_COLUMN]), isplat(blocks[at + FIRST_ROW]), isplat(blocks[at + ACROSS])
+
+
+@inlined
+def mask_address(scratch, s, out, x0, y0, grid):  # type: ignore[no-untyped-def]
+    """Index of the mask's word, and of the bit in it, of voxels s .. s + 15; where ``out`` is negative those of pixel (x0, y0).
+
+    grid  as ``mask_blocks`` gives it; words of a mask are in blocks of 16 x 16 pixels, two rows of a block a word
+    """
+    block_x, block_y, across = grid
+    three, four, five, fifteen = isplat(3), isplat(4), isplat(5), isplat(15)
+    column = truncate(where_positive(out, load(scratch.u, s), x0))
+    line = truncate(where_positive(out, load(scratch.v, s), y0))
+    block = iadd(imul(isub(ishr(line, four), block_y), across), isub(ishr(column, four), block_x))
+    pixel = ior(ishl(iand(line, fifteen), four), iand(column, fifteen))
+    return ior(ishl(block, three), ishr(pixel, five)), iand(pixel, isplat(31))
