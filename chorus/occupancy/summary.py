@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus.camera.views import Scheme
+from chorus.field import FieldParameters
+
 if TYPE_CHECKING:
     from chorus.body.model import Body
-    from chorus.occupancy.counts import Occupancy
 
 PIXELS = 168
 """Side of each projection in the picture."""
@@ -27,7 +29,32 @@ SIDES = {
 """Side -> (axis, sign) of the picture's x (to the right), of the line of sight (away from the viewer), of its y (down)."""
 
 
-def text(occupancy: Occupancy) -> str:
+class Summarised(Protocol):
+    """What is said of an ``Occupancy``, which has all of it."""
+
+    @property
+    def category(self) -> str: ...
+    @property
+    def num_images(self) -> int: ...
+    @property
+    def scheme(self) -> Scheme: ...
+    @property
+    def weighting(self) -> str: ...
+    @property
+    def parameters(self) -> FieldParameters: ...
+    @property
+    def body_hash(self) -> str: ...
+    @property
+    def field_hash(self) -> str: ...
+    @property
+    def centres(self) -> NDArray[np.float32]: ...
+    @property
+    def probability(self) -> NDArray[np.float32]: ...
+    @property
+    def support(self) -> NDArray[np.int64]: ...
+
+
+def text(occupancy: Summarised) -> str:
     """What ``repr`` says, on three lines: what it is of, its grid and body, how sure it is at most."""
     return (
         f"Occupancy({_short(occupancy.category)!r}, {occupancy.num_images:,} images, scheme {occupancy.scheme.name!r}, "
@@ -37,7 +64,7 @@ def text(occupancy: Occupancy) -> str:
     )
 
 
-def html(occupancy: Occupancy) -> str:
+def html(occupancy: Summarised) -> str:
     """What a notebook shows: one ``<div>`` that needs nothing from anywhere, the picture in it as a PNG."""
     phi, support = occupancy.probability, occupancy.support
     x, y, z = occupancy.centres[np.unravel_index(phi.argmax(), phi.shape)]
@@ -66,7 +93,7 @@ def html(occupancy: Occupancy) -> str:
     )
 
 
-def png(occupancy: Occupancy) -> bytes:
+def png(occupancy: Summarised) -> bytes:
     """The three projections side by side as a PNG of (PIXELS, 3 PIXELS), with the body where it is the built-in one.
 
     A pixel has the largest phi along its line of sight, brighter for more, scaled to the occupancy's own maximum; lines of
@@ -97,7 +124,7 @@ def png(occupancy: Occupancy) -> bytes:
     return file.getvalue()
 
 
-def _grid(occupancy: Occupancy) -> str:
+def _grid(occupancy: Summarised) -> str:
     parameters = occupancy.parameters
     plain = "" if parameters.canonicalize else ", not canonicalized"
     return f"{parameters.resolution}^3 voxels in a cube of {parameters.extent:g} m{plain}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
@@ -14,11 +13,9 @@ from numpy.typing import NDArray
 
 from chorus.figures.overlays import OBJECT
 from chorus.figures.three_sides import COLOURS
+from chorus.reconstruct.result import Reconstruction
 from chorus.reconstruct.view import THRESHOLDS, View
 from chorus.render.rasterize import face_normals, render_mesh, shade
-
-if TYPE_CHECKING:
-    from chorus.reconstruct.single_view import Reconstruction
 
 BODY_COLOUR, OBJECT_COLOUR, MASK_COLOUR, PERSON_COLOUR = "limegreen", "orangered", "deepskyblue", "slategray"
 INCHES = 6.0
