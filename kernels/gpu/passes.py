@@ -130,7 +130,7 @@ def prepare_passes(
     widest, table_limit = (int(x) for x in torch.stack([across.amax(), entries.amax()]).tolist())
     most = min(pass_images, PASS_IMAGES, LIST_BYTES // (4 * plan.num_bricks), TABLE_ENTRIES // table_limit)
     images, entries = _upload(images, device), _send(entries, device)
-    weights = torch.zeros(1, dtype=torch.uint8, device=device) if weight is None else _send(weight, device).contiguous()
+    image_weights = torch.zeros(1, dtype=torch.uint8, device=device) if weight is None else _send(weight, device).contiguous()
     for segments in _pieces(totals, most):
         end = segments[-1][3] + segments[-1][1]
         places = np.zeros(end, np.int64)  # what lies between segments repeats the pass's first image and is never asked for
@@ -138,14 +138,14 @@ def prepare_passes(
         for first, length, _, place in segments:
             places[place : place + length] = np.arange(first, first + length)
         rows = order[_send(torch.from_numpy(places), device)]
-        yield _prepare(plan, images, rows, weights, entries[rows], segments, widest, table_limit, device)
+        yield _prepare(plan, images, rows, image_weights, entries[rows], segments, widest, table_limit, device)
 
 
 def _prepare(
     plan: FieldOnDevice,
     images: VoteImages,
     rows: Tensor,
-    weights: Tensor,
+    image_weights: Tensor,
     entries: Tensor,
     segments: list[tuple[int, int, int, int]],
     widest: int,
@@ -163,7 +163,7 @@ def _prepare(
         split=empty(capacity, J, 3, 8, dtype=torch.float16),
         view=empty(capacity, int(VIEW), dtype=torch.int64),
         words=images.words,
-        image_weights=weights[rows] if len(weights) > 1 or len(images) == 1 else weights,
+        image_weights=image_weights[rows] if len(image_weights) > 1 or len(images) == 1 else image_weights,
         rows=rows,
         capacity=capacity,
     )

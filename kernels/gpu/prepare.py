@@ -227,6 +227,7 @@ def _project_bone(skeleton: Skeleton, camera: Camera, rotation, chain, j, capaci
 
 @triton.jit
 def _add_times(row, factor, c0, c1, c2, c3):
+    """row + factor (c0, c1, c2, c3)."""
     return row[0] + factor * c0, row[1] + factor * c1, row[2] + factor * c2, row[3] + factor * c3
 
 
@@ -378,13 +379,8 @@ def sum_blocks(source: SourceImages, images: Images, tables: CullingTables, COLU
 
 def compilations() -> list[Compilation]:
     """The three kernels."""
-    groups: Types = {
-        "source": SourceImages,
-        "skeleton": Skeleton,
-        "images": Images,
-        "tables": CullingTables,
-        "scratch": Scratch,
-    }
+    made: Types = {"images": Images, "tables": CullingTables}
+    groups: Types = {"source": SourceImages, "skeleton": Skeleton, "scratch": Scratch, **made}
     numbers: Types = {"count": "i32", "J": "i32"}
     return [
         Compilation("prepare_images", prepare_images, {**groups, **numbers}, {"IMAGES": IMAGES}, num_warps=2, num_stages=1),
