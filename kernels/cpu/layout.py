@@ -33,11 +33,13 @@ has, and which of the mask's blocks is its first."""
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 jit = nb.njit(**_OPTIONS)
 # Taking an array out of a tuple counts a reference, and numba cannot prove all of these counts away: in the loops of the votes
-# they would cost two thirds of the time. What keeps no array beyond its call needs none; neither it nor what it calls may make or
-# return one.
-borrowing = nb.njit(**_OPTIONS, _nrt=False)
+# they would cost two thirds of the time. What keeps no array beyond its call needs none; neither such a function nor what it
+# calls may make or return an array.
+_UNCOUNTED: dict[str, Any] = {**_OPTIONS, "_nrt": False}
+borrowing = nb.njit(**_UNCOUNTED)
 """``jit`` for functions that only read and write the arrays they are given."""
-inlined = nb.njit(**_OPTIONS, _nrt=False, forceinline=True)
+_INLINED: dict[str, Any] = {**_UNCOUNTED, "forceinline": True}
+inlined = nb.njit(**_INLINED)
 """``borrowing`` for parts of a hot loop: what they are given need not be handed over on the stack."""
 
 
