@@ -37,7 +37,7 @@ KNOWN, OFF, ON, PROJECTED, LOOKUPS = range(5)
 """What ``touch`` counts: pairs of image and brick left out as known, off the mask, on it, projected; and voxels looked up."""
 
 
-@jit
+@borrowing
 def _count(images):  # type: ignore[no-untyped-def]
     """Bits set in 0 .. 2^16 - 1."""
     count = 0
@@ -47,7 +47,7 @@ def _count(images):  # type: ignore[no-untyped-def]
     return count
 
 
-@jit
+@borrowing
 def _without_news(missing, regions):  # type: ignore[no-untyped-def]
     """Images (bits) of a vector in which none of ``regions`` is missing."""
     return bits(izero(iand(isplat(regions), iload(missing, 0))))

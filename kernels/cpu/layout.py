@@ -6,7 +6,7 @@ quantity "of 16 images", element ``row + lane`` is that of image ``lane`` of the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -30,12 +30,16 @@ TOP_LEFT, TOP_RIGHT, BOTTOM_LEFT, BOTTOM_RIGHT, AREA, FIRST_BLOCK = range(0, 6 *
 """Rows of ``Scratch.corners``: where the corners of a rectangle of blocks lie in the summed-area tables, how many blocks it
 has, and which of the mask's blocks is its first."""
 
-jit = nb.njit(nogil=True, cache=True, error_model="numpy")
+_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+jit = nb.njit(**_OPTIONS)
 # Taking an array out of a tuple counts a reference, and numba cannot prove all of these counts away: in the loops of the votes
-# they would cost two thirds of the time. What keeps no array beyond its call needs none; it must not make or return one either.
-borrowing = nb.njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
+# they would cost two thirds of the time. What keeps no array beyond its call needs none; neither such a function nor what it
+# calls may make or return an array.
+_UNCOUNTED: dict[str, Any] = {**_OPTIONS, "_nrt": False}
+borrowing = nb.njit(**_UNCOUNTED)
 """``jit`` for functions that only read and write the arrays they are given."""
-inlined = nb.njit(nogil=True, cache=True, error_model="numpy", _nrt=False, forceinline=True)
+_INLINED: dict[str, Any] = {**_UNCOUNTED, "forceinline": True}
+inlined = nb.njit(**_INLINED)
 """``borrowing`` for parts of a hot loop: what they are given need not be handed over on the stack."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.kernels.arrays import Lattice
+from chorus.kernels.cpu.layout import borrowing, jit
 from chorus.kernels.spatial import select, spatial_order
 
 SIDE = 4
@@ -98,7 +99,7 @@ def _bounds(x, y, z, side, centre, half, count, bound):  # type: ignore[no-untyp
         bound[t] = a * a + b * b + c * c
 
 
-@nb.njit(nogil=True, cache=True)
+@borrowing
 def _any_within(bound, count, limit):  # type: ignore[no-untyped-def]
     """Whether one of the bounds is not above the limit; mostly the first few tell."""
     for t in range(count):  # noqa: SIM110 (numba)
@@ -107,7 +108,7 @@ def _any_within(bound, count, limit):  # type: ignore[no-untyped-def]
     return False
 
 
-@nb.njit(nogil=True, cache=True)
+@jit
 def near_bricks(first, last, counts, lattice, tiles, tau, out):  # type: ignore[no-untyped-def]
     """out[b] <- whether a voxel of brick b can be within tau of a tile, for flat brick indices first .. last - 1."""
     origin, spacing, centre, half = lattice.origin, lattice.spacing, tiles.centre, tiles.half
@@ -139,7 +140,7 @@ class _Candidates(NamedTuple):
     squared: NDArray[np.float64]
 
 
-@nb.njit(nogil=True, cache=True)
+@jit
 def _empty_candidates(T, k):  # type: ignore[no-untyped-def]
     """Memory for T tiles and k vertices; the first k vertices are as good as any to begin with."""
     ids = np.empty(4 * k + 2 * TILE, np.int64)
@@ -148,7 +149,26 @@ def _empty_candidates(T, k):  # type: ignore[no-untyped-def]
     return _Candidates(np.empty(T, np.int64), np.empty(T), np.empty((3, T)), np.empty((3, T)), ids, distance, squared)
 
 
-@nb.njit(nogil=True, cache=True)
+@borrowing
+def _largest(values, count):  # type: ignore[no-untyped-def]
+    """The largest of the first ``count`` values."""
+    most = values[0]
+    for i in range(1, count):
+        most = max(most, values[i])
+    return most
+
+
+@borrowing
+def _where_least(values, count):  # type: ignore[no-untyped-def]
+    """Index of the least of the first ``count`` values, the first of equals."""
+    at = 0
+    for i in range(1, count):
+        if values[i] < values[at]:
+            at = i
+    return at
+
+
+@borrowing
 def _nearest(x, y, z, tiles, tile, count, k, candidates):  # type: ignore[no-untyped-def]
     """The k nearest vertices of a point among the first ``count`` tiles of ``tile``: places in ids[:k], squared distances in
     distance[:k], neither sorted; ``bound`` holds the tiles' bounds.
@@ -177,12 +197,12 @@ def _nearest(x, y, z, tiles, tile, count, k, candidates):  # type: ignore[no-unt
             found += squared[lane] <= limit
         if found + TILE > len(ids):
             select(distance, ids, found, k)
-            found, limit = k, distance[:k].max()
+            found, limit = k, _largest(distance, k)
     if found > k:
         select(distance, ids, found, k)
 
 
-@nb.njit(nogil=True, cache=True)
+@borrowing
 def _find_candidates(x, y, z, side, tiles, every, k, candidates):  # type: ignore[no-untyped-def]
     """How many tiles can hold one of the k nearest vertices of any voxel in a brick: they come first in ``candidates``.
 
@@ -191,7 +211,7 @@ def _find_candidates(x, y, z, side, tiles, every, k, candidates):  # type: ignor
     T = len(every)
     _bounds(x, y, z, 0.0, tiles.centre, tiles.half, T, candidates.bound)
     _nearest(x, y, z, tiles, every, T, k, candidates)
-    reach = (np.sqrt(candidates.distance[:k].max()) + np.sqrt(3.0) * side) * _SLACK
+    reach = (np.sqrt(_largest(candidates.distance, k)) + np.sqrt(3.0) * side) * _SLACK
     _bounds(x, y, z, side, tiles.centre, tiles.half, T, candidates.bound)
     count = 0
     for t in range(T):
@@ -203,7 +223,7 @@ def _find_candidates(x, y, z, side, tiles, every, k, candidates):  # type: ignor
     return count
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@borrowing
 def _blend(ids, distance, d, table, decay, share, row, weight, slot):  # type: ignore[no-untyped-def]
     """Skinning weights of one voxel into column ``slot`` of ``weight``: Eq. 4 over the k vertices found, and Eq. 9, 10.
 
@@ -216,7 +236,7 @@ def _blend(ids, distance, d, table, decay, share, row, weight, slot):  # type: i
             share[n] = 1.0 / np.sqrt(distance[n])
     else:
         share[:k] = 0.0
-        share[distance[:k].argmin()] = 1.0
+        share[_where_least(distance, k)] = 1.0
     row[:] = 0.0
     total = 0.0
     for n in range(k):
@@ -232,40 +252,46 @@ def _blend(ids, distance, d, table, decay, share, row, weight, slot):  # type: i
     weight[0, slot] = scale * row[0] + (1.0 - alpha)
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@borrowing
+def _weigh_brick(brick, bricks, lattice, tiles, every, table, decay, slots, candidates, share, row):  # type: ignore[no-untyped-def]
+    """Skinning weights of one brick's voxels; ``every`` (T,) are all tiles, ``share`` (k,) and ``row`` (J,) memory."""
+    shape, origin, spacing = lattice.shape, lattice.origin, lattice.spacing
+    k, tau, bound, distance = decay.k, decay.tau, candidates.bound, candidates.distance
+    side = (SIDE - 1) / 2 * spacing
+    i0, j0, k0 = bricks[brick, 0] * SIDE, bricks[brick, 1] * SIDE, bricks[brick, 2] * SIDE
+    x, y, z = origin[0] + i0 * spacing + side, origin[1] + j0 * spacing + side, origin[2] + k0 * spacing + side
+    count = _find_candidates(x, y, z, side, tiles, every, k, candidates)
+    for step in range(VOXELS):
+        # There and back again, so that every voxel is next to the one before.
+        a, b, c = step // (SIDE * SIDE), step // SIDE % SIDE, step % SIDE
+        b = b if a % 2 == 0 else SIDE - 1 - b
+        c = c if (step // SIDE) % 2 == 0 else SIDE - 1 - c
+        i, j, m = i0 + a, j0 + b, k0 + c
+        if i >= shape[0] or j >= shape[1] or m >= shape[2]:
+            continue
+        x, y, z = origin[0] + i * spacing, origin[1] + j * spacing, origin[2] + m * spacing
+        _bounds(x, y, z, 0.0, candidates.centre, candidates.half, count, bound)
+        if not _any_within(bound, count, tau * tau * _SLACK):
+            continue
+        _nearest(x, y, z, tiles, candidates.tile, count, k, candidates)
+        d = np.sqrt(distance[_where_least(distance, k)])
+        if d > tau:
+            continue
+        slot = brick * VOXELS + (a * SIDE + b) * SIDE + c
+        slots.near[slot] = True
+        slots.voxel[slot] = (i * shape[1] + j) * shape[2] + m
+        _blend(candidates.ids, distance, d, table, decay, share, row, slots.weight, slot)
+
+
+@jit
 def weigh_bricks(first, last, bricks, lattice, tiles, table, decay, slots):  # type: ignore[no-untyped-def]
     """Skinning weights (Eq. 4, 9, 10) of the voxels in bricks first .. last - 1 into ``slots``.
 
     bricks  (B, 3) int64 index of each brick
     table   (16 T, J) float64 skinning weights of the vertices in the tiles' order
     """
-    shape, origin, spacing = lattice.shape, lattice.origin, lattice.spacing
-    k, tau = decay.k, decay.tau
     T = tiles.centre.shape[1]
-    found, every = _empty_candidates(T, k), np.arange(T)
-    share, row = np.empty(k), np.empty(table.shape[1])
-    side = (SIDE - 1) / 2 * spacing
+    candidates, every = _empty_candidates(T, decay.k), np.arange(T)
+    share, row = np.empty(decay.k), np.empty(table.shape[1])
     for brick in range(first, last):
-        i0, j0, k0 = bricks[brick, 0] * SIDE, bricks[brick, 1] * SIDE, bricks[brick, 2] * SIDE
-        x, y, z = origin[0] + i0 * spacing + side, origin[1] + j0 * spacing + side, origin[2] + k0 * spacing + side
-        count = _find_candidates(x, y, z, side, tiles, every, k, found)
-        for step in range(VOXELS):
-            # There and back again, so that every voxel is next to the one before.
-            a, b, c = step // (SIDE * SIDE), step // SIDE % SIDE, step % SIDE
-            b = b if a % 2 == 0 else SIDE - 1 - b
-            c = c if (step // SIDE) % 2 == 0 else SIDE - 1 - c
-            i, j, m = i0 + a, j0 + b, k0 + c
-            if i >= shape[0] or j >= shape[1] or m >= shape[2]:
-                continue
-            x, y, z = origin[0] + i * spacing, origin[1] + j * spacing, origin[2] + m * spacing
-            _bounds(x, y, z, 0.0, found.centre, found.half, count, found.bound)
-            if not _any_within(found.bound, count, tau * tau * _SLACK):
-                continue
-            _nearest(x, y, z, tiles, found.tile, count, k, found)
-            d = np.sqrt(found.distance[:k].min())
-            if d > tau:
-                continue
-            slot = brick * VOXELS + (a * SIDE + b) * SIDE + c
-            slots.near[slot] = True
-            slots.voxel[slot] = (i * shape[1] + j) * shape[2] + m
-            _blend(found.ids, found.distance, d, table, decay, share, row, slots.weight, slot)
+        _weigh_brick(brick, bricks, lattice, tiles, every, table, decay, slots, candidates, share, row)

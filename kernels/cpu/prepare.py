@@ -171,7 +171,7 @@ def _store_frame(frame, i, K, size, box, scale_uv, scale_z):  # type: ignore[no-
     frame[at + ERROR_Z] = FLOAT_ERROR * scale_z
 
 
-@jit
+@borrowing
 def _sum_blocks(words, first, across, down, table, occupied, full):  # type: ignore[no-untyped-def]
     """Summed-area tables (down + 1, across + 1) from ``table`` on, of the mask's blocks not empty and of its full ones."""
     stride = across + 1

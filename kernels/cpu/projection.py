@@ -47,7 +47,7 @@ TINY = f4(1.2e-38)
 
 
 @inlined
-def _warp_row(matrix, row, bricks, e0, e1, steps, centres, centre, out):  # type: ignore[no-untyped-def]
+def _warp_row(matrix, row, bricks, pairs, steps, centres, centre, out):  # type: ignore[no-untyped-def]
     """One homogeneous row of the brick's 64 voxels: sum_j w_j (M_j [x; 1]), into ``out`` (4 steps in x, 16 lanes in y, z).
 
     ``row`` is where the image's first joint has that row in ``matrix``, ``centre`` where ``centres`` has it for the brick's
@@ -55,7 +55,7 @@ def _warp_row(matrix, row, bricks, e0, e1, steps, centres, centre, out):  # type
     Lattice form: a joint's affine value is computed once on the 16 (y, z) and stepped in x.
     """
     joint, weight = bricks.joint, bricks.weight
-    dy, dz, one_half, three_halves = steps
+    (e0, e1), (dy, dz, one_half, three_halves) = pairs, steps
     if e1 - e0 == 1:
         m = row + np.int64(joint[e0]) * MATRIX
         base = fma(splat_at(matrix, m + 1), dy, fma(splat_at(matrix, m + 2), dz, splat_at(centres, centre)))
@@ -90,12 +90,12 @@ def project_brick(images, first, lane, bricks, b, scratch):  # type: ignore[no-u
     Its ``centres`` are those of the brick in the vector of images that begins at ``first``.
     """
     row, at = (first + lane) * images.num_joints * MATRIX, first * FRAME_ROWS + lane
-    e0, e1 = bricks.joint_offset[b], bricks.joint_offset[b + 1]
+    pairs = bricks.joint_offset[b], bricks.joint_offset[b + 1]
     # The steps are -3, -1, 1, 3 half spacings: sums and differences, which many processors do beside the multiplications.
     steps = load(bricks.y, 0), load(bricks.z, 0), splat(f4(0.5) * bricks.spacing), splat(f4(1.5) * bricks.spacing)
-    _warp_row(images.matrix, row, bricks, e0, e1, steps, scratch.centres, lane, scratch.u)
-    _warp_row(images.matrix, row + 4, bricks, e0, e1, steps, scratch.centres, lane + LANES, scratch.v)
-    _warp_row(images.matrix, row + 8, bricks, e0, e1, steps, scratch.centres, lane + 2 * LANES, scratch.z)
+    _warp_row(images.matrix, row, bricks, pairs, steps, scratch.centres, lane, scratch.u)
+    _warp_row(images.matrix, row + 4, bricks, pairs, steps, scratch.centres, lane + LANES, scratch.v)
+    _warp_row(images.matrix, row + 8, bricks, pairs, steps, scratch.centres, lane + 2 * LANES, scratch.z)
     one, cx, cy = splat(f4(1.0)), splat_at(images.frame, at + CX), splat_at(images.frame, at + CY)
     for s in range(0, VOXELS, LANES):
         inverse = div(one, load(scratch.z, s))
