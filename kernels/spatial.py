@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 
+from chorus.kernels.jit import compiled
 
-@nb.njit(nogil=True, cache=True)
+
+@compiled()
 def spatial_order(points, run):  # type: ignore[no-untyped-def]
     """Order of (P, 3) points in which every ``run`` of them lies close together: halved across the longest side, and again."""
     order = np.arange(len(points))
@@ -36,7 +37,7 @@ def spatial_order(points, run):  # type: ignore[no-untyped-def]
     return order
 
 
-@nb.njit(nogil=True, cache=True)
+@compiled()
 def select(key, companion, count, k):  # type: ignore[no-untyped-def]
     """Bring the k smallest of the first ``count`` keys, 1 <= k <= count, to the front, and their companions with them."""
     low, high = 0, count - 1

@@ -6,15 +6,15 @@ quantity "of 16 images", element ``row + lane`` is that of image ``lane`` of the
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.kernels.arrays import VoxelField
 from chorus.kernels.bricks import SIDE, VOXELS, bricks_of
 from chorus.kernels.cpu.simd import LANES
+from chorus.kernels.jit import compiled
 
 MATRIX = 12
 """Elements of the 3 x 4 matrix of an image and joint."""
@@ -30,16 +30,13 @@ TOP_LEFT, TOP_RIGHT, BOTTOM_LEFT, BOTTOM_RIGHT, AREA, FIRST_BLOCK = range(0, 6 *
 """Rows of ``Scratch.corners``: where the corners of a rectangle of blocks lie in the summed-area tables, how many blocks it
 has, and which of the mask's blocks is its first."""
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
-jit = nb.njit(**_OPTIONS)
+jit = compiled(error_model="numpy")
 # Taking an array out of a tuple counts a reference, and numba cannot prove all of these counts away: in the loops of the votes
 # they would cost two thirds of the time. What keeps no array beyond its call needs none; neither such a function nor what it
 # calls may make or return an array.
-_UNCOUNTED: dict[str, Any] = {**_OPTIONS, "_nrt": False}
-borrowing = nb.njit(**_UNCOUNTED)
+borrowing = compiled(error_model="numpy", _nrt=False)
 """``jit`` for functions that only read and write the arrays they are given."""
-_INLINED: dict[str, Any] = {**_UNCOUNTED, "forceinline": True}
-inlined = nb.njit(**_INLINED)
+inlined = compiled(error_model="numpy", _nrt=False, forceinline=True)
 """``borrowing`` for parts of a hot loop: what they are given need not be handed over on the stack."""
 
 

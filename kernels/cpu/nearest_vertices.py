@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.kernels.arrays import Lattice
 from chorus.kernels.cpu.layout import borrowing, jit
+from chorus.kernels.jit import compiled
 from chorus.kernels.spatial import select, spatial_order
 
 SIDE = 4
@@ -88,7 +88,7 @@ def cut_into_tiles(vertices: NDArray[np.float64]) -> Tiles:
     return Tiles(order, points, lanes, np.ascontiguousarray((low + high) / 2), np.ascontiguousarray(half))
 
 
-@nb.njit(nogil=True, cache=True, fastmath=True)
+@compiled(fastmath=True)
 def _bounds(x, y, z, side, centre, half, count, bound):  # type: ignore[no-untyped-def]
     """bound[t] <- least squared distance of tile t's box from a cube around (x, y, z) that reaches ``side`` each way."""
     for t in range(count):

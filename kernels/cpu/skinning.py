@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba as nb
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from chorus.kernels.cpu.nearest_vertices import (
     weigh_bricks,
 )
 from chorus.kernels.cpu.smoothing import smooth_slots
+from chorus.kernels.jit import compiled
 from chorus.kernels.kinematics import inverse_rigid
 from chorus.kernels.skinning import INVERSES, PELVIS, check_bones, check_mesh, check_sampling
 from chorus.kernels.threads import default_threads, each
@@ -79,7 +79,7 @@ class NearWeights:
         return offset, joint, weight
 
 
-@nb.njit(nogil=True, cache=True)
+@compiled()
 def _count_entries(near, voxel, weight, below, count):  # type: ignore[no-untyped-def]
     """count[v] <- weights of near voxel v that are not below the threshold."""
     for slot in np.flatnonzero(near):
@@ -89,7 +89,7 @@ def _count_entries(near, voxel, weight, below, count):  # type: ignore[no-untype
         count[voxel[slot]] = kept
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _fill_entries(near, voxel, weight, below, offset, joint, out):  # type: ignore[no-untyped-def]
     """Joints and weights of the near voxels' entries; offset as counted."""
     for slot in np.flatnonzero(near):
@@ -165,7 +165,7 @@ def smooth(lattice: Lattice, weights: Tensor, near: Tensor, *, steps: int, threa
     return NearWeights(lattice, everywhere, voxel, slots).dense()[0]
 
 
-@nb.njit(nogil=True, cache=True)
+@compiled()
 def _blend_matrices(first, last, weight, matrices, blend):  # type: ignore[no-untyped-def]
     """blend (12, last - first) <- sum_j w_j M_j of the slots; matrices (J, 12)."""
     blend[:] = 0.0
@@ -179,7 +179,7 @@ def _blend_matrices(first, last, weight, matrices, blend):  # type: ignore[no-un
                 total[lane] += m * row[lane]
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _solve(m, x, y, z):  # type: ignore[no-untyped-def]
     """The point that a 3 x 4 matrix (12,) takes to (x, y, z), by Cramer's rule; not finite where there is none."""
     x, y, z = x - m[3], y - m[7], z - m[11]
@@ -194,7 +194,7 @@ def _solve(m, x, y, z):  # type: ignore[no-untyped-def]
     return u0, u1, u2
 
 
-@nb.njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _sample(first, last, slots, lattice, matrices, inverted, phi, grid, out):  # type: ignore[no-untyped-def]
     """Eq. 11 for the near voxels in slots first .. last - 1; matrices (J, 12): B_j^-1 where ``inverted``, else B_j."""
     shape, origin, spacing = lattice.shape, lattice.origin, lattice.spacing

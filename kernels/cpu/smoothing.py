@@ -11,12 +11,12 @@ from functools import lru_cache
 from queue import SimpleQueue
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.kernels.cpu.layout import borrowing
 from chorus.kernels.cpu.simd import LANES, add, fma, load, mul, splat, store
+from chorus.kernels.jit import compiled
 from chorus.kernels.skinning import PELVIS, RELAXATION, series, series_pays
 from chorus.kernels.threads import each
 
@@ -73,7 +73,7 @@ def pad(shape: tuple[int, int, int], near: NDArray[np.bool_], voxel: NDArray[np.
     return Padded(shape, row, free.reshape(-1), first, last), cell
 
 
-@nb.njit(nogil=True, cache=True)
+@compiled()
 def _support(weight, cell, row, NY, box):  # type: ignore[no-untyped-def]
     """box <- first and last + 1 along each axis of the slots with weight; False where there are none."""
     box[:3] = 1 << 60
@@ -87,7 +87,7 @@ def _support(weight, cell, row, NY, box):  # type: ignore[no-untyped-def]
     return box[3] >= 0
 
 
-@nb.njit(nogil=True, cache=True)
+@compiled()
 def _put(weight, cell, a, b, grid):  # type: ignore[no-untyped-def]
     """Weights of the slots into the cells a .. b - 1 of a grid."""
     for slot in range(len(cell)):
@@ -95,7 +95,7 @@ def _put(weight, cell, a, b, grid):  # type: ignore[no-untyped-def]
             grid[cell[slot]] = weight[slot]
 
 
-@nb.njit(nogil=True, cache=True)
+@compiled()
 def _take(weight, cell, a, b, free, grid):  # type: ignore[no-untyped-def]
     """Weights of the free slots from the cells a .. b - 1 of a grid; what rounding made negative is 0."""
     for slot in range(len(cell)):
