@@ -175,7 +175,8 @@ def fit_cameras(
     Images do not influence each other. For an image that does not reach stop_px, the iterate of least loss is kept.
     Computed in float64.
 
-    Raises InputError for other shapes, numbers that are not finite, an R0 that is no rotation, t_z or focal lengths that are not positive, and images with too few valid joints or with all valid joints in one place.
+    Raises InputError for other shapes, numbers that are not finite, an R0 that is no rotation, t_z or focal
+    lengths that are not positive, and images with too few valid joints or with all valid joints in one place.
     """
     check_budget(iterations, stop_px)
     if not (math.isfinite(learning_rate) and learning_rate >= 0):

@@ -288,7 +288,7 @@ def test_identity_is_of_the_contents(store: Path) -> None:
     assert open_store(store).id != before.id
     assert len(before) == 12  # as it was when opened
     before.shards[0].path.unlink()
-    with pytest.raises(StoreError, match="expected the shard that was there"):
+    with pytest.raises(StoreError, match="expected the shard as when the store was opened"):
         before.batch([2])
 
 
