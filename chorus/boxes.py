@@ -1,8 +1,8 @@
 """Axis-aligned boxes in images: the boxes of masks, and how far two boxes overlap.
 
 A box is x0, y0, x1, y1 in pixels, half open: it covers columns x0 <= x < x1 and rows y0 <= y < y1, so that its area is
-(x1 - x0) (y1 - y0). Arrays of boxes are (..., 4); the functions of two broadcast over what stands before the 4, so that
-``f(a[:, None], b[None])`` is the table of all pairs. They reckon in float64.
+(x1 - x0) (y1 - y0). Arrays of boxes are (..., 4); functions of two arrays broadcast over the leading axes, so that
+``f(a[:, None], b[None])`` is the table of all pairs. They compute in float64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def boxes_of(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def boxes_of_profiles(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """``boxes_of`` masks by which of their rows (..., H) and columns (..., W) have a pixel."""
+    """``boxes_of`` from which rows (..., H) bool and columns (..., W) bool of the masks have a pixel."""
     boxes = np.zeros((*rows.shape[:-1], 4), np.int64)
     for low, high, hit in ((0, 2, columns), (1, 3, rows)):
         boxes[..., low] = hit.argmax(-1)
@@ -35,7 +35,7 @@ def area(boxes: Any) -> NDArray[np.float64]:
 
 
 def intersection_area(a: Any, b: Any) -> NDArray[np.float64]:
-    """Areas (...,) of the intersections in square pixels; 0 of boxes that do not meet."""
+    """Areas (...,) of the intersections in square pixels; 0 for disjoint boxes."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     return np.asarray(np.clip(sides, 0, None).prod(-1))

@@ -1,4 +1,4 @@
-"""The main job from end to end on a world with known truth: simulate, store, aggregate, compare, picture."""
+"""The demo: the whole pipeline on simulated worlds with known truth (simulate, store, aggregate, compare, draw)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from chorus.simulate.images import DEMO, true_occupancy, write_world
 from chorus.store import Store, open_store
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with the stage, what is done and what there is."""
+"""Called with the stage, the number of steps done, and of all (None: unknown)."""
 
 THRESHOLD = 0.5
+"""On phi, at which the learned distribution is compared with the truth."""
 IMAGES_SHOWN = 4
-"""Of each prompt, as masks over the body."""
+"""Number of images of each prompt whose masks are drawn over the body."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class DemoRow:
 
     iou         {phi >= threshold} against the voxels that at least half of the object's variations occupy
     other_iou   the same against the other prompt's truth: it should be near zero
-    best_iou    with the threshold chosen after seeing the truth, ``best_threshold``: the ceiling of this distribution
-    offset_m    distance in metres between the phi-weighted centre of {phi >= threshold} and the truth's
+    best_iou    at ``best_threshold``, chosen to maximise it: the upper bound for this distribution
+    offset_m    distance in metres between the phi-weighted centre of {phi >= threshold} and the centre of the true voxels
     """
 
     prompt: str
@@ -49,7 +50,12 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo measured: rates in images per second (None: the store was there), compile time apart, files written."""
+    """What the demo measured.
+
+    simulate_rate, aggregate_rate    images per second, without compile time; None where the images existed already
+    compile_seconds, field_seconds   for compiling the kernels, and for the skinning field
+    files                            written
+    """
 
     rows: list[DemoRow]
     simulate_rate: float | None
@@ -68,7 +74,7 @@ def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int = 0, *, progress: Progress) -> DemoReport:
     """Simulate images of two prompts into a store, aggregate them, compare with the truth, draw pictures into ``output``.
 
-    The store is named after the seed and the number of images; one that is there already is completed, not drawn again.
+    The store is named after the seed and the number of images; an existing one is completed, not drawn again.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -111,7 +117,7 @@ def _write_results(
     store: Store,
     progress: Callable[[int, int], None],
 ) -> list[Path]:
-    """The occupancies' files and all pictures."""
+    """Write the occupancies and all pictures; their paths."""
     from chorus.figures.azimuths import save_view_distribution
     from chorus.figures.overlays import save_masks, save_posed_back
     from chorus.figures.three_sides import save_three_sides
@@ -141,9 +147,9 @@ def _write_results(
     return [*files, output / "masks.png", output / "views.png"]
 
 
-def _compare(mine: int, occupancy: Occupancy, field: CanonicalField, truths: list[NDArray[np.float32]]) -> DemoRow:
-    prompt, phi = DEMO[mine].prompt, occupancy.probability
-    truth, other = truths[mine] >= 0.5, truths[1 - mine] >= 0.5
+def _compare(world: int, occupancy: Occupancy, field: CanonicalField, truths: list[NDArray[np.float32]]) -> DemoRow:
+    prompt, phi = DEMO[world].prompt, occupancy.probability
+    truth, other = truths[world] >= 0.5, truths[1 - world] >= 0.5
     if not truth.any():
         raise InputError(f"world: expected voxels that half of the variations occupy, got none for {prompt!r}")
     found = phi >= THRESHOLD

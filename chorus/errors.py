@@ -1,4 +1,4 @@
-"""Errors that name what was expected and what came, and the checks that raise them."""
+"""The project's errors, which name what was expected and what came, and the check of arrays."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class InputError(ValueError):
 
 
 class StoreError(InputError):
-    """A store, or a shard of one, that is missing, damaged, of another version or of another kind than asked for."""
+    """A store, or a shard of one, that is missing, damaged, of another version, or other than asked for."""
 
 
 class MismatchError(InputError):
-    """Two things that do not belong together: other bodies, fields, grids or grouping schemes."""
+    """Inputs that do not belong together: made with different bodies, fields, grids or grouping schemes."""
 
 
 class StageError(RuntimeError):
-    """A stage of the front end that cannot go on: not an image's fault, but that of a model, a device or our own."""
+    """A stage of the front end that cannot continue, because of a model, a device or a bug, not because of an image."""
 
 
 def to_numpy(value: Any) -> NDArray[Any]:
@@ -34,9 +34,14 @@ def to_numpy(value: Any) -> NDArray[Any]:
 
 
 def check_array(name: str, value: Any, shape: tuple[int | str, ...], dtype: DTypeLike, *, finite: bool = True) -> NDArray[Any]:
-    """``value`` as a numpy array of ``dtype`` and ``shape``, or an InputError where numbers are lost on the way.
+    """``value`` as a contiguous numpy array of ``dtype`` and ``shape``.
 
-    A string in ``shape`` stands for any length, and equal strings for equal lengths.
+    value   array-like, torch tensor or DLPack; real numbers
+    shape   lengths; a string stands for any length, and equal strings for equal lengths
+    finite  whether NaN and infinities are refused
+
+    Raises InputError, beginning with ``name``, for another shape, and where the conversion would change a number (floats
+    rounded to a smaller float type excepted).
     """
     array = to_numpy(value)
     if array.dtype.kind not in "biuf":
@@ -52,7 +57,7 @@ def check_array(name: str, value: Any, shape: tuple[int | str, ...], dtype: DTyp
         _refuse(name, "finite numbers", array, ~np.isfinite(array))
     with np.errstate(over="ignore", invalid="ignore"):
         converted = np.ascontiguousarray(array, dtype)
-    # numpy would truncate 0.5 to an integer, wrap 2^32 and make an infinity of 1e300 without a word.
+    # numpy would silently truncate 0.5 to an integer, wrap 2^32 and turn 1e300 into infinity.
     if converted.dtype.kind in "iu":
         _refuse(name, f"whole numbers that fit {converted.dtype}", array, converted != array)
     elif finite:
@@ -61,7 +66,7 @@ def check_array(name: str, value: Any, shape: tuple[int | str, ...], dtype: DTyp
 
 
 def _refuse(name: str, expected: str, array: NDArray[Any], bad: NDArray[np.bool_]) -> None:
-    """An InputError that shows the first of the bad numbers, if there are any."""
+    """Raise an InputError that shows the first bad number, if any."""
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise InputError(f"{name}: expected {expected}, got {array[where]} at index {where}")

@@ -1,4 +1,4 @@
-"""CanonicalField: skinning weights for every voxel around the rest-pose body (Eq. 4, 9, 10 and A.5)."""
+"""The skinning field: skinning weights of every voxel around the rest-pose body (Eq. 4, 9, 10 and A.5)."""
 
 from __future__ import annotations
 
@@ -26,26 +26,30 @@ from chorus.kernels.skinning import PELVIS
 log = logging.getLogger(__name__)
 
 ALGORITHM = 2
-"""Part of a field's hash: raised when the same parameters give other weights, be it in the last bits.
+"""Part of a field's hash: incremented when the same parameters give other weights, even in the last bits only.
 
 2: smoothing joint by joint, from 45 steps on by a Chebyshev series (weights within 1e-6 of those of 1).
 """
 SMOOTHING_STEPS = 30
-"""Jacobi steps at the paper's voxel size (A.5); other sizes take as many as give the same diffusion length."""
+"""Jacobi steps at the paper's voxel size (A.5); see ``default_smoothing_steps`` for other sizes."""
 PAPER_SPACING = 3.0 / 48
+"""The paper's voxel size in metres."""
 SPARSIFY_BELOW = 1e-6
+"""Skinning weights of voxels below this are dropped, and the rest is renormalised."""
 
 
 @dataclass(frozen=True)
 class FieldParameters:
-    """What, beside the body, determines a field. Lengths in metres.
+    """What determines a field, apart from the body. Lengths in metres.
 
     resolution       N; the grid has N^3 voxels
     extent           side of the cube, centred at the pelvis
-    canonicalize     False: every voxel is rigid with the pelvis (the paper's ablation)
-    k                nearest vertices in Eq. 4
+    canonicalize     False: every voxel moves rigidly with the pelvis (the paper's ablation)
+    k                number of nearest vertices in Eq. 4
     tau, s           de-weighting of Eq. 10: alpha = max((tau - d) / (tau + d), 0)^s
-    smoothing_steps  Jacobi steps of the Laplace smoothing; 0 for none
+    smoothing_steps  Jacobi steps of the Laplace smoothing (A.5); 0 for none
+
+    Raises InputError for numbers out of range.
     """
 
     resolution: int = 48
@@ -61,7 +65,7 @@ class FieldParameters:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
                 raise InputError(f"{name}: expected an integer >= {low}, got {value!r}")
-            object.__setattr__(self, name, int(value))  # plain numbers: equal parameters hash alike
+            object.__setattr__(self, name, int(value))  # plain numbers: equal parameters have equal hashes
         for name in ("extent", "tau", "s"):
             value = getattr(self, name)
             if not np.isfinite(value) or value <= 0:
@@ -70,30 +74,32 @@ class FieldParameters:
 
     @property
     def spacing(self) -> float:
-        """Distance of neighbouring voxel centres in metres."""
+        """Distance between adjacent voxel centres in metres."""
         return self.extent / self.resolution
 
     def hash(self, body_hash: str) -> str:
-        """Identity of the field these parameters give with a body, sha256 hex."""
+        """Identity of the field with these parameters around a body, sha256 in hexadecimal."""
         facts = {"algorithm": ALGORITHM, "body": body_hash, **asdict(self)}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def default_smoothing_steps(spacing: float) -> int:
-    """Jacobi steps that diffuse as far, in metres, as the paper's 30 at 48^3: 30 (0.0625 m / spacing)^2."""
+    """Jacobi steps with the diffusion length, in metres, of the paper's 30 at 48^3: 30 (0.0625 m / spacing)^2."""
     return max(1, round(SMOOTHING_STEPS * (PAPER_SPACING / spacing) ** 2))
 
 
 class CanonicalField:
-    """Skinning weights on a voxel grid around a body in its rest pose; what an image's votes are cast through.
+    """The skinning field: skinning weights on a voxel grid around a body in its rest pose (Eq. 4, 9, 10, A.5).
+
+    With it, voxels are warped into the pose of each image (Eq. 5) before they are projected.
 
     body             chorus.Body
     resolution       N; centre of voxel (i, j, k) at ((i, j, k) + 0.5) extent / N - extent / 2, metres, person frame
     extent           side of the cube in metres
-    canonicalize     False: all voxels rigid with the pelvis
-    k, tau, s        Eq. 4, 9, 10
+    canonicalize     False: all voxels move rigidly with the pelvis
+    k, tau, s        of Eq. 4 and 10, see ``FieldParameters``
     smoothing_steps  None: as many as give the paper's diffusion length at this voxel size
-    cache            keep and look for the weights in the user's cache folder (CHORUS_CACHE overrides it)
+    cache            whether to cache the weights on disk, see ``cache_folder``
 
     Raises InputError for parameters out of range or a body with fewer than k vertices.
     """
@@ -148,10 +154,12 @@ class CanonicalField:
 
     @property
     def resolution(self) -> int:
+        """N, the number of voxels along a side."""
         return self.parameters.resolution
 
     @property
     def extent(self) -> float:
+        """Side of the cube in metres."""
         return self.parameters.extent
 
     @cached_property
@@ -161,13 +169,13 @@ class CanonicalField:
 
     @property
     def weights(self) -> NDArray[np.float32]:
-        """Skinning weights, (N, N, N, J) float32, zeros included; rows sum to 1. Made anew at each access."""
+        """Skinning weights, (N, N, N, J) float32, zeros included; rows sum to 1. Computed at each access."""
         N = self.resolution
         dense: NDArray[np.float32] = self.arrays.dense_weights(torch.float32).numpy().reshape(N, N, N, -1)
         return dense
 
     def warp(self, pose: Any) -> NDArray[np.float64]:
-        """Voxel centres moved into a pose (Eq. 5): (J, 3) axis-angle -> (N, N, N, 3) metres in the person frame."""
+        """Voxel centres warped into a pose (J, 3) axis-angle by LBS (Eq. 5): (N, N, N, 3) float64 m, person frame."""
         bones = self.body.bone_transforms(np.asarray(pose)[None])[0]
         weights = self.weights.reshape(-1, self.body.num_joints)
         moved: NDArray[np.float64] = linear_blend_skinning(self.centres.reshape(-1, 3), weights, bones)
@@ -185,7 +193,7 @@ def extend_weights(
 ) -> NDArray[np.float32]:
     """Skinning weights around a mesh: Eq. 4, de-weighting (Eq. 9, 10) and smoothing, (N, N, N, J) float32.
 
-    vertices        (V, 3) metres, the mesh in the pose in question (rest, or posed for Eq. 11)
+    vertices        (V, 3) metres, the mesh in the rest pose, or posed for Eq. 11
     vertex_weights  (V, J) skinning weights of the vertices
     """
     N = parameters.resolution
@@ -212,26 +220,26 @@ def _sparse_weights(body: Body, p: FieldParameters) -> tuple[NDArray[np.int64], 
 
 
 def cache_folder() -> Path:
-    """Where fields are kept: CHORUS_CACHE, or the platform's cache folder."""
+    """The folder of cached fields: the environment variable CHORUS_CACHE, or the platform's cache folder."""
     chosen = os.environ.get("CHORUS_CACHE")
     if chosen:
         return Path(chosen)
-    import platformdirs  # so that what needs no such folder runs without the package
+    import platformdirs  # imported late: needed only without CHORUS_CACHE
 
     return Path(platformdirs.user_cache_dir("chorus-hoi", appauthor=False))
 
 
 def _cached(name: str, use_cache: bool, make: Any) -> Any:
-    """The arrays kept under ``name``, or made and kept. Two processes may race: each renames a whole file into place."""
+    """The arrays cached under ``name``, or else those of ``make``, which are then cached. Safe with several processes."""
     if not use_cache:
         return make()
     path = cache_folder() / "fields" / f"{name}.npz"
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            return kept["offset"], kept["joint"], kept["weight"]
+        with np.load(path, allow_pickle=False) as cached:
+            return cached["offset"], cached["joint"], cached["weight"]
     except FileNotFoundError:
         pass
-    except Exception as error:  # a damaged cache costs time, never a wrong result: whatever is wrong, make it anew
+    except Exception as error:  # whatever is wrong with a cached file, its content can be computed again
         log.warning("field cache %s could not be read (%s); making it anew", path, error)
     arrays = make()
     try:

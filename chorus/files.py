@@ -1,4 +1,4 @@
-"""Atomic writes: a file is made under a temporary name, fsynced, renamed, and its folder fsynced; and locks for writers."""
+"""Atomic writes (a temporary file, fsync, rename, fsync of the folder), and file locks for writers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from pathlib import Path
 from chorus.errors import StoreError
 
 PART_SUFFIX = ".part"
-"""Ends the temporary names of a store's files, and is in all others; readers never look at them."""
+"""Part of every temporary name, and the end of those in a store; readers ignore such files."""
 _NO_FOLDER_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
-"""What file systems answer that cannot fsync a folder, and folders that may be written to but not read."""
+"""Errors of fsync on a folder that are ignored: file systems without it, and folders that can be written but not read."""
 
 
 @contextmanager
 def exclusive_lock(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file ``path``, created where missing; waits for another holder, or not: BlockingIOError where there is one.
+    """A context that holds an exclusive lock on the file ``path``, which is created if missing.
 
-    The system releases it when its holder dies, however it dies. StoreError where there are no such locks.
+    wait  whether to wait for another holder; False: BlockingIOError where there is one
+
+    The system releases the lock when its holder dies. StoreError on systems and file systems without POSIX locks.
     """
     try:
         import fcntl  # not on Windows, where stores can be read but not written
@@ -39,13 +41,13 @@ def exclusive_lock(path: Path, wait: bool = True) -> Iterator[None]:
         try:
             yield
         finally:
-            fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do where a fork has inherited the handle
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing does not release it where a forked process has inherited the handle
     finally:
         os.close(handle)
 
 
 def fsync_path(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the medium."""
+    """Wait until a file's content, or a folder's entries, are on the storage medium."""
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs only what could be written to
     try:
         os.fsync(handle)
@@ -54,13 +56,14 @@ def fsync_path(path: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, part: Path | None = None) -> None:
-    """Let ``write`` make a file, or a folder, under a temporary name, and give it the name ``path`` once it is on the medium.
+    """Write a file or folder under a temporary name, fsync it, and rename it to ``path``.
 
-    write  is given the temporary name: in the same folder, with the suffix of ``path``, by which some writers tell the format
-    part   another temporary name, so that what a dead writer left can be found; then the caller holds a lock
+    write  called with the temporary path, which is in the same folder and has the suffix of ``path`` (some writers choose the
+           format by it)
+    part   a fixed temporary path instead, so that leftovers of a dead writer can be found; the caller must hold a lock
 
-    Readers see the old file or all of the new one, also after a crash; of several writers the last one wins. A file has the
-    permissions of any new file. On any error the temporary file is removed, the old one stays, and the error is raised.
+    Readers see the old file or all of the new one, even after a crash; of several writers the last one wins. The file has the
+    permissions of any new file. On an error the temporary file is removed, the old one stays, and the error is raised.
     """
     if part is None:
         part = path.with_name(f".{secrets.token_hex(8)}{PART_SUFFIX}{path.suffix}")
@@ -68,13 +71,13 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, part: Path 
 
 
 def write_new(path: Path, write: Callable[[Path], object]) -> None:
-    """``write_atomically`` under the temporary name ``path`` + ".part", for a name that is not taken: else StoreError.
+    """``write_atomically`` for a path that must not exist, under the temporary name ``path`` + ".part".
 
-    The caller holds the folder's lock, so that none can take the name in between, and ``remove_leftovers`` knows that the
-    writers of the temporary files it finds are dead.
+    The caller must hold the folder's lock, so that no other writer creates the path in between, and so that the temporary
+    files that ``remove_leftovers`` finds belong to dead writers. Raises StoreError where the path exists.
     """
     if path.exists() or path.is_symlink():
-        raise StoreError(f"{path}: expected a new name, but there is such a file")
+        raise StoreError(f"{path}: expected a new name, got an existing file")
     _write_and_rename(path.with_name(path.name + PART_SUFFIX), path, write, os.rename)
 
 
@@ -89,7 +92,7 @@ def _write_and_rename(part: Path, path: Path, write: Callable[[Path], object], r
         else:
             part.unlink(missing_ok=True)
         raise
-    if os.name == "nt":  # which has no fsync for folders
+    if os.name == "nt":  # Windows has no fsync for folders
         return
     try:
         fsync_path(path.parent)
@@ -99,10 +102,10 @@ def _write_and_rename(part: Path, path: Path, write: Callable[[Path], object], r
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove the temporary files in ``folder``; the caller holds its lock.
+    """Remove the temporary files in ``folder``, whose lock the caller must hold; returns their paths.
 
-    Every writer holds the lock from making a temporary file to renaming it. So who holds it knows that the writers of
-    all temporary files there are dead.
+    Every writer holds the lock from creating a temporary file to renaming it, so temporary files found under the lock
+    belong to dead writers.
     """
     leftovers = sorted(p for p in folder.iterdir() if p.name.endswith(PART_SUFFIX))
     for path in leftovers:

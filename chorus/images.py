@@ -1,4 +1,4 @@
-"""A batch of images as the engine sees them: masks, cameras and poses; no pixels."""
+"""A batch of images as the engine uses them: masks, cameras and poses, without pixel colours."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class ImageBatch:
 
     masks    object masks: PackedMasks, or (I, H, W) bool, or a sequence of (H, W) bool of differing size
     cameras  Cameras, in the person's frame
-    poses    (I, J, 3) float32 axis-angle in radians; row 0 (global orientation) zero: it lives in the camera
-    keys     (I,) fixed-width bytes, the images' unique names; "image-0", ... if not given
+    poses    (I, J, 3) float32 axis-angle in radians; row 0 (global orientation) zero: the camera contains it
+    keys     (I,) fixed-width bytes, unique names of the images; "image-0", ... if not given
     weights  (I,) uint8 integer weights (a quantised confidence), or None for 1 each
     prompts  (I,) str, the prompt each image was made from, or None
 
-    Raises InputError where counts, sizes, shapes or numbers do not fit.
+    Raises InputError for arrays of other shapes or types, masks of another size than their camera's image, a global
+    orientation that is not zero, and keys that are not unique.
     """
 
     masks: PackedMasks
@@ -58,7 +59,7 @@ class ImageBatch:
                     raise InputError(f"masks: expected (H, W) bool each, got {mask.dtype} of shape {mask.shape} in row {row}")
             masks = PackedMasks.pack(dense)
         if len(masks) != n:
-            raise InputError(f"masks: expected {n}, one a camera, got {len(masks)}")
+            raise InputError(f"masks: expected {n}, one for each camera, got {len(masks)}")
         problem = masks.problem()
         if problem is not None:
             raise InputError(problem)
@@ -75,7 +76,7 @@ class ImageBatch:
         bad = np.flatnonzero(poses[:, 0].any(1))
         if bad.size:
             raise InputError(
-                "poses: expected a zero global orientation (joint 0; it belongs into the camera), "
+                "poses: expected a zero global orientation (joint 0; the camera contains it), "
                 f"got {poses[bad[0], 0].tolist()} in row {bad[0]}"
             )
         if keys is None:
@@ -128,7 +129,7 @@ class ImageBatch:
 
     @classmethod
     def _of(cls, arrays: dict[str, Any]) -> ImageBatch:
-        """A batch of arrays that have been checked."""
+        """A batch from arrays that have been checked."""
         made = object.__new__(cls)
         for name, value in arrays.items():
             object.__setattr__(made, name, value)
@@ -143,7 +144,7 @@ def _checked_weights(weights: Any, count: int) -> NDArray[np.uint8]:
 
 
 def vote_images(batch: ImageBatch) -> VoteImages:
-    """A batch as the kernels take it; nothing is copied but what is not contiguous."""
+    """A batch as the kernels take it, on the CPU; only arrays that are not contiguous are copied."""
     masks, cameras = batch.masks, batch.cameras
     return VoteImages(
         poses=_tensor(batch.poses),

@@ -1,4 +1,4 @@
-"""What results were made with: versions, command line, machine; and the check of what users add to it."""
+"""Provenance of results: versions, command line, machine, and what users add to them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chorus._version import __version__
 from chorus.errors import InputError
 
 PACKAGES = ("torch", "numba", "llvmlite", "numpy", "scipy", "h5py")
-"""The packages that figures depend on."""
+"""Packages whose versions are kept with measured figures."""
 
 
 def provenance() -> dict[str, Any]:
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Package -> version, of those that are installed."""
+    """Package -> version, for the packages that are installed."""
     found = {}
     for package in packages:
         try:
@@ -49,10 +49,10 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What a figure was measured on: ``cpu`` model, ``cores`` that this process may use, ``memory_gib``, ``system``."""
+    """The machine: ``cpu`` model, number of ``cores`` that this process may use, ``memory_gib`` or None, ``system``."""
     facts = _cpuinfo()
     model = facts.get("model name", platform.processor() or platform.machine())
-    if "cpu family" in facts:  # hypervisors shorten the name; family and model tell the generation all the same
+    if "cpu family" in facts:  # hypervisors shorten the name; family and model still tell the generation
         model += f" (family {facts['cpu family']} model {facts['model']})"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory: float | None = None
@@ -62,9 +62,9 @@ def machine() -> dict[str, Any]:
 
 
 def with_given(facts: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The project's facts and those a user has given, which go first where names are equal.
+    """The project's facts merged with those that a user gives, which take precedence.
 
-    InputError, showing what was given, where JSON cannot hold it; not-a-number and infinity are among that.
+    Raises InputError, which shows ``given``, where JSON cannot hold the result; NaN and infinities are refused, too.
     """
     merged = {**facts, **(given or {})}
     try:
@@ -75,7 +75,7 @@ def with_given(facts: Mapping[str, Any], given: Mapping[str, Any] | None) -> dic
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none."""
+    """The fields of the first processor in /proc/cpuinfo; empty on systems without it."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return {}

@@ -149,7 +149,7 @@ BAD = [
     (_set("poses", lambda p: p.astype(complex)), "poses: expected real numbers"),
     (_set("poses", lambda p: p.astype(object)), "poses: expected real numbers .* got dtype object"),
     (_set("poses", np.zeros((n, 0, 3))), "poses: expected at least one joint"),
-    (_set("masks", lambda m: m[:2]), "masks: expected 3, one a camera, got 2"),
+    (_set("masks", lambda m: m[:2]), "masks: expected 3, one for each camera, got 2"),
     (_set("masks", lambda m: m.astype(np.uint8)), r"masks: expected \(H, W\) bool each, got uint8 of shape .* in row 0"),
     (_set("masks", lambda m: m.astype(float)), r"masks: expected \(H, W\) bool each, got float64"),
     (_set("masks", lambda m: m[..., None]), r"masks: expected \(H, W\) bool each, got bool of shape \(48, 64, 1\)"),
@@ -174,7 +174,7 @@ BAD = [
     (_set("keys", ["a", "b", "a"]), "keys: expected unique keys, got .*b'a'.* in rows 0 and 2"),
     (_set("keys", "abc"), "keys: expected 3 strings"),
     (_set("prompts", ["x"]), r"prompts: expected 3 strings, got shape \(1,\)"),
-    (_set("cameras", lambda c: c[:2]), "masks: expected 2, one a camera, got 3"),
+    (_set("cameras", lambda c: c[:2]), "masks: expected 2, one for each camera, got 3"),
     (_set("cameras", np.eye(3)), "cameras: expected Cameras, got a ndarray"),
 ]
 

@@ -29,9 +29,9 @@ FORMAT_VERSION = 1
 """Version of the .npz layout that ``Body.save`` writes."""
 
 WEIGHT_TOLERANCE = 1e-3
-"""How far a row of skinning weights may be from a sum of 1 (half-precision files are); it is then rescaled to 1."""
+"""Tolerance on the sum 1 of a row of skinning weights (half-precision files need it); rows are rescaled to 1."""
 
-_ROUNDED = 1e-6  # a row this near to 1 is as near as float32 gets: rescaling it again would only change last bits
+_ROUNDED = 1e-6  # rows within float32 rounding of 1 are not rescaled, which would only change their last bits
 _PUBLISHED_NAMES = re.compile(
     r"(SMPL[HX]?_(NEUTRAL|MALE|FEMALE)(\.v\d+|_v[\d.]+)?\.(pkl|npz)"
     r"|basicmodel_(neutral|male|female|f|m)_lbs_10_207_0_v[\d.]+\.(pkl|npz)"
@@ -45,21 +45,21 @@ class Body:
     """A body for linear blend skinning. Arrays are read-only; V vertices, F faces, J joints, B shape coefficients.
 
     Everything is in the person's frame in the zero pose: metres, origin at the pelvis (joint 0; the arrays given are
-    moved there), +x the person's left, +y up, +z forward.
+    shifted to it), +x the person's left, +y up, +z forward.
 
-    name             of the body, for people to read; not part of its hash
+    name             of the body; not part of its hash
     vertices         (V, 3) float64 template
     faces            (F, 3) int32 triangles
     joints           (J, 3) float64
     parents          (J,) int32; -1 for joint 0, else an earlier joint
     weights          (V, J) float32 skinning weights, not negative, rows sum to 1
-    joint_names      J names; SMPL's where it has the joint
+    joint_names      J names; SMPL's for joints that SMPL has
     posedirs         (V, 3, 9 (J-1)) float32 pose blend shapes, metres per element of R_j - 1 (by rows, j >= 1), or None
     shapedirs        (V, 3, B) float32 shape blend shapes in metres per unit, or None
-    joint_shapedirs  (J, 3, B) float64 what the shape coefficients do to the joints, or None; comes with ``shapedirs``
+    joint_shapedirs  (J, 3, B) float64 displacements of the joints in metres per unit, or None; given with ``shapedirs``
 
     Raises InputError for other shapes, numbers that are not finite, faces that name no vertex, a parent after its
-    child, weights that are negative or whose rows are further than WEIGHT_TOLERANCE from 1.
+    child, negative weights, and rows of weights whose sum differs from 1 by more than WEIGHT_TOLERANCE.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Body:
         object.__setattr__(self, "joint_names", names)
         for key, array in arrays.items():
             if array is not None:
-                array = array + array.dtype.type(0)  # our own copy, and no -0: equal bodies hash alike
+                array = array + array.dtype.type(0)  # a copy without -0, so that equal bodies have equal hashes
                 array.flags.writeable = False
             object.__setattr__(self, key, array)
 
@@ -133,7 +133,7 @@ class Body:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256, in hexadecimal, of all that influences results; the same from whichever file the body came."""
+        """SHA-256, in hexadecimal, of everything that influences results; independent of the file format it was read from."""
         digest = hashlib.sha256(b"chorus-body-1")
         for key, array in self._arrays().items():
             little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
@@ -153,7 +153,7 @@ class Body:
 
     @cached_property
     def rest_pose(self) -> NDArray[np.float64]:
-        """The canonical pose, (J, 3) axis-angle in radians: zero but left_hip +pi/6, right_hip -pi/6 about z.
+        """The canonical pose, (J, 3) axis-angle in radians: zero except left_hip +pi/6 and right_hip -pi/6 about z.
 
         Raises InputError where no joints have these names.
         """
@@ -180,14 +180,14 @@ class Body:
 
     @cached_property
     def dominant_joint(self) -> NDArray[np.int32]:
-        """The joint of greatest weight of each vertex, the first of equals, (V,) int32."""
+        """The joint of largest skinning weight of each vertex, the first of equals, (V,) int32."""
         return _read_only(self.weights.argmax(1).astype(np.int32))
 
     def relative_transforms(self, poses: Any, betas: Any = None) -> NDArray[np.float64]:
         """Relative transforms A_j(zero -> theta) of linear blend skinning, (I, J, 4, 4).
 
-        poses  (I, J, 3) axis-angle in radians, numpy or torch. A global orientation (row 0) is applied as it is, about
-               the pelvis; whoever keeps it in the camera gives zeros.
+        poses  (I, J, 3) axis-angle in radians, numpy or torch. A global orientation (row 0) is applied about the pelvis;
+               give zeros where the camera contains it.
         betas  (I, b) or (b,) shape coefficients, b <= B, or None for the template
 
         Raises InputError for other shapes, numbers that are not finite, and betas where the body has no shapedirs.
@@ -196,10 +196,10 @@ class Body:
         return self._transforms(poses, self._shaped_joints(self._betas(betas, len(poses)))).numpy()
 
     def bone_transforms(self, poses: Any) -> NDArray[np.float64]:
-        """B_j(theta) = A_j(zero -> theta) A_j(zero -> rest)^-1: from the rest pose to the pose, (I, J, 3, 4).
+        """Bone transforms B_j(theta) = A_j(zero -> theta) A_j(zero -> rest)^-1 from the rest pose to the pose, (I, J, 3, 4).
 
-        poses as in ``relative_transforms``; the template's joints (betas are zero for field and votes). A voxel x
-        around the canonical body with weights w goes to sum_j w_j B_j [x; 1].
+        poses as in ``relative_transforms``; joints are the template's (betas are zero for field and votes). LBS (Eq. 5) takes
+        a canonical voxel x with skinning weights w to sum_j w_j B_j [x; 1].
         """
         joints = torch.tensor(self.joints)
         rest = torch.tensor(self.rest_pose)
@@ -214,9 +214,9 @@ class Body:
         return (transforms[..., :3, :3] @ torch.tensor(joints)[..., None] + transforms[..., :3, 3:])[..., 0].numpy()
 
     def posed_vertices(self, poses: Any, betas: Any = None) -> NDArray[np.float64]:
-        """Vertices in the poses, pose blend shapes included, (I, V, 3) metres; arguments as for the transforms.
+        """Vertices in the poses, pose blend shapes included, (I, V, 3) metres; arguments as in ``relative_transforms``.
 
-        With betas the pelvis moves with the shape, by joint_shapedirs[0] @ betas: the origin stays the template's.
+        With betas the pelvis moves by joint_shapedirs[0] @ betas; the origin stays at the template's pelvis.
         """
         poses = self._poses(poses)
         shape = self._betas(betas, len(poses))
@@ -276,10 +276,10 @@ def load_body(path: str | os.PathLike[str] | None = None) -> Body:
     """The built-in mannequin (None), or a body from a file.
 
     A file is what ``Body.save`` wrote, or SMPL, SMPL-H or SMPL-X as published: .npz, or .pkl (Python 2 or 3, chumpy or
-    not; read without chumpy and without running anything in it). A folder stands for the one file in it that has a
+    not; read without chumpy and without executing any code in it). A folder stands for the one file in it that has a
     published name (SMPL_NEUTRAL.pkl, basicModel_neutral_lbs_10_207_0_v1.0.0.pkl, SMPLX_MALE.npz, model.npz, ...).
 
-    Raises InputError for a path without a body or with several, a damaged file, missing arrays, and what Body refuses.
+    Raises InputError for a path without a body or with several, a damaged file, missing arrays, and as ``Body`` does.
     """
     if path is None:
         with importlib.resources.as_file(importlib.resources.files("chorus") / "data" / "mannequin.npz") as file:
@@ -292,13 +292,13 @@ def load_body(path: str | os.PathLike[str] | None = None) -> Body:
             start = stream.read(2)
     except OSError as error:
         raise InputError(f"body: expected a file or folder that can be read, got {path}: {error.strerror}") from None
-    if start == b"PK":  # .npz files are zip archives; anything else that we read is a pickle
+    if start == b"PK":  # .npz files are zip archives; everything else must be a pickle
         return _load_npz(path)
     return _from_smpl(path, read_smpl_pickle(path))
 
 
 def info(body: Body) -> dict[str, str | int | float | bool]:
-    """What to tell about a body: name, hash, counts, height of the template in metres, blend shapes."""
+    """Facts of a body for display: name, hash, counts, height of the template in metres, blend shapes."""
     return {
         "name": body.name,
         "hash": body.hash,
@@ -351,7 +351,7 @@ def _from_smpl(path: Path, content: dict[str, Any]) -> Body:
 def _float32(name: str, value: Any, shape: tuple[int | str, ...]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):
         array = check_array(name, value, shape, np.float32)
-    return check_array(name, array, shape, np.float32)  # once more: finite in float32, too
+    return check_array(name, array, shape, np.float32)  # again, as numbers may overflow float32
 
 
 def _unit_rows(weights: NDArray[np.float64]) -> NDArray[np.float32]:

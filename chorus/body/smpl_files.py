@@ -1,9 +1,9 @@
-"""SMPL's published files: what their arrays mean, and their pickles without the code these ask for.
+"""SMPL's published files: the meaning of their arrays, and their pickles, read without executing code.
 
-A pickle is a program that calls what it names. The published ones (Python 2, strings in latin-1) name numpy arrays,
-scipy.sparse matrices, chumpy objects and ``set``. Each of these names is answered with a stand-in that only keeps what
-it is given; any other name ends the reading. Once all is read, the few arrays that a body needs are made from what the
-stand-ins kept, with every length checked.
+A pickle is a program that calls the classes and functions it names. The published ones (Python 2, strings in latin-1) name
+numpy arrays, scipy.sparse matrices, chumpy objects and ``set``. Each of these names is replaced by a stand-in that only keeps
+its arguments; any other name is refused. Afterwards the few arrays that a body needs are built from what the stand-ins kept,
+with every length checked.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _MAX_DEPTH = 32  # of chumpy objects in chumpy objects: real files nest twice
 
 
 class _StandIn:
-    """Keeps the arguments and the state that the pickle gives it."""
+    """Replaces an object of the pickle: keeps the arguments and the state that it is given."""
 
     origin = "object"
 
@@ -154,14 +154,14 @@ class _Reader(pickle.Unpickler):
 
 
 def is_smpl_key(key: str) -> bool:
-    """Whether ``body_arrays`` makes use of this entry of a published file."""
+    """Whether ``body_arrays`` uses this entry of a published file."""
     return key in _REQUIRED or key in _OPTIONAL
 
 
 def read_smpl_pickle(path: Path) -> dict[str, Any]:
-    """The entries of a published .pkl that ``body_arrays`` uses, as far as the file has them.
+    """The entries of a published .pkl that ``body_arrays`` uses and the file has, by name.
 
-    Returns numpy arrays, and scipy.sparse.csr_array for what was sparse. Raises InputError for a stream that is
+    Values are numpy arrays, or scipy.sparse.csr_array for sparse matrices. Raises InputError for a stream that is
     damaged, holds anything but a dictionary, or names anything but numpy, scipy.sparse and chumpy objects (nothing it
     names is ever imported or called).
     """
@@ -179,7 +179,7 @@ def read_smpl_pickle(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected a pickled dictionary of arrays, got {type(content).__name__}")
     found = {}
     for key in (*_REQUIRED, *_OPTIONAL):
-        # A file that Python 3 wrote with care for Python 2 has its keys as bytes.
+        # Some files written by Python 3 for Python 2 have bytes as keys.
         for spelled in (key, key.encode()):
             if spelled in content:
                 try:
@@ -270,7 +270,7 @@ def _sparse(value: _Sparse, depth: int) -> scipy.sparse.csr_array:
 
 
 def _chumpy(value: _Chumpy, depth: int) -> Any:
-    """The value of a chumpy object: of ``Ch`` what it holds, of ``Select`` the elements it picks."""
+    """The value of a chumpy object: the array of a ``Ch``, the selected elements of a ``Select``."""
     state, kind = value.state, value.origin.rpartition(".")[2]
     if isinstance(state, Mapping) and kind == "Ch" and "x" in state:
         return _resolve(state["x"], depth + 1)
@@ -286,10 +286,10 @@ def _chumpy(value: _Chumpy, depth: int) -> Any:
 
 
 def body_arrays(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of Body (but its name) from arrays as SMPL, SMPL-H and SMPL-X publish them.
+    """The arguments of ``Body``, except its name, from the arrays of a published SMPL, SMPL-H or SMPL-X file.
 
     content  v_template (V, 3), f (F, 3), weights (V, J), J_regressor (J, V) dense or sparse, kintree_table (2, J);
-             where it has them posedirs (V, 3, 9 (J-1)) or (3 V, 9 (J-1)), shapedirs (V, 3, B)
+             optional: posedirs (V, 3, 9 (J-1)) or (3 V, 9 (J-1)), shapedirs (V, 3, B)
 
     Raises InputError for missing arrays, other shapes, or a number of joints other than 24, 52 and 55.
     """

@@ -1,22 +1,21 @@
 """Perspective cameras from projected joints (Eq. 8), for many images at once.
 
-Each image has seven unknowns: rotation, translation and one focal length. They are moved as
+Each image has seven unknowns: rotation, translation and one focal length. They are parametrised by
 
-- w     (3,) radians: R = exp([w]x) R0, an increment on the start's rotation
+- w     (3,) radians: R = exp([w]x) R0, an increment on the initial rotation R0
 - b     log(s / s0), where s = f / t_z is the scale at the pelvis in pixels per metre
 - d     (2,) metres: the pelvis projects to p = p0 + s0 d
 - q     1/m, the inverse distance 1 / t_z
 
 so that a step of 0.01 in any of them moves a person's joints by about one hundredth of the person's size; f = s / q and
-t = ((p - c) / s, 1 / q) follow, where c is the image's centre. Joints of one person say much about s and p and little
-about q: f and t_z grow and shrink together at almost no cost, the more so the farther the camera. They are not
-regularised; t_z is kept within NEAREST and FARTHEST (0.3 and 1000 m). What q comes to hardly moves the picture of the
-person, but whoever compares focal lengths or distances should know; where the focal length is known, say so. Targets of a
-weak-perspective camera have their optimum at q = 0: t_z goes on growing until the fit stops, as it is meant to, or
-reaches FARTHEST.
+t = ((p - c) / s, 1 / q) follow, where c is the image's centre. The joints of one person determine s and p well and q badly:
+f and t_z can grow or shrink together at almost no cost, the more so the farther the camera. They are not regularised; t_z is
+kept within NEAREST and FARTHEST (0.3 and 1000 m). The value of q hardly changes the projected person, but do not rely on
+fitted focal lengths or distances; where the focal length is known, give it. Targets from a weak-perspective camera have their
+optimum at q = 0: t_z grows until the fit stops at ``stop_px`` or t_z reaches FARTHEST.
 
-Two methods move them: ``adam``, the paper's, and ``levenberg-marquardt``, whose steps use the analytic derivatives of all
-residuals and which needs about ten of them.
+Two methods minimise the loss: ``adam``, the paper's, and ``levenberg-marquardt``, which uses the analytic derivatives of all
+residuals and needs about ten steps.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ BODY_25_JOINTS: dict[int, str] = {
     19: "left_foot",
     22: "right_foot",
 }
-"""OpenPose BODY_25 keypoints that have a joint of SMPL nearby: mid-hip for the pelvis, big toes for the feet."""
+"""OpenPose BODY_25 keypoint -> the SMPL joint nearest to it: mid-hip for the pelvis, big toes for the feet."""
 
 _REASONS = {MINIMUM: "a minimum of the loss above stop_px", EXHAUSTED: "iterations used up above stop_px"}
 
@@ -99,18 +98,17 @@ class FitFailure(NamedTuple):
 
 @dataclass(frozen=True)
 class CameraFit:
-    """Cameras found by ``fit_cameras``, one an image.
+    """Cameras found by ``fit_cameras``, one for each image.
 
     cameras      Cameras in the person's frame of the joints; fx = fy, principal point at the image's centre. Where an
-                 image could not be fitted, a placeholder one metre before the person, of no use
+                 image could not be fitted, a meaningless placeholder one metre in front of the person
     residual_px  (I,) float64 mean distance in pixels between targets and projections over the valid joints; NaN where
                  the image could not be fitted
-    iterations   (I,) int64 steps taken from the start that led there; without R0 after those that chose the view
-    converged    (I,) bool, whether residual_px < stop_px, with all valid joints before the camera
-    loss_px2     (I,) float64 what is minimised: the sum of squared distances in pixels^2; NaN alike
-    reasons      (I,) why an image did not converge: at a minimum, out of iterations, with a joint behind the camera
-                 (Adam only; its residual is that of a joint just before it), or what is wrong with the image's input;
-                 "" where it converged
+    iterations   (I,) int64 steps from the start that led to the result, without those that chose a view direction
+    converged    (I,) bool, whether residual_px < stop_px, with all valid joints in front of the camera
+    loss_px2     (I,) float64 the loss: the sum of squared distances in pixels^2; NaN where residual_px is
+    reasons      (I,) str, why an image did not converge: at a minimum, out of iterations, a joint behind the camera (Adam
+                 only; residual_px then has that joint at LEAST_DEPTH), or what is wrong with its input; "" where it did
     """
 
     cameras: Cameras
@@ -122,12 +120,12 @@ class CameraFit:
 
     @property
     def at_bound(self) -> NDArray[np.bool_]:
-        """Whether the distance t_z came to one of its bounds, NEAREST or FARTHEST, (I,): it says nothing then."""
+        """Whether the distance t_z ended at a bound, NEAREST or FARTHEST, (I,) bool; it is then undetermined."""
         z = self.cameras.t[:, 2]
         return (z <= NEAREST * (1 + 1e-9)) | (z >= FARTHEST * (1 - 1e-9))
 
     def failures(self, limit_px: float | None = None) -> list[FitFailure]:
-        """The images that did not converge, in order; with a limit those not fitted or with a residual above it."""
+        """The images that did not converge, in order; with ``limit_px``, those not fitted or with a residual above it."""
         rows = np.flatnonzero(~self.converged if limit_px is None else ~(self.residual_px <= limit_px)).tolist()
         return [FitFailure(row, float(self.residual_px[row]), self.reasons[row]) for row in rows]
 
@@ -148,36 +146,37 @@ def fit_cameras(
     fit_focal: bool = True,
     strict: bool = True,
 ) -> CameraFit:
-    """Cameras that minimise the sum over joints of squared reprojection distances over R, t and f = fx = fy (Eq. 8, A.4):
+    """Fit cameras to projected joints: rotation, translation and focal length of least reprojection error (Eq. 8, A.4).
 
         min over R, t, f of sum_j |pi(K (R x_j + t)) - u_j|^2    with pi(x, y, z) = (x, y) / z and the valid joints j
 
     for each image, with joints x_j, targets u_j and K = [[f, 0, W/2], [0, f, H/2], [0, 0, 1]].
 
     joints         (I, J, 3) metres, person's frame (the pose without global orientation, origin at the pelvis)
-    targets        (I, J, 2) pixels; joints outside the image count, too. Anything, NaN too, where not valid
-    valid          (I, J) bool, or None for all; at least MIN_JOINTS of each image
+    targets        (I, J, 2) pixels, also of joints outside the image; any numbers, NaN included, where not valid
+    valid          (I, J) bool, or None for all; at least MIN_JOINTS in each image
     image_size     (I, 2) height, width in pixels
-    R0             (I, 3, 3) rotations to start from, the global orientation; None: the best of 36 view directions, each
-                   with the roll that suits the targets best, four of them followed for 200 iterations
-    t0             (I, 3) metres to start from; only with R0. None: t_x and t_y from the mean of the targets, t_z from
+    R0             (I, 3, 3) initial rotations, the global orientation; None: of 36 view directions, each with its best roll,
+                   the four likeliest are fitted for 200 iterations, and the best of these is the start
+    t0             (I, 3) metres, initial translations; only with R0. None: t_x and t_y from the mean of the targets, t_z from
                    their spread (both least squares of a weak-perspective camera, given R0 and focal0)
-    focal0         (I,) or one number, pixels; None: FOCAL_IN_WIDTHS image widths
+    focal0         (I,) or one number, pixels, initial focal length; None: FOCAL_IN_WIDTHS image widths
     iterations     at most; 2400 (for COCO-EFT 3000)
     stop_px        an image stops when the mean distance over its valid joints is less; 0.7 (for COCO-EFT 0.5). With 0 it
                    goes on: Adam until its iterations are used up, Levenberg-Marquardt to a minimum
-    learning_rate  of Adam, on the parameters that this module's description defines
-    method         "adam" (the paper) or "levenberg-marquardt": a minimum in about ten steps of the same parameters. Where
-                   that is above stop_px, the least of it and of what other orientations lead to: the mirrored one (flat
-                   bodies have two minima) and, R0 or not, the view directions; R0 is a start, not a prior
-    fit_focal      False: the focal length is known, focal0; six unknowns. Otherwise t_z is known from the focal length's
-                   own trace in the picture only, which is faint
-    strict         False: an image whose joints, targets or valid cannot be used is reported in ``reasons``, and the others
-                   are fitted; True: InputError
+    learning_rate  of Adam, on the parameters defined at the top of this module
+    method         "adam" (the paper) or "levenberg-marquardt", which reaches a minimum in about ten steps. Where that is above
+                   stop_px, it is also started from the mirrored orientation (flat bodies have two minima) and from the view
+                   directions, with or without R0 (which is a start, not a prior), and the least minimum is kept
+    fit_focal      False: the focal length is known to be focal0, which leaves six unknowns and determines t_z well
+    strict         whether an image whose joints, targets or valid cannot be used raises InputError; False: it is reported
+                   in ``reasons``, and the rest are fitted
 
-    Images do not influence each other. Of an image that does not stop, the iterate of least loss is kept. Computed in
-    float64. Raises InputError for other shapes, numbers that are not finite, an R0 that is no rotation, t_z or focal
-    lengths that are not positive, and images with too few valid joints or with all of these in one place.
+    Images do not influence each other. For an image that does not reach stop_px, the iterate of least loss is kept.
+    Computed in float64.
+
+    Raises InputError for other shapes, numbers that are not finite, an R0 that is no rotation, t_z or focal
+    lengths that are not positive, and images with too few valid joints or with all valid joints in one place.
     """
     check_budget(iterations, stop_px)
     if not (math.isfinite(learning_rate) and learning_rate >= 0):
@@ -205,7 +204,7 @@ def fit_cameras(
     for row, reason in faulty.items():
         reasons[row] = reason
     depth = (end.joints @ end.R0.swapaxes(1, 2))[..., 2] * end.q0[:, None] + 1
-    behind = rows[(end.valid & (depth <= LEAST_DEPTH)).any(1)]  # Adam may end so, from a start that is far off
+    behind = rows[(end.valid & (depth <= LEAST_DEPTH)).any(1)]  # only Adam can end like this, from a bad start
     reasons[behind] = "a joint is not before the camera"
     converged = residual < stop_px
     converged[behind] = False
@@ -230,8 +229,8 @@ def weak_perspective_start(
     global_orient  (I, 3) axis-angle in radians, person's frame to the camera's axes (x right, y down, z forward)
     image_size     (I, 2) height, width in pixels
 
-    R0 = exp(global_orient), t0 = (tx, ty, 2 f / scale) with f = FOCAL_IN_WIDTHS image widths, as if the crop were the image.
-    Where it is not, ``fit_cameras`` starts nearer to the targets with ``t0=None``. Raises InputError for other shapes,
+    R0 = exp(global_orient), t0 = (tx, ty, 2 f / scale) with f = FOCAL_IN_WIDTHS image widths, as if the crop were the whole
+    image. Where it is not, ``fit_cameras`` with ``t0=None`` has a better start. Raises InputError for other shapes,
     numbers that are not finite and a scale that is not positive.
     """
     scale = check_array("scale", scale, ("I",), np.float64)
@@ -251,11 +250,11 @@ def keypoint_targets(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Targets for ``fit_cameras`` from OpenPose BODY_25 keypoints: (I, J, 2) pixels, NaN where none, and valid (I, J).
 
-    keypoints       (I, 25, 3) x, y in pixels and confidence; OpenPose gives 0, 0, 0 where it found none
+    keypoints       (I, 25, 3) x, y in pixels and confidence; OpenPose writes 0, 0, 0 for a missing keypoint
     joint_names     J names of the body's joints, SMPL's; BODY_25_JOINTS says which keypoint stands for which
     min_confidence  in 0..1; keypoints below it, and those of confidence 0, are left out
 
-    Keypoints are where people see a joint, a few centimetres from the skeleton's: expect residuals of some pixels.
+    Keypoints lie where annotators see a joint, a few centimetres from SMPL's: expect residuals of some pixels.
     Raises InputError for other shapes and keypoints that are not finite.
     """
     points = check_array("keypoints", keypoints, ("I", 25, 3), np.float64)
@@ -276,9 +275,9 @@ def keypoint_targets(
 def _checked(
     joints: Any, targets: Any, valid: Any, image_size: Any, R0: Any, t0: Any, focal0: Any, fit_focal: bool
 ) -> tuple[Problem, NDArray[np.int32], dict[int, str]]:
-    """The problem with its start, the image sizes, and what is wrong with images (their rows of the problem hold zeros).
+    """The problem with its start; image sizes (I, 2); and row -> what is wrong with an image, whose row holds zeros.
 
-    Where R0 or t0 is None, of the rest of the start only the focal length is in it, as q0 = 1 / focal and s0 = 1.
+    Where R0 or t0 is None, the start has only the focal length, as q0 = 1 / focal and s0 = 1; ``solve`` finds the rest.
     """
     joints = check_array("joints", joints, ("I", "J", 3), np.float64, finite=False)
     n, j = joints.shape[:2]

@@ -1,4 +1,4 @@
-"""From where images were taken: azimuth bins, groupings of images, and view weights (A.6)."""
+"""View directions of images: azimuth and elevation bins, grouping of images by them, and view weights (A.6)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from chorus.errors import InputError
 AZIMUTH_BINS = 12
 ELEVATION_BINS = 6
 FOLDS = 10
+"""Parts into which images are divided by a hash of their key, for jackknife errors and held-out images."""
 WEIGHTINGS = ("azimuth", "azimuth-elevation", "none")
 SCHEMES = ("azimuth", "azimuth-elevation", "azimuth+folds", "azimuth-elevation+folds")
 
@@ -24,13 +25,13 @@ def azimuth(cameras: Cameras) -> NDArray[np.float64]:
 
 
 def azimuth_bin(cameras: Cameras) -> NDArray[np.int64]:
-    """Azimuth in 12 bins of pi/6, (I,): floor(a / (pi/6)) mod 12."""
+    """Azimuth a in 12 bins of pi/6, (I,) int64: floor(a / (pi/6)) mod 12 (A.6)."""
     # The modulus after the floor sends an azimuth of -1e-17 to bin 11, where it belongs, and never to 12.
     return np.asarray(np.floor(azimuth(cameras) / (2 * np.pi / AZIMUTH_BINS)) % AZIMUTH_BINS, np.int64)
 
 
 def elevation_bin(cameras: Cameras) -> NDArray[np.int64]:
-    """Elevation in 6 bands of equal area on the sphere, (I,), 0 lowest."""
+    """Elevation in 6 bands of equal area on the sphere, (I,) int64, 0 for the lowest."""
     c = cameras.centres
     length = np.linalg.norm(c, axis=1)
     sine = np.divide(c[:, 1], length, out=np.zeros(len(c)), where=length > 0)
@@ -60,7 +61,7 @@ def fold_of_hash(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Scheme:
-    """A partition of images into groups whose votes are counted apart.
+    """A partition of images into groups whose votes are counted separately.
 
     ``azimuth`` (12 bins), ``azimuth-elevation`` (12 x 6 cells of equal area), each also with ``+folds`` (times 10). Group
     index: (fold * 12 + azimuth) * E + elevation. Raises InputError for another name.
@@ -97,10 +98,13 @@ class Scheme:
         return group
 
     def weights(self, weighting: str, totals: NDArray[np.int64]) -> NDArray[np.float64]:
-        """View weight r of each group (A.6), (G,), from the images counted in each, (G,); 0 where a bin has none.
+        """View weight r of each group (A.6), (G,) float64; 0 where a bin has no images.
+
+        totals  (G,) int64 number of images (integer weights summed) of each group
+
 
         ``azimuth``: 1 / images in the azimuth bin (the paper); ``azimuth-elevation``: 1 / images in the cell; ``none``: 1.
-        Raises InputError for another name, or for cells where the scheme kept none.
+        Raises InputError for another name, and for azimuth-elevation with a scheme without elevation.
         """
         if weighting not in WEIGHTINGS:
             raise InputError(f"weighting: expected one of {', '.join(WEIGHTINGS)}; got {weighting!r}")

@@ -1,4 +1,4 @@
-"""How good it is: judged against known truth and against other people's data, with what it was measured on."""
+"""Evaluation: against simulated truth and against annotated photographs, with machine and versions for every figure."""
 
 from chorus.provenance import machine, versions
 

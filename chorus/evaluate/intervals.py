@@ -1,4 +1,4 @@
-"""Means over repetitions, and how sure they are."""
+"""Means over repetitions and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import stats
 from chorus.errors import InputError
 
 CONFIDENCE = 0.95
-"""Of every interval that is reported."""
+"""Level of every interval that is reported."""
 
 
 def t_interval(values: Sequence[float] | NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:

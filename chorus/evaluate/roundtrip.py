@@ -1,8 +1,8 @@
-"""Forward and back: how far canonical voxels land from where they were, moved into poses by Eq. 5 and back by Eq. 11.
+"""Round-trip error: how far voxels come back from where they started, warped by Eq. 5 and back by inverse LBS (Eq. 11).
 
-The weights differ on the two ways: into the pose those of the field (Eq. 4, 9, smoothed, in the rest pose), back those made
-anew around the posed mesh at the moved points (Eq. 4, 9, without smoothing, which needs a lattice). A point that has other
-nearest vertices once the body is posed, as between an arm and the chest, does not come back: that error is the method's own.
+The two directions use different skinning weights: those of the field into the pose (Eq. 4, 9, smoothed, in the rest pose), and
+back those at the warped points around the posed mesh (Eq. 4, 9, without smoothing, which needs a lattice). A point whose
+nearest vertices change once the body is posed, as between an arm and the chest, does not come back: an error of the method.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ PERCENTILES = (50, 75, 90, 95)
 ZONES = ("near", "far")
 """Voxels within EPSILON of the rest-pose mesh, and those beyond it within tau."""
 NO_PART, EVERYWHERE = "hips", "all"
-"""Row of the vertices that belong to no part (the pelvis's), and of all voxels."""
+"""Rows of the voxels nearest to vertices without a part (those of the pelvis), and of all voxels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Roundtrip:
-    """Distances between voxels and where they came back to, over all poses.
+    """Percentiles of the distances between voxels and where they come back to, over all poses.
 
     metres      (inverses, rows, zones, percentiles) float64; NaN where a part has no voxel in the zone
-    lost        (inverses,) points that came back nowhere, their blend without an inverse; they count as infinitely far
-    voxels      (rows, zones) int64 how many a pose
+    lost        (inverses,) int64 number of points whose blended transform has no inverse; they count as infinitely far
+    voxels      (rows, zones) int64 number of voxels in each pose
     rows        the parts of Table 4 by the nearest rest-pose vertex, NO_PART, EVERYWHERE
     inverses, zones, percentiles  the other axes
-    poses, noise, seed            how many, radians, and what they were drawn with
-    spacing     of the voxels, metres      body  its name      parameters  of the field
+    poses, noise, seed            number of random poses, their noise in radians, and their seed
+    body        its name      parameters  of the field
     """
 
     metres: NDArray[np.float64]
@@ -60,12 +60,12 @@ class Roundtrip:
     percentiles: tuple[int, ...] = PERCENTILES
 
     def metres_of(self, inverse: str, row: str, zone: str) -> dict[int, float]:
-        """One cell: percentile -> metres. ValueError for names that are not there."""
+        """One cell of the table: percentile -> metres. ValueError for unknown names."""
         found = self.metres[self.inverses.index(inverse), self.rows.index(row), self.zones.index(zone)]
         return dict(zip(self.percentiles, found.tolist(), strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON can hold it; null where there is no finite number."""
+        """The table as a dictionary for JSON, with null for numbers that are not finite."""
         return {
             "table": "roundtrip",
             "body": self.body,
@@ -131,9 +131,9 @@ def roundtrip(
 ) -> Roundtrip:
     """Move a field's voxels within tau of the body into poses and back, by both inverses.
 
-    poses        how many random ones, or (n, J, 3) axis-angle in radians with a zero row 0
-    noise, seed  of the random ones: radians on every axis of every joint
-    progress     told (done, total) after each pose
+    poses        number of random poses, or poses (n, J, 3) axis-angle in radians with zero rows 0
+    noise, seed  of random poses: sigma in radians on every axis of every joint, and the seed
+    progress     called with (done, total) after each pose
 
     Raises InputError for no poses, a negative noise, poses of another shape, and a field without canonicalization, in which
     nothing moves.
@@ -148,7 +148,7 @@ def roundtrip(
     if not len(chosen):
         raise InputError("poses: expected at least one, got none")
     if chosen[:, 0].any():
-        raise InputError("poses: expected zero rows 0 (the global orientation lives in the camera), got others")
+        raise InputError("poses: expected zero rows 0 (the global orientation belongs to the camera), got others")
 
     centres = field.centres.reshape(-1, 3).astype(np.float64)
     to_body, nearest = (np.asarray(found) for found in KDTree(body.rest_vertices).query(centres, workers=-1))
@@ -181,7 +181,7 @@ def roundtrip(
             chosen_voxels = (zone == z) & ((part == row) | (row == rows - 1))
             voxels[row, z] = chosen_voxels.sum()
             if voxels[row, z]:
-                # Numbers that were measured, not means of two: infinity minus infinity would be none.
+                # "higher" takes measured distances, as interpolating between two infinite ones would give NaN.
                 metres[:, row, z] = np.percentile(distances[..., chosen_voxels], PERCENTILES, (1, 2), method="higher").T
     return Roundtrip(metres, lost, voxels, len(chosen), noise, seed, body.name, p)
 

@@ -1,9 +1,9 @@
-"""Does the method work? Worlds with known truth, what each part of the method is worth in them, and how sure that is.
+"""Does the method work? IoU with the truth in simulated worlds, for the method and for variants of it, with intervals.
 
-Every world and seed is simulated three times over the same objects and poses: as it is, with the body hiding the object,
-and with 80 % of the cameras in front of the person. The images that show the object vote; IoU is that of the voxels with
-phi >= threshold and those that at least half of the object's variants occupy. The threshold a seed is scored at is
-chosen on the other seeds, so no score has seen its own truth.
+Every world and seed is simulated three times over the same objects and poses: unchanged, with the body hiding the object,
+and with 80 % of the cameras in front of the person. The images that show the object vote. IoU compares the voxels with
+phi >= threshold and those that at least half of the object's variants occupy. The threshold for a seed is chosen on the
+other seeds, so that no score depends on the truth it is compared with.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ VARIANTS: dict[str, str] = {
     "biased-weighted": "biased cameras, weighted",
     "biased-unweighted": "biased cameras, not weighted",
 }
-"""What is compared, and its heading; the order of the table's columns."""
+"""Variant -> heading of its column, in the order of the table."""
 TABLE_WORLDS = ("ball", "backpack", "board")
 THRESHOLDS: NDArray[np.float32] = (np.arange(1, 201) / 200).astype(np.float32)
 """Candidates for the threshold on phi: 0.005, 0.010, ... 1."""
 SHARE = 0.01
-"""Of the images, in the variant one-percent."""
+"""Share of the images in the variant one-percent."""
 TRUTH_VARIANTS = 2000
-"""Objects drawn to know which voxels half of them occupy."""
+"""Number of random objects from which the true voxels are computed."""
 SIMULATIONS = 3
 
 
@@ -57,9 +57,9 @@ class Row:
     """One world under one variant, by seed.
 
     iou        at the threshold chosen on the other seeds     threshold  that threshold
-    best_iou   at the seed's own best threshold: what knowing the truth would have given
-    images     that voted; the others do not show the object
-    mean, half_width   of ``iou`` and of its 95 % t-interval
+    best_iou   at the threshold that maximises it for the seed: the upper bound
+    images     number of images that voted; the rest do not show the object
+    mean, half_width   mean of ``iou`` over the seeds, and half width of its 95 % t-interval
     """
 
     world: str
@@ -74,7 +74,7 @@ class Row:
 
 @dataclass(frozen=True)
 class WorldsTable:
-    """Rows (world by variant), what they were made with, and ``seconds`` they took."""
+    """Rows (world by variant), the settings they were computed with, and the ``seconds`` they took."""
 
     rows: tuple[Row, ...]
     num_images: int
@@ -86,7 +86,7 @@ class WorldsTable:
     seconds: float
 
     def row(self, world: str, variant: str) -> Row:
-        """The row of a world and a variant; KeyError where there is none."""
+        """The row of a world and a variant; KeyError for unknown ones."""
         for row in self.rows:
             if (row.world, row.variant) == (world, variant):
                 return row
@@ -98,7 +98,7 @@ class WorldsTable:
         return tuple(dict.fromkeys(row.world for row in self.rows))
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON can hold it, with versions and machine."""
+        """The table as a dictionary for JSON, with versions and machine."""
         return {
             "table": "worlds",
             "date": date.today().isoformat(),
@@ -112,7 +112,7 @@ class WorldsTable:
 
 
 def iou_curve(phi: Any, truth: Any, thresholds: NDArray[np.float32] = THRESHOLDS) -> NDArray[np.float64]:
-    """IoU of {phi >= threshold} and the truth set, for each of T thresholds, (T,).
+    """IoU of {phi >= threshold} and the true voxels, for each of T ascending thresholds, (T,) float64.
 
     phi (N, N, N) float; truth (N, N, N) bool. Raises InputError for other shapes and an empty truth set.
     """
@@ -121,7 +121,7 @@ def iou_curve(phi: Any, truth: Any, thresholds: NDArray[np.float32] = THRESHOLDS
     truth = check_array("truth", truth, phi.shape, np.bool_)
     if not truth.any():
         raise InputError("truth: expected voxels that the object occupies, got none (a finer grid has some)")
-    # Voxels with phi >= t are those from where t would stand, once sorted.
+    # In sorted order, the voxels with phi >= t are those from the insertion point of t on.
     predicted, hits = (values.size - np.searchsorted(np.sort(values), thresholds) for values in (phi.ravel(), phi[truth]))
     iou: NDArray[np.float64] = hits / (predicted + np.count_nonzero(truth) - hits)
     return iou
@@ -153,14 +153,14 @@ def worlds_table(
 ) -> WorldsTable:
     """Simulate, vote and score every world, variant and seed.
 
-    num_images  of each simulation; there are three per world and seed
-    seeds       of the simulations, at least two, no two alike
+    num_images  images in each simulation; there are three per world and seed
+    seeds       at least two different seeds of the simulations
     worlds      names in chorus.simulate.worlds.WORLDS
     body        default: the built-in one
     progress    called with images simulated and images in all, after each batch
 
     Simulation uses every core and takes nearly all of the time; the result does not depend on how it is split. Raises
-    InputError for arguments that do not fit.
+    InputError for unknown worlds and numbers out of range.
     """
     seeds = tuple(int(s) for s in seeds)
     if num_images < 1:
@@ -223,7 +223,7 @@ def _score_seed(
     full = votes(world, fields["full"], plain)
     biased = votes(world.biased(), fields["full"])
     share = max(1, round(SHARE * num_images))
-    chosen = np.random.default_rng([seed, share]).permutation(full.num_images) < share  # exactly so many are true
+    chosen = np.random.default_rng([seed, share]).permutation(full.num_images) < share  # exactly ``share`` elements are True
     ends = np.cumsum([len(batch) for batch in plain])
     sample = [batch[rows] for batch, rows in zip(plain, np.split(chosen, ends[:-1]), strict=True) if rows.any()]
     occupancies = {

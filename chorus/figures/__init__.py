@@ -1,1 +1,1 @@
-"""Pictures: the learned distribution with the body, view distributions, masks with the projected body."""
+"""Pictures of distributions, camera views, masks, store statistics, scores and ablations."""

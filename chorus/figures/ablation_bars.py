@@ -1,4 +1,4 @@
-"""A picture of an ablation: every row's mPAP, and what it changes in each category."""
+"""A picture of an ablation: the mPAP of every row, and its difference to the reference by category."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chorus.evaluate.ablation.run import AblationTable
 from chorus.figures.three_sides import COLOURS
 
 GAP = 0.5
-"""Between sections, in rows."""
+"""Space between sections, in rows."""
 MARKERS = "os^Dvph*XP"
 
 

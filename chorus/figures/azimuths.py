@@ -32,7 +32,7 @@ def draw_azimuths(ax: Axes, counts: NDArray[np.integer[Any]]) -> None:
 
 
 def save_view_distribution(path: str | Path, occupancies: Sequence[tuple[str, Occupancy]]) -> None:
-    """A PNG of the images in each azimuth bin of occupancies (label, occupancy), one beside the other."""
+    """A PNG of the images in each azimuth bin of occupancies (label, occupancy), side by side."""
     figure = Figure(figsize=(4.2 * len(occupancies), 4.4), layout="constrained", dpi=100)
     for i, (label, occupancy) in enumerate(occupancies):
         ax = figure.add_subplot(1, len(occupancies), i + 1, projection="polar")

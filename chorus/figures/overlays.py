@@ -1,4 +1,4 @@
-"""Pictures of the images behind a distribution: masks with the projected body, the distribution posed back over them."""
+"""Pictures of the images behind a distribution: masks over the projected body, and the distribution projected onto them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from chorus.occupancy.counts import Occupancy
 from chorus.render.rasterize import face_normals, render_mesh, shade
 
 OBJECT = np.array([0.86, 0.27, 0.12])
+"""Colour of the object's mask, RGB in 0..1."""
 
 
 def body_on_mask(
@@ -51,9 +52,9 @@ def save_masks(path: str | Path, images: ImageBatch, body: Body, titles: Sequenc
 def project_occupancy(
     occupancy: Occupancy, field: CanonicalField, pose: NDArray[np.floating[Any]], cameras: Cameras, row: int
 ) -> NDArray[np.float32]:
-    """The distribution posed back into an image: the largest phi among the voxels over each pixel, (H, W) float32.
+    """The distribution warped into an image's pose and projected: the largest phi over each pixel, (H, W) float32.
 
-    Voxels are moved by Eq. 5 and drawn as discs as wide as the voxel appears.
+    Voxels are warped by LBS (Eq. 5) and drawn as discs of their projected width.
     """
     height, width = (int(c) for c in cameras.image_size[row])
     phi = occupancy.probability.ravel()

@@ -1,4 +1,4 @@
-"""Precision-recall curves of projective average precision, and what one image is scored from."""
+"""Precision-recall curves of projective average precision, and pictures of single scored images."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from chorus.evaluate.pap.pixels import (
 from chorus.figures.three_sides import COLOURS
 
 SHOWN_IMAGES = 60
-"""Single images' curves drawn behind a category's mean; spread evenly."""
+"""Number of single images whose curves are drawn behind a category's mean, spread evenly over its images."""
 
 
 def save_curves(path: str | Path, report: PapReport, columns: int = 4) -> None:
-    """A picture with one panel a category: mean interpolated precision over recall, without and with human occlusion, strict
-    dashed, over the thin curves of single images. Raises InputError for a report of no categories."""
+    """A picture with one panel for each category: mean interpolated precision over recall, without and with human occlusion,
+    strict dashed, over thin curves of single images. Raises InputError for a report of no categories."""
     if not report.categories:
         raise InputError("report: expected at least one category, got none")
     columns = min(columns, len(report.categories))
@@ -72,7 +72,7 @@ def _draw_single(ax: Axes, category: CategoryPap) -> None:
 
 
 def save_scored_image(path: str | Path, image: PapImage, protocol: PapProtocol = PAPER) -> None:
-    """A picture of what one image is scored from, at the size it is scored at: the mask, the largest phi on each pixel with
+    """A picture of how one image is scored, at the downscaled size: the mask, the largest phi on each pixel with
     the mask's outline, and hits and misses at the threshold with the best F1."""
     height, width = (int(side) for side in image.camera.image_size[0])
     size = downscaled_size(height, width, protocol.shorter_side)
@@ -105,7 +105,7 @@ def save_scored_image(path: str | Path, image: PapImage, protocol: PapProtocol =
 
 
 def _over_body(picture: NDArray[np.float64], image: PapImage, size: tuple[int, int]) -> NDArray[np.float64]:
-    """A picture (h, w, 3) with the body's pixels darkened, where there is a body."""
+    """A picture (h, w, 3) with the body's pixels darkened, if the image has body vertices."""
     if image.body_vertices is not None:
         picture = np.where(body_pixels(image.body_vertices, image.camera, size)[..., None], 0.55 * picture, picture)
     return picture

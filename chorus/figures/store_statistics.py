@@ -1,4 +1,4 @@
-"""Pictures of what stores hold: what was kept and why the rest was not, and where the cameras stood."""
+"""Pictures of store statistics: images kept and rejected by reason, and camera directions."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from chorus.figures.azimuths import draw_azimuths
 from chorus.figures.three_sides import COLOURS
 
 SHOWN_CAMERAS = 5000
-"""On the map of directions: more points would only paint it full. Spread evenly over the kept images."""
+"""Most cameras drawn on the map of directions, spread evenly over the kept images; more would only fill it."""
 REASONS = 10
-"""Bars of reasons at most; the rest is summed."""
+"""Most bars of reasons; the remaining reasons share one bar."""
 
 
 def save_statistics(path: str | Path, stores: Sequence[StoreStatistics]) -> None:
-    """A picture with one row a store: kept and rejected images, azimuths, elevations, and a map of camera directions.
+    """A picture with one row for each store: kept and rejected images, azimuths, elevations, and a map of camera directions.
 
-    The map is a Mollweide projection, equal in area, with the front of the person in its middle and the person's left on the
-    right, as one who faces the person sees it. Raises InputError for no stores.
+    The map is a Mollweide projection, with the front of the person in the middle and the person's left on the right, as
+    seen by someone who faces the person. Raises InputError for no stores.
     """
     if not stores:
         raise InputError("stores: expected at least one, got none")
@@ -88,7 +88,7 @@ def _draw_directions(ax: Axes, s: StoreStatistics) -> None:
 
 
 def save_views(path: str | Path, stores: Sequence[StoreStatistics]) -> None:
-    """A picture with one row a store: for each view augmentation, in which quadrants the kept cameras stood, and how high.
+    """A picture with one row for each store: quadrants and elevations of the kept cameras by view augmentation.
 
     Raises InputError for no stores, and for those whose statistics were not taken by view.
     """

@@ -38,13 +38,13 @@ def render_side(
     pixels: int = PIXELS,
     top: float = 1.0,
 ) -> NDArray[np.uint8]:
-    """The body inside the glowing distribution, seen from a side: (P, P, 3) uint8 RGB.
+    """The body inside the volume-rendered distribution, seen from a side of SIDES: (P, P, 3) uint8 RGB.
 
     phi       (N, N, N) in [0, 1], indexed [ix, iy, iz]      extent  side of its cube in metres
-    vertices  (V, 3) metres, where the body's are; None: in the rest pose
-    top       the probability that gets the brightest colour
+    vertices  (V, 3) metres, of the posed body; None: the rest pose
+    top       the value of phi with the brightest colour
 
-    The distribution is composited front to back along the view; what the body hides does not show.
+    The distribution is composited front to back along the line of sight; the part behind the body is hidden.
     """
     rotation = SIDES[side]
     vertices = body.rest_vertices if vertices is None else vertices
@@ -62,7 +62,7 @@ def render_side(
     light = np.ones((pixels, pixels))
     for z, layer in zip(centres, turned, strict=True):
         value = np.clip(zoom(layer, pixels / N, order=1, grid_mode=True, mode="nearest") / top, 0, 1)
-        # One metre of phi = top lets next to nothing through; faint haze hides nothing.
+        # One metre at phi = top is opaque, while low phi is almost transparent.
         alpha = np.where(z < depth, 1 - np.exp(-18 * (extent / N) * value**3), 0.0)
         seen += (light * alpha)[..., None] * COLOURS(value)[..., :3]
         light *= 1 - alpha
@@ -79,7 +79,7 @@ def save_three_sides(
     *,
     vertices: NDArray[np.float64] | None = None,
 ) -> None:
-    """A PNG with one row a distribution (label, phi) and one column a side; all rows share one colour scale up to 1.
+    """A PNG with a row for each distribution (label, phi) and a column for each side; all share one colour scale up to 1.
 
     extent, vertices  as for ``render_side``
     """

@@ -1,4 +1,4 @@
-"""Images analysed elsewhere into stores: a folder each (docs/records.md), COCO with EFT's fits (docs/coco-eft.md)."""
+"""Stores from images analysed elsewhere: records (docs/records.md), and COCO with EFT's fits (docs/coco-eft.md)."""
 
 from chorus.ingest.record_folders import ingest_records
 

@@ -1,4 +1,4 @@
-"""The files that the extended COCO-EFT test set is made of: COCO annotations, EFT fits, masks, crops (docs/coco-eft.md)."""
+"""Input of the extended COCO-EFT test set: COCO annotations, EFT fits, masks and crops (docs/coco-eft.md)."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from chorus.errors import InputError, check_array
 from chorus.ingest.record import MAX_PIXELS, short_repr
 
 CROP_PX = 224
-"""Side of the square crop that a regressor sees, in pixels."""
+"""Side of the square crop around the person that EFT's pose regressor takes as input, in pixels."""
 
 BOX_UNIT_PX = 200
-"""What ``bbox_scale`` counts: the crop's side in the image is 200 px times it."""
+"""Unit of ``bbox_scale``: the side of the crop is 200 px times it, in pixels of the image."""
 
-_LARGEST = 1e5  # no coordinate in pixels is greater
-_ROTATION_TOLERANCE = 1e-2  # EFT's matrices are printed with few digits in places; they are brought to rotations
+_LARGEST = 1e5  # bound of all coordinates in pixels
+_ROTATION_TOLERANCE = 1e-2  # EFT prints some matrices with few digits; they are orthonormalised
 _NUMBER_AT_END = re.compile(r"(\d+)(?:\.\w+)?$")
 
 
 @dataclass(frozen=True)
 class EftRecord:
-    """One fit: SMPL's pose and shape, and a weak-perspective camera in the crop of a box.
+    """One fit of EFT: SMPL pose and shape, and a weak-perspective camera in a square crop.
 
-    annotation   id of the person's annotation in COCO
-    image_name   file name of the image; its number is COCO's id of the image
+    annotation   COCO's id of the person's annotation
+    image_name   file name of the image, which ends in COCO's id of the image
     pose         (24, 3, 3) rotations; row 0 from the person's frame to the camera's axes (x right, y down, z forward)
     betas        (10,) shape coefficients
-    camera       (3,) s, t_x, t_y: x in -1..1 across the crop is s X + t, X in metres in SMPL's own frame
+    camera       (3,) s, t_x, t_y: x = s X + t in -1..1 across the crop, X in metres relative to SMPL's model origin
     box_scale    side of the crop in the image in units of BOX_UNIT_PX     box_centre  (2,) its centre in pixels
     """
 
@@ -52,12 +52,12 @@ class EftRecord:
 
 @dataclass(frozen=True)
 class EftFits:
-    """What EFT files hold.
+    """The fits in EFT files.
 
-    records     annotation id -> the fit, the first where there are several
-    broken      annotation id -> what is wrong with it
-    duplicates  further fits of an annotation that has one
-    nameless    fits without an annotation id
+    records     annotation id -> its first fit
+    broken      annotation id -> what is wrong with its fit
+    duplicates  number of further fits of the same annotations, which are ignored
+    nameless    number of fits without an annotation id
     """
 
     records: dict[int, EftRecord] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class CocoAnnotations:
 
     images       id -> height, width in pixels
     categories   name -> id
-    by_image     id of the image -> its annotations as they are in the file, crowds too
+    by_image     image id -> its annotations as in the file, crowds included
     """
 
     images: dict[int, tuple[int, int]]
@@ -81,7 +81,7 @@ class CocoAnnotations:
 
 
 def read_annotations(path: str | os.PathLike[str]) -> CocoAnnotations:
-    """COCO's instances_*.json. InputError where the file cannot be read or an image, category or id is not COCO's."""
+    """Read COCO's instances_*.json. InputError where the file cannot be read or does not have COCO's form."""
     content = _read_json(path)
     lists: dict[str, list[dict[str, Any]]] = {}
     for name in ("images", "annotations", "categories"):
@@ -115,7 +115,7 @@ def read_annotations(path: str | os.PathLike[str]) -> CocoAnnotations:
 
 
 def read_eft(paths: Iterable[str | os.PathLike[str]]) -> EftFits:
-    """EFT fit files, ``{"data": [...]}``. A broken record stops nothing; InputError where a file is no such file."""
+    """Read EFT fit files, ``{"data": [...]}``. Broken fits are collected; InputError where a file is not of this form."""
     records: dict[int, EftRecord] = {}
     broken: dict[int, str] = {}
     duplicates = nameless = 0
@@ -125,7 +125,7 @@ def read_eft(paths: Iterable[str | os.PathLike[str]]) -> EftFits:
             raise InputError(f"{path}: data: expected a list of fits, got {short_repr(rows)}")
         for row in rows:
             number = row.get("annotId") if isinstance(row, dict) else None
-            if isinstance(number, float) and number.is_integer():  # as some writers of tensors leave it
+            if isinstance(number, float) and number.is_integer():  # as written by some exporters
                 number = int(number)
             if type(number) is not int:
                 nameless += 1
@@ -154,7 +154,9 @@ def _parse_eft(number: int, row: dict[str, Any]) -> EftRecord:
     off = np.abs(pose @ pose.swapaxes(1, 2) - np.eye(3)).max((1, 2))
     off = np.maximum(off, np.abs(np.linalg.det(pose) - 1))
     if off.max() > _ROTATION_TOLERANCE:
-        raise InputError(f"parm_pose: expected rotations, joint {int(off.argmax())} is off by {off.max():.3g}")
+        raise InputError(
+            f"parm_pose: expected rotations (R R^T = 1, det R = 1), joint {int(off.argmax())} is off by {off.max():.3g}"
+        )
     u, _, vt = np.linalg.svd(pose)
     camera, scale = numbers("parm_cam", (3,), 1e3), numbers("bbox_scale", (), 1e3).item()
     if not camera[0] > 0:
@@ -169,13 +171,13 @@ def _parse_eft(number: int, row: dict[str, Any]) -> EftRecord:
 
 
 def image_number(name: str) -> int | None:
-    """COCO's id of an image in its file name: 44474 for COCO_train2014_000000044474.jpg and 000000044474.jpg."""
+    """COCO's image id from a file name: 44474 for COCO_train2014_000000044474.jpg and 000000044474.jpg; None without one."""
     found = _NUMBER_AT_END.search(name)
     return int(found[1]) if found and len(found[1]) <= 18 else None
 
 
 def crop_to_image(points: Any, box_scale: Any, box_centre: Any) -> NDArray[np.float64]:
-    """Points (n, ..., 2) in pixels of the CROP_PX crop, 0 at its left and upper edge, in pixels of the image.
+    """Points (n, ..., 2) from pixels of the CROP_PX crop (origin at its upper left corner) to pixels of the image.
 
     box_scale (n,) and box_centre (n, 2) pixels as in EftRecord. Nothing is rounded.
     """
@@ -185,7 +187,7 @@ def crop_to_image(points: Any, box_scale: Any, box_centre: Any) -> NDArray[np.fl
 
 
 def image_to_crop(points: Any, box_scale: Any, box_centre: Any) -> NDArray[np.float64]:
-    """The inverse of ``crop_to_image``: points (n, ..., 2) in pixels of the image, in pixels of the crop."""
+    """The inverse of ``crop_to_image``: points (n, ..., 2) from pixels of the image to pixels of the crop."""
     points, side, centre = _crop(points, box_scale, box_centre)
     moved: NDArray[np.float64] = ((points - centre) / side + 0.5) * CROP_PX
     return moved
@@ -200,7 +202,9 @@ def _crop(points: Any, box_scale: Any, box_centre: Any) -> tuple[NDArray[np.floa
 
 
 def weak_projection(points: Any, camera: Any) -> NDArray[np.float64]:
-    """Points (n, P, 3) metres, rotated into the camera's axes, in pixels of the crop (n, P, 2); camera (n, 3) = s, t_x, t_y.
+    """Weak-perspective projection to pixels of the crop, (n, P, 2); camera (n, 3) = s, t_x, t_y.
+
+    points  (n, P, 3) metres, already rotated into the camera's axes
 
     EFT adds the translation after the scale, x = s X + t; HMR and SPIN write s (X + t).
     """
@@ -210,7 +214,7 @@ def weak_projection(points: Any, camera: Any) -> NDArray[np.float64]:
 
 
 def annotation_box(annotation: dict[str, Any]) -> NDArray[np.float64]:
-    """COCO's bbox (x, y, width, height) as (x0, y0, x1, y1) in pixels; InputError for an empty or senseless one."""
+    """COCO's bbox (x, y, width, height) as (x0, y0, x1, y1) in pixels; InputError for an empty or invalid one."""
     try:
         x, y, width, height = check_array("bbox", np.asarray(annotation.get("bbox")), (4,), np.float64).tolist()
     except ValueError as error:
@@ -221,10 +225,12 @@ def annotation_box(annotation: dict[str, Any]) -> NDArray[np.float64]:
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """COCO's segmentation as an (H, W) bool mask: polygons, or run lengths, compressed or not.
+    """A COCO segmentation (polygons, or run lengths, compressed or not) as an (H, W) bool mask.
 
-    size  height, width in pixels. Raises InputError for what is none of these or has no pixels, ImportError where
-    there are polygons and pycocotools, which says what pixels they cover, is not installed.
+    size  height, width in pixels
+
+    Raises InputError for anything else and for empty masks, ImportError for polygons without pycocotools, which decides what
+    pixels they cover.
     """
     height, width = size
     if isinstance(segmentation, list):
@@ -246,7 +252,7 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
     else:
         raise InputError(f"segmentation: expected polygons or run lengths, got {short_repr(segmentation)}")
     if not all(type(c) is int and c >= 0 for c in counts) or sum(counts) != height * width:
-        raise InputError(f"segmentation: expected run lengths that add up to {height * width} pixels, got others")
+        raise InputError(f"segmentation: expected run lengths that add up to {height * width} pixels, got {short_repr(counts)}")
     runs = np.arange(len(counts)) % 2 == 1  # background first, down the columns
     mask = np.ascontiguousarray(np.repeat(runs, counts).reshape(width, height).T)
     if not mask.any():
@@ -257,8 +263,8 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
 def _run_lengths(text: bytes) -> list[int]:
     """COCO's compressed run lengths: numbers of 5 bits a character, the low ones first, from "0" on.
 
-    Bit 5 says that more follow, bit 4 of the last is the sign; from the fourth run on they are differences to the run
-    before the last. (pycocotools decodes too short a string into whatever is in the memory.)
+    Bit 5 tells that more characters follow, bit 4 of the last one is the sign; from the fourth run on, numbers are
+    differences to the run before the last. (pycocotools reads beyond the end of a truncated string.)
     """
     counts: list[int] = []
     value = shift = 0

@@ -1,4 +1,4 @@
-"""The extended COCO-EFT test set (B.1, Table 5): test stores from COCO's annotations and EFT's fits (docs/coco-eft.md)."""
+"""The extended COCO-EFT test set (B.1, Table 5): test stores from COCO annotations and EFT fits (docs/coco-eft.md)."""
 
 from __future__ import annotations
 
@@ -36,19 +36,20 @@ from chorus.store import StoreWriter
 __all__ = ["REASONS", "SMPL_PELVIS", "CategoryReport", "CocoEftReport", "eft_targets", "ingest_coco_eft"]
 
 SMPL_PELVIS = (-0.0018, -0.2233, 0.0282)
-"""The pelvis of SMPL's neutral template in SMPL's own frame, metres: what EFT's cameras are written for."""
+"""The pelvis of SMPL's neutral template relative to SMPL's model origin, in metres: EFT's cameras refer to that origin."""
 
 
 @dataclass(frozen=True)
 class CategoryReport:
-    """What came of one category. Each of its annotations is kept or counted under one of REASONS.
+    """The outcome for one category. Each annotation is kept or counted under one of REASONS.
 
-    name, annotations  of the category; images: with such an annotation
+    name               of the category
+    annotations        number of its annotations; images: number of images that have one
     kept               images (each with one annotation) in the test set
     rejected           reason -> annotations
-    failures           (key, reason, in words) of images with one person and one object that are not in the set
+    failures           (key, reason, message) of images with one person and one object that are not in the set
     residual_px        (kept,) mean reprojection distance of the cameras kept, pixels
-    store              the test store, or None where fewer images than asked for were kept
+    store              path of the test store; None where fewer than ``min_images`` images were kept
     """
 
     name: str
@@ -65,10 +66,10 @@ class CategoryReport:
 class CocoEftReport:
     """What ``ingest_coco_eft`` did.
 
-    categories      a CategoryReport each, by name
+    categories      a CategoryReport for each category
     min_images      images that a category needs to get a store
-    eft_records     usable fits in the files; eft_broken, eft_duplicates, eft_nameless: the others
-    eft_unknown     usable fits whose person is not in the annotation file
+    eft_records     number of usable fits in the files; eft_broken, eft_duplicates, eft_nameless: see ``EftFits``
+    eft_unknown     number of usable fits whose person is not in the annotation file
     """
 
     categories: list[CategoryReport]
@@ -80,11 +81,11 @@ class CocoEftReport:
     eft_unknown: int
 
     def table(self) -> list[tuple[str, int]]:
-        """Table 5: the categories with enough images, and how many."""
+        """Table 5: (category, images) of the categories with at least ``min_images`` images."""
         return [(c.name, c.kept) for c in self.categories if c.kept >= self.min_images]
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """The report as a dictionary for JSON."""
         categories = []
         for c in self.categories:
             residual = np.array(c.residual_px)
@@ -119,15 +120,16 @@ class _Options:
 def eft_targets(
     records: Sequence[EftRecord], body: Body, *, use_betas: bool = False, pelvis: Any = SMPL_PELVIS
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """What Eq. 8 is given for EFT's fits: poses, joints, targets and rotations to start from.
+    """Input of the camera fit (Eq. 8) from EFT's fits: poses, joints, targets and initial rotations.
 
     poses    (n, 24, 3) axis-angle in radians, row 0 zero        joints  (n, 24, 3) metres in the person's frame
-    targets  (n, 24, 2) pixels of the image: the joints in EFT's weak-perspective camera
+    targets  (n, 24, 2) pixels of the image: the joints projected by EFT's weak-perspective camera
     R0       (n, 3, 3) EFT's global orientation
 
-    use_betas  whether the joints, here and in the picture, are those of EFT's shape; by default of the template
-    pelvis     (3,) the template's pelvis in the frame EFT's cameras are written for. Raises InputError for a body of
-               another number of joints than 24, and for betas where it has no shape coefficients
+    use_betas  whether joints and targets are of the body with EFT's shape coefficients; by default of the template
+    pelvis     (3,) metres, the template's pelvis relative to the model origin that EFT's cameras refer to
+
+    Raises InputError for a body with other than 24 joints, and for ``use_betas`` with a body without shape coefficients.
     """
     if body.num_joints != 24:
         raise InputError(f"body: expected SMPL's 24 joints, as EFT's fits have, got {body.num_joints}")
@@ -143,7 +145,7 @@ def eft_targets(
             raise InputError(f"use_betas: expected a body with shape coefficients, got {body.name!r}, which has none")
         betas = np.array([r.betas[:most] for r in records]).reshape(n, min(most, 10))
     joints = body.posed_joints(poses, betas)
-    # SMPL turns the body about its pelvis, which stays where shape and template put it.
+    # SMPL rotates the body about its pelvis, which keeps its place in the shaped template.
     turned = (joints - joints[:, :1]) @ R[:, 0].swapaxes(1, 2) + joints[:, :1] + origin
     camera = np.array([r.camera for r in records]).reshape(n, 3)
     scale = np.array([r.box_scale for r in records])
@@ -171,23 +173,23 @@ def ingest_coco_eft(
 ) -> CocoEftReport:
     """Test stores of the extended COCO-EFT set (B.1): one folder ``<category>.chorus`` in ``output`` for each category.
 
-    annotations  COCO's instances file; people, too, are counted in it
+    annotations  COCO's instances file, with the annotations of people
     eft          one or several EFT fit files
     categories   by COCO's names; None: all but "person"
-    min_images   images that a category needs (Table 5: 30); with fewer it is reported and gets no store
+    min_images   images that a category needs to get a store (Table 5: 30); with fewer it is only reported
     min_overlap  intersection over the smaller of the two boxes, 0..1
     iterations, stop_px, method  of the camera fit, as in ``fit_cameras``
-    reject_px    images whose mean reprojection distance is above are not in the set
+    reject_px    largest mean reprojection distance of an image in the set
     use_betas, pelvis  as in ``eft_targets``
-    provenance   kept in the stores; the options above are added
+    provenance   kept in the stores; the options above are added to it
     progress     called with the number of categories done and of all
 
-    A store has a row for each image with an annotation of the category; those not in the set have the reason as status,
-    and mask, pose, camera and scores all the same where there is one person and one object. Person masks are kept.
-    Scores: ``overlap``; betas are stored whether they are used or not.
+    A store has a row for each image with an annotation of the category. Rejected images have the reason as their status; those
+    with one person and one object still have mask, pose, camera and scores. Person masks, betas (used or not) and the score
+    ``overlap`` are stored.
 
-    Raises InputError for files of another kind, unknown categories and options out of range, StoreError where a store is
-    already there, ImportError without pycocotools. A store appears whole or not at all.
+    Raises InputError for files of another form, unknown categories and options out of range, StoreError where a store
+    exists already, ImportError without pycocotools. Stores are written atomically.
     """
     check_budget(iterations, stop_px)
     for name, value, most in (("min_overlap", min_overlap, 1.0), ("reject_px", reject_px, math.inf)):
@@ -206,7 +208,7 @@ def ingest_coco_eft(
         bool(use_betas),
         check_array("pelvis", pelvis, (3,), np.float64),
     )
-    eft_targets([], body, use_betas=use_betas, pelvis=pelvis)  # what is wrong with the body is wrong now
+    eft_targets([], body, use_betas=use_betas, pelvis=pelvis)  # so that a body that cannot be used is refused before the work
     eft_paths = [eft] if isinstance(eft, str | os.PathLike) else list(eft)
     coco, fits = read_annotations(annotations), read_eft(eft_paths)
     if PERSON not in coco.categories:
@@ -261,7 +263,7 @@ def _chosen(coco: CocoAnnotations, categories: Iterable[str] | None) -> list[str
 
 
 def _slug(name: str) -> str:
-    """A name fit for a folder, whatever the file says."""
+    """A folder name from a category's name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "category"
 
 
@@ -326,7 +328,7 @@ def _write(
     body: Body,
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write the test set's store, whole or not at all."""
+    """Write the test set's store atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     found = verdicts.candidates
 

@@ -1,4 +1,4 @@
-"""Which images of a category can enter the extended COCO-EFT test set, and why the others cannot."""
+"""Which images of a category qualify for the extended COCO-EFT test set, and why the rest do not."""
 
 from __future__ import annotations
 
@@ -33,36 +33,45 @@ REASONS = (
     "overlap",
     "camera",
 )
-"""Why an annotation is not in the test set, in the order in which it is asked: the annotation is a crowd; the image has
-more objects of the category, no person, more people (a crowd is more); the person has no fit in the files, or a broken
-one, or one of another image; a box or mask is broken; the boxes overlap too little; the camera's residual is too large."""
+"""Why an annotation is not in the test set, in the order of the tests: it is a crowd; the image has more objects of the
+category, no person, or several people (or a crowd); the person has no fit in the files, or a broken one or one of another
+image; a box or mask is broken; the boxes overlap too little; the camera's residual is too large."""
 
 PERSON = "person"
 
 
 @dataclass
 class InteractionImage:
-    """An image with one person and one object, on its way into the set."""
+    """A candidate: an image with one person and one object.
+
+    key     name of the image       size     height, width in pixels
+    record  the person's fit        masks    (H, W) bool of the object and of the person
+    overlap intersection of the two boxes over the smaller one, 0 to 1
+    """
 
     key: str
     size: tuple[int, int]
     record: EftRecord
-    masks: tuple[NDArray[np.bool_], NDArray[np.bool_]]  # object, person
+    masks: tuple[NDArray[np.bool_], NDArray[np.bool_]]
     overlap: float
 
 
 @dataclass
 class Verdicts:
-    """Images of one category: those to be judged by their camera, and the others with the reason."""
+    """The images of one category: candidates, whose overlap and camera are tested later, and the rejected ones.
+
+    rejected  (key, size, reason)       counted   reason -> number of annotations
+    failures  (key, reason, message) of images with one person and one object
+    """
 
     candidates: list[InteractionImage] = field(default_factory=list)
-    rejected: list[tuple[str, tuple[int, int], str]] = field(default_factory=list)  # key, size, reason
-    counted: Counter[str] = field(default_factory=Counter)  # of annotations
+    rejected: list[tuple[str, tuple[int, int], str]] = field(default_factory=list)
+    counted: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits: EftFits, verdicts: Verdicts) -> None:
-    """Put one image with annotations of the category among the candidates, or say why not."""
+    """Add one image to the candidates or to the rejected ones; ``objects`` are its annotations of the category."""
     key, size = f"{image:012d}", coco.images[image]
     crowds = sum(bool(a.get("iscrowd")) for a in objects)
     people = [a for a in coco.by_image[image] if a["category_id"] == coco.categories[PERSON]]

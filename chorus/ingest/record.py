@@ -1,4 +1,4 @@
-"""A record: one image analysed elsewhere, in a folder of its own (docs/records.md)."""
+"""A record: one image analysed elsewhere, given as a folder with record.json and masks (docs/records.md)."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ MAX_JSON_BYTES = 1 << 22
 MAX_PIXELS = 1 << 26
 """Largest image read, in pixels: 8192 x 8192."""
 MIN_CONFIDENCE, ITERATIONS, STOP_PX = 0.3, 2400, 0.7
-"""Of the camera fit of records without a camera: what keypoints need, most steps, and the residual that ends it."""
-_LARGEST = 1e6  # no angle, length, focal length or position in a record is greater
-_SAME_ROTATION = 1e-3  # elements of two statements of one orientation may differ by this much
+"""Defaults of the camera fit for records without a camera: least confidence of keypoints, most iterations, and the mean
+distance in pixels that ends it."""
+_LARGEST = 1e6  # bound of all angles, lengths, focal lengths and positions in a record
+_SAME_ROTATION = 1e-3  # tolerance between the elements of two rotations that should be equal
 _OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _DAMAGED = (
     OSError,
@@ -49,7 +50,7 @@ _DAMAGED = (
 
 
 class RecordError(InputError):
-    """A record that cannot be used. ``stage``: "record", "object mask", "person mask", "camera" or "category"."""
+    """A record that cannot be used. ``stage`` is "record", "object mask", "person mask", "camera", "category" or "key"."""
 
     def __init__(self, stage: str, reason: str) -> None:
         super().__init__(reason)
@@ -58,13 +59,13 @@ class RecordError(InputError):
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What was found in a record's folder; the person's frame is that of the pose without its global orientation.
+    """The content of a record's folder. The person's frame is that of the pose without its global orientation.
 
     category, prompt, source  str, "" where not given
     image_size                height, width in pixels
     pose                      (J, 3) float64 axis-angle in radians, row 0 zero
-    orientation               (3, 3) rotation from the person's frame to the camera's axes, as the record estimates it, or
-                              None; what the camera fit starts from, of no use beside a camera
+    orientation               (3, 3) rotation from the person's frame to the camera's axes, or None: where the camera fit
+                              starts; not used where there is a camera
     camera                    one camera in the person's frame (origin at the pelvis), or None
     keypoints                 (25, 3) OpenPose BODY_25 x, y in pixels and confidence, or None
     betas                     (B,) shape coefficients, or None
@@ -87,8 +88,10 @@ class Record:
 
 
 def read_record(folder: str | os.PathLike[str]) -> Record:
-    """A record as stores need it (docs/records.md): with a category and an object mask; the prompt is the category where none
-    is given. ``object_box`` is not read. Raises RecordError as ``parse_record`` does."""
+    """Read a record for a store (docs/records.md); it must have a category and an object mask.
+
+    The prompt defaults to the category; ``object_box`` is ignored. Raises RecordError as ``parse_record`` does.
+    """
     record = parse_record(folder, required=("category", "object_mask"), ignored=("object_box",))
     return replace(record, prompt=record.prompt or record.category)
 
@@ -96,11 +99,11 @@ def read_record(folder: str | os.PathLike[str]) -> Record:
 def parse_record(folder: str | os.PathLike[str], *, required: Collection[str] = (), ignored: Collection[str] = ()) -> Record:
     """Read a record's folder: record.json and its masks. The layout, its units and frames: docs/records.md.
 
-    required  of "category" and "object_mask", what must be there; image_size and pose_axis_angle always must
-    ignored   fields of record.json that are taken as not given, whatever they hold
+    required  which of "category" and "object_mask" must be given; image_size and pose_axis_angle always must
+    ignored   fields of record.json that are not read
 
     The files must be regular files in the folder; links are not followed. Raises RecordError where one is missing, too
-    large, damaged or of another form, where sizes differ, numbers are not finite or no pixel is object.
+    large, damaged or of another form, where sizes differ, numbers are not finite, or the object mask is empty.
     """
     folder = Path(folder)
     content = {name: value for name, value in _read_json(folder).items() if name not in ignored}
@@ -121,16 +124,16 @@ def record_camera(
     stop_px: float = STOP_PX,
 ) -> tuple[Cameras, float]:
     """The record's camera, or one fitted to its keypoints (Eq. 8); and the mean reprojection distance in pixels, NaN where
-    not fitted.
+    no camera was fitted.
 
-    min_confidence       of the keypoints that are used, 0 to 1
+    min_confidence       least confidence of the keypoints used, 0 to 1
     iterations, stop_px  of the fit, as in ``chorus.camera.fit.fit_cameras``
 
     Raises InputError for a pose of another number of joints than the body's, RecordError of stage "camera" where the record
     has neither a camera nor enough keypoints, or none can be fitted.
     """
     if len(record.pose) != body.num_joints:
-        raise InputError(f"pose_axis_angle: expected {body.num_joints} joints, as the body, got {len(record.pose)}")
+        raise InputError(f"pose_axis_angle: expected the body's {body.num_joints} joints, got {len(record.pose)}")
     if record.camera is not None:
         return record.camera, math.nan
     if record.keypoints is None:
@@ -159,8 +162,10 @@ def record_camera(
 
 @contextmanager
 def damage_refused(stage: str, expected: str, *, shorten: bool = False) -> Iterator[None]:
-    """While an image is read: whatever Pillow raises on damaged files is a RecordError of this stage, which says what was
-    expected and, in 60 characters where ``shorten``, what Pillow said."""
+    """A context in which an image is read: what Pillow raises on damaged files becomes a RecordError of this stage.
+
+    Its message is ``expected`` and Pillow's message, cut to 60 characters where ``shorten``.
+    """
     try:
         yield
     except RecordError:
@@ -174,7 +179,7 @@ def _parse(folder: Path, content: Mapping[str, Any], required: Collection[str]) 
     size = _image_size(content)
     pose = _numbers("pose_axis_angle", content.get("pose_axis_angle"), ("J", 3))
     if len(pose) == 0:
-        raise InputError("pose_axis_angle: expected one row a joint, got none")
+        raise InputError("pose_axis_angle: expected one row for each joint, got none")
     orientation = _orientation(pose[0], content)
     camera = None
     if content.get("camera") is not None:
@@ -204,7 +209,7 @@ def _parse(folder: Path, content: Mapping[str, Any], required: Collection[str]) 
 
 
 def _image_size(content: Mapping[str, Any]) -> tuple[int, int]:
-    """Height, width; the file has them the other way round."""
+    """(height, width) in pixels; record.json has (width, height)."""
     width, height = (int(v) for v in _numbers("image_size", content.get("image_size"), (2,), integers=True))
     if not (width > 0 and height > 0 and width * height <= MAX_PIXELS):
         raise InputError(
@@ -221,18 +226,18 @@ def _object_box(given: Any, size: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def _orientation(root: NDArray[np.float64], content: Mapping[str, Any]) -> NDArray[np.float64] | None:
-    """Rotation from the person's frame to the camera's axes where there is no camera: from the field of its own, or row 0."""
+    """Rotation from the person's frame to the camera's axes, from global_orient_axis_angle or row 0 of the pose, or None."""
     given = content.get("global_orient_axis_angle")
     if given is None:
         return _rotation(root) if root.any() else None
     rotation = _rotation(_numbers("global_orient_axis_angle", given, (3,)))
     if root.any() and np.abs(rotation - _rotation(root)).max() > _SAME_ROTATION:
-        raise InputError("global_orient_axis_angle: expected row 0 of pose_axis_angle to say the same or to be zero")
+        raise InputError("global_orient_axis_angle: expected the same rotation as row 0 of pose_axis_angle, or zeros there")
     return rotation
 
 
 def _parse_camera(given: Any, root: NDArray[np.float64], size: tuple[int, int]) -> Cameras:
-    """The camera in the person's frame: x_cam = R (exp(root) x + origin) + t about the pelvis."""
+    """The camera in the person's frame: x_cam = R (exp(root) x + origin) + t, with x relative to the pelvis."""
     if not isinstance(given, dict):
         raise InputError(f"camera: expected R, t and K, got {type(given).__name__}")
     R, t, K = (
@@ -277,13 +282,13 @@ def _numbers(name: str, value: Any, shape: tuple[int | str, ...], *, integers: b
 
 
 def short_repr(value: Any) -> str:
-    """What ``repr`` gives, in at most 60 characters, for error messages."""
+    """``repr`` cut to 60 characters, for error messages."""
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def _open(folder: Path, name: str, stage: str) -> BinaryIO:
-    """A regular file of the folder; a link could lead out of it, and a pipe would never end."""
+    """Open a regular file of the folder: a link could lead out of it, and a pipe would never end."""
     path = folder / name
     try:
         if path.is_symlink():
@@ -293,7 +298,7 @@ def _open(folder: Path, name: str, stage: str) -> BinaryIO:
         raise RecordError(stage, f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise RecordError(stage, f"{name}: expected a regular file")
+        raise RecordError(stage, f"{name}: expected a regular file, got a folder, pipe or device")
     return os.fdopen(handle, "rb")
 
 
@@ -317,7 +322,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
 def _read_mask(
     folder: Path, name: str, size: tuple[int, int], stage: str, *, required: bool = False
 ) -> NDArray[np.bool_] | None:
-    """A PNG of 1 bit, or of 8-bit grey with two values one of which is 0, as (H, W) bool; None where there may be none."""
+    """A PNG, 1-bit or 8-bit grey with 0 and one other value, as (H, W) bool; None where it is missing and not required."""
     if not required and not os.path.lexists(folder / name):
         return None
     with (
@@ -339,7 +344,7 @@ def _read_mask(
     values = np.unique(pixels[pixels != 0])
     if values.size > 1:
         raise RecordError(
-            stage, f"{name}: expected 0 and one other value, got {values.size + 1} values; threshold soft masks before"
+            stage, f"{name}: expected 0 and one other value, got {values.size + 1} values; threshold soft masks first"
         )
     mask: NDArray[np.bool_] = pixels != 0
     return mask

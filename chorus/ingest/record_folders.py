@@ -1,4 +1,4 @@
-"""Images analysed elsewhere, a folder each with masks, pose and camera (docs/records.md), into a store."""
+"""A store from records: images analysed elsewhere, one folder each with masks, pose and camera (docs/records.md)."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ MAX_KEY_BYTES = 255
 class IngestReport:
     """What ``ingest_records`` did.
 
-    added        keys of the records that are now in the store
-    rejected     (folder, reason) of those that could not be used
-    present      keys that the store had before; their folders were not read
-    residual_px  key -> mean reprojection distance in pixels, of the cameras fitted here (Eq. 8)
+    added        keys of the records added to the store
+    rejected     (folder, reason) of the records that could not be used
+    present      keys that the store already had; their folders were not read
+    residual_px  key -> mean reprojection distance in pixels, for records whose camera was fitted (Eq. 8)
     """
 
     added: list[str] = field(default_factory=list)
@@ -64,20 +64,20 @@ def ingest_records(
     provenance: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IngestReport:
-    """Read records into a store, made or added to. One bad record does not stop the others.
+    """Read records into a new or existing store. A bad record is rejected and does not stop the rest.
 
     root            keys are the folders' paths relative to it, with slashes; None: the folders' names
-    category        records of another one are rejected; None: that of the store, or else of the first usable record
-    person_masks    whether a new store keeps these; None: if each of the folders has one. Where the store keeps them, a
-                    record without is rejected
-    min_confidence  of keypoints, for the camera fit of records without a camera
-    iterations, stop_px  of that fit, as in ``fit_cameras``. A residual of any size is stored, for filters to judge
+    category        records of another category are rejected; None: that of the store, else of the first usable record
+    person_masks    whether a new store keeps masks of the person; None: if each of the folders has one. Where the store keeps
+                    them, records without one are rejected
+    min_confidence  least confidence of keypoints, for the camera fit of records without a camera
+    iterations, stop_px  of that fit, as in ``fit_cameras``. A residual of any size is stored; filters can reject it later
     provenance      kept in the store; the options above are added to it
     progress        called with the number of folders done and of all
 
-    Poses are kept, the global orientation goes into the camera; betas are stored and take no part in the fit. A rejected
-    record gets a row in the store with the stage that failed, unless it is of another category, its key is taken or
-    there is no store because no record could be used; an image once in the store, rejected or not, is not read again.
+    The global orientation of a pose goes into the camera; betas are stored but not used by the fit. A rejected record gets
+    a row in the store with the stage that failed as its status, unless it is of another category, its key is taken, or no
+    record could be used so that there is no store. An image that is in the store, rejected or not, is not read again.
 
     Raises StoreError where the store is of another body, category or version, InputError for options of another kind.
     """
@@ -110,7 +110,7 @@ def ingest_records(
         if category is not None:
             ingest.open_store(category)
         for number, path in enumerate(paths):
-            ingest.take(path, root)
+            ingest.add(path, root)
             if progress is not None:
                 progress(number + 1, len(paths))
         ingest.append_rejected()
@@ -118,7 +118,7 @@ def ingest_records(
 
 
 def _of_store(path: Path, category: str | None, person_masks: bool | None) -> tuple[str | None, bool | None]:
-    """Category and whether person masks are kept: what was asked for, and the rest from the store if there is one."""
+    """Category and ``person_masks`` as given, or else those of the store, if it exists. StoreError where they differ."""
     if not (path / STORE_JSON).exists():
         return category, person_masks
     store = open_store(path, verify=False)
@@ -128,10 +128,10 @@ def _of_store(path: Path, category: str | None, person_masks: bool | None) -> tu
 
 
 class _Ingest:
-    """One run of ``ingest_records``: takes folders one by one and writes down in ``report`` what became of them.
+    """One run of ``ingest_records``: adds folders one by one and records the outcome in ``report``.
 
-    camera_fit   the options of ``record_camera``
-    open_writer  opens the store for a category: at the first usable record, where the category is not known before
+    camera_fit   options of ``record_camera``
+    open_writer  opens the store for a category; called at the first usable record where the category is not known before
     """
 
     def __init__(
@@ -150,13 +150,13 @@ class _Ingest:
         self._failed: list[tuple[str, str]] = []  # key and stage of the rows to write at the end
 
     def open_store(self, category: str) -> StoreWriter:
-        """The writer, opened where it is not yet."""
+        """The writer of the store, opened at the first call."""
         if self._writer is None:
             self._writer, self._category = self._open_writer(category), category
         return self._writer
 
-    def take(self, path: Path, root: str | os.PathLike[str] | None) -> None:
-        """Add one record to the store, or note why not. StoreError is the store's fault, not the record's."""
+    def add(self, path: Path, root: str | os.PathLike[str] | None) -> None:
+        """Add one record to the store, or its reason to ``rejected``. A StoreError is not the record's fault and is raised."""
         key = None
         try:
             key = self._new_key(path, root)
@@ -189,12 +189,12 @@ class _Ingest:
         if self._category is not None and record.category != self._category:
             raise RecordError("category", f"category: expected {self._category!r}, got {record.category!r}")
         if self._person_masks and record.person_mask is None:
-            raise RecordError("person mask", f"{PERSON_MASK}: missing, but the store keeps person masks")
+            raise RecordError("person mask", f"{PERSON_MASK}: expected one, as the store keeps person masks, got none")
         return record
 
     def _add(self, key: str, record: Record) -> None:
         camera, residual = record_camera(record, self._body, **self._camera_fit)
-        assert record.object_mask is not None  # ``read_record`` has seen to it, ``_usable`` to the person's
+        assert record.object_mask is not None  # ``read_record`` requires it; ``_usable`` checks the person's
         person = record.person_mask if self._person_masks else None
         self.open_store(record.category).append(
             ImageBatch(record.object_mask[None], camera, record.pose[None], [key], prompts=[record.prompt]),

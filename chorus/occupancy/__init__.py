@@ -1,4 +1,4 @@
-"""The probability of the object around the canonical human, and what may be asked of it: posed, as a surface, by cluster."""
+"""The probability of the object around the canonical human: counted, posed, as a surface, by semantic cluster."""
 
 from chorus.occupancy.counts import Occupancy, load_occupancy
 

@@ -1,4 +1,4 @@
-"""Images or a store in, an Occupancy out (Eq. 6): the main job."""
+"""Aggregation (Eq. 6): from images or a store to an Occupancy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from chorus.votes.prefetch import IMAGES, PrefetchedBatch, Timings, prefetch
 from chorus.votes.selection import SelectedImages, Source
 
 CPU_IMAGES = 4096
-"""Images that a CPU is given at a time."""
+"""Images in a batch on a CPU, by default."""
 
 
 def aggregate(
@@ -51,27 +51,27 @@ def aggregate(
     """Cast the votes of images through a field and count them by group; memory does not grow with the number of images.
 
     images_or_store  ImageBatch, an iterable of them, a Store, or the path of one
-    weighting        view weighting of the result: "azimuth" (A.6), "azimuth-elevation", "none"; changed later for free
+    weighting        view weighting of the result: "azimuth" (A.6), "azimuth-elevation", "none"; see ``Occupancy.reweight``
     backend          "auto" (triton on an NVIDIA GPU, else numba), "triton", "numba", "reference"
-    prompt           only images made from this prompt, or one of these, or of those that match a pattern with * and ?
-    part             only images whose object touches these body parts (Eq. 13), such as "rightHand and not leftHand"; a store
-                     keeps what touches what beside it, so that a second question is answered at once
+    prompt           only images made from this prompt, one of several prompts, or those that a pattern with * and ? matches
+    part             only images whose object touches these body parts (Eq. 13), such as "rightHand and not leftHand". The
+                     contacts of a store's images are cached beside it, so that they are computed once
     parts, epsilon   the parts and the radius of their regions, as in ``chorus.votes.parts.interaction_regions``
-    totals           which images the view weights count: those "before" the condition on parts (A.6), or "after" it
+    totals           which images the view weights are computed from: those "before" the condition on parts (A.6), or "after" it
     folds            only images of these folds, 0 .. 9 by a hash of their key
-    scheme           how to group (see chorus.camera.views.Scheme); default: the coarsest that the weighting needs
+    scheme           how images are grouped (``chorus.camera.views.Scheme``); default: the coarsest that the weighting needs
     where            for a store: a predicate over its rows (columns in, (rows,) bool out), e.g.
                      ``lambda rows: rows["score/overlap"] >= 0.1``
-    filter           for a store: "store" its own filter (``chorus filter``), where it has one; "none"; "paper", the rules of
-                     A.3; "soft", these as weights; a ``chorus.store.filters.Filter``; or the path of a file with one.
+    filter           for a store: "store" the store's filter (``chorus filter``), if it has one; "none"; "paper", the rules of
+                     A.3; "soft", the same as weights; a ``chorus.store.filters.Filter``; or the path of a file with one.
                      Images must pass ``where`` as well.
-    batch_size       images at a time; default: 4,096 on a CPU, 65,536 on a GPU
-    progress         called with images done and, where known, images in all
-    timings          gains the seconds that the stages took
-    allow_none       an occupancy without images where the selection has none, instead of InputError
+    batch_size       images in a batch; default: 4,096 on a CPU, 65,536 on a GPU
+    progress         called with the images read so far and, where it is known, the number of all
+    timings          gains the seconds that each stage took; on a GPU only
+    allow_none       whether a selection without images gives an empty occupancy instead of an InputError
 
-    Raises InputError for a selection without images and arguments that do not fit, MismatchError for a store made with another
-    body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
+    Raises InputError for a selection without images and arguments that cannot be used, MismatchError for a store made with
+    another body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
     """
     chosen = choose_backend(backend)
     grouping = _grouping(scheme, weighting)
@@ -130,7 +130,7 @@ def aggregate(
 
 
 def _grouping(scheme: str | None, weighting: str) -> Scheme:
-    """The scheme asked for, or the coarsest that the weighting needs; InputError where they do not fit, before the work."""
+    """The scheme asked for, or the coarsest that the weighting needs; InputError where the two do not fit together."""
     grouping = Scheme(scheme or ("azimuth-elevation" if weighting == "azimuth-elevation" else "azimuth"))
     grouping.weights(weighting, np.zeros(grouping.num_groups, np.int64))
     return grouping
@@ -145,7 +145,7 @@ def _batch_size(asked: int | None, backend: Backend) -> int:
 
 
 class _VoteCounts:
-    """Counts by group of a field's voxels, exact whatever the number of images: 32 bits where votes are cast, 64 beyond."""
+    """Votes by group and voxel. Kernels count in int32; before these could overflow, their counts are added to int64 sums."""
 
     def __init__(self, field: CanonicalField, backend: Backend, num_groups: int) -> None:
         self._field, self._backend, self._num_groups = field, backend, num_groups
@@ -156,7 +156,7 @@ class _VoteCounts:
     def cast(self, batch: PrefetchedBatch) -> None:
         """Add the votes of a batch."""
         amount = len(batch) if batch.weight is None else int(batch.weight.sum(dtype=torch.int64))
-        if self._weight_in_counts + amount > MAX_TOTAL_WEIGHT:  # 32 bits may be full
+        if self._weight_in_counts + amount > MAX_TOTAL_WEIGHT:  # int32 could overflow
             self._moved = self._moved_to_64_bits()
             self._weight_in_counts = 0
         self._backend.count_votes(
@@ -176,7 +176,7 @@ class _VoteCounts:
         return found[0].reshape(-1, N, N, N), found[1].reshape(-1, N, N, N)
 
     def _moved_to_64_bits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The sum of what was moved before and the 32-bit counts, which are cleared."""
+        """The int64 sums with the int32 counts added, which are then cleared."""
         num, den = (c.cpu().numpy().astype(np.int64) for c in self._counts)
         for c in self._counts:
             c.zero_()
@@ -184,7 +184,7 @@ class _VoteCounts:
 
 
 class _GroupTotals:
-    """Images by group: how many, (G,) int64, and the sum of their weights, (G,) int64, the same where they have none."""
+    """Images by group: their number, (G,) int64, and the sum of their integer weights, (G,) int64 (1 each where not given)."""
 
     def __init__(self, num_groups: int) -> None:
         self.images, self.weights = np.zeros(num_groups, np.int64), np.zeros(num_groups, np.int64)
@@ -203,7 +203,7 @@ class _GroupTotals:
 def _grouped(
     images: SelectedImages, grouping: Scheme, selected: _GroupTotals
 ) -> Iterator[tuple[ImageBatch, NDArray[np.int64]]]:
-    """The images that vote with their groups; ``selected`` counts them before the condition on body parts."""
+    """The images that vote, with their groups; ``selected`` counts all those before the condition on body parts."""
     for batch, keep in images:
         group = grouping.groups(batch.cameras, batch.keys)
         selected.add(group, batch.weights)
@@ -213,20 +213,20 @@ def _grouped(
 def _prefetched(
     batches: Iterator[tuple[ImageBatch, NDArray[np.int64]]], backend: Backend, size: int, timings: Timings | None
 ) -> Iterator[PrefetchedBatch]:
-    """Images with their groups: batch by batch as they lie for a CPU; joined in pinned memory, ahead, for a GPU."""
+    """Images with their groups: batch by batch and not copied for a CPU; joined in pinned memory and prefetched for a GPU."""
     if backend.device.type == "cpu":
         for batch, group in batches:
             weight = None if batch.weights is None else torch.from_numpy(np.ascontiguousarray(batch.weights))
             yield PrefetchedBatch(vote_images(batch), torch.from_numpy(group), weight, [batch], [group])
         return
     timings = timings if timings is not None else Timings()
-    under_way: deque[tuple[torch.cuda.Event, PrefetchedBatch]] = deque()
+    in_flight: deque[tuple[torch.cuda.Event, PrefetchedBatch]] = deque()
     for joined in prefetch(batches, pin=True, device=backend.device, size=size, timings=timings):
         yield joined
-        cast = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        cast.record(torch.cuda.current_stream(backend.device))
-        under_way.append((cast, joined))
-        if len(under_way) > 1:  # one batch is cast while the next is copied; more would only fill the memory
+        votes_counted = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        votes_counted.record(torch.cuda.current_stream(backend.device))
+        in_flight.append((votes_counted, joined))
+        if len(in_flight) > 1:  # one batch is counted while the next is copied; more would only fill the memory
             began = time.perf_counter()
-            under_way.popleft()[0].synchronize()
+            in_flight.popleft()[0].synchronize()
             timings.gpu += time.perf_counter() - began

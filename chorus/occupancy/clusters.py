@@ -1,4 +1,4 @@
-"""Semantic clusters (3.4): the distribution of every prompt, of every touched part, and of every pair that has the images."""
+"""Semantic clusters (3.4): one distribution for each prompt, each touched body part, and each pair with enough images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from chorus.votes.parts import EPSILON, interaction_regions
 
 @dataclass(frozen=True)
 class Cluster:
-    """One distribution: of images of a prompt (None: of any) whose object touches a part (None: any or none)."""
+    """One distribution: of the images of a prompt whose object touches a body part.
+
+    prompt  None for images of any prompt        part  None for images whatever the object touches
+    """
 
     prompt: str | None
     part: str | None
@@ -29,7 +32,7 @@ class Cluster:
 
     @property
     def file_name(self) -> str:
-        """A name for its file, from prompt and part."""
+        """The file's name, made from prompt and part; different prompts may give the same one."""
         prompt = "any-prompt" if self.prompt is None else re.sub(r"[^a-z0-9]+", "-", self.prompt.lower()).strip("-")[:80]
         return f"{prompt}{'' if self.part is None else '+' + re.sub(r'[^A-Za-z0-9]+', '-', self.part)}.h5"
 
@@ -46,20 +49,21 @@ def clusters(
     filter: FilterSpec = "store",
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Cluster]:
-    """Every prompt, every part and every pair of them with at least ``min_images`` images, and all images together.
+    """The clusters of a store with at least ``min_images`` images: each prompt, each part, each pair of them, and all images.
 
-    Prompts are aggregated one by one, with each part; what spans prompts is their sum, which is exact. ``filter`` is that of
-    ``chorus.aggregate``, read once. ``progress`` is called with aggregations done and in all.
+    Every pair of prompt and part is aggregated; clusters of any prompt are the exact sums over the prompts. The other arguments
+    are those of ``chorus.aggregate``; a filter file is read once. ``progress`` is called with the number of aggregations done
+    and of all. Raises InputError for a ``min_images`` below 1, and as ``chorus.aggregate`` does.
     """
     if min_images < 1:
         raise InputError(f"min_images: expected a positive number, got {min_images!r}")
     chosen = find_filter(filter, store.path) or "none"
     names = interaction_regions(field, parts, epsilon).names
     prompts = list(store.prompts)
-    wanted: list[str | None] = [None, *names]
-    whole: dict[str | None, Occupancy] = {}
+    conditions: list[str | None] = [None, *names]
+    of_any_prompt: dict[str | None, Occupancy] = {}
     for p, prompt in enumerate(prompts):
-        for n, part in enumerate(wanted):
+        for n, part in enumerate(conditions):
             occupancy = aggregate(
                 store,
                 field,
@@ -73,18 +77,18 @@ def clusters(
                 filter=chosen,
                 allow_none=True,
             )
-            whole[part] = whole[part] + occupancy if part in whole else occupancy
+            of_any_prompt[part] = of_any_prompt[part] + occupancy if part in of_any_prompt else occupancy
             if occupancy.num_images >= min_images:
                 yield Cluster(prompt, part, occupancy)
             if progress is not None:
-                progress(p * len(wanted) + n + 1, len(prompts) * len(wanted))
-    for part, occupancy in whole.items():
+                progress(p * len(conditions) + n + 1, len(prompts) * len(conditions))
+    for part, occupancy in of_any_prompt.items():
         if occupancy.num_images >= min_images:
             yield Cluster(None, part, occupancy)
 
 
 def write_clusters(folder: Path, found: Iterator[Cluster]) -> list[dict[str, Any]]:
-    """Write each cluster into a folder, and ``clusters.json`` with a row for each: prompt, part, images, largest phi, file."""
+    """Save clusters in a folder, with ``clusters.json``; returns its rows: prompt, part, images, largest phi, file."""
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for cluster in found:

@@ -31,21 +31,24 @@ if TYPE_CHECKING:
 FORMAT = "chorus-occupancy"
 VERSION = 1
 SKETCH_SIZE = 1024
-"""Smallest key hashes kept to notice that two occupancies share images."""
+"""Number of smallest key hashes kept, by which two occupancies that share images are noticed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Occupancy:
-    """Where an object is around the canonical person: counts of votes by group of images, and how to weigh them.
+    """Where an object is around the canonical person: votes counted by group of images, and the view weighting.
 
-    num_counts    (G, N, N, N) int32 or int64  images of the group with the voxel on the mask
-    den_counts    (G, N, N, N)  the same dtype  images of the group with the voxel inside the image
-    group_totals  (G,) int64    images of the group, each counted with its integer weight
-    group_images  (G,) int64    images of the group
-    scheme        how images were grouped        weighting  "azimuth", "azimuth-elevation" or "none"
-    parameters    the field's                    body_hash, field_hash  what the votes were cast through
-    category      the object's                   sketch (K,) uint64  the smallest hashes of the images' keys
-    provenance    versions, sources, command lines; a list where occupancies were added
+    num_counts    (G, N, N, N) int32 or int64, indexed [group, ix, iy, iz]: images of the group (their integer weights summed)
+                  where the voxel projects onto the object's mask
+    den_counts    (G, N, N, N) of the same dtype: those where the voxel projects into the image
+    group_totals  (G,) int64 integer weights of the group's images summed: what view weights are computed from
+    group_images  (G,) int64 number of the group's images that voted
+    scheme        how images were grouped        weighting   "azimuth", "azimuth-elevation" or "none"
+    parameters    of the field                   body_hash   of the body that the votes were cast with
+    category      of the object                  sketch      (K,) uint64, the smallest hashes of the images' keys
+    provenance    versions, sources, command lines: one entry for each aggregation
+
+    Raises InputError for arrays of another shape or type, and for a weighting that the scheme cannot give.
     """
 
     num_counts: NDArray[np.integer[Any]]
@@ -74,23 +77,25 @@ class Occupancy:
         self.scheme.weights(self.weighting, self.group_totals)
 
     def __repr__(self) -> str:
-        """Three lines: what it is of, its grid and body, how sure it is at most."""
+        """Three lines: category and images, grid and body, largest phi."""
         from chorus.occupancy import summary
 
         return summary.text(self)
 
     def _repr_html_(self) -> str:
-        """What notebooks show: phi from three sides and a table of facts."""
+        """For notebooks: phi from three sides and a table of facts."""
         from chorus.occupancy import summary
 
         return summary.html(self)
 
     @property
     def field_hash(self) -> str:
+        """Hash of the field that the votes were cast through."""
         return self.parameters.hash(self.body_hash)
 
     @property
     def num_images(self) -> int:
+        """Number of images that voted."""
         return int(self.group_images.sum())
 
     @cached_property
@@ -103,7 +108,7 @@ class Occupancy:
         return self._weighted(np.ones(self.scheme.num_groups, bool))
 
     def _weighted(self, groups: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Weighted sums over some groups, in float64; the weights too come from those groups' images alone."""
+        """Numerator and denominator over some groups, float64; view weights are computed from these groups' images alone."""
         r = self.scheme.weights(self.weighting, np.where(groups, self.group_totals, 0))
         num, den = np.zeros(self.num_counts.shape[1:]), np.zeros(self.num_counts.shape[1:])
         # Group by group in a fixed order: no (G, N, N, N) copy in floating point, and the same bits every time.
@@ -124,7 +129,7 @@ class Occupancy:
 
     @property
     def support(self) -> NDArray[np.int64]:
-        """Images (integer weights summed) that saw each voxel, (N, N, N) int64: how much to believe."""
+        """Images (integer weights summed) that saw each voxel, (N, N, N) int64: the evidence behind phi."""
         total: NDArray[np.int64] = self.den_counts.sum(0, dtype=np.int64)
         return total
 
@@ -134,21 +139,21 @@ class Occupancy:
         return self.probability_with(min_support=1)
 
     def probability_with(self, min_support: int) -> NDArray[np.float32]:
-        """phi, 0 where fewer than ``min_support`` images saw the voxel."""
+        """phi of Eq. 6, (N, N, N) float32, set to 0 where fewer than ``min_support`` images (weights summed) saw the voxel."""
         phi = _ratio(*self._sums).astype(np.float32)
         phi[self.support < min_support] = 0.0
         return phi
 
     def reweight(self, weighting: str) -> Occupancy:
-        """The same counts under another view weighting; no image is touched. InputError where the scheme cannot say."""
+        """The same counts under another view weighting; no image is read. InputError for one that the scheme cannot give."""
         return dataclasses.replace(self, weighting=weighting)
 
     def with_scheme(self, name: str) -> Occupancy:
-        """The counts summed to a coarser scheme, e.g. ``azimuth`` from ``azimuth-elevation+folds``."""
+        """The counts summed to a coarser scheme, e.g. ``azimuth`` from ``azimuth+folds``. InputError for a finer one."""
         target = Scheme(name)
         axes = tuple(a for a in range(3) if target.shape[a] == 1 and self.scheme.shape[a] > 1)
         if any(t > s for t, s in zip(target.shape, self.scheme.shape, strict=True)):
-            raise InputError(f"scheme: {name!r} is finer than the {self.scheme.name!r} that was kept")
+            raise InputError(f"scheme: expected one no finer than the {self.scheme.name!r} that was kept, got {name!r}")
 
         def summed(array: NDArray[Any]) -> NDArray[Any]:
             total = array.reshape(*self.scheme.shape, *array.shape[1:]).sum(axes, dtype=np.int64, keepdims=True)
@@ -165,7 +170,7 @@ class Occupancy:
         )
 
     def of_folds(self, folds: list[int]) -> Occupancy:
-        """The images of some folds alone (0 .. 9). Raises InputError where folds were not kept."""
+        """The counts of some folds (0 .. 9) only; arrays keep their shapes. InputError where the scheme has no folds."""
         keep = self._fold_mask(folds)
         shape = (-1, 1, 1, 1)
         return dataclasses.replace(
@@ -189,7 +194,8 @@ class Occupancy:
     def jackknife_error(self) -> NDArray[np.float32]:
         """Standard error of phi by leaving out one fold of images at a time, (N, N, N) float32.
 
-        sqrt((F - 1) / F sum_f (phi_(-f) - mean)^2), F = 10, view weights counted again each time. InputError without folds.
+        sqrt((F - 1) / F sum_f (phi_(-f) - mean)^2) with F = 10; view weights are computed anew for each phi_(-f). InputError
+        where the scheme has no folds.
         """
         mean, square = np.zeros(self.num_counts.shape[1:]), np.zeros(self.num_counts.shape[1:])
         for f in range(FOLDS):
@@ -200,7 +206,7 @@ class Occupancy:
         return np.sqrt(square * (FOLDS - 1) / FOLDS).astype(np.float32)
 
     def __add__(self, other: Occupancy) -> Occupancy:
-        """Exact merge of counts from disjoint images.
+        """The exact sum of counts from disjoint images.
 
         Raises MismatchError for another body, field, scheme or weighting; warns where the two share images.
         """
@@ -243,11 +249,14 @@ class Occupancy:
         """phi around a posed person (Eq. 11), (N, N, N) float32 on the same grid in the posed person frame.
 
         pose           (J, 3) axis-angle in radians, row 0 zero; or (n, J, 3), for (n, N, N, N)
-        body           that the votes were cast with, where it is not the built-in one; MismatchError for another
+        body           the one that the votes were cast with; None for the built-in one. MismatchError for another
         betas          the person's shape coefficients, (b,) or (n, b); None for the template's shape
-        inverse        "blend_of_inverses" (the paper) or "inverse_of_blend"
+        inverse        "blend_of_inverses" (the paper) or "inverse_of_blend" (the published code)
         interpolation  "nearest" (the paper) or "trilinear"
-        progress       told (done, total) after each pose
+        backend        "auto", "triton", "numba", "reference"
+        progress       called with (done, total) after each pose
+
+        Raises as ``chorus.occupancy.posed.posed_occupancy`` does.
         """
         from chorus.occupancy.posed import posed_occupancy
 
@@ -265,10 +274,10 @@ class Occupancy:
         )
 
     def mesh(self, threshold: float | None = None, *, mass: float | None = None, volume: float | None = None) -> Trimesh:
-        """The closed surface around the voxels with phi >= threshold: a trimesh.Trimesh, metres, rest pose's person frame.
+        """The closed surface around the voxels with phi >= threshold, in metres in the rest pose's person frame.
 
-        One of the three is given: the threshold itself; ``mass``, the share of the sum of phi that the surface is to hold;
-        ``volume``, what it is to enclose, in m^3. See ``chorus.occupancy.surfaces``. InputError where nothing is inside,
+        Give one of three: the threshold itself; ``mass``, the share of the sum of phi inside the surface, 0 to 1; or
+        ``volume``, the volume inside the surface in m^3. See ``chorus.occupancy.surfaces``. InputError where nothing is inside,
         ImportError without the extra ``mesh``.
         """
         from chorus.occupancy.surfaces import choose_threshold, surface
@@ -289,7 +298,7 @@ class Occupancy:
         return explain(point, source, canonical, **selection)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to an HDF5 file (compressed); the name appears only once the file is whole."""
+        """Write a compressed HDF5 file, atomically: complete or not at all."""
         path = Path(path)
         facts = {
             "scheme": self.scheme.name,

@@ -25,12 +25,12 @@ from chorus.kernels.skinning import INVERSES, PELVIS
 INTERPOLATIONS = ("nearest", "trilinear")
 """How phi is read at a canonical point: the nearest voxel (the paper's), or linearly between the eight around it."""
 _POINTS = 1 << 16
-"""Points whose blended transforms are held at a time."""
+"""Points in a chunk of ``to_canonical``, which bounds the memory for their blended transforms."""
 
 
 @dataclass(frozen=True)
 class _BodyOnDevice:
-    """What posing a body takes, on one device."""
+    """The arrays of a body that posing needs, on one device."""
 
     vertices: Tensor
     """(V, 3) float64"""
@@ -40,16 +40,16 @@ class _BodyOnDevice:
     """(V * 3, 9 (J - 1)) float32"""
     rest_inverse: Tensor
     """(J, 4, 4) float64 A_j(zero -> rest)^-1, on the CPU"""
-    kept: dict[str, Tensor]
-    """What else the backend's ``posed_phi`` takes: the order of the vertices, where it sorts them."""
+    vertex_order: dict[str, Tensor]
+    """Argument ``order`` of the backend's ``posed_phi``, for a backend that sorts the vertices; else empty"""
 
 
-_on_device: WeakKeyDictionary[Body, dict[tuple[str, torch.device], _BodyOnDevice]] = WeakKeyDictionary()
+_bodies_on_devices: WeakKeyDictionary[Body, dict[tuple[str, torch.device], _BodyOnDevice]] = WeakKeyDictionary()
 
 
-def _body_for(backend: Backend, body: Body) -> _BodyOnDevice:
-    """The body's arrays on the backend's device, copied once and kept as long as the body lives."""
-    known, device = _on_device.setdefault(body, {}), backend.device
+def _body_on_device(backend: Backend, body: Body) -> _BodyOnDevice:
+    """The body's arrays on the backend's device, copied once and cached for the lifetime of the body."""
+    known, device = _bodies_on_devices.setdefault(body, {}), backend.device
     if (backend.name, device) not in known:
         vertices = torch.tensor(body.vertices, device=device)
         tile_order = getattr(backend.skinning, "tile_order", None)
@@ -58,17 +58,17 @@ def _body_for(backend: Backend, body: Body) -> _BodyOnDevice:
             weights=torch.tensor(body.weights, dtype=torch.float64, device=device),
             posedirs=None if body.posedirs is None else torch.tensor(body.posedirs, device=device).flatten(0, 1),
             rest_inverse=torch.tensor(body.rest_inverse),
-            kept={} if tile_order is None else {"order": tile_order(vertices)},
+            vertex_order={} if tile_order is None else {"order": tile_order(vertices)},
         )
     return known[backend.name, device]
 
 
 def posed_mesh(vertices: Tensor, weights: Tensor, posedirs: Tensor | None, rotations: Tensor, transforms: Tensor) -> Tensor:
-    """``Body.posed_vertices`` on the device of its arguments: the vertices in a pose, (V, 3) float64 metres.
+    """Vertices in a pose, (V, 3) float64 metres: ``Body.posed_vertices``, but on the device of the arguments.
 
-    vertices    (V, 3) float64 template        weights     (V, J) float64
+    vertices    (V, 3) float64 template        weights     (V, J) float64 skinning weights
     posedirs    (V * 3, 9 (J - 1)) float32 pose blend shapes or None
-    rotations   (J, 3, 3) of the joints        transforms  (J, 4, 4) A_j(zero -> theta), float64
+    rotations   (J, 3, 3) float64 of the joints  transforms  (J, 4, 4) float64 A_j(zero -> theta)
     """
     if posedirs is not None:
         feature = (rotations[1:] - torch.eye(3).to(rotations)).flatten().to(posedirs.dtype)
@@ -82,7 +82,7 @@ def _built_in() -> Body:
 
 
 def body_of(body_hash: str, body: Body | None = None) -> Body:
-    """The body with this hash: the one given, or the built-in one. MismatchError where it is another."""
+    """The body given (None: the built-in one), checked to have this hash. MismatchError where it has another."""
     given = _built_in() if body is None else body
     if given.hash != body_hash:
         what = f"{given.name} {given.hash[:12]}" + ("" if body is not None else ", the built-in one (give yours)")
@@ -91,11 +91,11 @@ def body_of(body_hash: str, body: Body | None = None) -> Body:
 
 
 def posed_bones(body: Body, pose: NDArray[np.float64], betas: Any = None) -> NDArray[np.float64]:
-    """B_j(theta) of Eq. 11, from the canonical body to the posed one, (J, 3, 4) float64.
+    """Bone transforms B_j(theta) of Eq. 11, from the rest pose to the pose, (J, 3, 4) float64, metres.
 
     pose   (J, 3) axis-angle in radians
-    betas  (b,) the posed person's shape coefficients, or None. The canonical body has none, so B_j then takes joint j from
-           where the template has it to where the shaped body does.
+    betas  (b,) shape coefficients of the posed person, or None. The canonical body is the template, so with betas B_j moves
+           joint j from its place in the template to its place in the shaped body.
     """
     transforms = body.relative_transforms(pose[None], betas)[0]
     if betas is not None and body.joint_shapedirs is not None:
@@ -109,10 +109,12 @@ def posed_bones(body: Body, pose: NDArray[np.float64], betas: Any = None) -> NDA
 def to_canonical(
     points: NDArray[np.float64], weights: NDArray[Any], bones: NDArray[np.float64], inverse: str = INVERSES[0]
 ) -> NDArray[np.float64]:
-    """Points of the posed frame back in the canonical one (Eq. 11), (P, 3) metres; not finite where a blend has no inverse.
+    """Inverse LBS (Eq. 11): points from the posed to the canonical frame, (P, 3) float64 metres.
 
-    points   (P, 3) metres      weights  (P, J) around the posed mesh      bones  (J, 3, 4) B_j
-    inverse  one of INVERSES; InputError for another
+    points   (P, 3) metres, posed person frame      weights  (P, J) skinning weights of the points, around the posed mesh
+    bones    (J, 3, 4) bone transforms B_j
+    inverse  "blend_of_inverses": sum_j w_j B_j^-1 x;  "inverse_of_blend": (sum_j w_j B_j)^-1 x, not finite where singular.
+             InputError for another
     """
     if inverse not in INVERSES:
         raise InputError(f"inverse: expected {' or '.join(INVERSES)}, got {inverse!r}")
@@ -146,11 +148,11 @@ def sample_trilinear(phi: NDArray[np.float32], points: NDArray[np.float64], exte
     return values
 
 
-def _near(
+def _near_weights(
     lattice: Lattice, mesh: NDArray[np.float64], body: Body, p: FieldParameters, backend: Backend
 ) -> tuple[NDArray[np.intp], NDArray[Any]]:
-    """The voxels near a posed mesh, (S,) flat indices, and their weights (S, J); every other voxel is the pelvis's."""
-    if backend.name == "numba":  # which has them without those of the voxels that are far
+    """Voxels near a posed mesh, (S,) flat indices, and their skinning weights (S, J); others are rigid with the pelvis."""
+    if backend.name == "numba":  # sparse: the voxels that are far take no memory
         from chorus.kernels.cpu.skinning import near_weights
 
         found = near_weights(lattice, mesh, body.weights, k=p.k, tau=p.tau, s=p.s, steps=p.smoothing_steps)
@@ -178,10 +180,10 @@ def _posed_trilinear(
     mesh = body.posed_vertices(pose[None], betas)[0]
     centres = lattice.centres().numpy()
     posed = phi.ravel().copy()
-    if not np.array_equal(bones[PELVIS], np.eye(3, 4)):  # a shaped body's pelvis is elsewhere, and what is far goes with it
+    if not np.array_equal(bones[PELVIS], np.eye(3, 4)):  # with betas the pelvis moves, and the far voxels with it
         ones = np.ones((len(centres), 1))
         posed = sample_trilinear(phi, to_canonical(centres, ones, bones[PELVIS : PELVIS + 1]), p.extent)
-    voxels, weights = _near(lattice, mesh, body, p, backend)
+    voxels, weights = _near_weights(lattice, mesh, body, p, backend)
     posed[voxels] = sample_trilinear(phi, to_canonical(centres[voxels], weights, bones, inverse), p.extent)
     return posed.reshape(phi.shape)
 
@@ -195,13 +197,13 @@ def _posed_nearest(
     inverse: str,
     backend: Backend,
 ) -> NDArray[np.float32]:
-    device, there = backend.device, _body_for(backend, body)
+    device, arrays = backend.device, _body_on_device(backend, body)
     if betas is None:
-        # A few dozen matrices: quicker on the CPU than to start kernels for.
+        # A few dozen matrices: quicker on the CPU than launching kernels for them.
         transforms = torch.from_numpy(body.relative_transforms(pose[None])[0])
         rotations = kinematics.rotation_matrices(torch.tensor(pose))
-        bones = (transforms @ there.rest_inverse)[:, :3]
-        mesh = posed_mesh(there.vertices, there.weights, there.posedirs, rotations.to(device), transforms.to(device))
+        bones = (transforms @ arrays.rest_inverse)[:, :3]
+        mesh = posed_mesh(arrays.vertices, arrays.weights, arrays.posedirs, rotations.to(device), transforms.to(device))
     else:
         bones = torch.from_numpy(posed_bones(body, pose, betas))
         mesh = torch.from_numpy(body.posed_vertices(pose[None], betas)[0]).to(device)
@@ -209,7 +211,7 @@ def _posed_nearest(
     posed = backend.skinning.posed_phi(
         lattice,
         mesh,
-        there.weights,
+        arrays.weights,
         bones.to(device),
         torch.from_numpy(np.array(phi)).to(device),
         lattice,
@@ -218,7 +220,7 @@ def _posed_nearest(
         s=p.s,
         steps=p.smoothing_steps,
         inverse=inverse,
-        **there.kept,
+        **arrays.vertex_order,
     )
     result: NDArray[np.float32] = posed.cpu().numpy()
     return result
@@ -228,7 +230,8 @@ def _chosen_backend(name: str, interpolation: str) -> Backend:
     if interpolation == "trilinear":
         if name == "triton":
             raise BackendUnavailableError(
-                "backend: triton samples the nearest voxel only. What can interpolate: numba (the fast one), reference"
+                "backend: expected numba (the faster one) or reference for trilinear interpolation, got triton, "
+                "which samples the nearest voxel only"
             )
         name = "numba" if name == "auto" else name
     return choose_backend(name)
@@ -251,17 +254,17 @@ def posed_occupancy(
 
     phi            (N, N, N) canonical occupancy, indexed [ix, iy, iz]
     pose           (J, 3) axis-angle in radians; row 0, the global orientation, zero. Or (n, J, 3), for (n, N, N, N)
-    parameters     of the field that phi was made with, for the weights around the posed mesh too
+    parameters     of the field that phi was made with; the skinning weights around the posed mesh use the same
     body_hash      of the body that phi was made with
     body           that body; None for the built-in one
     betas          the posed person's shape coefficients, (b,), or (n, b) for n poses; None for the template's shape
     inverse        "blend_of_inverses" (the paper's), "inverse_of_blend" (the published code's)
-    interpolation  "nearest" voxel (the paper's), or "trilinear", with 0 outside the grid; the latter on the CPU
+    interpolation  "nearest" voxel (the paper's), or "trilinear", with 0 outside the grid, on the CPU only
     backend        "auto", "triton", "numba", "reference"
-    progress       told (done, total) after each pose
+    progress       called with (done, total) after each pose
 
     Without canonicalization every voxel is rigid with the pelvis, and the result is phi. Raises InputError for arguments that
-    do not fit, MismatchError for another body, BackendUnavailableError for a backend that cannot do it here.
+    cannot be used, MismatchError for another body, BackendUnavailableError for a backend that cannot run here.
     """
     p, N = parameters, parameters.resolution
     values = check_array("phi", phi, (N, N, N), np.float32)
@@ -289,7 +292,7 @@ def posed_occupancy(
 
 
 def _shapes(betas: Any, count: int, body: Body) -> NDArray[np.float64]:
-    """The shape coefficients of each pose, (n, b)."""
+    """The shape coefficients of each of ``count`` poses, (n, b)."""
     given = to_numpy(betas)
     shape = check_array("betas", given, ("b",) if given.ndim == 1 else (count, "b"), np.float64)
     most = 0 if body.shapedirs is None else body.shapedirs.shape[2]

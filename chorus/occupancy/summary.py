@@ -1,4 +1,4 @@
-"""An occupancy in a few words, and as a notebook shows it: three projections of phi and a table of facts."""
+"""Summary of an occupancy: three lines of text, and HTML for notebooks with three projections of phi and a table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PIXELS = 168
 """Side of each projection in the picture."""
 LONGEST_NAME = 40
-"""Categories with longer names (those of merged occupancies) are cut, so that a line stays a line."""
+"""Longer category names (those of merged occupancies) are cut, so that they fit on a line."""
 
 SIDES = {
     "from the front": ((0, 1), (2, -1), (1, -1)),
@@ -30,7 +30,7 @@ SIDES = {
 
 
 class Summarised(Protocol):
-    """What is said of an ``Occupancy``, which has all of it."""
+    """The properties of an ``Occupancy`` that a summary needs."""
 
     @property
     def category(self) -> str: ...
@@ -55,7 +55,7 @@ class Summarised(Protocol):
 
 
 def text(occupancy: Summarised) -> str:
-    """What ``repr`` says, on three lines: what it is of, its grid and body, how sure it is at most."""
+    """Three lines for ``repr``: category and images, grid and body, largest phi."""
     return (
         f"Occupancy({_short(occupancy.category)!r}, {occupancy.num_images:,} images, scheme {occupancy.scheme.name!r}, "
         f"weighting {occupancy.weighting!r},\n"
@@ -65,7 +65,7 @@ def text(occupancy: Summarised) -> str:
 
 
 def html(occupancy: Summarised) -> str:
-    """What a notebook shows: one ``<div>`` that needs nothing from anywhere, the picture in it as a PNG."""
+    """One self-contained ``<div>`` for a notebook, with the picture embedded as a PNG."""
     phi, support = occupancy.probability, occupancy.support
     x, y, z = occupancy.centres[np.unravel_index(phi.argmax(), phi.shape)]
     facts = {
@@ -106,17 +106,17 @@ def png(occupancy: Summarised) -> bytes:
     top = float(phi.max()) or 1.0
     panels = []
     for (right, right_sign), (along, along_sign), (down, down_sign) in SIDES.values():
-        turned = phi.max(along).astype(np.float64)  # the two axes left are in ascending order
-        turned = turned if down < right else turned.T
-        turned = turned[::down_sign, ::right_sign]  # (row, column)
+        projection = phi.max(along).astype(np.float64)  # the two remaining axes are in ascending order
+        projection = projection if down < right else projection.T
+        projection = projection[::down_sign, ::right_sign]  # (row, column)
         value = np.asarray(
-            Image.fromarray((turned / top).astype(np.float32)).resize((PIXELS, PIXELS), Image.Resampling.BILINEAR)
+            Image.fromarray((projection / top).astype(np.float32)).resize((PIXELS, PIXELS), Image.Resampling.BILINEAR)
         )
         rotation = np.zeros((3, 3))
         rotation[0, right], rotation[1, down], rotation[2, along] = right_sign, down_sign, along_sign
-        behind = _shaded(body, rotation, occupancy.parameters.extent)
+        background = _shaded(body, rotation, occupancy.parameters.extent)
         alpha = np.clip(value, 0, 1)[..., None] ** 0.75
-        panels.append((1 - alpha) * behind + alpha * matplotlib.colormaps["plasma"](value)[..., :3])
+        panels.append((1 - alpha) * background + alpha * matplotlib.colormaps["plasma"](value)[..., :3])
     picture = np.concatenate(panels, axis=1)
     picture[:, [PIXELS, 2 * PIXELS]] = 0.8  # a line between two panels
     file = io.BytesIO()
@@ -135,7 +135,7 @@ def _short(name: str) -> str:
 
 
 def _built_in(body_hash: str) -> Body | None:
-    """The built-in body where the hash is its own; others are not at hand, and the picture is drawn without them."""
+    """The built-in body if it has this hash; other bodies cannot be loaded from a hash, so the picture goes without."""
     from chorus.body.model import load_body
 
     body = load_body()
@@ -143,7 +143,7 @@ def _built_in(body_hash: str) -> Body | None:
 
 
 def _shaded(body: Body | None, rotation: NDArray[np.float64], extent: float) -> NDArray[Any]:
-    """The body in its rest pose, by a rotation from person frame to viewer: (PIXELS, PIXELS, 3) in 0..1, white without one."""
+    """The rest-pose body seen by a rotation (3, 3) from person frame to viewer: (PIXELS, PIXELS, 3) in 0..1; white if None."""
     if body is None:
         return np.ones((PIXELS, PIXELS, 3))
     from chorus.render.rasterize import face_normals, render_orthographic, shade

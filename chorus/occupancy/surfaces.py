@@ -30,18 +30,18 @@ COLOURS: Mapping[str, tuple[float, float, float]] = {OBJECT: (0.93, 0.42, 0.13),
 """RGB in 0..1 of meshes by name; others are grey."""
 _GREY = (0.7, 0.7, 0.7)
 _MARGIN = 1e-4
-"""No voxel is taken as nearer to the level than this share of the largest phi: vertices stay apart, and faces have an area."""
-_VOLUME_ERROR = 1e-3
-_HALVINGS = 40
+"""Share of the largest phi that every voxel is kept away from the level, so that no two vertices coincide."""
+_VOLUME_ERROR = 1e-3  # relative, of a threshold that is searched by volume
+_HALVINGS = 40  # of the interval of thresholds, at most
 
 
 @dataclass(frozen=True)
 class SurfaceFacts:
     """A surface in numbers.
 
-    vertices, faces  how many                  pieces  connected ones
-    watertight       every edge has two faces  volume_m3  enclosed; of no meaning where not watertight
-    area_m2          of the surface            low, high  corners of its box in metres
+    vertices, faces  number of each            pieces     number of connected components
+    watertight       every edge has two faces  volume_m3  enclosed volume; meaningless where not watertight
+    area_m2          area of the surface       low, high  corners (x, y, z) of its bounding box in metres
     """
 
     vertices: int
@@ -55,7 +55,7 @@ class SurfaceFacts:
 
 
 def describe(mesh: Trimesh) -> SurfaceFacts:
-    """The facts of a mesh in metres."""
+    """The numbers of a mesh whose vertices are in metres."""
     low, high = (tuple(float(c) for c in corner) for corner in mesh.bounds)
     return SurfaceFacts(
         len(mesh.vertices),
@@ -102,7 +102,7 @@ def threshold_of_mass(phi: Any, share: float) -> float:
 
 
 def threshold_of_volume(phi: Any, extent: float, cubic_metres: float) -> float:
-    """The threshold at which ``surface`` encloses a volume in m^3, to 0.1 %, or as near as it gets where the volume jumps.
+    """The threshold at which ``surface`` encloses a volume in m^3, within 0.1 %, or the nearest where the volume jumps.
 
     phi (N, N, N) on a cube of ``extent`` metres. Raises InputError for a volume that is not positive, or more than the voxels
     with positive phi can fill.
@@ -134,7 +134,10 @@ def threshold_of_volume(phi: Any, extent: float, cubic_metres: float) -> float:
 def choose_threshold(
     phi: Any, extent: float, threshold: float | None = None, mass: float | None = None, volume: float | None = None
 ) -> float:
-    """The threshold itself, that of a share of the mass, or that of a volume in m^3: of the three one must be given."""
+    """The threshold: given itself, as a share of the sum of phi (``mass``), or as a volume in m^3. Exactly one must be given.
+
+    Raises InputError otherwise, and as ``threshold_of_mass`` and ``threshold_of_volume`` do.
+    """
     given = [name for name, v in (("threshold", threshold), ("mass", mass), ("volume", volume)) if v is not None]
     if len(given) != 1:
         raise InputError(f"threshold, mass, volume: expected one of them, got {' and '.join(given) or 'none'}")
@@ -144,7 +147,7 @@ def choose_threshold(
 
 
 def body_mesh(vertices: Any, faces: Any) -> Trimesh:
-    """A body's mesh as it is: vertices (V, 3) metres, faces (F, 3). ImportError without the extra ``mesh``."""
+    """A body's mesh as a Trimesh, unchanged: vertices (V, 3) metres, faces (F, 3). ImportError without the extra ``mesh``."""
     mesh: Trimesh = _package("trimesh").Trimesh(
         check_array("vertices", vertices, ("V", 3), np.float64), check_array("faces", faces, ("F", 3), np.int64), process=False
     )
@@ -154,12 +157,12 @@ def body_mesh(vertices: Any, faces: Any) -> Trimesh:
 def write_meshes(
     path: str | os.PathLike[str], meshes: Mapping[str, Trimesh], provenance: Mapping[str, Any] | None = None
 ) -> None:
-    """Write meshes by name, each in its colour of COLOURS: GLB and OBJ keep them apart by name, PLY holds all as one.
+    """Write named meshes to one file, coloured by COLOURS: separate objects in GLB and OBJ, one mesh in PLY.
 
-    provenance  what JSON can hold, kept in the file: in the scene's extras (GLB), in a comment as one line of JSON (PLY, OBJ)
+    provenance  JSON to keep in the file: in the scene's extras (GLB), or as one line in a comment (PLY, OBJ)
 
-    The file, GLB, PLY (binary) or OBJ by its name, appears whole or not at all. Raises InputError for another name, a folder
-    that is not there, and no meshes.
+    The suffix of the path, .glb, .ply (binary) or .obj, selects the format. The file is written atomically. Raises InputError
+    for another suffix, a missing folder, and no meshes.
     """
     path = check_mesh_path("path", path)
     if not meshes:
@@ -170,7 +173,7 @@ def write_meshes(
     for name, mesh in meshes.items():
         colour = COLOURS.get(name, _GREY)
         plain = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-        if path.suffix == ".glb":  # a material: many viewers pass over colours of vertices
+        if path.suffix == ".glb":  # a material: many viewers ignore vertex colours
             material = trimesh.visual.material.PBRMaterial(
                 name=name, baseColorFactor=[round(255 * c) for c in (*colour, 1.0)], metallicFactor=0.0, roughnessFactor=0.8
             )
@@ -216,7 +219,7 @@ def _checked(phi: Any, extent: float) -> NDArray[np.float32]:
 
 
 def _checked_threshold(values: NDArray[np.float32], threshold: float) -> float:
-    """The level for marching cubes; InputError where nothing is inside."""
+    """The level for marching cubes, such that voxels at the threshold are inside; InputError where none is."""
     level = np.float32(threshold)
     if not (np.isfinite(level) and level > 0):
         raise InputError(f"threshold: expected a positive number, got {threshold}")
@@ -231,11 +234,11 @@ def _checked_threshold(values: NDArray[np.float32], threshold: float) -> float:
 
 
 def _march(values: NDArray[np.float32], extent: float, level: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices in metres and faces, outward, of the surface that parts what is above the level from what is below."""
+    """Vertices (V, 3) in metres and outward faces (F, 3) of the surface between voxels above and below the level."""
     margin = _MARGIN * float(values.max())
     inside = values > level
     apart = np.where(inside, np.maximum(values, level + margin), np.minimum(values, level - margin))
-    # Lorensen's table, not Lewiner's: the latter's cases for ambiguous faces leave holes now and then.
+    # Lorensen's table, not Lewiner's: the latter sometimes leaves holes at ambiguous faces.
     outside = min(0.0, level - margin)
     vertices, faces, _, _ = _package("skimage.measure").marching_cubes(
         np.pad(apart, 1, constant_values=outside), level, method="lorensen", gradient_direction="ascent"

@@ -1,4 +1,4 @@
-"""The stored distributions, how each agrees with a photograph, and which one explains its object best (4.4, 4.5)."""
+"""Which of the stored distributions explains the object in a photograph best (4.4, 4.5)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from chorus.reconstruct.posing import Posing
 from chorus.reconstruct.view import THRESHOLDS, View, box_ious, mask_ious
 
 TIE = 0.04
-"""IoUs within this share of the best are a tie: so much do a few pixels at the border of a small mask change."""
+"""IoUs at most this share below the best are a tie: a few pixels at the border of a small mask change as much."""
 
 
 @dataclass(frozen=True)
 class ComparedDistribution:
     """One stored distribution, and how it agrees with the photograph.
 
-    file, category, prompt, part, images   as stored; prompt None: of any, part None: of any or none
+    file, category, prompt, part, images   as stored; prompt None: images of any prompt, part None: whatever they touch
     box_iou, box_threshold    best IoU over THRESHOLDS of the box of the projected {phi >= threshold} and the object's box
-    mask_iou, mask_threshold  the same of the projection itself and the object's mask, pixels hidden by the person left out
-    skipped                   why it was not considered; "" where it was
+    mask_iou, mask_threshold  likewise of the projection and the object's mask, without the pixels that the person hides
+    skipped                   why it is no candidate; "" for candidates
     """
 
     file: Path
@@ -40,9 +40,11 @@ class ComparedDistribution:
 
 
 def occupancy_files(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, str | None, str | None]]:
-    """Occupancy files with their prompt and part: files, folders of ``chorus aggregate --all``, or folders of such folders.
+    """Occupancy files with their prompt and part (None for any), each file once.
 
-    Raises InputError for a path that has none, and for a clusters.json that is damaged or names files outside its folder.
+    paths  occupancy files, folders written by ``chorus aggregate --all``, or folders of such folders
+
+    Raises InputError for a path without occupancies, and for a clusters.json that is damaged or names files outside its folder.
     """
     found: list[tuple[Path, str | None, str | None]] = []
     for path in map(Path, paths):
@@ -67,10 +69,10 @@ def occupancy_files(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[Path,
 
 
 def stored_categories(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The categories of the occupancies that paths hold, as for ``occupancy_files``: those of a folder are of one."""
+    """The categories of the occupancies at ``paths`` (as for ``occupancy_files``); one file of each folder is read."""
     files = [file for file, _, _ in occupancy_files(paths)]
-    one_each = {file.parent if (file.parent / "clusters.json").is_file() else file: file for file in files}
-    return list(dict.fromkeys(load_occupancy(file).category for file in one_each.values()))
+    one_of_each = {file.parent if (file.parent / "clusters.json").is_file() else file: file for file in files}
+    return list(dict.fromkeys(load_occupancy(file).category for file in one_of_each.values()))
 
 
 def compare(
@@ -78,8 +80,8 @@ def compare(
 ) -> ComparedDistribution:
     """How well a stored distribution agrees with a photograph.
 
-    file, prompt, part  as ``occupancy_files`` gives them      view, posing  of the photograph's person
-    wanted              category; those of another one, and those of fewer than ``min_images`` images, are skipped
+    file, prompt, part  from ``occupancy_files``      view, posing  of the photograph and its person
+    wanted              category or None; distributions of another one, or of fewer than ``min_images`` images, are skipped
 
     Raises MismatchError for an occupancy of another body.
     """
@@ -110,8 +112,11 @@ def compare(
 def choose_category(
     view: View, found: Sequence[ComparedDistribution], wanted: str | None
 ) -> tuple[list[ComparedDistribution], str]:
-    """The candidates of the object's category, and why it is that one, in words: the one wanted, the only one stored, or that
-    of the distribution whose projected box agrees best with the object's. Raises InputError where there are no candidates."""
+    """The candidates of the object's category, and the reason for the category in words.
+
+    The category is the one wanted, the only one stored, or that of the distribution whose projected box agrees best with the
+    object's box. Raises InputError where there are no candidates.
+    """
     stored = list(dict.fromkeys(c.category for c in found))
     names = ", ".join(map(repr, stored))
     if wanted is not None and wanted.casefold() not in [c.casefold() for c in stored]:
@@ -119,21 +124,23 @@ def choose_category(
     considered = [c for c in found if not c.skipped]
     if not considered:
         most = max(c.images for c in found if c.skipped != "another category")
-        raise InputError(f"min_images: expected distributions of enough images, the largest has {most}")
+        raise InputError(f"min_images: expected at most the {most} images of the largest distribution, got more")
     if wanted is not None:
         return considered, "given"
     if len(stored) == 1:
         return considered, "the only one stored"
     if view.box is None:
-        raise InputError(f"record: expected a category, an object mask or an object_box to choose among {names}")
+        raise InputError(f"record: expected a category, an object mask or an object_box to choose among {names}, got none")
     best = best_of_ties(considered, [c.box_iou or 0.0 for c in considered])
     why = f"of those stored, its projected box agrees best with the object's (IoU {best.box_iou:.2f})"
     return [c for c in considered if c.category == best.category], why
 
 
 def choose_distribution(view: View, considered: Sequence[ComparedDistribution]) -> tuple[ComparedDistribution, str]:
-    """The candidate that agrees best with the object's mask, or else its box, and why, in words; the one of the most images
-    where there is neither. Raises InputError where none projects on the object."""
+    """The candidate that agrees best with the object's mask (or box, without a mask), and the reason in words.
+
+    Without mask and box it is the one of the most images. Raises InputError where none projects onto the object.
+    """
     if view.box is None:
         most = max(considered, key=lambda c: (c.images, c.prompt is not None, c.part is not None, str(c.file)))
         return most, "it has the most images: no object mask or box is given"
@@ -152,6 +159,6 @@ def choose_distribution(view: View, considered: Sequence[ComparedDistribution]) 
 
 
 def best_of_ties(considered: Sequence[ComparedDistribution], scores: Sequence[float]) -> ComparedDistribution:
-    """The best; of those tied with it one of a prompt rather than of any, then of the most images, then the better."""
+    """Of the candidates within TIE of the best score: one of a single prompt first, then the most images, then the score."""
     tied = [(c, s) for c, s in zip(considered, scores, strict=True) if s >= (1 - TIE) * max(scores)]
     return max(tied, key=lambda pair: (pair[0].prompt is not None, pair[0].images, pair[1], str(pair[0].file)))[0]

@@ -1,4 +1,4 @@
-"""The object's surface in a posed distribution: its threshold, and the pieces that project on the object."""
+"""The object's surface in a posed distribution: its threshold, and the connected pieces that project onto the object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 SURFACE_STEPS = 16
-"""Thresholds at which the surface's own silhouette is compared with the mask."""
+"""Number of thresholds at which the silhouette of the surface is compared with the mask."""
 
 
 def silhouette_iou(view: View, mesh: Trimesh) -> float | None:
@@ -30,7 +30,10 @@ def silhouette_iou(view: View, mesh: Trimesh) -> float | None:
 
 
 def pieces_on_object(view: View, phi: NDArray[np.float32], extent: float, threshold: float) -> tuple[NDArray[np.bool_], int]:
-    """Voxels of {phi >= threshold} in the connected pieces that project on the object, and the number of other pieces."""
+    """Voxels of {phi >= threshold} in the connected pieces that project onto the object, and the number of other pieces.
+
+    phi (N, N, N) posed, on a cube of ``extent`` metres -> (N, N, N) bool. All voxels where no piece projects onto the object.
+    """
     inside = phi >= np.float32(threshold)
     labels, count = ndimage.label(inside, np.ones((3, 3, 3)))
     if view.box is None:
@@ -48,22 +51,22 @@ def pieces_on_object(view: View, phi: NDArray[np.float32], extent: float, thresh
 
 
 def surface_of(phi: NDArray[np.float32], inside: NDArray[np.bool_], extent: float, threshold: float) -> Trimesh:
-    """The surface of the pieces of {phi >= threshold} that are ``inside``."""
+    """The surface of the pieces of {phi >= threshold} that are ``inside`` (N, N, N) bool, in metres in phi's frame."""
     return surfaces.surface(np.where(inside | (phi < np.float32(threshold)), phi, 0), extent, threshold)
 
 
 def best_threshold(view: View, phi: NDArray[np.float32], extent: float, chosen: ComparedDistribution) -> tuple[float, str]:
-    """The threshold of the surface, and why it is that one."""
+    """The threshold of the surface, and the reason for it in words."""
     if view.box is None or chosen.box_threshold is None:
         return float(phi.max()) / 2, "half of the largest phi: no object mask or box is given"
     if view.mask is None:
         return chosen.box_threshold, "the projected box agrees best with the object's"
     ious = mask_ious(view.project(phi, extent), view.mask, view.hidden)
     near = THRESHOLDS[ious >= (1 - TIE) * ious.max()]
-    # The projection shows voxels whole, the surface passes between their centres: it takes a lower threshold to be as large.
-    tried = {float(t): 0.0 for t in np.linspace(0.5 * near[0], near[-1], SURFACE_STEPS, dtype=np.float32)}
-    for value in tried:
+    # A projection shows whole voxels, but the surface passes between their centres: to be as large it needs a lower threshold.
+    iou_at = {float(t): 0.0 for t in np.linspace(0.5 * near[0], near[-1], SURFACE_STEPS, dtype=np.float32)}
+    for value in iou_at:
         inside, _ = pieces_on_object(view, phi, extent, value)
-        tried[value] = silhouette_iou(view, surface_of(phi, inside, extent, value)) or 0.0
-    best = max(tried, key=lambda value: (tried[value], value))
-    return best, f"the surface's silhouette agrees best with the object's mask (IoU {tried[best]:.2f})"
+        iou_at[value] = silhouette_iou(view, surface_of(phi, inside, extent, value)) or 0.0
+    best = max(iou_at, key=lambda value: (iou_at[value], value))
+    return best, f"the surface's silhouette agrees best with the object's mask (IoU {iou_at[best]:.2f})"

@@ -23,10 +23,11 @@ INCHES = 6.0
 
 
 def save_overlay(path: str | Path, reconstruction: Reconstruction) -> None:
-    """A PNG of two pictures over the photograph, or the drawn body where there is none.
+    """A PNG of two pictures over the photograph, or over the rendered body where there is none.
 
-    Left: the object's surface, seen through, and the outlines of surface, body and given masks (or box): where the body's
-    leaves the person mask's, pose or camera are wrong. Right: the largest phi over each pixel, and the object mask's outline.
+    Left: the object's surface, translucent, and the outlines of surface, body and given masks (or box). Where the outline of
+    the body departs from the person mask, pose or camera are wrong. Right: the largest phi over each pixel, and the outline
+    of the object mask.
     """
     scene, camera = reconstruction.scene, reconstruction.scene.camera
     human, surface = reconstruction.human, reconstruction.object
@@ -36,7 +37,7 @@ def save_overlay(path: str | Path, reconstruction: Reconstruction) -> None:
     background = drawn if scene.photo is None else scene.photo
     covered = object_face >= 0
     lit = shade(object_face, face_normals(surface.vertices, surface.faces) @ camera.R[0].T * [1, -1, -1], colour=OBJECT) / 255
-    # What the body hides of the object shows faintly.
+    # The part of the object behind the body is drawn faintly.
     strength = np.where(covered, np.where(object_depth < depth, 0.6, 0.25), 0.0)[..., None]
     left_image = (1 - strength) * background / 255 + strength * lit
     phi = _projected(reconstruction)
@@ -56,7 +57,7 @@ def save_overlay(path: str | Path, reconstruction: Reconstruction) -> None:
         ax.set_ylim(height, 0)
         ax.set_xticks([])
         ax.set_yticks([])
-        ax.spines[:].set_color("0.7")  # the image's border, which a drawn body does not show
+        ax.spines[:].set_color("0.7")  # the image's border, invisible around a rendered body
     _outline(axes[0], scene.person_mask, PERSON_COLOUR, "dashed")
     _outline(axes[0], face >= 0, BODY_COLOUR)
     _outline(axes[0], covered, OBJECT_COLOUR)
@@ -77,7 +78,7 @@ def save_overlay(path: str | Path, reconstruction: Reconstruction) -> None:
 
 
 def _projected(reconstruction: Reconstruction) -> NDArray[np.float64]:
-    """Largest phi over each pixel of the photograph, to 0.01, (H, W)."""
+    """Largest phi over each pixel of the photograph, rounded down to 0.01, (H, W) float64."""
     scene = reconstruction.scene
     view = View(scene, np.asarray(reconstruction.human.vertices), np.asarray(reconstruction.human.faces))
     levels = view.project(reconstruction.phi, reconstruction.parameters.extent)

@@ -1,4 +1,4 @@
-"""A photograph without a record: what the front end's estimators find in it, as a scene for reconstruction (4.5)."""
+"""A scene for reconstruction from a photograph without a record, by the estimators of the front end (4.5)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The person and the object of one photograph.
+    """The person and the object found in one photograph.
 
-    category  the object's             overlap  intersection of the two boxes over the smaller one, 0 to 1
+    category  of the object            overlap  intersection of the two boxes over the smaller one, 0 to 1
     boxes     of person and object, (4,) float64 x0, y0, x1, y1 in pixels, half open
     masks     of person and object, (H, W) bool
     """
@@ -40,7 +40,7 @@ class Found:
 
 
 def read_photo(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """A JPEG or PNG as (H, W, 3) uint8 RGB, turned as its EXIF says. RecordError for another file, or one that is too large."""
+    """A JPEG or PNG as (H, W, 3) uint8 RGB, rotated by its EXIF orientation. RecordError for other files and too large ones."""
     path = Path(path)
     with (
         damage_refused("record", f"{path.name}: expected a JPEG or PNG photograph"),
@@ -54,12 +54,13 @@ def read_photo(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def find_interaction(picture: Picture, categories: Sequence[str], detector: Detector, *, category: str | None = None) -> Found:
-    """The object that a person meets: of all pairs of person and object the one whose boxes overlap most (4.5).
+    """The person and object that interact: of all pairs, the one whose boxes overlap most (4.5).
 
-    categories  those looked for; the detector may not know them all     category  the only one looked for, instead
+    categories  of objects to look for; those that the detector does not know are skipped
+    category    the only one to look for, instead
 
-    Equal overlaps: the pair of greater confidence, person times object. Raises InputError where the detector knows none of
-    the categories, and where there is no person or no object that meets one.
+    Of pairs of equal overlap, the one of greater confidence (person times object) is taken. Raises InputError where the
+    detector knows none of the categories, and where no person's box overlaps an object's.
     """
     from chorus.frontend.stages import PERSON, check_category
 
@@ -105,13 +106,13 @@ def estimate_scene(
     method: str = "levenberg-marquardt",
     estimators: Mapping[str, str] | None = None,
 ) -> Scene:
-    """A photograph as a scene: object and person by ``find_interaction``, pose by ``humans``, camera by Eq. 8 where the
-    estimator knows none.
+    """Estimate the scene of a photograph: person and object by ``find_interaction``, pose by ``humans``, camera by Eq. 8 where
+    the estimator gives none.
 
-    categories, category  as for ``find_interaction``      estimators  names of the stages, for the report: kind -> name
-    method                of the camera fit
+    categories, category  as for ``find_interaction``      method  of the camera fit, as in ``chorus.camera.fit.fit_cameras``
+    estimators            kind of stage -> name, for the report
 
-    Raises RecordError for a file that is no photograph, InputError where something is not found.
+    Raises RecordError for a file that is not a photograph, InputError where person, object, pose or camera is not found.
     """
     from chorus.frontend.cameras import calibrate
     from chorus.frontend.stages import ImageRequest, Picture, Refusal

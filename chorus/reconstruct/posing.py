@@ -1,4 +1,4 @@
-"""Many stored distributions posed like the person of one photograph (Eq. 11)."""
+"""Posing many distributions like the person of one photograph (Eq. 11)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from chorus.occupancy.posed import posed_occupancy
 
 
 class Posing:
-    """Poses many distributions like one person: where each posed voxel comes from is found once for each field.
+    """Poses many distributions like one person; the canonical voxel of each posed voxel is computed once for each field.
 
-    Eq. 11 is no inverse of Eq. 5: space far from the posed limbs follows the trunk, so that what a raised hand holds appears
-    once more where the hand is in the rest pose. A posed voxel is empty if the canonical voxel that it shows goes, by Eq. 5,
+    pose         (J, 3) axis-angle in radians, row 0 zero
+    min_support  least number of images that must have seen a canonical voxel, else it is empty
+    round_trip   metres, or inf: see below
+
+    Eq. 11 is not an inverse of Eq. 5: space far from the posed limbs follows the trunk, so that an object in a raised hand
+    appears again where the hand is in the rest pose. Therefore a posed voxel is empty if Eq. 5 carries its canonical voxel
     farther than ``round_trip`` metres from it.
     """
 
@@ -27,21 +31,23 @@ class Posing:
     ) -> None:
         self.body, self._pose, self._round_trip, self._min_support = body, pose, round_trip, min_support
         self._posed = partial(posed_occupancy, pose=pose, body_hash=body.hash, body=body, inverse=inverse, backend=backend)
-        self._sources: dict[FieldParameters, NDArray[np.int64]] = {}
+        self._canonical_voxels: dict[FieldParameters, NDArray[np.int64]] = {}
 
     def __call__(self, occupancy: Occupancy) -> tuple[NDArray[np.float32], FieldParameters]:
-        """phi around the posed person, (N, N, N) float32, and the parameters that say on which grid."""
+        """phi around the posed person, (N, N, N) float32 in the posed person frame, and the parameters of its grid."""
         p = occupancy.parameters
-        if p not in self._sources:
-            self._sources[p] = self._source(p)
+        if p not in self._canonical_voxels:
+            self._canonical_voxels[p] = self._canonical_voxel_of_each(p)
         phi = occupancy.probability_with(self._min_support)
-        return np.concatenate([np.zeros(1, np.float32), phi.ravel()])[self._sources[p]], p
+        return np.concatenate([np.zeros(1, np.float32), phi.ravel()])[self._canonical_voxels[p]], p
 
-    def _source(self, p: FieldParameters) -> NDArray[np.int64]:
-        """1 + the canonical voxel that each posed voxel shows, 0 for none, (N, N, N)."""
+    def _canonical_voxel_of_each(self, p: FieldParameters) -> NDArray[np.int64]:
+        """1 + flat index of the canonical voxel of each posed voxel (Eq. 11), 0 for none: (N, N, N) int64."""
         N = p.resolution
         if N**3 >= 1 << 24:
-            raise InputError(f"occupancies: expected at most 255 voxels a side, got {N}")  # float32 cannot number more
+            raise InputError(
+                f"occupancies: expected at most 255 voxels a side, got {N}"
+            )  # float32 cannot represent larger indices
         numbers = np.arange(1, N**3 + 1, dtype=np.float32).reshape(N, N, N)
         source = self._posed(numbers, parameters=p).astype(np.int64)
         if np.isfinite(self._round_trip):

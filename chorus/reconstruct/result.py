@@ -1,4 +1,4 @@
-"""What a reconstruction consists of, and its report."""
+"""The result of a reconstruction, and its report as JSON."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
-    """Human and object around one photograph's person, in the person's frame (metres, y up).
+    """Human and object in 3D from one photograph, in the posed person's frame (metres, y up).
 
-    scene, candidates, chosen   with ``category_from``, ``cluster_from`` and ``threshold_from`` saying why, in words
-    threshold        on phi, of the surface          phi  (N, N, N) float32, posed, on the cube of ``parameters``
-    inside           (N, N, N) bool, voxels of the object: phi >= threshold, without ``left_out`` pieces that do not project
-                     on the object's mask or box (nothing contradicts what the person hides)
-    human, object    meshes                          silhouette_iou  of the object's surface and the mask; None without one
-    body_hash        of the body; ``parameters`` are the field's
+    scene            the photograph                  candidates      all stored distributions, compared with it
+    chosen           the distribution chosen         threshold       on phi, of the surface
+    category_from, cluster_from, threshold_from      the reasons for category, distribution and threshold, in words
+    phi              (N, N, N) float32, posed, on the grid of ``parameters``
+    inside           (N, N, N) bool, voxels of the object: phi >= threshold, without the pieces that do not project onto the
+                     object's mask or box; ``left_out`` is the number of those
+    human, object    meshes                          silhouette_iou  of the object's surface and its mask; None without mask
+    body_hash        of the body                     parameters      of the field
     """
 
     scene: Scene
@@ -82,7 +84,7 @@ def _row(candidate: ComparedDistribution) -> dict[str, Any]:
 
 
 def _centre(phi: NDArray[np.float32], inside: NDArray[np.bool_], extent: float) -> list[float]:
-    """Mean of the voxels inside, weighted by phi."""
+    """Mean of the centres of the voxels inside, weighted by phi: x, y, z in metres."""
     weight = np.where(inside, phi, 0).astype(np.float64)
     axis = (np.arange(len(phi)) + 0.5) * (extent / len(phi)) - extent / 2
     total = weight.sum()

@@ -1,4 +1,4 @@
-"""A photograph for reconstruction: what its record says of person and object."""
+"""The scene of a reconstruction: person, camera and object of one photograph, read from its record."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PHOTOS = ("photo.jpg", "photo.jpeg", "photo.png")
 class Scene:
     """What is known of one photograph.
 
-    name         of the record's folder
-    category     the object's, or None               image_size    height, width in pixels
-    pose         (J, 3) axis-angle in radians, row 0 zero          camera  one camera in the person's frame
-    residual_px  of the camera's fit to keypoints (Eq. 8), NaN where the record has a camera
+    name         name of the record's folder, or of the photograph
+    category     of the object, or None              image_size    height, width in pixels
+    pose         (J, 3) float64 axis-angle in radians, row 0 zero  camera  one camera, from the person's frame
+    residual_px  mean reprojection distance of the camera fit (Eq. 8), NaN where the camera was given
     object_mask, person_mask  (H, W) bool or None
     object_box   (4,) x0, y0, x1, y1 in pixels, half open, or None
     photo        (H, W, 3) uint8 RGB or None
-    estimators   where pose and masks were estimated (``reconstruct.photo``): kind of stage -> name; empty for a record
+    estimators   kind of stage -> name, where pose and masks were estimated (``chorus.reconstruct.photo``); empty for a record
     """
 
     name: str
@@ -50,18 +50,18 @@ class Scene:
 
     @property
     def camera_from(self) -> str:
-        """Where the camera comes from, in words."""
+        """The origin of the camera, in words."""
         if math.isnan(self.residual_px):
             return f"the estimator {self.estimators.get('humans', '')}".strip() if self.estimators else "the record"
         return "fitted to the estimated joints (Eq. 8)" if self.estimators else "fitted to the keypoints (Eq. 8)"
 
 
 def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathLike[str] | None = None) -> Scene:
-    """Read a record's folder (docs/records.md) for reconstruction: category and object mask may be missing.
+    """Read a record's folder (docs/records.md) for reconstruction; category and object mask may be missing.
 
-    ``object_box`` in record.json, [x0, y0, x1, y1] in pixels, serves where there is no mask. The photograph is ``photo``, or
-    photo.jpg, photo.jpeg or photo.png in the folder, if there is one. A camera is fitted where there is none (Eq. 8). Raises
-    RecordError as ``chorus.ingest.record.parse_record`` does.
+    ``object_box`` in record.json, [x0, y0, x1, y1] in pixels, takes the place of a missing mask. The photograph is ``photo``,
+    or photo.jpg, photo.jpeg or photo.png in the folder, if any. A record without a camera gets a fitted one (Eq. 8). Raises
+    RecordError as ``chorus.ingest.record.parse_record`` and ``record_camera`` do.
     """
     folder = Path(folder)
     record = parse_record(folder, ignored=("prompt", "source", "betas"))
@@ -75,7 +75,7 @@ def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathL
     if box is None and record.object_mask is not None:
         box = boxes_of(record.object_mask).astype(np.float64)
     found = [folder / name for name in PHOTOS if (folder / name).is_file()]
-    place = Path(photo) if photo is not None else found[0] if found else None
+    photo_path = Path(photo) if photo is not None else found[0] if found else None
     return Scene(
         folder.resolve().name,
         record.category or None,
@@ -86,7 +86,7 @@ def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathL
         record.object_mask,
         record.person_mask,
         box,
-        None if place is None else _read_photo(place, record.image_size),
+        None if photo_path is None else _read_photo(photo_path, record.image_size),
     )
 
 

@@ -1,8 +1,8 @@
 """Human and object in 3D from one photograph (4.5): a pose, a camera, and the learned distribution that explains the object.
 
-The distributions stored for the object's category, one for each prompt and touched part (3.4), are posed like the person
-(Eq. 11) and projected into the photograph; the one that agrees best with the object's mask is taken (what 4.4 does by eye), and
-marching cubes makes a surface of it. How the choices are made, and what they are worth: docs/reconstruction.md.
+The distributions of the object's category, one for each prompt and touched part (3.4), are posed like the person (Eq. 11) and
+projected into the photograph. The one that agrees best with the object's mask is chosen (the paper chooses by eye, 4.4), and
+marching cubes extracts its surface. How the choices are made and how good they are: docs/reconstruction.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError
@@ -30,16 +29,12 @@ from chorus.reconstruct.result import Reconstruction
 from chorus.reconstruct.scene import Scene
 from chorus.reconstruct.view import View
 
-if TYPE_CHECKING:
-    pass
-
-
 MIN_IMAGES = 30
-"""Distributions of fewer images are not candidates."""
+"""Least number of images of a distribution that may be chosen."""
 MIN_SUPPORT = 5
-"""A voxel seen by fewer images counts as empty."""
+"""Least number of images that must have seen a voxel; with fewer it counts as empty."""
 ROUND_TRIP = 0.2
-"""Metres that a posed voxel may be from where the canonical voxel it shows is carried to."""
+"""Largest distance in metres from a posed voxel to where Eq. 5 carries the canonical voxel that Eq. 11 assigns to it."""
 GLB, OVERLAY, REPORT = "reconstruction.glb", "overlay.png", "reconstruction.json"
 
 
@@ -58,14 +53,20 @@ def reconstruct(
     backend: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Reconstruction:
-    """Choose the distribution that explains the object of a scene, and make human and object of it.
+    """Reconstruct human and object of a scene from the stored distribution that explains the object best.
 
-    occupancies   as for ``occupancy_files``          body  that they and the scene were made with; None: the built-in one
-    category      instead of the scene's              threshold, mass  of the surface, instead of the best agreeing one
-    min_images    of a distribution to be a candidate; min_support  images that must have seen a voxel, else it is empty
-    round_trip    metres that a posed voxel may be from where the canonical voxel it shows is carried to, else it is empty;
-                  inf for Eq. 11 as it is
-    progress      called with distributions compared and in all
+    occupancies   files or folders of distributions, as for ``occupancy_files``
+    body          the one that distributions and scene were made with; None for the built-in one
+    category      used instead of the scene's
+    threshold     on phi, of the surface; or ``mass``, the share of the sum of phi inside it. By default the threshold whose
+                  surface agrees best with the object's mask
+    min_images    least number of images of a distribution that may be chosen
+    min_support   least number of images that must have seen a voxel, else it is empty
+    round_trip    a posed voxel is empty if Eq. 5 carries the canonical voxel that Eq. 11 assigns to it farther from it than
+                  this, in metres; inf for plain Eq. 11
+    inverse       of Eq. 11, "blend_of_inverses" or "inverse_of_blend"
+    backend       "auto", "triton", "numba", "reference"
+    progress      called with the number of distributions compared and of all
 
     Raises InputError where nothing can be chosen, MismatchError for distributions of another body.
     """
@@ -113,7 +114,10 @@ def reconstruct(
 
 
 def write_reconstruction(folder: str | os.PathLike[str], reconstruction: Reconstruction) -> list[Path]:
-    """Write reconstruction.glb (nodes "person" and "object"), overlay.png, reconstruction.json; the folder is made."""
+    """Write reconstruction.glb (nodes "person" and "object"), overlay.png and reconstruction.json; returns their paths.
+
+    The folder is created; its parent must exist.
+    """
     from chorus.reconstruct.overlay import save_overlay
 
     folder = Path(folder)

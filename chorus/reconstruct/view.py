@@ -1,4 +1,4 @@
-"""A photograph at the size where projections are compared with it, and how well they agree."""
+"""A photograph scaled for comparison with projections, and the IoUs of the two."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from chorus.render.rasterize import render_mesh
 from chorus.render.splat import splat_footprints
 
 THRESHOLDS: NDArray[np.float32] = (np.arange(1, 101) / 100).astype(np.float32)
-"""On phi, at which the projection is compared with the object: 0.01 to 1, as in the evaluation."""
+"""Thresholds on phi at which projections are compared with the object: 0.01, 0.02, ... 1, as in the evaluation."""
 COMPARED_SIDE = 256
-"""Pixels of the shorter side at which masks and projections are compared; more where the object would be too small."""
+"""Shorter side in pixels at which masks and projections are compared; larger where the object would be too small."""
 COMPARED_OBJECT = 20
-"""Pixels across (square root of the area) that the object has then at least, if the photograph has them."""
+"""Least size of the object at that scale, as the square root of its area in pixels, unless the photograph is smaller."""
 
 
 class View:
-    """A scene at the size where projections are compared with it."""
+    """A scene scaled for comparison with projections.
+
+    size    (h, w) in pixels        camera  the scene's, for this size
+    box     (4,) float64 x0, y0, x1, y1 of the object in pixels of this size, or None
+    mask    (h, w) bool of the object, or None
+    hidden  (h, w) bool: pixels of the person where the mask cannot tell whether the object is behind
+    """
 
     def __init__(self, scene: Scene, vertices: NDArray[np.float64], faces: NDArray[np.int32]) -> None:
         height, width = scene.image_size
@@ -37,7 +43,7 @@ class View:
         self.box = None if box is None else box * [w / width, h / height, w / width, h / height]
         at = np.ix_(((np.arange(h) + 0.5) * height / h).astype(np.intp), ((np.arange(w) + 0.5) * width / w).astype(np.intp))
         self.mask = None if mask is None else mask[at]
-        # Behind the person the object may go on; a mask cannot say.
+        # The object may continue behind the person; a mask does not show it.
         person = self.silhouette(vertices, faces) if scene.person_mask is None else scene.person_mask[at]
         self.hidden = person if self.mask is None else person & ~self.mask
 
@@ -46,7 +52,7 @@ class View:
         return np.asarray(render_mesh(vertices, faces, self.camera)[1] >= 0)
 
     def project(self, phi: NDArray[np.float32], extent: float) -> NDArray[np.int32]:
-        """How many of THRESHOLDS the largest phi over each pixel reaches, (h, w) int32."""
+        """How many of THRESHOLDS the largest phi over each pixel reaches, (h, w) int32; phi (N, N, N) in the posed frame."""
         levels = np.zeros(self.size, np.int32)
         matrix = self.camera.K[0] @ np.column_stack([self.camera.R[0], self.camera.t[0]])
         splat_footprints(np.ascontiguousarray(phi), extent, matrix, THRESHOLDS, levels)
@@ -54,7 +60,7 @@ class View:
 
 
 def mask_ious(levels: NDArray[np.int32], mask: NDArray[np.bool_], hidden: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """IoU of the pixels {levels >= t}, t = 1 .. T, and a mask that has pixels, (T,); hidden pixels are left out."""
+    """IoU of the pixels {levels >= t}, t = 1 .. T, and a non-empty mask, (T,); hidden pixels are left out."""
     inside, outside = (
         np.bincount(levels[where], minlength=len(THRESHOLDS) + 1)[::-1].cumsum()[-2::-1] for where in (mask, ~mask & ~hidden)
     )

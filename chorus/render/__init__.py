@@ -1,4 +1,4 @@
-"""From 3D to pixels: triangles by z-buffer, voxels by splatting."""
+"""Rendering: triangles by z-buffer, voxels by splatting."""
 
 from chorus.render.rasterize import face_normals, render_mesh, render_orthographic, shade
 

@@ -1,6 +1,6 @@
 """A triangle rasteriser on the CPU: z-buffer, perspective or orthographic, watertight, deterministic.
 
-It draws what the simulation and the pictures need: depth and the index of the visible face of each pixel.
+It gives depth and the index of the visible face of each pixel, for the simulation and for pictures.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ NEAR = 0.01
 _STEPS = 4096.0  # vertices snap to 1/4096 px: edge functions of triangles up to 2^13 px across are exact in float64,
 # so that the two triangles at an edge see the same number with opposite signs, and no pixel falls between them
 _POSITIVE = 1e-30  # smaller than any edge function that is not zero, so that `w >= _POSITIVE` means `w > 0`
-_SPAN = 12  # rows of a triangle wider than this many pixels are narrowed to their span before pixels are tested
+_SPAN = 12  # in triangles wider than this many pixels, each row is narrowed to its span before pixels are tested
 
 
 @numba.njit(nogil=True, cache=True)
 def _project(vertices: Any, matrix: Any, near: float) -> Any:
-    """(V, 3) points by K [R | t], (3, 4) -> (V, 3) u, v, z; u and v are 0 where z <= near."""
+    """Project points (V, 3) by K [R | t], (3, 4): u, v, z (V, 3); u and v are 0 where z <= near."""
     uvz = np.empty((len(vertices), 3))
     for i in range(len(vertices)):
         x, y, z = vertices[i, 0], vertices[i, 1], vertices[i, 2]
@@ -39,7 +39,7 @@ def _project(vertices: Any, matrix: Any, near: float) -> Any:
 
 @numba.njit(nogil=True, cache=True)
 def _narrow(lo: int, hi: int, u0: float, at_u0: float, slope: float) -> Any:
-    """The columns of lo..hi where at_u0 + slope (column + 0.5 - u0) may be >= 0, with one to spare on either side."""
+    """The columns within lo..hi where at_u0 + slope (column + 0.5 - u0) may be >= 0, with a margin of one on either side."""
     if slope > 0:
         lo = int(max(float(lo), min(np.floor(u0 - at_u0 / slope - 0.5) - 1.0, hi + 1.0)))
     elif slope < 0:
@@ -51,9 +51,9 @@ def _narrow(lo: int, hi: int, u0: float, at_u0: float, slope: float) -> Any:
 
 @numba.njit(nogil=True, cache=True)
 def _draw(uvz: Any, faces: Any, near: float, orthographic: bool, key: Any, face_index: Any) -> None:
-    """Draw into ``key`` (H, W) float32, larger = nearer: 1/z, or -z if orthographic, and ``face_index`` unless empty.
+    """Draw into ``key`` (H, W) float32, larger = nearer: 1/z, or -z if orthographic; and ``face_index`` unless it is empty.
 
-    Both are linear in the image, so they interpolate exactly. On equal keys the face drawn first stays.
+    1/z, or -z, is linear in the image, so that it interpolates exactly. On equal keys the face drawn first stays.
     """
     height, width = key.shape
     with_faces = face_index.size > 0
@@ -81,8 +81,8 @@ def _draw(uvz: Any, faces: Any, near: float, orthographic: bool, key: Any, face_
             continue
         # The edge function of the edge opposite a corner, du (v - v0) - dv (u - u0), is positive inside and has the
         # corner's barycentric weight for its share of the area. A centre on an edge (0) belongs to the triangle that
-        # goes along it downwards, or rightwards if level: of the two there, to one. That equals shifting all centres by
-        # an infinitesimal step, which is why corners shared by many triangles are covered once, too.
+        # goes along it downwards, or rightwards if horizontal: to one of the two at the edge. That equals shifting all
+        # centres by an infinitesimal step, so that a corner shared by many triangles is covered once, too.
         turn = 1.0 if area > 0 else -1.0
         adu, adv = turn * (uc - ub), turn * (vc - vb)
         bdu, bdv = turn * (ua - uc), turn * (va - vc)
@@ -117,8 +117,8 @@ def _draw(uvz: Any, faces: Any, near: float, orthographic: bool, key: Any, face_
 def skin(vertices: Any, weights: Any, transforms: Any) -> Any:
     """Linear blend skinning without the GIL: (V, 3) float64, (V, J) weights, (J, 3 or 4, 4) float64 -> (V, 3) metres.
 
-    As ``kinematics.linear_blend_skinning``, but threads run it side by side, and joints of weight 0 are skipped. The bits of
-    simulated stores hang on the order of its sums. Nothing is checked.
+    As ``kinematics.linear_blend_skinning``, but for use in threads, and skipping joints of weight 0. Simulated stores depend
+    on the order of its sums bit by bit. Arguments are not checked.
     """
     posed = np.zeros((len(vertices), 3))
     for i in range(len(vertices)):
@@ -135,10 +135,10 @@ def skin(vertices: Any, weights: Any, transforms: Any) -> Any:
 
 @numba.njit(nogil=True, cache=True)
 def displace(mask: Any, steps: Any, cell: int) -> Any:
-    """A (H, W) mask whose pixel p takes its value from p + d(p), to the nearest pixel, kept inside the mask's array.
+    """Warp a (H, W) mask: pixel p takes the value at p + d(p), rounded to the nearest pixel inside the image.
 
-    steps (2, >= (H - 1) // cell + 2, >= (W - 1) // cell + 2) float64 pixels (down, right): d every ``cell`` px, linear
-    in between. Nothing is checked.
+    steps (2, >= (H - 1) // cell + 2, >= (W - 1) // cell + 2) float64 pixels (down, right): d at every ``cell`` px,
+    interpolated linearly. Arguments are not checked.
     """
     height, width = mask.shape
     moved = np.empty_like(mask)
@@ -158,10 +158,10 @@ def displace(mask: Any, steps: Any, cell: int) -> Any:
 def draw_inverse_depth(
     vertices: NDArray[np.float64], faces: NDArray[np.int32], matrix: NDArray[np.float64], size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Inverse depth of a mesh, the fast path for silhouettes: (H, W) float32 1/z in 1/m, -inf where nothing is.
+    """Inverse depth of a mesh, a fast path for silhouettes: (H, W) float32 1/z in 1/m, -inf for the background.
 
-    vertices (V, 3) float64 metres; faces (F, 3) int32; matrix (3, 4) float64 = K [R | t]; size (H, W). Nothing is
-    checked and the GIL is released, so it may run in threads.
+    vertices (V, 3) float64 metres; faces (F, 3) int32; matrix (3, 4) float64 = K [R | t]; size (H, W). Arguments are
+    not checked; the GIL is released, so that threads can run it.
     """
     key = np.full(size, -np.inf, np.float32)
     _draw(_project(vertices, matrix, NEAR), faces, NEAR, False, key, np.empty((0, 0), np.int32))
@@ -171,7 +171,7 @@ def draw_inverse_depth(
 def rasterize(
     vertices_uvz: Any, faces: Any, height: int, width: int, *, near: float = NEAR, orthographic: bool = False
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Draw triangles given in the image: depth (H, W) float32 in metres and the visible face (H, W) int32.
+    """Draw projected triangles: depth (H, W) float32 in metres and the visible face (H, W) int32.
 
     vertices_uvz  (V, 3): u, v in pixels (pixel (column, row) has its centre at (column + 0.5, row + 0.5)) and z in
                   metres, larger = farther
@@ -179,8 +179,8 @@ def rasterize(
     near          triangles with a vertex at z <= near metres are dropped; orthographic drawings have no near plane
     orthographic  depth is linear in the image; otherwise 1/z is (perspective-correct)
 
-    Depth is +inf and the face -1 where nothing is. A pixel belongs to a triangle if its centre lies in it; a centre on
-    a shared edge or corner belongs to exactly one of the triangles there. Where two faces are equally near, the lower
+    Depth is +inf and the face -1 for the background. A pixel belongs to a triangle if its centre lies in it; a centre on
+    a shared edge or corner belongs to exactly one of the triangles that share it. Where two faces are equally near, the lower
     index is kept. Vertices snap to 1/4096 px. Raises InputError for other shapes, indices out of range, numbers that
     are not finite (u, v of vertices at z <= near excepted) and sizes that are not positive.
     """
@@ -200,8 +200,8 @@ def rasterize(
     face_index = np.full((height, width), -1, np.int32)
     _draw(uvz, faces, float(near), bool(orthographic), key, face_index)
     if orthographic:
-        return np.negative(key, out=key), face_index  # -(-inf) = inf where nothing is
-    key[key < 0] = 0.0  # 1/0 = inf where nothing is
+        return np.negative(key, out=key), face_index  # -(-inf) = inf for the background
+    key[key < 0] = 0.0  # 1/0 = inf for the background
     with np.errstate(divide="ignore"):
         return np.reciprocal(key, out=key), face_index
 
@@ -220,7 +220,7 @@ def render_mesh(vertices: Any, faces: Any, cameras: Cameras, row: int = 0) -> tu
 def render_orthographic(
     vertices: Any, faces: Any, rotation: Any, height: int, width: int, metres_per_pixel: float, centre: Any = (0, 0, 0)
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Draw a mesh from far away: depth (H, W) float32 in metres along the view from ``centre``, and the visible face.
+    """Draw a mesh in orthographic projection: depth (H, W) float32 in metres relative to ``centre``, and the visible face.
 
     vertices (V, 3) metres; rotation (3, 3) from their frame to OpenCV axes (x right, y down, z away from the viewer);
     the point ``centre`` (3,) metres falls on the middle of the image. Raises InputError as ``rasterize`` does.
@@ -236,7 +236,7 @@ def render_orthographic(
 
 
 def face_normals(vertices: Any, faces: Any) -> NDArray[np.float64]:
-    """Unit normals (F, 3) of triangles, by the right hand in the order of their corners; 0 where there is no area."""
+    """Unit normals (F, 3) of triangles, by the right-hand rule in the order of their corners; 0 for degenerate ones."""
     vertices = check_array("vertices", vertices, ("V", 3), np.float64)
     corners = vertices[_check_faces(faces, len(vertices))]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -254,13 +254,13 @@ def shade(
     background: Any = (1.0, 1.0, 1.0),
     ambient: float = 0.35,
 ) -> NDArray[np.uint8]:
-    """Lambert shading of a drawing: (H, W, 3) uint8 RGB.
+    """Lambert shading of a rendered mesh: (H, W, 3) uint8 RGB.
 
     face_index  (H, W) visible face, -1 for the background
     normals     (F, 3) of the faces, as ``face_normals`` gives them, outward
     light       (3,) direction towards the light in the frame of the normals, of any length
     colour      (3,) or (F, 3) RGB in 0..1; background (3,)
-    ambient     share of the light that comes from everywhere, 0..1
+    ambient     share of ambient light, 0..1
 
     Raises InputError for other shapes, a face_index out of range, a light of no length, colours or ambient not in 0..1.
     """

@@ -1,6 +1,6 @@
-"""Voxels to pixels on the CPU, for the projective average precision; area averages of masks, body vertices to pixels.
+"""Splatting of voxels and points to pixels, and area averages of masks, on the CPU, for the projective average precision.
 
-The loops are compiled and run without the interpreter's lock, one image each, so that a pool of threads scores a batch.
+The loops are compiled and release the GIL; each call handles one image, so that a pool of threads scores a batch.
 """
 # mypy: allow-untyped-decorators
 
@@ -42,9 +42,9 @@ def _project(x: float, y: float, z: float, P: Any) -> Any:
 
 @numba.njit(nogil=True, cache=True)
 def _put(u: float, v: float, level: int, levels: Any) -> None:
-    """Raise the pixel that holds (u, v), if the image has it, to ``level``."""
+    """Raise the pixel that holds (u, v) to ``level``, if it lies in the image."""
     height, width = levels.shape
-    # Compared as floating point first: what is far outside would not fit an integer.
+    # Compared as floating point first, as coordinates far outside overflow an integer.
     if 0.0 <= u < width and 0.0 <= v < height:
         row, column = int(v), int(u)
         levels[row, column] = max(levels[row, column], level)
@@ -89,8 +89,8 @@ def splat_footprints(phi: Any, extent: float, P: Any, thresholds: Any, levels: A
     """Raise each pixel of ``levels`` (H, W) int32 to the highest level among the voxels whose projection overlaps it.
 
     The projection of a voxel is the convex hull of its 8 projected corners; a pixel overlaps it where they share some area,
-    so the pixel of the centre is always among them. A voxel that the camera's plane cuts is drawn at its centre alone: its
-    projection has no bounds. Arguments as of ``splat_centres``.
+    so the pixel of the centre is always among them. A voxel cut by the plane z = 0 of the camera has an
+    unbounded projection; only the pixel of its centre is drawn. Arguments as of ``splat_centres``.
     """
     height, width = levels.shape
     N = phi.shape[0]
@@ -134,8 +134,8 @@ def _fill(u: Any, v: Any, left: int, right: int, top: int, bottom: int, level: i
             any_raised |= levels[row, column] < level
         if not any_raised:
             continue
-        # The hull's part in the strip row <= v <= row + 1 reaches as far as the cube's edges do there: each edge of the hull
-        # is one of them, and the others lie inside.
+        # In the strip row <= v <= row + 1 the hull reaches as far as the projected edges of the cube do: each edge of the hull
+        # is one of them, and the remaining ones lie inside.
         first, last = np.inf, -np.inf
         for e in range(12):
             ua, va, ub, vb = u[EDGE_START[e]], v[EDGE_START[e]], u[EDGE_END[e]], v[EDGE_END[e]]
@@ -146,7 +146,7 @@ def _fill(u: Any, v: Any, left: int, right: int, top: int, bottom: int, level: i
             start = ua if va >= row else ua + (ub - ua) * ((row - va) / (vb - va))
             end = ub if vb <= row + 1 else ua + (ub - ua) * ((row + 1 - va) / (vb - va))
             first, last = min(first, start, end), max(last, start, end)
-        # Both may be far out; cut before they become integers.
+        # Both may be far outside; clipped before they become integers.
         first, last = max(np.floor(first), float(left)), min(np.ceil(last), float(right))
         for column in range(int(first), int(last)):
             levels[row, column] = max(levels[row, column], level)

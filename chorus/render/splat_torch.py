@@ -1,7 +1,7 @@
-"""The splats of ``chorus.render.splat`` for batches of images on a torch device: the same numbers, the same pixels.
+"""The splats of ``chorus.render.splat`` for batches of images on a torch device, with the same results bit by bit.
 
-Every product and sum is taken in float64 in the order of the compiled loops, one operation at a time, so no fused operation
-rounds otherwise; the largest level on a pixel is a maximum of integers, which no order of threads changes.
+Every product and sum is computed in float64 in the order of the compiled loops, as a separate operation, so that no fused
+operation rounds differently; the largest level on a pixel is a maximum of integers, which does not depend on the order.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from chorus.render.splat import EDGE_END, EDGE_START
 
 BATCH = 16
-"""Images at once: footprints of 16 at 48^3, all voxels drawn, take some two gigabytes."""
+"""Images drawn at once: footprints of 16 at 48^3, with all voxels drawn, take about two gigabytes."""
 
 
 def _project(x: Tensor, y: Tensor, z: Tensor, P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,7 +95,7 @@ def splat_footprints(phi: Tensor, extent: float, P: Tensor, thresholds: Tensor, 
 
 
 def _strip(u: Tensor, v: Tensor, row: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns first .. last - 1, as float64 (M,), that the hulls of projected cubes (M, 8) overlap in a row of pixels each."""
+    """Columns first .. last - 1, float64 (M,), that the hulls of projected cubes, corners (M, 8), overlap in rows (M,)."""
     start_corner, end_corner = (torch.from_numpy(corner).to(u.device) for corner in (EDGE_START, EDGE_END))
     ua, ub, va, vb = u[:, start_corner], u[:, end_corner], v[:, start_corner], v[:, end_corner]
     swap = va > vb

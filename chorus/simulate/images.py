@@ -1,12 +1,12 @@
-"""A world with known truth: objects rigid to a body part, posed people, cameras and masks, all drawn at random.
+"""Simulated images with known truth: posed people, objects rigid to a body part, cameras and masks, all drawn at random.
 
-Masks, poses and cameras then go the way real ones go (a store, the votes), and what comes out is judged against
-``true_occupancy``, which saw no image. Objects are placed and moved without the engine's field: one bone carries them.
-So this tests the method, not only the code.
+Masks, poses and cameras are stored and aggregated like real ones, and the result is compared with ``true_occupancy``, which
+is computed without images. Objects are moved by one bone, without the skinning field, so that the comparison tests the method
+and not only the code.
 
-Every image has a random stream of its own, from the seed, its index and the world's object and prompt: the same image
-comes out whatever the batch size and the number of threads, and worlds that differ in cameras, noise or occlusion alone
-share objects and poses image by image. Poses and cameras are rounded to float32 before anything is drawn, so that a
+Every image has a separate random stream, seeded by the seed, its index and the world's object and prompt. Images therefore do
+not depend on batch size or number of threads, and worlds that differ only in cameras, noise or occlusion have the same objects
+and poses image by image. Poses and cameras are rounded to float32 before anything is drawn, so that a
 store keeps exactly what was rendered.
 """
 
@@ -62,17 +62,16 @@ KEYPOINTS = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
 
 @dataclass(frozen=True)
 class SimulatedBatch:
-    """I images as a store takes them.
+    """I simulated images, with all that a store keeps of them.
 
     images        ImageBatch; the masks are the object's
-    person_masks  PackedMasks, the visible person
+    person_masks  PackedMasks of the visible person
     views         (I,) str, one of VIEWS, by the camera's azimuth
     seeds         (I,) int64, the seed of the simulation
     scores        (I,) float32 each: person_count, object_count; person_confidence, object_confidence; overlap (of the
                   boxes, over the object's); object_visible (share of the object's pixels that the body does not hide);
                   keypoint_<name> for KEYPOINTS (confidence; below 0.3 outside the image)
-    status        (I,) str: "complete", "no object" or "no person" (nothing of it on the image); not complete ones have
-                  nothing to vote with
+    status        (I,) str: "complete", or "no object" or "no person" where it is not visible in the image
     """
 
     images: ImageBatch
@@ -96,17 +95,17 @@ class _Image(NamedTuple):
 
 
 def _entropy(world: World, seed: int, index: int) -> list[int]:
-    """What the random streams of one image depend on; worlds that differ in cameras or noise alone share it."""
+    """Seed of an image's random streams; worlds that differ only in cameras or noise share it."""
     return [seed, zlib.crc32(f"{world.object_class}|{world.prompt}".encode()), index]
 
 
 def _streams(world: World, seed: int, index: int) -> list[np.random.Generator]:
-    """Streams of one image for object, pose, camera, masks and scores; what one uses up does not shift another."""
+    """Independent random streams of one image for object, pose, camera, masks and scores."""
     return [np.random.default_rng(s) for s in np.random.SeedSequence(_entropy(world, seed, index)).spawn(5)]
 
 
 def _estimation_stream(world: World, seed: int, index: int) -> np.random.Generator:
-    """The image's stream for bad estimates of its pose: the sixth, beside those of ``_streams``."""
+    """The image's random stream for bad estimates of its pose: a sixth one, independent of those of ``_streams``."""
     return np.random.default_rng(np.random.SeedSequence(_entropy(world, seed, index), spawn_key=(5,)))
 
 
@@ -120,7 +119,7 @@ def _draw_pose(world: World, body: Body, rng: np.random.Generator) -> NDArray[np
 
 
 class _DrawnBody:
-    """A body for drawing many images: what depends on no image, and skinning that releases the GIL."""
+    """A body for drawing many images: precomputed arrays, and skinning that releases the GIL."""
 
     def __init__(self, body: Body) -> None:
         self.body = body
@@ -255,9 +254,9 @@ def simulate(
 ) -> Iterator[SimulatedBatch]:
     """Draw images ``start`` to ``start + num_images`` of a world, in batches.
 
-    The images depend on the world, the seed (>= 0), their index and the body (default: the built-in one) alone, not on
-    ``batch_size`` or ``workers`` (threads; default: one a core). Images on which the object does not show are kept and
-    marked by their status. Raises InputError for negative numbers and for bodies without the joints needed.
+    The images depend only on the world, the seed (>= 0), their index and the body (default: the built-in one), not on
+    ``batch_size`` or ``workers`` (threads; default: one per core). Images in which the object is not visible are kept, with
+    a status that says so. Raises InputError for negative numbers and for bodies without the joints needed.
     """
     for name, value in (("num_images", num_images), ("start", start)):
         if value < 0:
@@ -268,7 +267,7 @@ def simulate(
 def _checked_batches(
     world: World, indices: Sequence[int], seed: int, body: Body, batch_size: int, workers: int | None
 ) -> Iterator[SimulatedBatch]:
-    """The batches of ``simulate``, with what is wrong found now and not at the first batch."""
+    """The batches of ``simulate``; arguments are checked at the call, not at the first batch."""
     workers = (os.cpu_count() or 1) if workers is None else workers
     for name, value, least in (("seed", seed, 0), ("batch_size", batch_size, 1), ("workers", workers, 1)):
         if value < least:
@@ -297,11 +296,11 @@ def write_world(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, int]:
-    """Write images of worlds of one category into a store; returns how many it drew, by status, and
-    under "already there" how many the store held.
+    """Write images of worlds of one category into a store; returns the number of images drawn, by status, and the number that
+    the store had already, as "already there".
 
-    ``num_images`` in all are divided over the worlds as evenly as can be (the first ones take one more). Keys are
-    ``image_key``; images the store holds already are not drawn again, so an interrupted call can be repeated.
+    ``num_images`` in all are divided evenly over the worlds (the first ones get one more). Keys are ``image_key``; images
+    that the store has already are not drawn again, so that an interrupted call can be repeated.
     ``progress(done, num_images)`` is called after each batch. Raises InputError for no worlds, worlds of differing
     category, the same name twice, and as ``simulate`` and the store's writer do.
     """
@@ -349,8 +348,8 @@ def true_occupancy(
 ) -> NDArray[np.float32]:
     """The share of an object class's random variants that occupy each voxel centre, in the canonical frame.
 
-    centres (Nx, Ny, Nz, 3) metres in the rest-pose person frame -> (Nx, Ny, Nz) float32 in 0..1. The truth set of a
-    world is where this is >= 0.5. The variants are drawn anew, not those of the images. Raises InputError for another
+    centres (Nx, Ny, Nz, 3) metres in the rest-pose person frame -> (Nx, Ny, Nz) float32 in 0..1. The true voxels of a
+    world are those where this is >= 0.5. The variants are drawn independently of the images'. Raises InputError for another
     shape and fewer than one variant.
     """
     points = check_array("centres", centres, ("Nx", "Ny", "Nz", 3), np.float64)

@@ -1,4 +1,4 @@
-"""Simulated objects: solids with an exact inside test and a mesh, rigid to one joint, with variation within a class."""
+"""Simulated objects: solids with an exact inside test and a mesh, rigid to one joint, varied at random within a class."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 KINDS = ("box", "ellipsoid", "cylinder")
 SIZE_SPREAD = 0.2
-"""Variation within a class: each extent is uniform in 1 +- this times the usual one."""
+"""Variation of size within a class: each extent is scaled by a factor uniform in 1 +- this."""
 OFFSET_SIGMA = 0.03
-"""Likewise, metres on each axis."""
+"""Standard deviation of the object's position, metres on each axis."""
 TURN_SIGMA = 0.1
-"""Likewise, radians on each axis."""
+"""Standard deviation of the object's rotation, radians on each axis."""
 
 
 @dataclass(frozen=True)
 class Shape:
     """A convex solid in the canonical (rest-pose person) frame: a box, an ellipsoid, or an elliptic cylinder along y.
 
-    half      (3,) half extents in metres along its own x, y, z
+    half      (3,) half extents in metres along the solid's axes x, y, z
     centre    (3,) metres
-    rotation  (3, 3) from its own axes to the canonical frame
+    rotation  (3, 3) from the solid's axes to the canonical frame
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Shape:
     def mesh(self) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         """A closed mesh, faces outward: vertices (V, 3) metres, faces (F, 3).
 
-        Round ones lie inside the solid by at most 0.5 % of its extent.
+        Meshes of round solids lie inside the solid, by at most 0.5 % of its extent.
         """
         vertices, faces = _unit_mesh(self.kind)
         return (vertices * self.half) @ self.rotation.T + self.centre, faces
@@ -83,7 +83,7 @@ def _unit_mesh(kind: str) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
 
 @dataclass(frozen=True)
 class ObjectClass:
-    """Objects of one kind, rigid to one joint: ``draw(rng, body)`` gives a random one, canonical solids."""
+    """Objects of one kind, rigid to one joint; ``draw(rng, body)`` gives a random one as solids in the canonical frame."""
 
     joint: str
     draw: Callable[[np.random.Generator, Body], tuple[Shape, ...]]
@@ -97,7 +97,7 @@ def joint_index(body: Body, name: str) -> int:
 
 
 def _vary(rng: np.random.Generator, *solids: tuple[str, Sequence[float], Any]) -> tuple[Shape, ...]:
-    """Solids (kind, half extents, centre), varied together about the first one's centre."""
+    """Solids (kind, half extents, centre) with one random variation in size, position and rotation about the first centre."""
     scale = rng.uniform(1 - SIZE_SPREAD, 1 + SIZE_SPREAD, 3)
     offset, turn = rng.normal(0, OFFSET_SIGMA, 3), Rotation.from_rotvec(rng.normal(0, TURN_SIGMA, 3)).as_matrix()
     pivot = np.asarray(solids[0][2], np.float64)

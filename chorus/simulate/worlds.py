@@ -1,4 +1,4 @@
-"""Simulated worlds: which object, which poses, from where, how well segmented; and the worlds that come ready-made."""
+"""Simulated worlds: object, poses, cameras, quality of masks and poses; and ready-made worlds."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from chorus.simulate.objects import OBJECTS
 
 @dataclass(frozen=True)
 class CameraDistribution:
-    """Where cameras stand and look; all at the height of the middle of the posed body, plus the elevation.
+    """Random cameras around the middle of the posed body.
 
-    sector_share  share of the cameras within the sector (the others are even outside it); None: azimuth uniform
+    sector_share  share of the cameras within a sector of azimuth (the rest are uniform outside it); None: uniform azimuth
     sector        its middle and width in radians of azimuth, atan2(c_z, c_x): pi/2 is in front of the person
-    elevation     mean and sigma in radians, cut to +- ``elevation_limit``
+    elevation     mean and sigma in radians, clipped to +- ``elevation_limit``
     fill          range of the person's height as a share of the image's (uniform; to first order in 1/distance)
-    closest       metres; no camera stands nearer, whatever ``fill`` says
-    look_at       sigma in metres, each axis, of the point looked at around the middle of the body
+    closest       least distance in metres, whatever ``fill``
+    look_at       sigma in metres on each axis of the point looked at, around the middle of the body
     roll          sigma in radians
     focal         fx = fy as a multiple of the image's width; 1.167 is 46.4 degrees across
     """
@@ -93,12 +93,12 @@ def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class MaskNoise:
-    """What a segmenter does to the object's mask; all in pixels, whatever the image size. The default does nothing.
+    """Errors of a segmenter in the object's mask; lengths in pixels. The default has none.
 
-    boundary    sigma of a smooth random displacement of the mask's points (it changes every 16 px)
-    morph       the mask is dilated or eroded by a square of up to this many whole pixels, either way
-    drop        probability that a round chunk is lost
-    drop_size   range of the chunk's radius as a share of the square root of the mask's area
+    boundary    sigma of a smooth random displacement of the mask (given on a lattice of 16 px, linear in between)
+    morph       the mask is dilated or eroded by a random number of pixels up to this
+    drop        probability that a round piece of the mask is missing
+    drop_size   range of that piece's radius as a share of the square root of the mask's area
     """
 
     boundary: float = 0.0
@@ -111,7 +111,7 @@ class MaskNoise:
             raise InputError(f"mask_noise: expected sizes >= 0 and a probability in 0..1, got {self}")
 
     def apply(self, mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
-        """A disturbed copy of a (H, W) mask; an empty mask stays empty, another may become so."""
+        """A (H, W) mask with errors; an empty mask stays empty, and others may become empty."""
         if self == MaskNoise() or not mask.any():
             return mask
         margin = self.morph + math.ceil(4 * self.boundary)
@@ -141,13 +141,12 @@ class MaskNoise:
 
 @dataclass(frozen=True)
 class PoseEstimation:
-    """What an estimator of the 3D pose gets wrong, and what the confidence of the keypoints tells of it. The default does
-    nothing.
+    """Errors of a 3D pose estimator, and how the confidence of keypoints reveals them. The default has none.
 
-    share       probability that the pose recorded is a bad estimate; what is drawn, and the camera, are the true ones
-    sigma       radians, added to every axis of every joint but the global orientation of a bad estimate
-    confidence  range of the confidence that each keypoint has at most in such an image
-    doubted     probability that the keypoints of a well estimated pose are no more confident than that
+    share       probability that the stored pose is a bad estimate; masks and camera are those of the true pose
+    sigma       radians, of normal noise on every axis of every joint except the global orientation in a bad estimate
+    confidence  range of the upper bounds of the keypoints' confidence in an image with a bad estimate
+    doubted     probability that a well estimated pose has keypoints of as little confidence
     """
 
     share: float = 0.0
@@ -164,7 +163,7 @@ class PoseEstimation:
     def apply(
         self, pose: NDArray[np.float32], confidence: Mapping[str, float], rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], dict[str, float]]:
-        """The pose (J, 3) as it is recorded, and the keypoints' confidence by name."""
+        """The pose (J, 3) as it is stored, and the confidence of keypoints by name."""
         if self.share == 0:
             return pose, dict(confidence)
         bad, doubted = rng.random() < self.share, rng.random() < self.doubted
@@ -184,16 +183,15 @@ Pose = Mapping[str, tuple[float, float, float]]
 
 @dataclass(frozen=True)
 class World:
-    """What is photographed, and how. Masks are exact but for ``mask_noise``.
+    """The scene of simulated images, and how it is seen. Masks are exact except for ``mask_noise``.
 
     name, category, prompt   of the images; keys begin with the name
     object_class             a key of OBJECTS
-    key_poses                one is taken at random for each image
-    pose_noise               sigma in radians, added to every axis of every joint but the global orientation
-    image_sizes              (height, width) in pixels; one is taken at random for each image
-    occlusion                whether the body hides the object behind it, and the object the body; if not, both masks
-                             are whole silhouettes
-    estimation               what is recorded of the pose that was drawn, and how sure the keypoints are
+    key_poses                one is chosen at random for each image
+    pose_noise               sigma in radians of normal noise on every axis of every joint except the global orientation
+    image_sizes              (height, width) in pixels; one is chosen at random for each image
+    occlusion                whether body and object hide each other; if not, both masks are whole silhouettes
+    estimation               errors of the stored pose, and the confidence of keypoints
 
     Raises InputError for an unknown object class, no key pose or size, a negative noise, sizes that are not positive.
     """
@@ -221,7 +219,7 @@ class World:
             raise InputError(f"image_sizes: expected positive heights and widths, got {self.image_sizes}")
 
     def biased(self, share: float = 0.8) -> World:
-        """The same world with this share of its cameras in the sector of 60 degrees in front of the person."""
+        """The same world with this share of its cameras in the sector (by default 60 degrees in front of the person)."""
         return replace(self, name=f"{self.name}-biased", cameras=replace(self.cameras, sector_share=share))
 
     def occluded(self, occlusion: bool = True) -> World:
@@ -229,7 +227,7 @@ class World:
         return replace(self, name=f"{self.name}-{'' if occlusion else 'un'}occluded", occlusion=occlusion)
 
     def misestimated(self, share: float = 0.3) -> World:
-        """The same world with bad estimates of this share of the poses, which most of the time the keypoints reveal."""
+        """The same world with bad estimates of this share of the poses, most of which the keypoints reveal."""
         return replace(self, name=f"{self.name}-misestimated", estimation=replace(self.estimation, share=share))
 
 
@@ -271,7 +269,7 @@ _KICKING: tuple[Pose, ...] = tuple(
     for swing in (0.1, 0.6, 1.1)
 )
 _MOSTLY_FRONT = CameraDistribution(sector_share=0.4)
-"""Pictures of people are mostly taken from where they look."""
+"""40 % of the cameras in front of the person, as in real photographs."""
 
 WORLDS: dict[str, World] = {
     world.name: world

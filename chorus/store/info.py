@@ -1,4 +1,4 @@
-"""What a store holds, in numbers."""
+"""Contents and size of a store, in numbers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from chorus.store.schema import CODED, FORMAT_VERSION, STORE_JSON
 
 
 def store_info(path: str | Path) -> dict[str, Any]:
-    """Contents and size of the store at ``path``, ready for JSON; digests are not checked.
+    """Contents and size of the store at ``path`` as a dictionary for JSON; digests are not checked.
 
-    path, version, category, num_joints, body_hash, person_masks, id, provenance; software: who wrote how many shards
+    path, version, category, num_joints, body_hash, person_masks, id, provenance   of the store
+    software         version of this software -> shards written with it
     images           rows in all          by_status, by_prompt, by_view   rows of each
-    shards           shards in all        bytes                           of all files of the store
+    shards           shards in all        bytes                           size of all files
     bytes_per_image  mean over all rows of: masks (words, boxes, offsets), person_masks, poses, cameras, scores, rest
-                     (keys, codes, vocabularies, HDF5's own), and total
+                     (keys, codes, vocabularies, HDF5 metadata), and total
 
     Raises StoreError where the store's structure is damaged.
     """
@@ -31,9 +32,9 @@ def store_info(path: str | Path) -> dict[str, Any]:
     for shard in store.shards:
         software[str(shard.provenance.get("software"))] += 1
         for column, array in CODED.items():
-            words = shard.vocabulary(column).tolist()
-            numbers = np.bincount(shard.array(array), minlength=len(words)).tolist()
-            counts[column].update({word: number for word, number in zip(words, numbers, strict=True) if number})
+            names = shard.vocabulary(column).tolist()
+            numbers = np.bincount(shard.array(array), minlength=len(names)).tolist()
+            counts[column].update({name: number for name, number in zip(names, numbers, strict=True) if number})
         parts["total"] += shard.nbytes
         for name, where in shard.arrays.items():
             group = groups.get(name.partition("/")[0])

@@ -1,4 +1,4 @@
-"""Reading stores: rows as columns, selections, and batches of images whose masks stay on disk until they are used."""
+"""Reading stores: columns of all rows, selections of rows, and batches of images with memory-mapped masks."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ COLUMNS: dict[str, str] = {
     "betas": "pose/betas",
     "person_box": "person_mask/box",
 }
-"""Columns of Rows that are arrays of the shards as they are."""
+"""Column of ``TableColumns`` -> the array of the shards that it joins."""
 
 
 class UnknownColumn(InputError, KeyError):
     """A column that a store does not have."""
 
-    __str__ = Exception.__str__  # KeyError's would show the message in quotes
+    __str__ = Exception.__str__  # KeyError would show the message in quotes
 
 
 class TableColumns(Mapping[str, NDArray[Any]]):
@@ -49,7 +49,7 @@ class TableColumns(Mapping[str, NDArray[Any]]):
     size         (n, 2) int32 H, W       box   (n, 4) int32 x0, y0, x1, y1
     R, t, K      (n, 3, 3), (n, 3), (n, 3, 3) float32; NaN for images that were rejected before they had a camera
     pose         (n, J, 3) float32       residual_px  (n,) float32 pixels or NaN
-    seed         (n,) int64, -1 for none weight       (n,) uint8 if any image has one
+    seed         (n,) int64, -1 for none weight       (n,) uint8 integer weights, if any image has one
     betas        (n, B) float32          score/<name> (n,) or (n, k) float32; both NaN where not given
     person_box   (n, 4) int32, in a store that keeps masks of the person
     has_camera   (n,) bool               whether the image has a mask, a pose and a camera
@@ -71,7 +71,7 @@ class TableColumns(Mapping[str, NDArray[Any]]):
         return iter(self._names)
 
     def __getitem__(self, column: str) -> NDArray[Any]:
-        """Raises UnknownColumn, an InputError and a KeyError, naming the columns there are."""
+        """A column, read-only. UnknownColumn (an InputError and a KeyError), naming the columns, for one the store lacks."""
         if column not in self._joined:
             if column not in self._names:
                 raise UnknownColumn(f"column: expected one of {', '.join(self._names)}; got {column!r}")
@@ -86,10 +86,10 @@ class TableColumns(Mapping[str, NDArray[Any]]):
         if column == "has_camera":
             return np.concatenate([shard.has_camera() for shard in self._shards])
         if column in CODED:
-            words: list[NDArray[np.str_]] = [s.vocabulary(column)[s.array(CODED[column])] for s in self._shards]
-            return np.concatenate(words)
+            strings: list[NDArray[np.str_]] = [s.vocabulary(column)[s.array(CODED[column])] for s in self._shards]
+            return np.concatenate(strings)
         name = COLUMNS.get(column, column)
-        (tail,) = {s.arrays[name].shape[1:] for s in self._shards if name in s.arrays}
+        (trailing,) = {s.arrays[name].shape[1:] for s in self._shards if name in s.arrays}
         parts = []
         for shard in self._shards:
             if name in shard.arrays:
@@ -97,14 +97,14 @@ class TableColumns(Mapping[str, NDArray[Any]]):
             elif name == "image/weight":
                 parts.append(np.ones(len(shard), np.uint8))
             else:
-                parts.append(np.full((len(shard), *tail), np.nan, np.float32))
+                parts.append(np.full((len(shard), *trailing), np.nan, np.float32))
         return np.concatenate(parts)
 
 
 class Store:
     """A store as it was when opened; shards committed later are not part of it. Made by ``open_store``.
 
-    Holds no file open and no masks in memory: batches map them from disk. Can be pickled and used by several processes.
+    Keeps no file open and no masks in memory: batches map them from disk. Can be pickled and used by several processes.
     """
 
     def __init__(self, path: Path, header: Header, fields: dict[str, Any], shards: Sequence[Shard]) -> None:
@@ -115,7 +115,7 @@ class Store:
         self._first = np.concatenate([[0], np.cumsum([len(s) for s in shards], dtype=np.int64)])
 
     def __len__(self) -> int:
-        """Rows, whatever their status."""
+        """Number of rows, whatever their status."""
         return int(self._first[-1])
 
     def __repr__(self) -> str:
@@ -138,7 +138,7 @@ class Store:
 
     @property
     def has_person_masks(self) -> bool:
-        """Whether masks of the person are kept."""
+        """Whether the store has masks of the person."""
         return self._header.person_masks
 
     @cached_property
@@ -165,12 +165,12 @@ class Store:
         prompt: str | Sequence[str] | None = None,
         status: str | Sequence[str] | None = COMPLETE,
     ) -> NDArray[np.int64]:
-        """The rows, ascending (m,) int64, of these prompts and statuses for which ``where(store.rows)`` is true.
+        """The rows, (m,) int64 ascending, of these prompts and statuses for which ``where(store.rows)`` is true.
 
-        prompt  one, several, or None for any          status  the same; by default images that passed everything
-        where   given the columns of all rows, answers (n,) bool
+        prompt  one, several, or None for any          status  likewise; by default complete images only
+        where   from the columns of all rows to (n,) bool
 
-        Raises InputError for a prompt or status that no image of the store has, or an answer of another kind.
+        Raises InputError for a prompt or status that no image of the store has, or a ``where`` that returns anything else.
         """
         chosen = np.ones(len(self), np.bool_)
         for column, wanted in (("prompt", prompt), ("status", status)):
@@ -188,7 +188,7 @@ class Store:
             answer = to_numpy(where(self.rows))
             if answer.shape != (len(self),) or answer.dtype != np.bool_:
                 raise InputError(
-                    f"where: expected an answer of bool and shape ({len(self)},), got {answer.dtype} of {answer.shape}"
+                    f"where: expected an answer of bool and shape ({len(self)},), got {answer.dtype} of shape {answer.shape}"
                 )
             chosen &= answer
         return np.flatnonzero(chosen).astype(np.int64)
@@ -196,11 +196,11 @@ class Store:
     def batches(self, rows: Any = None, size: int = 4096) -> Iterator[ImageBatch]:
         """The images of ``rows`` ((m,) integers; by default ``select()``), at most ``size`` at a time.
 
-        Batches hold rows of one shard each, shards in order, within a shard in the order given. Their mask words are
-        memory-mapped, not read: read-only views that are good as long as they are kept.
+        Each batch has rows of one shard; shards come in order, rows within a shard in the order given. Mask words are
+        read-only, memory-mapped views, which stay valid as long as they are referenced.
 
         Raises InputError for rows that are not in the store or have no mask, pose and camera; StoreError for a shard
-        that has been removed or whose numbers cannot be used.
+        that has been removed or holds invalid numbers.
         """
         rows = self.select() if rows is None else self._check_rows(rows)
         if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
@@ -214,9 +214,9 @@ class Store:
                 yield _batch(self.shards[shard], local[first : first + size])
 
     def batch(self, rows: Any) -> ImageBatch:
-        """The images of ``rows`` ((m,) integers) as one batch in the order given; words of several shards are copied.
+        """The images of ``rows`` ((m,) integers) as one batch in the order given; mask words of several shards are copied.
 
-        Raises as ``batches`` does. ``weights`` is None where none of these images has one.
+        Its ``weights`` are None where none of these images has one. Raises as ``batches`` does.
         """
         rows = self._check_rows(rows)
         parts = [(where, _batch(self.shards[s], rows[where] - self._first[s])) for s, where in self._by_shard(rows)]
@@ -224,8 +224,8 @@ class Store:
             return parts[0][1]
         order = np.argsort(np.concatenate([np.zeros(0, np.intp), *(where for where, _ in parts)]))
         if not parts:
-            none = Cameras(np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros((0, 2)))
-            return ImageBatch([], none, np.zeros((0, self.num_joints, 3)), prompts=np.zeros(0, np.str_))
+            no_cameras = Cameras(np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros((0, 3, 3)), np.zeros((0, 2)))
+            return ImageBatch([], no_cameras, np.zeros((0, self.num_joints, 3)), prompts=np.zeros(0, np.str_))
         batches = [batch for _, batch in parts]
         cameras = [batch.cameras for batch in batches]
         weighted = any(batch.weights is not None for batch in batches)
@@ -251,7 +251,7 @@ class Store:
         Raises InputError in a store without them, and as ``batches`` does.
         """
         if not self.has_person_masks:
-            raise InputError(f"{self.path}: expected a store that keeps masks of the person; this one does not")
+            raise InputError(f"{self.path}: expected a store with masks of the person, got one without")
         rows = self._check_rows(rows)
         parts = [
             (where, _masks(self.shards[s], rows[where] - self._first[s], "person_mask")) for s, where in self._by_shard(rows)
@@ -279,11 +279,11 @@ class Store:
         return result
 
     def _by_shard(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-        """Each shard that has some of the rows, and where in ``rows`` they are."""
+        """Pairs: number of a shard that has some of the rows, and their positions in ``rows``."""
         holder = np.searchsorted(self._first, rows, "right") - 1
         order = np.argsort(holder, kind="stable")
         shards, first = np.unique(holder[order], return_index=True)
-        return zip(shards.tolist(), np.split(order, first[1:]), strict=False)  # of no rows, one empty part
+        return zip(shards.tolist(), np.split(order, first[1:]), strict=False)  # np.split gives one empty part for no rows
 
 
 def open_store(path: str | Path, *, verify: bool = True) -> Store:
@@ -304,7 +304,7 @@ def open_store(path: str | Path, *, verify: bool = True) -> Store:
             raise_first(content_problems(shard), root)
         return shard
 
-    with ThreadPoolExecutor() as pool:  # digests are made without the interpreter's lock
+    with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
         shards = list(pool.map(checked, shard_paths(root)))
     raise_first(ragged_columns(shards), root)
     if verify:
@@ -313,7 +313,7 @@ def open_store(path: str | Path, *, verify: bool = True) -> Store:
 
 
 def _masks(shard: Shard, rows: NDArray[np.int64], group: str = "mask") -> PackedMasks:
-    """Masks of rows of a shard; the words are those between the first and the last of them, memory-mapped."""
+    """Masks of rows of a shard; the memory-mapped words span from the first to the last of the rows."""
     offset = shard.array(f"{group}/offset")
     low, high = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
     words = shard.array(f"{group}/words")[int(offset[low]) : int(offset[high])]
@@ -342,5 +342,5 @@ def _batch(shard: Shard, rows: NDArray[np.int64]) -> ImageBatch:
         )
     except StoreError:
         raise
-    except InputError as error:  # content that only verify looks at
+    except InputError as error:  # numbers that only ``verify`` checks when the store is opened
         raise StoreError(f"{shard.path}: {error}") from None

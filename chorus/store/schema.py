@@ -1,4 +1,4 @@
-"""What a store consists of: names, types and shapes of its arrays, digests, ``store.json`` (docs/store-format.md)."""
+"""The store format: names, types and shapes of arrays, digests, ``store.json`` (docs/store-format.md)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHARDS = "shards"
 SHARD_SUFFIX = ".h5"
 
 COMPLETE = "complete"
-"""The status of an image that has everything; code 0 of every shard's status vocabulary."""
+"""The status of an image that has mask, pose and camera and that no stage rejected; code 0 of every status vocabulary."""
 
 ALIGNMENT = 64
 """Arrays start at multiples of this many bytes of the file: a cache line, and enough for any vector load."""
@@ -33,8 +33,12 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Spec:
-    """Type and shape of one array: ``dtype`` "S" is any width of bytes; in ``shape`` n is the images of the shard and J
-    the joints of the store, "n+1" one more than n, and any other name a length of its own."""
+    """Type and shape of one array of a shard.
+
+    dtype     numpy's; "S" stands for bytes of any width
+    shape     "n" is the number of images in the shard, "n+1" one more, "J" the number of joints; any other name, any length
+    required  whether every shard must have it
+    """
 
     dtype: str
     shape: tuple[int | str, ...]
@@ -67,17 +71,17 @@ DATASETS: dict[str, Spec] = {
     "vocab/estimator": Spec("S", ("estimators",)),
     "vocab/status": Spec("S", ("statuses",)),
 }
-"""The arrays of a shard; besides them score/<name>, see ``spec_of``."""
+"""The arrays of a shard, apart from the scores score/<name>; see ``spec_of``."""
 
 CODED = {"prompt": "image/prompt", "view": "image/view", "estimator": "image/estimator", "status": "status"}
-"""Columns that are codes into the vocabulary vocab/<column>, and the arrays with the codes."""
+"""Column -> array of its codes, for columns of text: the codes index the vocabulary vocab/<column>."""
 
 NO_SEED = -1
 """The seed of an image that has none."""
 
 
 def spec_of(name: str, ndim: int) -> Spec | None:
-    """The Spec of an array by name; ``ndim`` tells scores of one number (n,) from those of several (n, k)."""
+    """The Spec of an array by name, None for an unknown one; ``ndim`` tells scores (n,) from scores (n, k)."""
     if name.startswith("score/"):
         return Spec("<f4", ("n",) if ndim < 2 else ("n", "k"), required=False)
     return DATASETS.get(name)
@@ -85,7 +89,11 @@ def spec_of(name: str, ndim: int) -> Spec | None:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a store: the shard's file name (or store.json), the array ("" for the whole), and what."""
+    """Something wrong with a store.
+
+    shard    the shard's file name, or "" for the store        dataset  the array, or "" for the whole shard
+    what     what was expected and what was found
+    """
 
     shard: str
     dataset: str
@@ -117,7 +125,7 @@ def store_digest(shards: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Header:
-    """What a store and each of its shards say about themselves, and must agree on.
+    """What store.json and the header of each shard declare, and must agree on.
 
     category      the object, as in "surfboard"
     num_joints    joints J of the poses
@@ -131,7 +139,7 @@ class Header:
     person_masks: bool
 
     def fields(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields by name, as JSON keeps them."""
         return {
             "category": self.category,
             "num_joints": self.num_joints,
@@ -140,16 +148,16 @@ class Header:
         }
 
     def difference(self, other: Header) -> str | None:
-        """The first field in which ``other`` differs, in words, or None."""
-        mine, others = self.fields(), other.fields()
-        for name, value in mine.items():
-            if others[name] != value:
-                return f"{name}: expected {value!r}, got {others[name]!r}"
+        """The first field in which ``other`` differs: what was expected and what it has; None where none does."""
+        expected, actual = self.fields(), other.fields()
+        for name, value in expected.items():
+            if actual[name] != value:
+                return f"{name}: expected {value!r}, got {actual[name]!r}"
         return None
 
 
 def parse_header(text: bytes, format_name: str, where: str) -> tuple[Header, dict[str, Any]]:
-    """The Header in a store.json or in a shard's header, and all its fields; StoreError says ``where`` it is broken."""
+    """The Header in a store.json or a shard's header, and all fields of the JSON; errors (StoreError) begin with ``where``."""
     try:
         fields = json.loads(text.decode("utf-8"))
     except ValueError as error:  # both bad UTF-8 and bad JSON
@@ -178,12 +186,12 @@ def read_store_json(root: Path) -> tuple[Header, dict[str, Any]]:
     if not root.is_dir():
         raise StoreError(f"path: expected a store (a folder with {STORE_JSON}), got {str(root)!r}, which is no folder")
     if not is_plain(path, stat.S_ISREG):
-        raise StoreError(f"path: expected a store, got {str(root)!r}, which has no {STORE_JSON} of its own")
+        raise StoreError(f"path: expected a store, got {str(root)!r} without a regular file {STORE_JSON}")
     return parse_header(path.read_bytes(), STORE_FORMAT, str(path))
 
 
 def is_plain(path: Path, kind: Any) -> bool:
-    """Whether ``path`` itself, no link followed, is of a ``kind`` (stat.S_ISREG, stat.S_ISDIR)."""
+    """Whether ``path``, without following links, is of a ``kind`` (stat.S_ISREG, stat.S_ISDIR)."""
     try:
         return bool(kind(path.lstat().st_mode))
     except FileNotFoundError:
@@ -191,10 +199,10 @@ def is_plain(path: Path, kind: Any) -> bool:
 
 
 def shard_paths(root: Path) -> list[Path]:
-    """The files shards/*.h5 of a store, by name. StoreError for a link: a store never reaches outside its folder."""
+    """The files shards/*.h5 of a store, sorted by name. StoreError for a link, which could lead outside the store."""
     folder = root / SHARDS
     if not is_plain(folder, stat.S_ISDIR):
-        raise StoreError(f"{folder}: expected a folder, no link, with the store's shards")
+        raise StoreError(f"{folder}: expected a folder (not a link) with the store's shards, got a link, a file or nothing")
     paths = sorted(p for p in folder.iterdir() if p.name.endswith(SHARD_SUFFIX))
     for path in paths:
         if not is_plain(path, stat.S_ISREG):

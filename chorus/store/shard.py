@@ -1,4 +1,4 @@
-"""One shard of a store: where its arrays lie in the file, and memory-mapped views of them."""
+"""One shard of a store: the locations of its arrays in the file, and memory-mapped views of them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Location:
 
 @dataclass(eq=False)
 class Shard:
-    """A shard's header and the places of its arrays. Holds neither the file nor any array in memory.
+    """A shard's header and the locations of its arrays. Keeps neither an open file nor an array in memory.
 
     path       the file
     header     what it shares with its store
-    images     the number of images that its header tells
-    provenance who wrote it
+    images     number of images, by the header
+    provenance what it was written with
     arrays     name -> Location of every array, such as "mask/words"
     sha256     digest of the shard
     nbytes     size of the file
@@ -54,15 +54,15 @@ class Shard:
     _mapping: weakref.ref[mmap.mmap] | None = field(default=None, init=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_mapping": None}  # another process makes its own
+        return {**self.__dict__, "_mapping": None}  # another process maps the file anew
 
     @classmethod
     def read(cls, path: Path) -> Shard:
-        """Read the header and the places of the arrays.
+        """Read the header and the locations of the arrays; the bytes of the arrays are not read.
 
-        StoreError, naming the shard and the array, for a file that is no shard, of another version or cut short, for an
-        array that cannot be memory-mapped or lacks its digest, and where the shard's own digest is not that of its
-        header and its arrays' digests. The arrays' bytes are not looked at.
+        Raises StoreError, naming the shard and the array, for a file that is not a shard, of another version or cut short,
+        for an array that cannot be memory-mapped or lacks its digest, and where the shard's digest is not that of its header
+        and its arrays' digests.
         """
         nbytes = path.stat().st_size
         try:
@@ -73,14 +73,14 @@ class Shard:
                 parsed, fields = parse_header(header, SHARD_FORMAT, str(path))
                 arrays: dict[str, Location] = {}
 
-                def visit(name: str, item: Any) -> None:  # meets hard links only: nothing outside this file
+                def visit(name: str, item: Any) -> None:  # follows hard links only: nothing outside this file
                     if isinstance(item, h5py.Dataset):
                         arrays[name] = _locate(item, f"{path}: {name}", nbytes)
 
                 file.visititems(visit)
         except StoreError:
             raise
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # whatever h5py makes of damage
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # h5py raises any of these on damage
             raise StoreError(f"{path}: expected a shard of a store, got a damaged or truncated one ({error})") from None
         actual = shard_digest(header, {name: array.sha256 for name, array in arrays.items()})
         if actual != recorded:
@@ -99,7 +99,7 @@ class Shard:
     def array(self, name: str) -> NDArray[Any]:
         """An array of the shard, memory-mapped and read-only.
 
-        The mapping lives as long as an array of it does: a store of thousands of shards keeps no file open.
+        The mapping lives as long as one of its arrays does, so that a store of thousands of shards keeps no file open.
         """
         where = self.arrays[name]
         if where.nbytes == 0:
@@ -110,7 +110,9 @@ class Shard:
                 with self.path.open("rb") as file:
                     mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
-                raise StoreError(f"{self.path}: expected the shard that was there when opened, got {error}") from None
+                raise StoreError(
+                    f"{self.path}: expected the shard as when the store was opened, but it cannot be read: {error}"
+                ) from None
             if len(mapping) != self.nbytes:
                 raise StoreError(f"{self.path}: expected {self.nbytes} bytes as when opened, got {len(mapping)}")
             self._mapping = weakref.ref(mapping)
@@ -118,7 +120,7 @@ class Shard:
         return np.frombuffer(mapping, where.dtype, count, where.offset).reshape(where.shape)
 
     def masks(self, group: str = "mask") -> PackedMasks:
-        """The object's ("mask") or the person's ("person_mask") masks of all rows, memory-mapped."""
+        """The masks of the object ("mask") or the person ("person_mask") in all rows, memory-mapped."""
         return PackedMasks(
             self.array("image/size"),
             self.array(f"{group}/box"),
@@ -131,14 +133,14 @@ class Shard:
         strings: NDArray[np.str_] = np.char.decode(self.array(f"vocab/{column}"), "utf-8")
         return strings
 
-    def tails(self) -> dict[str, tuple[int, ...]]:
-        """The shapes, without the first axis, of the arrays that may have any but must agree in a store."""
+    def trailing_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Betas and scores: array -> its shape without the first axis, which must agree among the shards of a store."""
         return {
             name: where.shape[1:] for name, where in self.arrays.items() if name == "pose/betas" or name.startswith("score/")
         }
 
     def has_camera(self) -> NDArray[np.bool_]:
-        """(n,) bool: rows that have a mask, a pose and a camera; the others are rejected images."""
+        """(n,) bool: rows that have a mask, a pose and a camera; the rest are images rejected before that."""
         has_camera: NDArray[np.bool_] = ~np.isnan(self.array("camera/R")[:, 0, 0])
         return has_camera
 

@@ -1,4 +1,4 @@
-"""Rows of a store on their way to a shard: arguments checked and brought to the types of the format."""
+"""Rows to be written to a store: checks of a writer's arguments, and their conversion to the types of the format."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ _SCORE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class Rows:
-    """n rows: arrays by their names in a shard (first axis n; not the offsets and words of masks), the coded columns as
-    (n,) str, and the masks, packed without gaps in the order of the rows."""
+    """n rows to be written.
+
+    arrays               array name in a shard -> (n, ...); without vocabularies, codes and masks
+    text                 columns of text, (n,) str, to be coded by a vocabulary
+    masks, person_masks  packed without gaps in the order of the rows; person_masks None where the store keeps none
+    """
 
     arrays: dict[str, NDArray[Any]]
     text: dict[str, NDArray[np.str_]]
@@ -30,7 +34,7 @@ class Rows:
     person_masks: PackedMasks | None
 
     def slice(self, first: int, last: int) -> Rows:
-        """Rows first to last, sharing memory."""
+        """Rows first .. last - 1, sharing memory."""
         person = self.person_masks
         return Rows(
             {name: array[first:last] for name, array in self.arrays.items()},
@@ -53,12 +57,12 @@ def rows_of_batch(
     estimators: Any,
     person_masks: PackedMasks | None,
 ) -> Rows:
-    """The rows of images with mask, pose and camera; see StoreWriter.append."""
+    """The rows of images with mask, pose and camera; arguments and errors as of ``StoreWriter.append``."""
     if not isinstance(batch, ImageBatch):
         raise InputError(f"batch: expected a chorus.images.ImageBatch, got {type(batch).__name__}")
     n = len(batch)
     if batch.poses.shape[1] != header.num_joints:
-        raise InputError(f"batch.poses: expected {header.num_joints} joints, as the store, got {batch.poses.shape[1]}")
+        raise InputError(f"batch.poses: expected the {header.num_joints} joints of the store, got {batch.poses.shape[1]}")
     if header.person_masks != (person_masks is not None):
         wanted = "the person's masks, which this store keeps" if header.person_masks else "None: the store keeps none"
         raise InputError(f"person_masks: expected {wanted}, got {'None' if person_masks is None else 'some'}")
@@ -102,7 +106,7 @@ def rejected_rows(
     scores: Mapping[str, Any] | None,
     estimators: Any,
 ) -> Rows:
-    """The rows of images without mask, pose and camera; see StoreWriter.append_rejected."""
+    """The rows of images without mask, pose and camera; arguments and errors as of ``StoreWriter.append_rejected``."""
     keys = np.asarray(keys)
     if keys.dtype.kind == "U":
         keys = np.char.encode(keys, "utf-8")
@@ -117,7 +121,7 @@ def rejected_rows(
     }
     bad = np.flatnonzero((text["status"] == COMPLETE) | (text["status"] == ""))
     if bad.size:
-        raise InputError(f"status: expected why it was rejected, got {text['status'][bad[0]].item()!r} in row {bad[0]}")
+        raise InputError(f"status: expected the reason of the rejection, got {text['status'][bad[0]].item()!r} in row {bad[0]}")
     size = np.zeros((n, 2), np.int32) if sizes is None else check_array("sizes", sizes, (n, 2), np.int32).copy()
     bad = np.flatnonzero((size < 0).any(1))
     if bad.size:
@@ -140,22 +144,22 @@ def rejected_rows(
     return Rows(arrays, text, empty, empty if header.person_masks else None)
 
 
-def tails(rows: Rows) -> dict[str, tuple[int, ...]]:
-    """The shapes, without the first axis, of arrays that may have any: betas and scores."""
+def trailing_shapes(rows: Rows) -> dict[str, tuple[int, ...]]:
+    """Betas and scores: array -> its shape without the first axis, which must agree among the rows of a store."""
     return {name: array.shape[1:] for name, array in rows.arrays.items() if name == "pose/betas" or name.startswith("score/")}
 
 
 def joined(parts: Sequence[Rows], person_masks: bool) -> dict[str, NDArray[Any]]:
-    """The arrays of a shard from its rows, by name."""
+    """The arrays of a shard by name, from rows in order; missing weights become 1, missing betas and scores NaN."""
     arrays: dict[str, NDArray[Any]] = {}
-    tail = {name: array.shape[1:] for part in parts for name, array in part.arrays.items()}
-    for name in tail:
+    trailing = {name: array.shape[1:] for part in parts for name, array in part.arrays.items()}
+    for name in trailing:
         columns = []
         for part in parts:
             have = part.arrays.get(name)
-            if have is None:  # optional arrays of other rows
+            if have is None:  # an optional array that these rows do not have
                 n = len(part.arrays["image/key"])
-                have = np.ones(n, np.uint8) if name == "image/weight" else np.full((n, *tail[name]), np.nan, np.float32)
+                have = np.ones(n, np.uint8) if name == "image/weight" else np.full((n, *trailing[name]), np.nan, np.float32)
             columns.append(have)
         arrays[name] = np.concatenate(columns)
     for column, name in CODED.items():
@@ -166,7 +170,7 @@ def joined(parts: Sequence[Rows], person_masks: bool) -> dict[str, NDArray[Any]]
                 vocabulary.remove(COMPLETE)
             vocabulary.insert(0, COMPLETE)
             if len(vocabulary) > 256:
-                raise InputError(f"status: expected at most 256 different ones in a shard, got {len(vocabulary)}")
+                raise InputError(f"status: expected at most 256 different statuses in a shard, got {len(vocabulary)}")
         code_of = {value: code for code, value in enumerate(vocabulary)}
         code = np.array([code_of[value] for value in values.tolist()])
         arrays[name] = code[codes].astype(np.uint8 if column == "status" else np.int32)
@@ -184,7 +188,7 @@ def joined(parts: Sequence[Rows], person_masks: bool) -> dict[str, NDArray[Any]]
 
 
 def strings(name: str, value: Any, n: int, default: str) -> NDArray[np.str_]:
-    """(n,) str from None (the default), one str for all, or n of them; InputError names ``name``."""
+    """(n,) str from None (then the default), one str for all, or n of them. InputError, which begins with ``name``."""
     if value is None or isinstance(value, str):
         value = [default if value is None else value] * n
     column = np.asarray(value)
@@ -208,7 +212,7 @@ def _seeds(seeds: Any, n: int) -> NDArray[np.int64]:
     if given.shape != (n,) or (n and given.dtype.kind not in "iu"):
         raise InputError(f"seeds: expected {n} integers, got {given.dtype} of shape {given.shape}")
     if given.dtype.kind == "u" and n and given.max() > np.iinfo(np.int64).max:
-        raise InputError(f"seeds: expected integers of 64 bits with sign, got {given.max()}")
+        raise InputError(f"seeds: expected integers that fit int64, got {given.max()}")
     return given.astype(np.int64)
 
 
@@ -235,12 +239,12 @@ def _person_masks(masks: PackedMasks, size: NDArray[np.int32]) -> PackedMasks:
     if problem is not None:
         raise InputError(f"person_{problem}")
     if not np.array_equal(masks.size, size):
-        raise InputError(f"person_masks: expected the sizes of the {len(size)} images, got other ones")
+        raise InputError(f"person_masks: expected the sizes of the {len(size)} images, got other sizes")
     return _compact("person_masks", masks)
 
 
 def _compact(name: str, masks: PackedMasks) -> PackedMasks:
-    """A copy without gaps, in the order of the rows."""
+    """A copy of masks with their words packed without gaps, in the order of the rows; InputError for inexact masks."""
     stray, loose = loose_masks(masks)
     if stray.size or loose.size:
         row = int(min([*stray[:1], *loose[:1]]))

@@ -1,4 +1,4 @@
-"""Checks of shards and stores: structure, digests, values, the bits of masks."""
+"""Verification of shards and stores: structure, digests, values, and the bits of masks."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from chorus.store.schema import (
 )
 from chorus.store.shard import Shard
 
-_BLOCKS_AT_ONCE = 1 << 15  # 1 MiB of words, and some ten times that for the work on them
+_BLOCKS_AT_ONCE = 1 << 15  # 1 MiB of mask words, and about ten times that for temporary arrays
 
 
 def verify_store(path: str | Path) -> list[Problem]:
-    """Read everything in the store at ``path`` and say what is wrong with it; an empty list if nothing is.
+    """Read everything in the store at ``path`` and list what is wrong with it.
 
     Checked are store.json, the structure of every shard, the digests of its arrays, keys (unique in the whole store),
-    cameras and poses (finite, rotations, positive focal lengths), and every mask bit by bit: none set outside its box,
-    one at least in each of the box's outermost rows and columns. Problems are returned, never raised.
+    cameras and poses (finite, rotations, positive focal lengths), and every mask bit by bit: no bit set outside its box,
+    at least one in each of the box's outermost rows and columns. Problems are returned, never raised.
     """
     root = Path(path)
     try:
@@ -41,7 +41,7 @@ def verify_store(path: str | Path) -> list[Problem]:
     except StoreError as error:
         return [Problem("", "", str(error))]
     problems: list[Problem] = []
-    whole: list[Shard] = []
+    intact: list[Shard] = []
     for file in paths:
         try:
             shard = Shard.read(file)
@@ -50,30 +50,30 @@ def verify_store(path: str | Path) -> list[Problem]:
             continue
         found = list(structure_problems(shard, header))
         if not found:
-            whole.append(shard)
+            intact.append(shard)
             found += content_problems(shard)
             found += [problem for group in mask_groups(shard) for problem in bit_problems(shard, group)]
-        else:  # a digest tells damage from a wrong writer
+        else:  # digests tell whether the file was damaged or written like this
             found += digest_problems(shard)
         problems += found
-    problems += ragged_columns(whole)
-    problems += duplicate_keys(whole)
+    problems += ragged_columns(intact)
+    problems += duplicate_keys(intact)
     return problems
 
 
 def mask_groups(shard: Shard) -> tuple[str, ...]:
-    """The groups of arrays that hold masks: "mask", and "person_mask" where the store keeps those."""
+    """The groups of arrays that hold masks: "mask", and "person_mask" in a store with masks of the person."""
     return ("mask", "person_mask") if shard.header.person_masks else ("mask",)
 
 
 def structure_problems(shard: Shard, header: Header) -> Iterator[Problem]:
     """Problems of a shard's structure, the first of each kind: a header other than its store's, arrays missing or of
     another type or shape, offsets that do not increase with the boxes, boxes outside their images, unknown codes,
-    images called complete without a camera. Reads the small arrays only, and no words."""
+    complete images without a camera. Reads the small arrays only, not the mask words."""
     name = shard.path.name
     difference = header.difference(shard.header)
     if difference:
-        yield Problem(name, "", f"other than the store's: {difference}")
+        yield Problem(name, "", f"header other than the store's: {difference}")
         return
     shapes_fit = True
     for what in _shape_problems(shard):
@@ -101,7 +101,7 @@ def structure_problems(shard: Shard, header: Header) -> Iterator[Problem]:
     if bad.size:
         yield Problem(name, "camera/R", f"expected a camera of the complete image {keys[bad[0]]!r}, got NaN")
     size = shard.array("image/size")
-    bad = np.flatnonzero((size < has_camera[:, None]).any(1))  # 0 x 0 stands for unknown where there is no camera
+    bad = np.flatnonzero((size < has_camera[:, None]).any(1))  # 0 x 0 means unknown, for images without a camera
     if bad.size:
         yield Problem(name, "image/size", f"expected a positive height and width, got {size[bad[0]]} in row {bad[0]}")
     for group in mask_groups(shard):
@@ -119,7 +119,7 @@ def _shape_problems(shard: Shard) -> Iterator[Problem]:
     for dataset, have in shard.arrays.items():
         wanted = spec_of(dataset, len(have.shape))
         if wanted is None:
-            continue  # an addition of another writer; its digest is checked all the same
+            continue  # an array that the format does not define; its digest is still checked
         if have.dtype.kind != "S" if wanted.dtype == "S" else have.dtype != np.dtype(wanted.dtype):
             yield Problem(name, dataset, f"expected dtype {wanted.dtype}, got {have.dtype.str}")
         shape = tuple(lengths.get(length, length) for length in wanted.shape)
@@ -160,7 +160,7 @@ def _box_problems(shard: Shard, group: str, size: NDArray[np.int32], has_camera:
 
 
 def digest_problems(shard: Shard) -> Iterator[Problem]:
-    """Arrays of a shard whose bytes are not those that its digests were made from. Reads everything."""
+    """Arrays of a shard whose bytes do not have the recorded digest. Reads everything."""
     for dataset, recorded in shard.arrays.items():
         actual = digest(shard.array(dataset))
         if actual != recorded.sha256:
@@ -168,7 +168,7 @@ def digest_problems(shard: Shard) -> Iterator[Problem]:
 
 
 def content_problems(shard: Shard) -> Iterator[Problem]:
-    """Damaged arrays, or in sound ones what a wrong writer put there: cameras and poses that are none."""
+    """Damaged arrays; in a shard without damage, invalid cameras and poses."""
     damaged = list(digest_problems(shard))
     yield from damaged
     if damaged:
@@ -202,16 +202,16 @@ def duplicate_keys(shards: Sequence[Shard]) -> Iterator[Problem]:
 
 def ragged_columns(shards: Sequence[Shard]) -> Iterator[Problem]:
     """Betas or scores that have another number of columns than in an earlier shard."""
-    tails: dict[str, tuple[int, ...]] = {}
+    expected: dict[str, tuple[int, ...]] = {}
     for shard in shards:
-        for name, tail in shard.tails().items():
-            if tails.setdefault(name, tail) != tail:
-                what = f"expected shape {('n', *tails[name])} as in earlier shards, got {('n', *tail)}"
+        for name, trailing in shard.trailing_shapes().items():
+            if expected.setdefault(name, trailing) != trailing:
+                what = f"expected shape {('n', *expected[name])} as in earlier shards, got {('n', *trailing)}"
                 yield Problem(shard.path.name, name, what)
 
 
 def bit_problems(shard: Shard, group: str) -> Iterator[Problem]:
-    """The first masks with bits outside their box, or with a box larger than need be. Reads all words."""
+    """The first mask with bits outside its box and the first with a box larger than necessary. Reads all mask words."""
     stray, loose = loose_masks(shard.masks(group))
     for rows, dataset, what in (
         (stray, f"{group}/words", "expected no pixel outside the mask's box, got some"),
@@ -222,7 +222,7 @@ def bit_problems(shard: Shard, group: str) -> Iterator[Problem]:
 
 
 def loose_masks(masks: PackedMasks) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows of masks with bits set outside their box, and rows whose box is not exact. Boxes must be inside images."""
+    """Rows of masks with bits set outside their box, and rows whose box is not exact. Boxes must lie inside their images."""
     blocks = words_in_box(masks.box) // WORDS_PER_BLOCK
     ends = np.cumsum(blocks)
     stray: list[NDArray[np.intp]] = [np.zeros(0, np.intp)]
@@ -231,14 +231,14 @@ def loose_masks(masks: PackedMasks) -> tuple[NDArray[np.intp], NDArray[np.intp]]
     while first < len(masks):
         before = int(ends[first - 1]) if first else 0
         last = max(first + 1, int(np.searchsorted(ends, before + _BLOCKS_AT_ONCE, "right")))
-        outside, inexact = _loose(masks[first:last], blocks[first:last])
+        outside, inexact = _stray_and_loose(masks[first:last], blocks[first:last])
         stray.append(outside + first)
         loose.append(inexact + first)
         first = last
     return np.concatenate(stray), np.concatenate(loose)
 
 
-def _loose(masks: PackedMasks, blocks: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _stray_and_loose(masks: PackedMasks, blocks: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     n = len(masks)
     mask = np.repeat(np.arange(n), blocks)  # the mask of each block
     within = np.arange(len(mask)) - np.repeat(np.cumsum(blocks) - blocks, blocks)
@@ -266,6 +266,6 @@ def _loose(masks: PackedMasks, blocks: NDArray[np.int64]) -> tuple[NDArray[np.in
 
 
 def raise_first(problems: Iterator[Problem], root: Path) -> None:
-    """StoreError with the first problem, if there is one."""
+    """Raise the first problem as a StoreError, if there is one."""
     for problem in problems:
         raise StoreError(f"{root}: {problem}")

@@ -37,30 +37,30 @@ from chorus.store.schema import (
     shard_paths,
 )
 from chorus.store.shard import Shard
-from chorus.store.table import Rows, joined, rejected_rows, rows_of_batch, tails
+from chorus.store.table import Rows, joined, rejected_rows, rows_of_batch, trailing_shapes
 
 LOCK = ".lock"
 _PIECE = 1 << 16  # bytes of a file that are written at a time
 
 
 class StoreWriter:
-    """Append images to a store, creating it where there is none. A context manager; not for use by two threads at once.
+    """Append images to a store, which is created if it does not exist. A context manager; not thread-safe.
 
     path          the store's folder
     category      the object, as in "surfboard"
     num_joints    joints J of the poses
-    body_hash     hash of the body that the cameras were fitted with; None: unknown, or that of the store when reopened
+    body_hash     hash of the body that the cameras were fitted with; None: that of an existing store, else unknown
     provenance    anything that JSON can hold (parameters, command line), kept in every shard that this writer makes
-    shard_size    images per shard; what a crash can lose
-    person_masks  whether masks of the person are kept too; then every ``append`` brings them
+    shard_size    images per shard, which is also the most that a crash can lose
+    person_masks  whether masks of the person are kept too; then every ``append`` must give them
 
     Rows are kept in memory until there are ``shard_size`` of them or ``flush`` or ``close`` is called; then they are
     committed: written under a temporary name, fsynced, renamed, the folder fsynced. Leaving the with-block normally
     commits the rest; leaving it by an exception drops the rows not yet committed. Any number of processes may write to
-    one store; they take turns at committing. ``keys`` tells what is committed, so that a caller can resume there.
+    one store; a lock serialises the commits. ``keys`` tells what is committed, so that an interrupted caller can resume.
 
     Raises StoreError where the store is of another category, number of joints, body or version, is damaged, or ``path``
-    is a folder with other things in it; OSError where the system refuses.
+    is a folder with other content; OSError where the system refuses.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class StoreWriter:
         self._pending_keys: set[bytes] = set()
         self._committed: set[bytes] = set()
         self._shards: set[str] = set()
-        self._tails: dict[str, tuple[int, ...]] = {}
+        self._trailing_shapes: dict[str, tuple[int, ...]] = {}
         self._closed = False
         self._make_folders()
         with exclusive_lock(self.path / LOCK):
@@ -96,7 +96,7 @@ class StoreWriter:
             else:
                 self._reopen(body_hash)
             remove_leftovers(self.path / SHARDS)
-            self._learn_shards()
+            self._read_new_shards()
 
     def _make_folders(self) -> None:
         if self.path.exists() and not (self.path / STORE_JSON).exists():
@@ -124,7 +124,7 @@ class StoreWriter:
             "provenance": self._provenance,
         }
         text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
-        (self.path / (STORE_JSON + PART_SUFFIX)).unlink(missing_ok=True)  # of a creator that died
+        (self.path / (STORE_JSON + PART_SUFFIX)).unlink(missing_ok=True)  # left by a process that died
         write_new(self.path / STORE_JSON, lambda part: _write_new(part, text.encode()))
 
     def _reopen(self, body_hash: str | None) -> None:
@@ -135,27 +135,28 @@ class StoreWriter:
         if difference:
             raise StoreError(f"{self.path}: cannot append to this store: {difference}")
 
-    def _learn_shards(self) -> None:
-        """Take up the keys of shards that were committed since the last look, by this writer or another."""
+    def _read_new_shards(self) -> None:
+        """Read the keys of the shards committed since the last call, by this writer or another."""
         for path in shard_paths(self.path):
             if path.name in self._shards:
                 continue
             shard = Shard.read(path)
             difference = self._header.difference(shard.header)
             if difference:
-                raise StoreError(f"{path}: other than the store's: {difference}")
-            for name, tail in shard.tails().items():
-                if self._tails.setdefault(name, tail) != tail:
-                    raise StoreError(f"{path}: {name}: expected shape {('n', *self._tails[name])}, got {('n', *tail)}")
+                raise StoreError(f"{path}: header other than the store's: {difference}")
+            for name, trailing in shard.trailing_shapes().items():
+                expected = self._trailing_shapes.setdefault(name, trailing)
+                if expected != trailing:
+                    raise StoreError(f"{path}: {name}: expected shape {('n', *expected)}, got {('n', *trailing)}")
             keys = shard.array("image/key")
             if digest(keys) != shard.arrays["image/key"].sha256:
-                raise StoreError(f"{path}: image/key: damaged; its bytes do not fit its sha256")
+                raise StoreError(f"{path}: image/key: damaged; its bytes do not have the recorded sha256")
             self._committed.update(keys.tolist())
             self._shards.add(path.name)
 
     @property
     def keys(self) -> AbstractSet[bytes]:
-        """Keys committed to the store, as far as this writer knows: at its opening and its commits. A live view."""
+        """Keys committed to the store, as read when the writer was opened and at its commits. A live view."""
         return self._committed
 
     def __contains__(self, key: str | bytes) -> bool:
@@ -179,15 +180,15 @@ class StoreWriter:
 
         views, estimators  a str for all or (I,) str; "" where not given
         seeds              (I,) integers, -1 for none
-        scores             name -> (I,) or (I, k) numbers, kept as float32; NaN in rows that bring none of that name
+        scores             name -> (I,) or (I, k) numbers, kept as float32; NaN in rows for which a name is not given
         status             a str for all or (I,) str: "complete", or the stage that rejected the image
-        betas              (I, B) shape parameters, kept as float32; NaN in rows that bring none
+        betas              (I, B) shape coefficients, kept as float32; NaN in rows for which they are not given
         residual_px        (I,) mean reprojection distance of the camera fit in pixels; NaN where not given
         person_masks       the person's masks, of the same sizes, in a store that keeps them
 
-        Raises InputError for arrays that do not fit and for masks with bits outside their box, StoreError for a key
-        that the store, or this writer, already has; then nothing of the batch has been added. Raises as ``flush`` where
-        the batch fills a shard and that cannot be committed; ``keys`` then tells what is there.
+        Raises InputError for arrays of other shapes or types and for masks with bits outside their box, StoreError for a
+        key that the store, or this writer, already has; then nothing of the batch has been added. Raises as ``flush`` where
+        the batch fills a shard and that cannot be committed; ``keys`` then tells what is committed.
         """
         self._refuse_closed()
         rows = rows_of_batch(
@@ -216,10 +217,10 @@ class StoreWriter:
         scores: Mapping[str, Any] | None = None,
         estimators: Any = None,
     ) -> None:
-        """Add I images that never got a mask, a pose and a camera: rows with the reason, which no vote ever sees.
+        """Add I images that were rejected before they had a mask, a pose and a camera: rows with the reason, which never vote.
 
         keys    (I,) str or bytes          status  a str for all or (I,) str, the reasons; not "complete"
-        sizes   (I, 2) height, width in pixels; 0, 0 where not given        the others as in ``append``
+        sizes   (I, 2) height, width in pixels; 0, 0 where not given        other arguments as in ``append``
 
         Their mask is empty and their R, t, K and pose are NaN. Raises as ``append`` does.
         """
@@ -246,19 +247,20 @@ class StoreWriter:
         in_batch: set[bytes] = set()
         for key in keys:
             if not key:
-                raise InputError("keys: expected names, got an empty one")
+                raise InputError("keys: expected names, got an empty string")
             for place, known in (
                 ("the store", self._committed),
-                ("the shard in the making", self._pending_keys),
+                ("the rows not yet committed", self._pending_keys),
                 ("this batch", in_batch),
             ):
                 if key in known:
                     raise StoreError(f"keys: expected keys new to the store, but {key!r} is already in {place}")
             in_batch.add(key)
-        for name, tail in tails(rows).items():
-            if self._tails.get(name, tail) != tail:
-                raise InputError(f"{name}: expected shape {('I', *self._tails[name])} as in earlier rows, got {('I', *tail)}")
-        self._tails.update(tails(rows))
+        for name, trailing in trailing_shapes(rows).items():
+            expected = self._trailing_shapes.get(name, trailing)
+            if expected != trailing:
+                raise InputError(f"{name}: expected shape {('I', *expected)} as in earlier rows, got {('I', *trailing)}")
+        self._trailing_shapes.update(trailing_shapes(rows))
         first = 0
         while first < len(keys):
             last = min(len(keys), first + self.shard_size - len(self._pending_keys))
@@ -269,15 +271,16 @@ class StoreWriter:
             first = last
 
     def flush(self) -> None:
-        """Commit the rows appended so far as a shard, be it small; none: nothing happens.
+        """Commit the rows appended so far as a shard of whatever size; without such rows, do nothing.
 
-        StoreError names a key that another writer has committed in the meantime; none of these rows is committed then.
+        Raises StoreError where another writer has committed one of the keys in the meantime; then none of the rows is
+        committed.
         """
         self._refuse_closed()
         if not self._pending:
             return
         with exclusive_lock(self.path / LOCK):
-            self._learn_shards()
+            self._read_new_shards()
             clash = sorted(self._pending_keys & self._committed)
             if clash:
                 raise StoreError(
@@ -294,19 +297,19 @@ class StoreWriter:
                 "provenance": self._provenance,
             }
             text = json.dumps(header, ensure_ascii=False, sort_keys=True).encode()
-            # The number keeps rows in the order of commits; the rest is unique even where locks do not work.
+            # The number keeps rows in the order of commits; the random part makes the name unique even where locks do not work.
             number = 1 + max((int(n.split("-")[0]) for n in self._shards if n.split("-")[0].isdecimal()), default=-1)
             name = f"{number:08d}-{uuid.uuid4().hex[:16]}{SHARD_SUFFIX}"
             write_new(self.path / SHARDS / name, lambda part: _write_shard(part, text, arrays))
         self._shards.add(name)
         self._committed |= self._pending_keys
-        self._forget_pending()
+        self._clear_pending()
 
-    def _forget_pending(self) -> None:
+    def _clear_pending(self) -> None:
         self._pending, self._pending_keys = [], set()
 
     def close(self) -> None:
-        """Commit the rest and refuse further rows. Again: nothing happens."""
+        """Commit the remaining rows and refuse further ones. May be called again."""
         if not self._closed:
             self.flush()
             self._closed = True
@@ -316,21 +319,21 @@ class StoreWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
-            self._forget_pending()
+            self._clear_pending()
             self._closed = True
         self.close()
 
 
 def _write_new(path: Path, content: bytes) -> None:
-    # In pieces: Linux keeps what comes in one piece as one piece of its page cache, and maps all of it into the memory of a
-    # reader that touches a byte.
+    # In small pieces: Linux keeps one large write as one large folio of its page cache, and maps all of it into the memory of
+    # a reader that touches a single byte.
     with open(path, "xb", buffering=_PIECE) as file:
         for first in range(0, len(content), _PIECE):
             file.write(memoryview(content)[first : first + _PIECE])
 
 
 def _write_shard(path: Path, header: bytes, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """The shard is made in memory and written as plain bytes: HDF5 on a full disk leaves handles that crash the process."""
+    """Write a shard, made in memory first: HDF5 that writes to a full disk leaves handles that crash the process."""
     digests = {name: digest(array) for name, array in arrays.items()}
     # Object headers of HDF5 1.8 and later carry checksums, so that damage to metadata is noticed as well.
     with h5py.File(

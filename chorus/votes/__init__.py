@@ -1,1 +1,1 @@
-"""Which images vote and how they get to the kernels: body parts, contacts, selection, prefetch; and who voted for a voxel."""
+"""Which images vote, how they reach the kernels (parts, contacts, selection, prefetch), and which images voted for a voxel."""

@@ -1,7 +1,7 @@
 """Which body parts the object touches in which image (Eq. 13), computed once and kept beside the store.
 
-The bits of a shard lie in ``<store>/contacts/<regions>/<shard>.npz``, named by the digests of the regions and of the shard:
-they can be missing, never out of date. Where the store cannot be written they are computed anew each time.
+The contacts of a shard are cached in ``<store>/contacts/<regions>/<shard>.npz``, named by the digests of the regions and of the
+shard, so that a cached file is never out of date. Where the store cannot be written, they are computed anew each time.
 """
 
 from __future__ import annotations
@@ -27,30 +27,33 @@ from chorus.votes.parts import InteractionRegions
 log = logging.getLogger(__name__)
 
 FOLDER = "contacts"
+"""Name of the cache's folder in a store."""
 
 
 def regions_digest(regions: InteractionRegions) -> str:
-    """Identity of the regions' voxels on their field, sha256 hex; names do not enter."""
+    """Identity of the regions: sha256 in hexadecimal of the field's hash and the voxels' bits; names of parts are left out."""
     return hashlib.sha256(regions.field_hash.encode() + regions.bits.tobytes()).hexdigest()
 
 
 def image_contacts(
     images: ImageBatch, field: CanonicalField, regions: InteractionRegions, backend: Backend | str = "auto"
 ) -> NDArray[np.int32]:
-    """The regions that each image's object mask touches, (I,) int32, bit r for part r.
+    """The interaction regions that each image's object touches (Eq. 13), (I,) int32, bit r for part r.
+
+    A region is touched where one of its voxels, warped by the image's pose, projects onto the object's mask.
 
     Raises MismatchError for regions of another field or images of another body.
     """
     if regions.field_hash != field.hash:
-        raise MismatchError(f"regions: expected those of field {field.hash[:12]}, got those of {regions.field_hash[:12]}")
+        raise MismatchError(f"regions: expected those of field {field.hash[:12]}, got those of field {regions.field_hash[:12]}")
     if images.poses.shape[1] != field.body.num_joints:
         raise MismatchError(
-            f"poses: the field's body has {field.body.num_joints} joints, the images' poses {images.poses.shape[1]}"
+            f"poses: expected the {field.body.num_joints} joints of the field's body, got {images.poses.shape[1]}"
         )
     chosen = choose_backend(backend) if isinstance(backend, str) else backend
     bits = chosen.touched_regions(field.arrays, torch.tensor(regions.bits), vote_images(images))
-    answer: NDArray[np.int32] = bits.cpu().numpy()
-    return answer
+    contacts: NDArray[np.int32] = bits.cpu().numpy()
+    return contacts
 
 
 def store_contacts(
@@ -63,8 +66,8 @@ def store_contacts(
 ) -> NDArray[np.int32]:
     """The contacts of all rows of a store, (rows,) int32; 0 for rows without mask, pose and camera.
 
-    What was computed before is read from the store's folder; what is new is kept there. ``progress`` is called with the
-    images computed and those to compute. Raises as ``image_contacts`` does.
+    Shards computed before are read from the cache in the store's folder; new ones are added to it. ``progress`` is called with
+    the number of images computed and of all to compute. Raises as ``image_contacts`` does.
     """
     folder = store.path / FOLDER / regions_digest(regions)[:24]
     known = [_load(_path(folder, shard.sha256), len(shard)) for shard in store.shards]
@@ -85,22 +88,22 @@ def store_contacts(
             if progress is not None:
                 progress(done, total)
         known[s] = bits
-        _keep(folder, store.shards[s].sha256, bits, regions)
+        _save(folder, store.shards[s].sha256, bits, regions)
     return np.concatenate([np.zeros(0, np.int32), *(bits for bits in known if bits is not None)])
 
 
-def kept_contacts(
+def contacts_by_key(
     store: Store, field: CanonicalField, regions: InteractionRegions, backend: str = "auto"
 ) -> Callable[[NDArray[np.bytes_]], NDArray[np.int32]]:
-    """``store_contacts`` by key: a function from keys (I,) to their images' contacts (I,) int32."""
+    """``store_contacts`` by key: a function from the keys of images (I,) bytes to their contacts (I,) int32."""
     bits, keys = store_contacts(store, field, regions, backend), store.rows["key"]
     order = np.argsort(keys, kind="stable")
 
-    def look_up(wanted: NDArray[np.bytes_]) -> NDArray[np.int32]:
+    def contacts_of(wanted: NDArray[np.bytes_]) -> NDArray[np.int32]:
         found: NDArray[np.int32] = bits[order[np.searchsorted(keys, wanted, sorter=order)]]
         return found
 
-    return look_up
+    return contacts_of
 
 
 def _path(folder: Path, shard: str) -> Path:
@@ -109,20 +112,20 @@ def _path(folder: Path, shard: str) -> Path:
 
 def _load(path: Path, count: int) -> NDArray[np.int32] | None:
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            bits, digest = kept["bits"], str(kept["sha256"])
+        with np.load(path, allow_pickle=False) as cached:
+            bits, digest = cached["bits"], str(cached["sha256"])
         if bits.shape != (count,) or bits.dtype != np.int32 or hashlib.sha256(bits.tobytes()).hexdigest() != digest:
-            raise ValueError("it does not hold what it says")
+            raise ValueError(f"expected ({count},) int32 that match their sha256")
     except FileNotFoundError:
         return None
-    except Exception as error:  # whatever is wrong with it, it can be computed again
+    except Exception as error:  # whatever is wrong with the file, its content can be computed again
         log.warning("contacts in %s could not be read (%s); computing them anew", path, error)
         return None
-    answer: NDArray[np.int32] = bits
-    return answer
+    contacts: NDArray[np.int32] = bits
+    return contacts
 
 
-def _keep(folder: Path, shard: str, bits: NDArray[np.int32], regions: InteractionRegions) -> None:
+def _save(folder: Path, shard: str, bits: NDArray[np.int32], regions: InteractionRegions) -> None:
     facts = {"parts": list(regions.names), "epsilon": regions.epsilon, "field": regions.field_hash}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,4 +133,4 @@ def _keep(folder: Path, shard: str, bits: NDArray[np.int32], regions: Interactio
         digest = hashlib.sha256(bits.tobytes()).hexdigest()
         write_atomically(_path(folder, shard), lambda part: np.savez(part, bits=bits, sha256=np.array(digest)))
     except OSError as error:
-        log.warning("contacts not kept in %s: %s", folder, error)
+        log.warning("contacts could not be cached in %s: %s", folder, error)

@@ -1,4 +1,4 @@
-"""The images behind a voxel: who voted for it, who against, and who did not see it."""
+"""The images behind a voxel: which voted for the object there, which against, and how many did not see it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from chorus.votes.selection import SelectedImages, Source
 class Explanation:
     """How images voted on one voxel.
 
-    voxel     (ix, iy, iz)        centre  (3,) metres in the rest pose's person frame
-    on_mask   (a,) bytes          keys of the images with the voxel on the object's mask, in the source's order
-    off_mask  (b,) bytes          of those that see the voxel, but no object there
-    unseen    images whose frame does not hold the voxel
-    filtered  what the store's filter, or the one asked for, did; None without one. A soft one's weights are left out.
+    voxel     (ix, iy, iz)        centre  (3,) float64 metres in the rest pose's person frame
+    on_mask   (a,) bytes          keys of the images where the voxel projects onto the object's mask, in the source's order
+    off_mask  (b,) bytes          keys of the images where it projects into the image, but off the mask
+    unseen    number of images where it projects outside the image or lies behind the camera
+    filtered  what the filter kept; None without a filter. The weights of a soft filter are ignored.
     """
 
     voxel: tuple[int, int, int]
@@ -39,7 +39,7 @@ class Explanation:
 
     @property
     def probability(self) -> float:
-        """phi of the voxel with every image counted alike; 0 where none sees it."""
+        """phi of the voxel (Eq. 6) without view weighting; 0 where no image sees it."""
         seen = len(self.on_mask) + len(self.off_mask)
         return len(self.on_mask) / seen if seen else 0.0
 
@@ -49,10 +49,10 @@ def explain(point: Any, source: Source, field: CanonicalField, *, backend: str =
 
     selection  prompt, part, parts, epsilon, folds, where, filter, as for ``chorus.aggregate``
 
-    Raises InputError for a point outside the field's cube and what ``chorus.aggregate`` refuses.
+    Raises InputError for a point outside the field's cube, and as ``chorus.aggregate`` does.
     """
     voxel = voxel_of(field, point)
-    one = _field_of_one(field, voxel)
+    voxel_field = _field_of_one(field, voxel)
     chosen = choose_backend(backend)
     images = SelectedImages(source, field, backend=backend, **selection)
     on: list[NDArray[np.bytes_]] = []
@@ -62,8 +62,8 @@ def explain(point: Any, source: Source, field: CanonicalField, *, backend: str =
         kept = batch[keep]
         if len(kept) == 0:
             continue
-        # Every image is a group of its own, so that the counts say what each did.
-        num, den = chosen.count_votes(one, vote_images(kept), torch.arange(len(kept)), num_groups=len(kept))
+        # One group for each image, so that the counts tell the images apart.
+        num, den = chosen.count_votes(voxel_field, vote_images(kept), torch.arange(len(kept)), num_groups=len(kept))
         is_on, is_seen = num[:, 0].cpu().numpy() > 0, den[:, 0].cpu().numpy() > 0
         on.append(kept.keys[is_on])
         off.append(kept.keys[is_seen & ~is_on])
@@ -76,7 +76,7 @@ def explain(point: Any, source: Source, field: CanonicalField, *, backend: str =
 
 
 def voxel_of(field: CanonicalField, point: Any) -> tuple[int, int, int]:
-    """The voxel (ix, iy, iz) that a point (3,) in metres of the rest pose's person frame lies in; InputError outside."""
+    """The voxel (ix, iy, iz) that holds a point (3,) in metres of the rest pose's person frame; InputError outside the grid."""
     at = np.asarray(point, np.float64)
     if at.shape != (3,) or not np.isfinite(at).all():
         raise InputError(f"point: expected three coordinates in metres, got {point!r}")
@@ -87,7 +87,7 @@ def voxel_of(field: CanonicalField, point: Any) -> tuple[int, int, int]:
 
 
 def _field_of_one(field: CanonicalField, voxel: tuple[int, int, int]) -> VoxelField:
-    """The field cut down to one voxel."""
+    """The field's arrays cut down to one voxel."""
     arrays = field.arrays
     flat = int(np.ravel_multi_index(voxel, arrays.shape))
     entries = slice(int(arrays.offset[flat]), int(arrays.offset[flat + 1]))

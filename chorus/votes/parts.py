@@ -1,7 +1,8 @@
 """Body parts (Table 4) and the interaction regions around them in the canonical space (Eq. 7, 12).
 
-A part is a set of mesh vertices. Without a segmentation a vertex belongs to the part of its dominant joint; one that the
-user has (the published SMPL maps among them) is read from a JSON file of vertices, or of joints by name.
+A part is a set of mesh vertices. By default a vertex belongs to the part of its dominant joint (the one with the largest
+skinning weight). A segmentation of one's own, such as the published one of SMPL, is read from a JSON file that lists vertices,
+or joints by name.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from chorus.field import CanonicalField
 EPSILON = 0.13
 """Radius of an interaction region around its part's vertices, in metres (Eq. 12)."""
 MAX_REGIONS = 32
-"""Regions in one set: a voxel's are bits of an int32."""
+"""Most regions in one set: a voxel holds them as bits of an int32."""
 
 SEGMENTS = {
     "rightHand": ("rightHand", "rightHandIndex1"),
@@ -66,11 +67,11 @@ _PART_OF_JOINT: dict[str, str | None] = {
 
 
 def body_parts(body: Body) -> dict[str, NDArray[np.int64]]:
-    """The parts of Table 4 by dominant joints: part -> its vertices, ascending, of the body's 0 .. V - 1.
+    """The parts of Table 4 by dominant joints: part -> indices of its vertices, (n,) int64, ascending.
 
-    A joint goes by its name; one that Table 4 has no use for (a finger, the jaw, an eye) by its parent's. Vertices that the
-    pelvis dominates belong to no part. Raises InputError where a part is left without vertices, as with joints that have
-    other names than SMPL's.
+    Joints are recognised by SMPL's names; one that Table 4 does not list (a finger, the jaw, an eye) belongs to the part of its
+    parent. Vertices that the pelvis dominates belong to no part. Raises InputError where a part has no vertices, as for a body
+    whose joints have other names.
     """
     part_of: list[str | None] = []
     for name, parent in zip(body.joint_names, body.parents.tolist(), strict=True):
@@ -82,20 +83,20 @@ def body_parts(body: Body) -> dict[str, NDArray[np.int64]]:
     empty = [name for name, vertices in found.items() if not len(vertices)]
     if empty:
         raise InputError(
-            f"body: expected vertices of every part, whose joints have SMPL's names; got none of {', '.join(empty)} from "
+            f"body: expected joints with SMPL's names, so that every part has vertices; got none for {', '.join(empty)} with "
             f"the joints {', '.join(body.joint_names)}"
         )
     return found
 
 
 def load_parts(path: str | os.PathLike[str], body: Body) -> dict[str, NDArray[np.int64]]:
-    """Parts from a JSON file {part: [vertex or joint, ...]}: part -> its vertices, ascending, in the file's order of parts.
+    """Parts from a JSON file {part: [vertex or joint, ...]}: part -> its vertices, (n,) int64 ascending, in the file's order.
 
-    A vertex is a number, a joint its name, as "left_knee": it stands for the vertices that it dominates. A vertex may lie in
-    several parts or in none. A file that has every label of the published SMPL segmentation is merged into the 12 parts of
-    Table 4; any other is taken as it is, up to 32 parts.
+    A vertex is given by its index, a joint by its name, such as "left_knee", which stands for the vertices that it dominates.
+    A vertex may lie in several parts or in none. A file that has every label of the published SMPL segmentation is merged into
+    the 12 parts of Table 4; any other is used unchanged, up to 32 parts.
 
-    Raises InputError for a file that is not such JSON, and for what ``check_parts`` refuses.
+    Raises InputError for a file that is not such JSON, and as ``check_parts`` does.
     """
     path = Path(path)
     try:
@@ -123,10 +124,10 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_parts(parts: Mapping[str, Any], body: Body) -> dict[str, NDArray[np.int64]]:
-    """Parts with their vertices ascending, each once; names of joints among them stand for the vertices that they dominate.
+    """Parts with their vertices checked: (n,) int64, ascending, each once. A joint's name stands for the vertices it dominates.
 
-    Raises InputError for no parts, a part that has no vertices, numbers that are not whole, and vertices and joints that the
-    body does not have.
+    Raises InputError where there are no parts, a part has no vertices, an index is not an integer, or the body does not have
+    a vertex or joint.
     """
     if not parts:
         raise InputError("parts: expected at least one part, got none")
@@ -138,7 +139,7 @@ def check_parts(parts: Mapping[str, Any], body: Body) -> dict[str, NDArray[np.in
         what = f"parts[{name!r}]"
         if isinstance(vertices, str):
             raise InputError(f"{what}: expected a list of vertices or joints, got {vertices!r}")
-        if isinstance(vertices, (list, tuple)) and any(isinstance(one, str) for one in vertices):
+        if isinstance(vertices, (list, tuple)) and any(isinstance(item, str) for item in vertices):
             vertices = _with_joints(what, vertices, body)
         try:
             given = np.asarray(vertices)
@@ -157,28 +158,28 @@ def check_parts(parts: Mapping[str, Any], body: Body) -> dict[str, NDArray[np.in
 def _with_joints(what: str, given: Sequence[Any], body: Body) -> list[Any]:
     """A list of vertices and names of joints with each name replaced by the vertices that the joint dominates."""
     found: list[Any] = []
-    for one in given:
-        if not isinstance(one, str):
-            found.append(one)
+    for item in given:
+        if not isinstance(item, str):
+            found.append(item)
             continue
-        if one not in body.joint_names:
-            raise InputError(f"{what}: expected joints among {', '.join(body.joint_names)}; got {one!r}")
-        dominated = np.flatnonzero(body.dominant_joint == body.joint_names.index(one)).tolist()
+        if item not in body.joint_names:
+            raise InputError(f"{what}: expected joints among {', '.join(body.joint_names)}; got {item!r}")
+        dominated = np.flatnonzero(body.dominant_joint == body.joint_names.index(item)).tolist()
         if not dominated:
-            raise InputError(f"{what}: expected joints that dominate a vertex of {body.name}, which {one!r} does not")
+            raise InputError(f"{what}: expected joints that dominate a vertex of {body.name}, which {item!r} does not")
         found += dominated
     return found
 
 
 @dataclass(frozen=True, eq=False)
 class InteractionRegions:
-    """Which voxels of a field lie in the interaction region of which part (Eq. 12).
+    """The voxels of a field in the interaction region of each part (Eq. 12).
 
-    names       of the parts; part r is bit r
+    names       of the parts; part r has bit r
     bits        (V,) int32, voxels in the field's order (x slowest): bit r set where the voxel's centre lies within epsilon
                 of a rest-pose vertex of part r. Bit 31 is the sign; read-only.
     epsilon     metres
-    field_hash  identity of the field
+    field_hash  identity of the field that the voxels are of
     """
 
     names: tuple[str, ...]
@@ -197,7 +198,7 @@ class InteractionRegions:
         return self.has(self.bits, part)
 
     def has(self, bits: Any, part: str) -> NDArray[np.bool_]:
-        """Where bit patterns of these regions, int32 of any shape, have the part's bit: bool of that shape."""
+        """Where ``bits`` of voxels or contacts of images, int32 of any shape, have the part's bit: bool of that shape."""
         return (np.asarray(bits) >> self.bit(part) & 1).astype(np.bool_)
 
 
@@ -210,10 +211,10 @@ def interaction_regions(
 
     parts    None for the 12 of Table 4 by dominant joints; {part: vertices and names of joints} of the field's body, at most
              32; or the path of a JSON file of that form (see ``load_parts``)
-    epsilon  metres, the bound included
+    epsilon  radius in metres, itself included
 
-    Raises InputError for an epsilon that is not positive, for parts that cannot be used, and for a part without a voxel:
-    every image would be without contact.
+    Raises InputError for an epsilon that is not positive, for parts that cannot be used, and for a part whose region holds no
+    voxel: no image could ever touch it.
     """
     body = field.body
     if not np.isfinite(epsilon) or epsilon <= 0:
@@ -227,11 +228,11 @@ def interaction_regions(
     else:
         chosen = load_parts(parts, body)
     N = field.resolution
-    axis = (np.arange(N) + 0.5) * (field.extent / N) - field.extent / 2  # as chorus.field.voxel_centres
+    axis = (np.arange(N) + 0.5) * (field.extent / N) - field.extent / 2  # equals chorus.field.voxel_centres
     bits = np.zeros((N, N, N), np.int32)
     for r, (name, vertices) in enumerate(chosen.items()):
         points = body.rest_vertices[vertices]
-        # Only voxels of the part's box can be near it, one more on each side for the rounding of the ends.
+        # Only voxels in the part's bounding box can be near it; one more on each side allows for rounding.
         low = np.searchsorted(axis, points.min(0) - epsilon)
         high = np.searchsorted(axis, points.max(0) + epsilon)
         box = tuple(slice(max(0, a - 1), min(N, b + 1)) for a, b in zip(low.tolist(), high.tolist(), strict=True))
@@ -243,8 +244,8 @@ def interaction_regions(
             near = np.asarray(distance) <= epsilon
         if not near.any():
             raise InputError(
-                f"epsilon: expected one that reaches a voxel of every part, got {epsilon} m, with which {name!r} has none "
-                f"of the {N}^3 voxels of {field.parameters.spacing:.3g} m"
+                f"epsilon: expected a radius that reaches a voxel for every part, got {epsilon} m, with which {name!r} "
+                f"has none of the {N}^3 voxels of {field.parameters.spacing:.3g} m"
             )
         bits[box] |= near * np.array(1 << r, np.int64).astype(np.int32)
     flat = bits.reshape(-1)

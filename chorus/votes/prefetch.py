@@ -1,4 +1,4 @@
-"""Images from a store to a GPU: read, joined and copied to pinned memory by a thread, while the GPU works on those before."""
+"""Prefetch for a GPU: a thread reads and joins the next images in pinned memory while the GPU counts the votes of the last."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from chorus.kernels.masks import PackedMasks, words_in_box
 from chorus.kernels.threads import default_threads
 
 IMAGES = 1 << 16
-"""Images that are joined and sent together."""
+"""Images in a prefetched batch."""
 WORDS = 1 << 28
-"""Mask words that are joined at most, a gigabyte."""
+"""Mask words (32 bits) at which a batch with fewer images is closed: 1 GiB."""
 _COPY_THREADS = 4
-_PIECE = 1 << 20
+_CHUNK = 1 << 20  # mask words that a thread copies at a time
 
 
 @dataclass
 class Timings:
     """Seconds that each stage of an aggregation took; the stages of a GPU overlap.
 
-    read  reading and checking the small arrays, and grouping; copy  joining the masks in (pinned) memory
-    wait_for_images  what the votes waited for the two;  wait_for_votes  what the images waited for the votes
-    gpu   waiting for a batch's votes before the one after the next is sent
+    read             reading and checking poses and cameras, and grouping
+    copy             joining arrays and masks in (pinned) memory
+    wait_for_images  the consumer waited for a prefetched batch
+    wait_for_votes   the prefetching thread waited for the consumer
+    gpu              the consumer waited for the GPU to finish an earlier batch
     """
 
     read: float = 0.0
@@ -51,7 +53,12 @@ class Timings:
 
 @dataclass(frozen=True)
 class PrefetchedBatch:
-    """Images joined from several batches, on the CPU: as the kernels take them, their groups, weights and keys."""
+    """Images joined from one or more batches, on the CPU.
+
+    images   what the kernels take
+    group    (I,) int64 group of each image        weight  (I,) uint8 integer weights, or None
+    batches  the batches joined                    groups  the groups of each, (n,) int64
+    """
 
     images: VoteImages
     group: torch.Tensor
@@ -71,11 +78,12 @@ def prefetch(
     size: int = IMAGES,
     timings: Timings | None = None,
 ) -> Iterator[PrefetchedBatch]:
-    """Batches joined to at least ``size`` images where there are so many, made ready one ahead of the consumer.
+    """Join batches to at least ``size`` images (the last may be smaller), one joined batch ahead of the consumer.
 
-    batches  with the group of each image, (I,) int64; drawn in a thread, what they raise is raised here
-    device   the GPU that the thread works with, where it finds contacts
-    pin      join them in page-locked memory, from which a GPU copies by itself
+    batches  batches with the group of each image, (I,) int64; iterated in a thread, whose errors are raised here
+    pin      join in page-locked memory, from which a GPU copies asynchronously
+    device   the current device of the thread, where iterating runs kernels (the contacts of Eq. 13); None for the CPU
+    timings  gains the seconds of each stage
     """
     timings = timings if timings is not None else Timings()
     ready: queue.Queue[PrefetchedBatch | BaseException | None] = queue.Queue(maxsize=1)
@@ -94,19 +102,19 @@ def prefetch(
     def work() -> None:
         try:
             if device is not None and device.type == "cuda":
-                torch.cuda.set_device(device)  # a thread starts with the first
+                torch.cuda.set_device(device)  # a new thread has device 0 as its current one
             with ThreadPoolExecutor(min(_COPY_THREADS, default_threads())) as pool:
                 parts: list[tuple[ImageBatch, NDArray[np.int64]]] = []
-                held = words = 0
+                count = words = 0
                 began = time.perf_counter()
                 for batch, group in batches:
                     parts.append((batch, group))
-                    held += len(batch)
+                    count += len(batch)
                     words += int(words_in_box(batch.masks.box).sum())
-                    if held >= size or words >= WORDS:
+                    if count >= size or words >= WORDS:
                         timings.read += time.perf_counter() - began
                         offer(_join(parts, pin, pool, timings))
-                        parts, held, words = [], 0, 0
+                        parts, count, words = [], 0, 0
                         began = time.perf_counter()
                     if stop.is_set():
                         return
@@ -167,15 +175,15 @@ def _join(
     )
     weight = None
     if any(b.weights is not None for b in batches):
-        every = [np.ones(len(b), np.uint8) if b.weights is None else b.weights for b in batches]
-        weight = joined(every, torch.uint8)
+        weights = [np.ones(len(b), np.uint8) if b.weights is None else b.weights for b in batches]
+        weight = joined(weights, torch.uint8)
     result = PrefetchedBatch(images, joined([g for _, g in parts], torch.int64), weight, batches, [g for _, g in parts])
     timings.copy += time.perf_counter() - began
     return result
 
 
 def _runs(masks: PackedMasks) -> tuple[NDArray[np.int64], list[tuple[int, int]], int]:
-    """The words that masks use as runs first .. last - 1, where each mask starts in the runs joined, and their length."""
+    """Where each mask starts once unused words are dropped, the runs (first, last) of words in use, and their total length."""
     length = words_in_box(masks.box)
     if len(length) == 0 or int(length.sum()) == 0:
         return np.zeros(len(length), np.int64), [], 0
@@ -192,11 +200,11 @@ def _runs(masks: PackedMasks) -> tuple[NDArray[np.int64], list[tuple[int, int]],
 
 
 def _copy(pieces: list[NDArray[np.int32]], out: NDArray[np.int32], pool: ThreadPoolExecutor) -> None:
-    """Concatenate into ``out``; numpy copies without Python's lock, so a few threads share the work."""
+    """Concatenate ``pieces`` into ``out`` with a few threads; numpy copies without holding Python's lock."""
     tasks, at = [], 0
     for piece in pieces:
-        for first in range(0, len(piece), _PIECE):
-            some = piece[first : first + _PIECE]
-            tasks.append((out[at : at + len(some)], some))
-            at += len(some)
+        for first in range(0, len(piece), _CHUNK):
+            chunk = piece[first : first + _CHUNK]
+            tasks.append((out[at : at + len(chunk)], chunk))
+            at += len(chunk)
     list(pool.map(lambda task: np.copyto(*task), tasks))

@@ -1,4 +1,4 @@
-"""Which images: prompts by name or pattern, folds, and conditions on the body parts that the object touches (Eq. 13)."""
+"""Which images vote: by prompt, fold and filter, and by the body parts that the object touches (Eq. 13)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from chorus.field import CanonicalField
 from chorus.images import ImageBatch
 from chorus.store import Store, open_store
 from chorus.store.filters import Filtered, FilterSpec, filter_rows
-from chorus.votes.contacts import image_contacts, kept_contacts
+from chorus.votes.contacts import contacts_by_key, image_contacts
 from chorus.votes.parts import EPSILON, InteractionRegions, interaction_regions
 
 Source = ImageBatch | Store | str | os.PathLike[str] | Iterable[ImageBatch]
+"""Where images come from: memory, a store, or the path of one."""
 
 
 @dataclass(frozen=True)
 class PartQuery:
     """A condition on the parts that an image's object touches, such as ``rightHand and not (leftHand or face)``.
 
-    text   names of parts joined by ``and``, ``or``, ``not`` and parentheses; a name that is no plain word in quotes
-    parts  the names in it, in order
+    text   names of parts joined by ``and``, ``or``, ``not`` and parentheses; a name that is not a plain word is quoted
+    parts  the names in it, in order of appearance
     """
 
     text: str
@@ -39,7 +40,7 @@ class PartQuery:
 
     @classmethod
     def parse(cls, text: str, known: Sequence[str]) -> PartQuery:
-        """The condition in ``text`` on parts of these names. InputError, quoting the text, for anything else."""
+        """The condition in ``text`` on parts of these names. InputError, quoting the text, for any other text."""
         names: list[str] = []
         try:
             tree = ast.parse(text.strip(), mode="eval").body
@@ -69,14 +70,14 @@ class PartQuery:
         return cls(text, tuple(dict.fromkeys(names)), test)
 
     def __call__(self, bits: NDArray[np.int32], regions: InteractionRegions) -> NDArray[np.bool_]:
-        """Which images fulfil it: the regions that each touches (I,) int32 -> (I,) bool."""
+        """Which images fulfil the condition, (I,) bool; ``bits`` are the regions that each touches, (I,) int32."""
         return self._test(lambda name: regions.has(bits, name))
 
 
 def matching_prompts(wanted: str | Sequence[str] | None, known: Sequence[str]) -> list[str] | None:
-    """Prompts by name, or by shell patterns with ``*`` and ``?``: those of ``known`` that match, sorted; None for any.
+    """The prompts among ``known`` that have a name in ``wanted`` or match a shell pattern (``*``, ``?``) in it, sorted.
 
-    Raises InputError for a name that is not known, or a pattern that nothing matches.
+    None, which stands for any prompt, stays None. Raises InputError for an unknown name or a pattern that nothing matches.
     """
     if wanted is None:
         return None
@@ -100,22 +101,23 @@ def _matches(prompt: str, wanted: str) -> bool:
 
 
 class SelectedImages:
-    """The images of a source that a question is about, batch by batch, each once.
+    """The images of a source that a selection keeps, batch by batch; can be iterated once.
 
     source        ImageBatch, an iterable of them, a Store, or the path of one
-    prompt        one, several, or patterns of them (``matching_prompts``)
+    prompt        a prompt, several, or shell patterns of prompts (``matching_prompts``)
     part          a condition on the body parts that the object touches (``PartQuery``); parts, epsilon as in
-                  ``chorus.votes.parts.interaction_regions``. What images of a store touch is kept beside it.
-    folds         of these folds, 0 .. 9 by a hash of their key
+                  ``chorus.votes.parts.interaction_regions``. The contacts of a store's images are cached beside it.
+    folds         only images of these folds, 0 .. 9 by a hash of their key
     where         for a store: a predicate over its rows (columns in, (rows,) bool out)
-    filter        for a store: which of its complete images are used, or how much each counts: "store" its own filter, where it
+    filter        for a store: which of its complete images are used, or how much each counts: "store" the store's filter, if it
                   has one; "none"; "paper" or "soft" the rules of A.3; a ``Filter``; or the path of a file with one.
                   A soft filter gives the batches weights.
-    backend       that finds the contacts
+    backend       computes the contacts: "auto", "triton", "numba", "reference"
+    batch_size    images in a batch, at most
 
-    Iterating gives batches of what prompt, folds, ``where`` and ``filter`` select, and which of their images fulfil ``part``,
-    (I,) bool. ``filtered`` says what the filter did; None without one.
-    Raises InputError for arguments that do not fit, MismatchError for images of another body.
+    Iterating gives pairs: a batch of I images that prompt, folds, ``where`` and ``filter`` select, and which of them fulfil
+    ``part``, (I,) bool. ``filtered`` says what the filter kept; None without a filter.
+    Raises InputError for arguments that cannot be used, MismatchError for images of another body.
     """
 
     def __init__(
@@ -149,14 +151,13 @@ class SelectedImages:
         else:
             self._batches, self.total = _of_memory(source, prompt, where, filter, batch_size)
         self.read = 0
-        """images drawn so far, of ``total`` where that is known"""
+        """Images read so far, out of ``total`` where that is known."""
 
     def __iter__(self) -> Iterator[tuple[ImageBatch, NDArray[np.bool_]]]:
         for batch, bits in self._with_contacts():
             if batch.poses.shape[1] != self._field.body.num_joints:
                 raise MismatchError(
-                    f"poses: the field's body has {self._field.body.num_joints} joints, the images' poses "
-                    f"{batch.poses.shape[1]}"
+                    f"poses: expected the {self._field.body.num_joints} joints of the field's body, got {batch.poses.shape[1]}"
                 )
             self.read += len(batch)
             keep = np.ones(len(batch), np.bool_)
@@ -168,18 +169,19 @@ class SelectedImages:
             yield batch, keep
 
     def _with_contacts(self) -> Iterator[tuple[ImageBatch, NDArray[np.int32] | None]]:
-        """Each batch with the regions that its images touch: computed, or for a store looked up."""
+        """Each batch with the regions that its images touch, (I,) int32; None where no condition asks for them."""
         field, regions = self._field, self._regions
         if regions is None:
             yield from ((batch, None) for batch in self._batches)
             return
-        look_up = kept_contacts(self._source, field, regions, self._backend) if isinstance(self._source, Store) else None
-        for batch in self._batches:
-            bits = image_contacts(batch, field, regions, self._backend) if look_up is None else look_up(batch.keys)
-            yield batch, bits
+        if isinstance(self._source, Store):
+            contacts_of = contacts_by_key(self._source, field, regions, self._backend)
+            yield from ((batch, contacts_of(batch.keys)) for batch in self._batches)
+        else:
+            yield from ((batch, image_contacts(batch, field, regions, self._backend)) for batch in self._batches)
 
     def why_none(self) -> str:
-        """What to say where no image was left."""
+        """The error message for a selection that kept no image."""
         if self.read == 0 and isinstance(self._source, Store):
             if self.filtered is not None and self.filtered.images:
                 return f"no image of the store is selected: the filter keeps none ({self.filtered})"
@@ -190,16 +192,17 @@ class SelectedImages:
             return "no image to aggregate: the source is empty"
         asked = [f"part {self._query.text!r}"] if self._query is not None else []
         asked += [f"folds {list(self._folds)}"] if self._folds is not None else []
-        return f"no image to aggregate: of the {self.read} read, none is of {' and '.join(asked) or 'the selection'}"
+        return f"no image to aggregate: of the {self.read} read, none matches {' and '.join(asked) or 'the selection'}"
 
 
 def _of_store(
     store: Store, field: CanonicalField, prompt: str | Sequence[str] | None, where: Any, filter: FilterSpec, batch_size: int
 ) -> tuple[Iterator[ImageBatch], int, Filtered | None]:
-    """Batches of the images selected, how many they are, and what the filter did."""
+    """Batches of the images selected, their number, and what the filter kept."""
     if store.body_hash and store.body_hash != field.body.hash:
         raise MismatchError(
-            f"the store was made with body {store.body_hash[:12]}, the field with {field.body.name} {field.body.hash[:12]}"
+            f"store: expected one made with the field's body, {field.body.name} {field.body.hash[:12]}, got one made with "
+            f"{store.body_hash[:12]}"
         )
     rows = store.select(where, prompt=matching_prompts(prompt, store.prompts))
     rows, weights, filtered = filter_rows(store, rows, filter)
@@ -208,7 +211,7 @@ def _of_store(
 
 
 def _weighed(batches: Iterator[ImageBatch], weights: NDArray[np.uint8]) -> Iterator[ImageBatch]:
-    """The batches with weights, one an image in the order of the batches."""
+    """The batches with weights, one for each image in the order of the batches."""
     first = 0
     for batch in batches:
         yield batch.with_weights(weights[first : first + len(batch)])
@@ -218,9 +221,11 @@ def _weighed(batches: Iterator[ImageBatch], weights: NDArray[np.uint8]) -> Itera
 def _of_memory(
     source: ImageBatch | Iterable[ImageBatch], prompt: str | Sequence[str] | None, where: Any, filter: FilterSpec, size: int
 ) -> tuple[Iterator[ImageBatch], int | None]:
-    """Batches of the images selected, and how many they are if that is known."""
+    """Batches of the images selected, and their number if it is known in advance."""
     if where is not None:
-        raise InputError("where: a predicate over rows needs a store; select from an ImageBatch by indexing it")
+        raise InputError(
+            "where: a predicate over rows needs a store, got images in memory; select from an ImageBatch by indexing it"
+        )
     if not isinstance(filter, str) or filter not in ("store", "none"):
         raise InputError("filter: images in memory have no scores to filter by; give a store, or no filter")
     if isinstance(source, ImageBatch):
@@ -239,7 +244,7 @@ def _pieces(batches: Iterable[ImageBatch], prompt: str | Sequence[str] | None, b
             raise InputError(f"images_or_store: expected ImageBatches, got a {type(batch).__name__} among them")
         if prompt is not None:
             if batch.prompts is None:
-                raise InputError("prompt: these images carry no prompts")
+                raise InputError(f"prompt: expected images with prompts to select {prompt!r}, got images without")
             batch = batch[_of_prompts(batch.prompts, prompt)]
         for first in range(0, len(batch), batch_size):
             yield batch[first : first + batch_size]
@@ -251,9 +256,9 @@ def _shown(prompts: Any) -> str:
 
 
 def _of_prompts(prompts: NDArray[np.str_], wanted: str | Sequence[str]) -> NDArray[np.bool_]:
-    """Which images are of these prompts or patterns; here a batch may have none of them."""
-    words = [wanted] if isinstance(wanted, str) else wanted
+    """Which images are of these prompts or patterns, (I,) bool. Unlike in ``matching_prompts``, none at all is no error."""
+    patterns = [wanted] if isinstance(wanted, str) else wanted
     names, which = np.unique(prompts, return_inverse=True)
-    chosen = [any(_matches(name, word) for word in words) for name in names.tolist()]
-    answer: NDArray[np.bool_] = np.array(chosen, np.bool_)[which]
-    return answer
+    matches = [any(_matches(name, pattern) for pattern in patterns) for name in names.tolist()]
+    selected: NDArray[np.bool_] = np.array(matches, np.bool_)[which]
+    return selected

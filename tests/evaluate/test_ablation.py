@@ -181,7 +181,7 @@ def test_bad_arguments(stores: AblationStores) -> None:
         ({"seeds": (1, 1)}, "seeds: expected at least two different ones"),
         ({"seeds": (0, 1, 2)}, "training: expected stores for each of 3 seeds, or for all of them, got 2"),
         ({"tests": stores.tests[:1]}, r"training: expected the test stores' categories \['sports ball'\]"),
-        ({"tests": stores.tests * 2}, "tests: expected one store a category"),
+        ({"tests": stores.tests * 2}, "tests: expected one store for each category"),
         ({"training": []}, "training, tests: expected stores, got 0 and 2"),
         ({"where": None, "options": AblationOptions()}, "where: expected a filter"),
         ({}, "tests: expected at least 30 complete images of 'sports ball', some with an object, got 1"),

@@ -233,7 +233,7 @@ def test_rows_of_the_table() -> None:
         ({"shares": (0.0,)}, "shares: expected numbers between 0 and 1"),
         ({"sizes": (5, 2)}, "sizes: expected positive numbers, ascending"),
         ({"weightings": ("even",)}, "weightings: expected some of .*got 'even'"),
-        ({"k": (3, 3)}, "k: expected no two alike"),
+        ({"k": (3, 3)}, "k: expected different values"),
     ],
 )
 def test_options_out_of_range(wrong: dict[str, Any], message: str) -> None:

@@ -154,8 +154,8 @@ def test_what_does_not_belong_together_is_refused(small: tuple[Path, Path, Occup
     for occupancies, words in (
         ([], "stores: 'backpack' has no occupancy; those given are of nothing"),
         ({"backpack": occupancy, "hat": occupancy}, "occupancies: 'hat' has no test store; those given are of backpack"),
-        ([occupancy, occupancy], "occupancies: expected one a category, got two of 'backpack'"),
-        ([replace(occupancy, category="")], "occupancies: number 0 names no category"),
+        ([occupancy, occupancy], "occupancies: expected one for each category, got two of 'backpack'"),
+        ([replace(occupancy, category="")], "occupancies: expected a category in each, got none in number 0"),
     ):
         with pytest.raises(InputError, match=words):
             evaluate_pap(occupancies, [test])

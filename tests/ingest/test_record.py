@@ -73,5 +73,5 @@ def test_cameras(tmp_path):
     with pytest.raises(RecordError, match=r"at least 4 keypoints of joints with a confidence of 0\.6, got 0"):
         record_camera(unsure, BODY, min_confidence=0.6)
     few = parse_record(make(tmp_path / "few", content(pose_axis_angle=np.zeros((22, 3)).tolist())))
-    with pytest.raises(InputError, match="expected 24 joints, as the body, got 22"):
+    with pytest.raises(InputError, match="expected the body's 24 joints, got 22"):
         record_camera(few, BODY)

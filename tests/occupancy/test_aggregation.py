@@ -210,7 +210,7 @@ def test_prompts_select(images: ImageBatch, field: CanonicalField, store_path: P
         aggregate(store_path, field, prompt="flying")
     with pytest.raises(InputError, match="no image to aggregate"):
         aggregate(chosen, field, prompt="flying")
-    with pytest.raises(InputError, match="prompt: these images carry no prompts"):
+    with pytest.raises(InputError, match="prompt: expected images with prompts"):
         aggregate(ImageBatch(chosen.masks, chosen.cameras, chosen.poses), field, prompt="sitting")
 
 
@@ -238,10 +238,10 @@ def test_what_does_not_fit_is_refused(
     images: ImageBatch, field: CanonicalField, body: Body, store_path: Path, tmp_path: Path
 ) -> None:
     other = Body(body.name, body.vertices * 1.01, body.faces, body.joints, body.parents, body.weights, body.joint_names)
-    made_with = rf"the store was made with body {body.hash[:12]}, the field with .*{other.hash[:12]}"
+    made_with = rf"store: expected one made with the field's body, .*{other.hash[:12]}, got one made with {body.hash[:12]}"
     with pytest.raises(MismatchError, match=made_with):
         aggregate(store_path, CanonicalField(other, 4, cache=False))
-    with pytest.raises(MismatchError, match=r"poses: the field's body has 24 joints, the images' poses 22"):
+    with pytest.raises(MismatchError, match=r"poses: expected the 24 joints of the field's body, got 22"):
         aggregate(make_images(2, joints=22), field)
     with pytest.raises(InputError, match="weighting: expected one of"):
         aggregate(images, field, weighting="views")

@@ -191,7 +191,7 @@ def test_sketches_stay_small_and_comparable() -> None:
 def test_coarser_schemes_are_sums(fine: str, coarse: str) -> None:
     occupancy, s, t = make(4, fine), Scheme(fine), Scheme(coarse)
     if (t.has_folds and not s.has_folds) or (t.has_elevation and not s.has_elevation):
-        with pytest.raises(InputError, match="is finer than"):
+        with pytest.raises(InputError, match="scheme: expected one no finer than"):
             occupancy.with_scheme(coarse)
         return
     summed = occupancy.with_scheme(coarse)

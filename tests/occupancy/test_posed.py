@@ -287,7 +287,7 @@ def test_trilinear_in_the_rest_pose_and_beside_nearest(body: Body) -> None:
 
 def test_triton_does_not_interpolate() -> None:
     puppet_ = puppet()
-    with pytest.raises(BackendUnavailableError, match=r"triton samples the nearest voxel only\. What can interpolate: numba"):
+    with pytest.raises(BackendUnavailableError, match=r"expected numba .* for trilinear interpolation, got triton"):
         posed_occupancy(
             np.zeros((4, 4, 4)),
             np.zeros((5, 3)),

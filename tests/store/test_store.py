@@ -177,7 +177,7 @@ def test_resume_and_duplicates(tmp_path: Path) -> None:
         writer.append(rest)
         for batch, place in (
             (make_batch(random_masks(2), first=5), "'image-005' is already in the store"),
-            (make_batch(random_masks(2), first=9), "'image-009' is already in the shard in the making"),
+            (make_batch(random_masks(2), first=9), "'image-009' is already in the rows not yet committed"),
         ):
             with pytest.raises(StoreError, match=place):
                 writer.append(batch)
@@ -256,7 +256,7 @@ def test_bad_arguments(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             writer.append(batch, **wrong)
-    with pytest.raises(InputError, match="expected 24 joints, as the store, got 52"):
+    with pytest.raises(InputError, match="expected the 24 joints of the store, got 52"):
         writer.append(make_batch(random_masks(1), joints=52))
     with pytest.raises(InputError, match="ImageBatch"):
         writer.append(random_masks(1))
@@ -288,7 +288,7 @@ def test_identity_is_of_the_contents(store: Path) -> None:
     assert open_store(store).id != before.id
     assert len(before) == 12  # as it was when opened
     before.shards[0].path.unlink()
-    with pytest.raises(StoreError, match="expected the shard that was there"):
+    with pytest.raises(StoreError, match="expected the shard as when the store was opened"):
         before.batch([2])
 
 

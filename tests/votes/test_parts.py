@@ -309,7 +309,9 @@ def test_arguments_that_do_not_fit_are_refused(field: CanonicalField, regions: I
     for epsilon in (0.0, -0.1, float("nan"), float("inf")):
         with pytest.raises(InputError, match="epsilon: expected a positive number of metres, got"):
             interaction_regions(field, epsilon=epsilon)
-    with pytest.raises(InputError, match=r"epsilon: expected one that reaches a voxel of every part, got 0.001 m.*'rightHand'"):
+    with pytest.raises(
+        InputError, match=r"epsilon: expected a radius that reaches a voxel for every part, got 0.001 m.*'rightHand'"
+    ):
         interaction_regions(field, epsilon=0.001)
     with pytest.raises(InputError, match="parts: expected at most 32 parts, got 33"):
         interaction_regions(field, {str(n): [n] for n in range(33)})
@@ -324,5 +326,5 @@ def test_arguments_that_do_not_fit_are_refused(field: CanonicalField, regions: I
 
 def test_bodies_with_other_joints_are_refused() -> None:
     names = tuple(f"joint{j}" for j in range(24))
-    with pytest.raises(InputError, match=r"body: expected vertices of every part.*got none of rightHand, leftHand"):
+    with pytest.raises(InputError, match=r"body: expected joints with SMPL's names.*got none for rightHand, leftHand"):
         body_parts(one_vertex_a_joint(names, load_body().parents.tolist()))

@@ -145,7 +145,7 @@ def test_a_store_that_cannot_be_written_still_answers(
     with caplog.at_level(logging.WARNING):
         found = store_contacts(store, field, interaction_regions(field))
     assert (found != 0).any()
-    assert any("contacts not kept" in message for message in caplog.messages)
+    assert any("contacts could not be cached" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("totals", ["before", "after"])
@@ -187,7 +187,7 @@ def test_what_cannot_be_selected(store: Store, field: CanonicalField) -> None:
         chorus.aggregate(store, field, totals="now")
     with pytest.raises(InputError, match=r"folds: expected numbers 0 \.\. 9, got"):
         chorus.aggregate(store, field, folds=[10])
-    with pytest.raises(InputError, match=r"of the \d+ read, none is of part 'face and leftFoot and rightFoot'"):
+    with pytest.raises(InputError, match=r"of the \d+ read, none matches part 'face and leftFoot and rightFoot'"):
         chorus.aggregate(store, field, part="face and leftFoot and rightFoot")
     none = chorus.aggregate(store, field, part="face and leftFoot and rightFoot", allow_none=True)
     assert none.num_images == 0

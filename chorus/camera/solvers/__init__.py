@@ -1,1 +1,1 @@
-"""How a camera fit is solved: its problem and starts, Adam, Levenberg-Marquardt, and the search from several starts."""
+"""Solvers of the camera fit: the problem and its starts, Adam, Levenberg-Marquardt, and the search from several starts."""

@@ -1,4 +1,4 @@
-"""The camera fit by Adam, the paper's method: the loss of Eq. 8, its gradient, and the updates, compiled, image by image."""
+"""The camera fit by Adam, the paper's method: the loss of Eq. 8, its gradient, and the updates; compiled by numba."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's usual constants
 
 
 def _loss_and_gradient(points: Any, targets: Any, s0: float, p0: Any, x: Any, gradient: Any) -> Any:
-    """Eq. 8 of one image: the loss in px^2 and the mean distance in px; its gradient goes into ``gradient`` (7,).
+    """Loss of Eq. 8 for one image in px^2, and mean distance in px; the loss's gradient is written to ``gradient`` (7,).
 
-    points   (m, 3) metres, the joints turned by R0        targets  (m, 2) px from the image's centre
+    points   (m, 3) metres, the joints rotated by R0       targets  (m, 2) px from the image's centre
     x        (7,) = w, b, d, q
 
     With x' = exp([w]x) x, s = s0 exp(b) and p = p0 + s0 d: (u, v) = (p + s x'_xy) / (1 + q x'_z), which is
-    f (x' + t)_xy / (x' + t)_z. Depths 1 + q x'_z below LEAST_DEPTH count as LEAST_DEPTH, without a derivative.
+    f (x' + t)_xy / (x' + t)_z. Depths 1 + q x'_z are clamped to LEAST_DEPTH from below, with derivative 0.
     """
     angle = math.sqrt(x[0] ** 2 + x[1] ** 2 + x[2] ** 2)
     if angle > 1e-4:
@@ -77,7 +77,7 @@ loss_and_gradient = numba.njit(nogil=True, cache=True)(_loss_and_gradient)
 def _adam(
     given: SolverInput, max_iterations: int, stop_px: float, learning_rate: float, parameters: Any, result: SolverResult
 ) -> None:
-    """Adam on each of n images; until it stops, an image keeps its iterate of least loss.
+    """Adam on each of n images. An image that does not reach ``stop_px`` keeps its iterate of least loss.
 
     parameters  (n, 7) = w, b, d, q, written; of ``result`` all but ``rotation`` and ``parameters`` is written
 

@@ -1,15 +1,15 @@
-"""The camera fit by Levenberg-Marquardt: seven unknowns an image, analytic derivatives, compiled, image by image.
+"""The camera fit by Levenberg-Marquardt: seven unknowns for each image, analytic derivatives; compiled by numba.
 
 Names are those of Nocedal and Wright, Numerical Optimization, chapters 4 and 10. With the residuals r(x) and their Jacobian
 J, the loss ||r||^2 is modelled around x by m(p) = ||r + J p||^2 = ||r||^2 + 2 g^T p + p^T H p, where g = J^T r (half the
-gradient) and H = J^T J (the Gauss-Newton Hessian, halved alike). The step p solves
+gradient) and H = J^T J (half the Gauss-Newton Hessian). The step p solves
 
     (H + damping diag H) p = -g
 
 and is judged by the gain ratio: actual reduction of the loss over the reduction that the model predicted, m(0) - m(p). Steps
-that do not lower the loss are rejected. The damping, which stands for the radius of a trust region, follows the gain ratio by
-Nielsen's rule (Damping parameter in Marquardt's method, 1999). Its scaling by the diagonal of H keeps a focal length that the
-joints hardly determine from being held back by units.
+that do not lower the loss are rejected. The damping, which takes the place of a trust-region radius, follows the gain ratio by
+Nielsen's rule (Damping parameter in Marquardt's method, 1999). Scaling it by the diagonal of H makes steps independent of the
+units of the unknowns, which matters for the focal length, as the joints hardly determine it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from chorus.camera.solvers.problem import (
 )
 
 _INITIAL_DAMPING, _MIN_DAMPING, _MAX_DAMPING = 1e-3, 1e-12, 1e14
-_MIN_RELATIVE_REDUCTION = 1e-13  # a step predicted to lower the loss by a smaller share of it is not worth taking
-_MAX_LOG_SCALE_STEP = 1.0  # change of log s in a step
+_MIN_RELATIVE_REDUCTION = 1e-13  # a step with a smaller predicted reduction of the loss ends the fit
+_MAX_LOG_SCALE_STEP = 1.0  # largest change of log s in a step
 
 
 class Placement(NamedTuple):
-    """The unknowns beside the rotation: the pelvis at (u, v) px from the image's centre, the scale s there in px/m, and
+    """The unknowns other than the rotation: the pelvis at (u, v) px from the image's centre, the scale s there in px/m, and
     the inverse distance q in 1/m. Joints x in camera axes, relative to the pelvis, project to (p + s x_xy) / (1 + q x_z)."""
 
     u: float
@@ -47,7 +47,7 @@ class Placement(NamedTuple):
 
 
 def _reprojection_loss(points: Any, targets: Any, at: Placement) -> Any:
-    """Loss in px^2 and mean distance in px of points (m, 3); an infinite loss where one is not before the camera."""
+    """Loss in px^2 and mean distance in px of points (m, 3); infinite where one is not in front of the camera."""
     loss, distance = 0.0, 0.0
     for j in range(len(points)):
         depth = 1 + at.q * points[j, 2]
@@ -67,8 +67,8 @@ reprojection_loss = numba.njit(nogil=True, cache=True)(_reprojection_loss)
 def _normal_equations(points: Any, targets: Any, at: Placement, focal_known: bool, H: Any, g: Any) -> None:
     """H (7, 7) = J^T J, its lower triangle, and g (7,) = J^T r, where J = dr / dx.
 
-    x = (a, b, d, q): points turned further by a small rotation vector a, s by a factor exp(b), the pelvis moved by s d in the
-    image, and q. With a known focal length f, q = s / f follows b, and q's own row and column are 0.
+    x = (a, b, d, q): points rotated further by a small rotation vector a, s multiplied by exp(b), the pelvis moved by s d in
+    the image, and q. With a known focal length f, q = s / f follows b, and the row and column of q are 0.
     """
     H[:], g[:] = 0.0, 0.0
     J = np.empty((2, 7))  # of one point
@@ -102,7 +102,7 @@ normal_equations = numba.njit(nogil=True, cache=True)(_normal_equations)
 def _solve_damped(H: Any, g: Any, damping: float, fixed: int, L: Any, step: Any) -> bool:
     """step (7,) = -(H + damping diag H)^-1 g by the Cholesky factor L of the lower triangle; False where there is none.
 
-    The unknown ``fixed`` stays where it is; -1: none does.
+    fixed  index of an unknown that does not change, or -1
     """
     for i in range(7):
         for k in range(i + 1):
@@ -136,7 +136,7 @@ solve_damped = numba.njit(nogil=True, cache=True)(_solve_damped)
 
 
 def _fixed_unknown(q: float, g: Any, focal_known: bool) -> int:
-    """The unknown that moves q, where q is at a bound and the steepest descent would take it beyond; else -1."""
+    """The unknown that changes q, where q is at a bound and steepest descent would leave it; else -1."""
     unknown = 3 if focal_known else 6
     slope = g[unknown]
     outwards = (q <= 1 / FARTHEST and slope > 0) or (q >= 1 / NEAREST and slope < 0)
@@ -147,7 +147,7 @@ fixed_unknown = numba.njit(nogil=True, cache=True)(_fixed_unknown)
 
 
 def _bound_step(step: Any, q: float, focal_known: bool) -> float:
-    """Shorten a step (7,) in place so that the scale changes little enough and q stays within its bounds; the new q."""
+    """Clip a step (7,) in place so that the change of scale is limited and q stays within its bounds; returns the new q."""
     step[3] = min(max(step[3], -_MAX_LOG_SCALE_STEP), _MAX_LOG_SCALE_STEP)
     if focal_known:
         new_q = min(max(q * math.exp(step[3]), 1 / FARTHEST), 1 / NEAREST)
@@ -162,7 +162,7 @@ bound_step = numba.njit(nogil=True, cache=True)(_bound_step)
 
 
 def _predicted_reduction(H: Any, g: Any, step: Any) -> float:
-    """m(0) - m(p) = -(2 g^T p + p^T H p); H by its lower triangle. Below 0 where the bounds bent the step too far."""
+    """m(0) - m(p) = -(2 g^T p + p^T H p); H by its lower triangle. Negative where clipping changed the step too much."""
     reduction = 0.0
     for k in range(7):
         product = 0.0
@@ -198,9 +198,9 @@ rotation_from_vector = numba.njit(nogil=True, cache=True)(_rotation_from_vector)
 def _minimise(
     points: Any, targets: Any, start: Placement, focal_known: bool, max_iterations: int, stop_px: float, rotation: Any
 ) -> Any:
-    """One image from its start: placement, loss, mean distance, steps tried and status; ``rotation`` (3, 3) is written.
+    """Fit one image: placement, loss, mean distance, steps tried and status; ``rotation`` (3, 3) is written.
 
-    points (m, 3) m, the joints turned by R0; targets (m, 2) px from the image's centre; the loss at the start is finite.
+    points (m, 3) m, the joints rotated by R0; targets (m, 2) px from the image's centre; the loss at the start is finite.
     """
     H, L, g, step = np.empty((7, 7)), np.zeros((7, 7)), np.empty(7), np.empty(7)
     turn, product = np.empty((3, 3)), np.empty((3, 3))
@@ -252,10 +252,10 @@ minimise = numba.njit(nogil=True, cache=True)(_minimise)
 
 
 def _levenberg_marquardt(given: SolverInput, max_iterations: int, stop_px: float, result: SolverResult) -> None:
-    """Each of n images from its start; ``result`` is written.
+    """Fit each of n images from its start; ``result`` is written.
 
-    Every accepted step lowers the loss, and none leaves q's bounds or takes a valid joint behind the camera: the focal
-    length s / q stays positive and finite.
+    Every accepted step lowers the loss, and none leaves the bounds of q or takes a valid joint behind the camera, so that the
+    focal length s / q stays positive and finite.
     """
     for i in range(len(given.s0)):
         points, targets = given.points[i][given.valid[i]], given.targets[i][given.valid[i]]
@@ -263,7 +263,7 @@ def _levenberg_marquardt(given: SolverInput, max_iterations: int, stop_px: float
         focal_known = focal > 0
         q = min(max(given.q0[i], 1 / FARTHEST), 1 / NEAREST)
         nearest = min(points[:, 2].min(), 0.0)
-        if 1 + q * nearest < 0.1:  # a start with joints behind the camera: stand back
+        if 1 + q * nearest < 0.1:  # a start with joints behind the camera: move it back
             q = -0.9 / nearest
         start = Placement(given.p0[i, 0], given.p0[i, 1], q * focal if focal_known else s0, q)
         at, result.loss[i], result.residual_px[i], result.iterations[i], result.status[i] = minimise(

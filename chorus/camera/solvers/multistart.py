@@ -1,4 +1,4 @@
-"""The camera fit on many images: threads, starts where none is given, and further starts in search of the least minimum."""
+"""The camera fit of many images: threads, starts where none is given, and further starts to find the least minimum."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from chorus.camera.solvers.problem import (
     weak_perspective,
 )
 
-_NUM_TRIALS, _TRIAL_ITERATIONS = 4, 200  # view directions that are followed where none is given, and for how long
-_EQUAL_LOSS = 1e-9  # share by which two losses at one minimum may differ
-_CHUNK = 32  # images a thread takes at a time; they stop at very different times
+_NUM_TRIALS, _TRIAL_ITERATIONS = 4, 200  # view directions fitted where no R0 is given, and their iterations
+_EQUAL_LOSS = 1e-9  # relative difference below which two losses belong to the same minimum
+_CHUNK = 32  # images per task of a thread: small, as images stop at very different times
 
 
 class SolverOptions(NamedTuple):
-    """Which method, its limits, and Adam's learning rate."""
+    """The method, its limits, and Adam's learning rate."""
 
     method: str
     max_iterations: int
@@ -38,10 +38,10 @@ class SolverOptions(NamedTuple):
 def solve(
     problem: Problem, options: SolverOptions, rotation_unknown: bool, position_unknown: bool
 ) -> tuple[Problem, SolverResult]:
-    """The problem restarted where the method ends, and how it ended.
+    """The problem with the solution as its start, and the solver's result.
 
-    Where the rotation is unknown, so is the rest of the start but the focal length; where the position is unknown, R0 and the
-    focal length are given.
+    rotation_unknown  the start has only the focal length (``likely_views`` gives the rest)
+    position_unknown  the start has only R0 and the focal length (``weak_perspective`` gives the rest)
     """
     if rotation_unknown:
         problem = _best_view(problem, options)
@@ -53,24 +53,24 @@ def solve(
         return end, result
     unfinished = np.flatnonzero(result.status != STOPPED)
     for search in ("mirrored",) if rotation_unknown else ("views", "mirrored"):
-        here = end[unfinished]
+        reached = end[unfinished]
         if search == "mirrored":
-            start = mirrored(here, here.s0 / here.q0)
+            start = mirrored(reached, reached.s0 / reached.q0)
         else:
-            start = _best_view(replace(here, q0=problem.q0[unfinished] / problem.s0[unfinished]), options)
-        tried = _run(start, options)
-        better = tried.loss < result.loss[unfinished] * (1 - _EQUAL_LOSS)
-        result.put(unfinished, tried, better)
-        reached = start.restarted(tried)
+            start = _best_view(replace(reached, q0=problem.q0[unfinished] / problem.s0[unfinished]), options)
+        trial = _run(start, options)
+        better = trial.loss < result.loss[unfinished] * (1 - _EQUAL_LOSS)
+        result.put(unfinished, trial, better)
+        trial_end = start.restarted(trial)
         for name in ("R0", "s0", "p0", "q0"):
-            getattr(end, name)[unfinished[better]] = getattr(reached, name)[better]
+            getattr(end, name)[unfinished[better]] = getattr(trial_end, name)[better]
     return end, result
 
 
 def _best_view(problem: Problem, options: SolverOptions) -> Problem:
-    """The problem with a start where no orientation is known: that of a few likely views which, followed a little, is best.
+    """The problem started from the view direction that is best after a few iterations, of the likeliest ones.
 
-    Of the problem's own start it takes the focal length only, as 1 / q0.
+    Only the focal length of the given start is used, as 1 / q0.
     """
     n = len(problem.q0)
     starts = likely_views(problem, _NUM_TRIALS)
@@ -80,7 +80,7 @@ def _best_view(problem: Problem, options: SolverOptions) -> Problem:
 
 
 def _run(problem: Problem, options: SolverOptions) -> SolverResult:
-    """The method on every image by itself, from the problem's start."""
+    """Run the method on every image separately, in threads, from the problem's start."""
     n = len(problem.q0)
     given, result = problem.solver_input(), SolverResult.empty(n)
     vectors = np.empty((n, 7))  # Adam's w, b, d, q

@@ -1,6 +1,6 @@
-"""What a camera fit starts from: images checked, parameters relative to a start, and where that start may come from.
+"""The problem of a camera fit: checked images, parameters relative to a start, and ways to find a start.
 
-Also what the solvers, which are compiled, are given (``SolverInput``) and fill in (``SolverResult``).
+``SolverInput`` and ``SolverResult`` are the arguments of the compiled solvers.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from chorus.errors import InputError, check_array
 from chorus.kernels.kinematics import rotation_matrices
 
 FOCAL_IN_WIDTHS = 0.5 / math.tan(math.radians(46.4) / 2)
-"""The focal length that a fit starts from, in image widths: 46.4 degrees across the width (A.4), 1.167."""
+"""Default initial focal length in image widths: 1.167, for 46.4 degrees across the width (A.4)."""
 
 MIN_JOINTS = 4
-"""Joints that an image needs: each gives two equations, and there are seven unknowns."""
+"""Least number of valid joints in an image: each gives two equations for seven unknowns."""
 
 NEAREST, FARTHEST = 0.3, 1000.0
 """Bounds of the distance t_z between camera and pelvis in metres."""
 
 LEAST_DEPTH = 0.01
-"""Depths are in units of t_z, 1 at the pelvis. Adam draws joints nearer than this as if they were there, as the loss has a
-pole at 0; Levenberg-Marquardt takes no step that brings them there."""
+"""Least depth of a joint in units of t_z (the pelvis has depth 1), as the loss has a pole at 0. Adam clamps depths to it;
+Levenberg-Marquardt rejects steps that go below it."""
 
 STOPPED, MINIMUM, EXHAUSTED = 0, 1, 2
-"""Why an image ended: its mean distance is below the limit; nothing lowers the loss any further; no iterations are left."""
+"""Status of an image: mean distance below the limit; no step lowers the loss any further; no iterations left."""
 
 Array = NDArray[np.float64]
-_AZIMUTHS, _ELEVATIONS = 12, (-45.0, 0.0, 45.0)  # view directions tried where none is given, degrees
+_AZIMUTHS, _ELEVATIONS = 12, (-45.0, 0.0, 45.0)  # grid of view directions tried without R0: number, and degrees
 
 
 class SolverInput(NamedTuple):
-    """n images as the compiled solvers take them; float64 but ``valid``."""
+    """n images as the compiled solvers take them; float64 except ``valid``."""
 
-    points: Array  # (n, J, 3) m, the joints turned by R0
+    points: Array  # (n, J, 3) m, the joints rotated by R0
     targets: Array  # (n, J, 2) px from the image's centre
     valid: NDArray[np.bool_]  # (n, J)
     s0: Array  # (n,) px/m
@@ -49,14 +49,14 @@ class SolverInput(NamedTuple):
     focal: Array  # (n,) px where the focal length is known, 0 where it is an unknown
 
     def rows(self, rows: slice) -> SolverInput:
-        """Some of the images, by views."""
+        """Some of the images, as views of the arrays."""
         return SolverInput._make(array[rows] for array in self)
 
 
 class SolverResult(NamedTuple):
-    """Where a solver took n images from their starts."""
+    """The parameters that a solver reached for n images, relative to their starts."""
 
-    rotation: Array  # (n, 3, 3) after the start's R0
+    rotation: Array  # (n, 3, 3), applied after the start's R0
     parameters: Array  # (n, 4) b, d, q
     loss: Array  # (n,) px^2
     residual_px: Array  # (n,) mean distance
@@ -65,22 +65,22 @@ class SolverResult(NamedTuple):
 
     @classmethod
     def empty(cls, n: int) -> SolverResult:
-        """To be filled in."""
+        """Uninitialised results, to be written by a solver."""
         return cls(np.empty((n, 3, 3)), np.empty((n, 4)), np.empty(n), np.empty(n), np.empty(n, np.int64), np.empty(n, np.int8))
 
     def rows(self, rows: slice) -> SolverResult:
-        """Those of some of the images, by views: what is written to them is written here."""
+        """The results of some of the images, as views: writing to them writes here."""
         return SolverResult._make(array[rows] for array in self)
 
     def put(self, rows: NDArray[np.intp], other: SolverResult, chosen: NDArray[np.bool_]) -> None:
-        """Take over the ``chosen`` of the results of another run for these rows."""
+        """Replace the results of ``rows`` (m,) by those of another run on them, where ``chosen`` (m,) bool."""
         for name in self._fields:
             getattr(self, name)[rows[chosen]] = getattr(other, name)[chosen]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """n images: what to reach, and the start that parameters are relative to. float64 but ``valid``."""
+    """n images: joints and targets, and the start that the parameters are relative to. float64 except ``valid``."""
 
     joints: Array  # (n, J, 3) m; 0 where not valid
     targets: Array  # (n, J, 2) px from the image's centre; 0 where not valid
@@ -109,7 +109,7 @@ class Problem:
         return SolverInput(points, self.targets, self.valid, self.s0, self.p0, self.q0, self.focal)
 
     def restarted(self, result: SolverResult) -> Problem:
-        """The same images with their start where a solver took them."""
+        """The same images with a solver's result as their start."""
         return replace(
             self,
             R0=result.rotation @ self.R0,
@@ -120,7 +120,7 @@ class Problem:
 
 
 def faults(joints: Array, targets: Array, valid: NDArray[np.bool_]) -> dict[int, str]:
-    """Why images cannot be fitted: row -> argument, what was expected, what came. No entry where they can."""
+    """Images that cannot be fitted: row -> message with the argument, what was expected and what came."""
     found: dict[int, str] = {}
     for name, array, most, unit in (("joints", joints, 1e3, "m"), ("targets", targets, 1e6, "px")):
         for row, joint in np.argwhere(valid & ~(np.abs(array) <= most).all(-1)).tolist():
@@ -141,7 +141,7 @@ def faults(joints: Array, targets: Array, valid: NDArray[np.bool_]) -> dict[int,
 
 
 def checked_focal(value: Any, size: NDArray[np.int32]) -> Array:
-    """(n,) px from None, a number or n of them."""
+    """Focal lengths (n,) px from None (the default), one number, or n numbers; InputError where not positive."""
     n = len(size)
     if value is None:
         return np.asarray(FOCAL_IN_WIDTHS * size[:, 1], np.float64)
@@ -153,7 +153,7 @@ def checked_focal(value: Any, size: NDArray[np.int32]) -> Array:
 
 
 def checked_rotations(value: Any, n: int) -> Array:
-    """(n, 3, 3) rotations, brought to rotations in full precision: what input is off by would stay in the result."""
+    """(n, 3, 3) rotations orthonormalised in float64, as any error of the input would stay in the result; else InputError."""
     given = check_array("R0", value, (n, 3, 3), np.float64)
     off = np.abs(given @ given.swapaxes(1, 2) - np.eye(3)).max((1, 2), initial=0.0)
     off = np.maximum(off, np.abs(np.linalg.det(given) - 1))
@@ -164,7 +164,7 @@ def checked_rotations(value: Any, n: int) -> Array:
 
 
 def checked_translations(value: Any, n: int) -> Array:
-    """(n, 3) m with t_z > 0."""
+    """Translations (n, 3) m, checked to have t_z > 0."""
     t0 = check_array("t0", value, (n, 3), np.float64)
     bad = np.flatnonzero(t0[:, 2] <= 0)
     if bad.size:
@@ -174,24 +174,24 @@ def checked_translations(value: Any, n: int) -> Array:
 
 
 def rotations(axis_angle: Array) -> Array:
-    """(n, 3) radians -> (n, 3, 3)."""
+    """Rotation matrices (n, 3, 3) from axis-angle (n, 3) in radians."""
     return np.asarray(rotation_matrices(torch.from_numpy(np.ascontiguousarray(axis_angle))).numpy())
 
 
 def centred(points: Array, valid: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Points (n, J, k) less their mean over the valid ones, 0 where not valid; and the mean (n, k)."""
+    """Points (n, J, k) minus the mean of the valid ones, 0 where not valid; and the mean (n, k)."""
     mean = (points * valid[..., None]).sum(1) / np.maximum(valid.sum(1), 1)[:, None]
     return (points - mean[:, None]) * valid[..., None], mean
 
 
 def span(points: Array) -> Array:
-    """Root of the sum of squares of centred points, (n,)."""
+    """Spread of centred points: the root of the sum of their squares, (n,)."""
     return np.asarray(np.sqrt((points**2).sum((1, 2))))
 
 
 def weak_perspective(problem: Problem, focal: Array) -> Problem:
-    """The start given R0 and focal (n,): position from the means of joints and targets, scale from the ratio of their
-    spreads. Where R0 is right that is the least-squares scale, which otherwise may be tiny or negative."""
+    """The problem with a start from R0 and focal (n,) px: position from the means of joints and targets, scale from the ratio
+    of their spreads. With the right R0 that equals the least-squares scale, which with a wrong one may be tiny or negative."""
     projected, mean = centred((problem.joints @ problem.R0.swapaxes(1, 2))[..., :2], problem.valid)
     targets, target_mean = centred(problem.targets, problem.valid)
     scale = span(targets) / np.maximum(span(projected), 1e-3)
@@ -199,10 +199,10 @@ def weak_perspective(problem: Problem, focal: Array) -> Problem:
 
 
 def likely_views(problem: Problem, count: int) -> Problem:
-    """``count`` starts for each image, one after the other, where only the focal length is known, as 1 / q0.
+    """The ``count`` likeliest starts of each image, in consecutive rows, given only the focal length, as 1 / q0.
 
-    For a view direction, the roll (with scale and position) that suits best is a least-squares fit in complex numbers, so
-    that 36 directions cover all orientations. Which is right shows only when it is followed a little.
+    For each of 36 view directions, the best roll (with scale and position) is a linear least-squares fit in complex numbers.
+    The directions of least residual are returned; which of them is right shows only after some iterations of the fit.
     """
     n = len(problem.q0)
     views = _view_rotations()
@@ -222,10 +222,10 @@ def likely_views(problem: Problem, count: int) -> Problem:
 
 
 def mirrored(problem: Problem, focal: Array) -> Problem:
-    """The start that a flat body cannot be told from: its plane tilted the other way against the image.
+    """The problem started from the mirrored orientation: the plane of a flat body tilted the other way against the image.
 
-    Joints are flat enough for the loss to have a second minimum near there. With n the direction in which the joints turned
-    by R0 spread least: mirrored in that plane, which changes them little, and in depth, which the image hardly shows.
+    Bodies are flat enough for the loss to have a second minimum near it. The rotated joints are mirrored in the plane normal to
+    the direction of their least spread, which changes them little, and in depth, which hardly changes the image.
     """
     points = centred(problem.joints @ problem.R0.swapaxes(1, 2), problem.valid)[0]
     _, axes = np.linalg.eigh(points.swapaxes(1, 2) @ points)
@@ -235,7 +235,7 @@ def mirrored(problem: Problem, focal: Array) -> Problem:
 
 
 def _view_rotations() -> Array:
-    """(36, 3, 3) rotations into cameras that look at the pelvis from around, the person upright in the image."""
+    """(36, 3, 3) rotations into the axes of cameras all around that look at the pelvis, with the person upright."""
     azimuth = np.repeat(np.arange(_AZIMUTHS) * (2 * math.pi / _AZIMUTHS), len(_ELEVATIONS))
     elevation = np.tile(np.radians(_ELEVATIONS), _AZIMUTHS)
     level = np.cos(elevation)

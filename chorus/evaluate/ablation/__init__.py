@@ -1,4 +1,4 @@
-"""Ablations (Table 2 and beyond): rows, scores on the same test images, simulated stores to ablate on, tables."""
+"""Ablations (Table 2 and beyond): rows, scores on the same test images, simulated stores, tables."""
 
 from chorus.evaluate.ablation.rows import SECTIONS, AblationOptions, Sample, Setting, keypoint_filter, settings
 from chorus.evaluate.ablation.run import AblationRow, AblationTable, ablate

@@ -1,4 +1,4 @@
-"""Tables of ablations: for a terminal, as Markdown, as JSON that is the same bytes for the same seeds."""
+"""Tables of ablations: for a terminal, as Markdown, and as JSON, which is reproducible for the same seeds."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from chorus.evaluate.pap.metric import METRICS
 from chorus.provenance import machine, versions
 
 VOLATILE = ("date", "seconds", "machine")
-"""What of the JSON differs from run to run."""
+"""Fields of the JSON that differ from run to run."""
 
 
 def to_json(table: AblationTable, mechanisms: list[Mechanism] | None = None) -> dict[str, Any]:
-    """All of it as JSON can hold it, scores 0 to 1 and null where there is none; the same but for VOLATILE in every run."""
+    """The table as a dictionary for JSON: scores 0 to 1, null for missing ones; equal in every run except for VOLATILE."""
     return {
         "table": "ablations",
         "date": date.today().isoformat(),
@@ -44,7 +44,7 @@ def to_json(table: AblationTable, mechanisms: list[Mechanism] | None = None) -> 
 def from_json(facts: dict[str, Any]) -> AblationTable:
     """The table that ``to_json`` wrote, to print or draw again. Raises InputError for JSON of another kind."""
     if not isinstance(facts, dict) or facts.get("table") != "ablations":
-        raise InputError("facts: expected the JSON of a table of ablations, got another")
+        raise InputError("facts: expected the JSON of a table of ablations, got other JSON")
     rows = tuple(
         AblationRow(
             Setting(
@@ -86,7 +86,7 @@ def from_json(facts: dict[str, Any]) -> AblationTable:
 
 
 def section_title(table: AblationTable, row: AblationRow) -> str:
-    """The section of a row, with the category where it is of one of several."""
+    """The section of a row, with the category where the row has only one of several."""
     alone = len(row.scores) == 1 < len(table.categories)
     return f"{row.setting.section} ({next(iter(row.scores))})" if alone else row.setting.section
 
@@ -131,7 +131,7 @@ def _compared(table: AblationTable, row: AblationRow, category: str | None = Non
 
 
 def _votes(row: AblationRow) -> str:
-    """Images that voted, a category, mean over categories and seeds."""
+    """Number of images that voted in a category, mean over categories and seeds."""
     return f"{np.mean([n for numbers in row.images.values() for n in numbers]):,.0f}"
 
 
@@ -163,7 +163,7 @@ def as_rich(table: AblationTable) -> Table:
 
 
 def as_markdown(table: AblationTable, mechanisms: list[Mechanism] | None = None) -> str:
-    """For a README: the rows with their scores, then the differences by category."""
+    """The table for a README: rows with their scores, then the differences by category."""
     lines = [f"| method | images | {' | '.join(mean_headings())} | difference |", "|---" + "|---:" * (len(METRICS) + 2) + "|"]
     for section, rows in groupby(table.rows, lambda row: section_title(table, row)):
         lines.append(f"| **{section}** |" + " |" * (len(METRICS) + 2))
@@ -186,7 +186,7 @@ def as_markdown(table: AblationTable, mechanisms: list[Mechanism] | None = None)
 
 
 def mechanism_lines(mechanisms: list[Mechanism]) -> list[str]:
-    """One line a claim: whether it holds, and by how much."""
+    """One line for each claim: whether it holds, and the difference measured."""
     return [
         f"{m.claim}: {_verdict(m)} ({m.better} minus {m.worse}, "
         f"{m.category or 'mean over categories'}: {_percent((m.difference, m.half_width), signed=True)})"

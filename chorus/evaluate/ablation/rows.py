@@ -1,7 +1,7 @@
-"""The rows of an ablation: what each one changes, and which images of a store it takes.
+"""The rows of an ablation: what each one changes, and which images of a store it uses.
 
-To add a row, let a section give one more ``Setting`` that says what it changes; to add a section, write one more function and
-put it into SECTIONS. Votes, scores, tables, JSON and pictures follow.
+To add a row, let a section yield one more ``Setting``; to add a section, write one more function and put it into SECTIONS.
+Votes, scores, tables, JSON and pictures then include it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ Where = Callable[[TableColumns], NDArray[np.bool_]]
 FULL = "full"
 TABLE_2, SOURCES = "Table 2", "two sources"
 MIN_CONFIDENCE = 0.7
-"""Least confidence of a keypoint that counts (A.3)."""
+"""Least confidence of a keypoint (A.3)."""
 KEYPOINTS = (("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"))
-"""At least one of each (A.3)."""
+"""Pairs of keypoints, of which at least one each must be found (A.3)."""
 KINDS = ("filtered", "unfiltered", "share", "matched")
 
 
 def has_keypoints(store: Store) -> bool:
-    """Whether the store keeps the confidences that ``keypoint_filter`` judges."""
+    """Whether the store has the scores that ``keypoint_filter`` tests."""
     return all(f"score/keypoint_{name}" in store.rows for names in KEYPOINTS for name in names)
 
 
 def keypoint_filter(confidence: float = MIN_CONFIDENCE) -> Where:
-    """At least one shoulder and one hip with this confidence (A.3), by the scores ``keypoint_<name>`` of a store."""
+    """A predicate over a store's rows: at least one shoulder and one hip with this confidence (A.3), 0 to 1.
+
+    It needs the scores ``keypoint_<name>``. Raises InputError for a confidence out of range.
+    """
     if not 0 <= confidence <= 1:
         raise InputError(f"confidence: expected 0 to 1, got {confidence}")
 
@@ -49,12 +52,12 @@ def keypoint_filter(confidence: float = MIN_CONFIDENCE) -> Where:
 
 @dataclass(frozen=True)
 class Sample:
-    """Which images of a store a row takes.
+    """Which images of a store a row uses, by ``kind``.
 
-    filtered    all that are complete and pass the filter
-    unfiltered  as many of each prompt, drawn from its complete images whether they pass or not
-    share       this ``share`` of the filtered images of each prompt, at least one
-    matched     the filtered ones among ``size`` images drawn from all rows of the store
+    filtered    all complete images that pass the filter
+    unfiltered  for each prompt as many, drawn at random from all its complete images
+    share       this ``share`` of the filtered images of each prompt, at least one, drawn at random
+    matched     the filtered images among ``size`` rows of the store, drawn at random
     """
 
     kind: str = "filtered"
@@ -72,10 +75,10 @@ class Sample:
 class Setting:
     """One row: its name, its section of the table, and what it changes.
 
-    sample      the images          from_other  whether they come from the other source
-    field       changes to CanonicalField's arguments      weighting  of views
-    splat       how voxels are drawn when scored (resolutions are compared by footprint)
-    reference   the row that this one is compared with, of the same section or ``full``
+    sample      the images          from_other  whether they come from the second source
+    field       changed arguments of CanonicalField        weighting   view weighting
+    splat       how voxels are rendered when scored (resolutions are compared by footprint)
+    reference   name of the row that this one is compared with, of the same section or ``full``
     """
 
     name: str
@@ -90,12 +93,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class AblationOptions:
-    """Which rows there are; an empty sequence leaves a section out.
+    """Which rows to compute; an empty sequence leaves a section out.
 
-    resolution, extent   of the reference's grid           shares      of the filtered images, drawn by prompt
-    sizes                images drawn from either source, ascending (B.1)     weightings  of views
-    resolutions, k, tau  to compare with the reference's   smoothing   whether to compare with none
-    filtered             whether there is a filter, and so a row without it
+    resolution, extent   of the reference's grid           shares      of the filtered images, for rows with fewer images
+    sizes                numbers of images drawn from either source, ascending (B.1)
+    weightings           view weightings                   smoothing   whether to add a row without smoothing
+    resolutions, k, tau  values to compare with the reference's
+    filtered             whether there is a filter, and therefore a row without it
+
+    Raises InputError for numbers out of range and unknown weightings.
     """
 
     resolution: int = 48
@@ -120,11 +126,11 @@ class AblationOptions:
         for name in ("shares", "weightings", "resolutions", "k", "tau"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
-                raise InputError(f"{name}: expected no two alike, got {list(values)}")
+                raise InputError(f"{name}: expected different values, got {list(values)}")
 
 
 Sources = tuple[str, str]
-"""The names of the first and the other source of images, where there are two."""
+"""Names of the first and the second source of images."""
 
 
 def _table_2(options: AblationOptions, sources: Sources | None) -> Iterator[Setting]:
@@ -186,20 +192,20 @@ SECTIONS: list[Callable[[AblationOptions, Sources | None], Iterable[Setting]]] =
     _de_weighting,
     _smoothing,
 ]
-"""The sections of the table, in its order: each gives its rows, which say what they change and nothing else."""
+"""The sections in the order of the table: functions that yield their rows."""
 
 
 def settings(options: AblationOptions, sources: Sources | None = None) -> list[Setting]:
-    """The rows of all SECTIONS, in the table's order, on the reference's grid where they name no other."""
+    """The rows of all SECTIONS, in the table's order; rows that do not change the grid have the reference's."""
     grid = {"resolution": options.resolution, "extent": options.extent}
     return [replace(row, field={**grid, **row.field}) for section in SECTIONS for row in section(options, sources)]
 
 
 def chosen_images(store: Store, where: Where | None, sample: Sample, seed: int) -> NDArray[np.bool_]:
-    """The rows of a store that a sample takes, (n,) bool.
+    """The rows of a store in a sample, (n,) bool.
 
-    Draws depend on the seed, the category, the prompt and the images' keys alone, not on how the store lies on the disk; a
-    smaller share, or size, is a part of a larger one. Raises InputError where there are fewer images than ``sample`` needs.
+    Draws depend only on the seed, the category, the prompt and the images' keys, not on the order of the rows; a smaller share
+    or size is a subset of a larger one. Raises InputError where there are fewer images than ``sample`` needs.
     """
     rows = store.rows
     complete: NDArray[np.bool_] = rows["status"] == COMPLETE
@@ -249,10 +255,10 @@ def _marked(store: Store, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
 
 
 def cells(samples: Sequence[NDArray[np.bool_]]) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """S samples of n images, (n,) bool each, cut into disjoint cells: their images (n,) bool, the samples with them (S,) bool.
+    """Split S samples of n images, (n,) bool each, into disjoint cells: pairs of images (n,) bool and samples (S,) bool.
 
-    Every image of any sample is in one cell, and a sample is the sum of its cells: so counts of all samples are known once
-    each image has voted once.
+    Every image of any sample is in exactly one cell, and a sample is the union of its cells, so that each image needs to vote
+    only once.
     """
     membership = np.stack(samples, 1)
     patterns, which = np.unique(membership, axis=0, return_inverse=True)

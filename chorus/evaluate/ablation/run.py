@@ -1,9 +1,9 @@
 """Ablations (Table 2 and beyond): every row from the same stores, scored on the same test images, over several seeds.
 
-Little is done twice. For each field every image votes once, whatever the number of rows that take it: the samples are cut
-into disjoint cells, and counts of cells add. View weights are applied to the counts afterwards. And Eq. 11 decides for a
-posed voxel which canonical voxel it shows from pose and field alone: that table is made once for each test image and field,
-by posing the voxels' numbers in place of phi, and serves all rows and seeds.
+Work is shared among rows. For each field every image votes once, however many rows use it: the samples are split into
+disjoint cells, whose counts add. View weights are applied to the counts afterwards. The canonical voxel that Eq. 11 assigns to
+a posed voxel depends only on pose and field, so that table is computed once for each test image and field, by posing voxel
+indices in place of phi, and serves all rows and seeds.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from chorus.store import Store
 
 Progress = Callable[[str, int, int | None], None]
 Scores = dict[str, float | None]
-"""A category's PAP by the names of METRICS, 0 to 1, None where there is none."""
+"""Metric (a name in METRICS) -> a category's PAP, 0 to 1, or None where every target is empty."""
 
 
 @dataclass(frozen=True, eq=False)
 class AblationRow:
-    """One row: its setting, and by category, for each seed, how many images voted and the scores (METRICS, 0 to 1)."""
+    """One row: its setting, and category -> number of images that voted, and scores, for each seed."""
 
     setting: Setting
     images: dict[str, list[int]]
@@ -48,10 +48,10 @@ class AblationRow:
         return self.setting.name
 
     def values(self, which: str = "vanilla", category: str | None = None) -> NDArray[np.float64]:
-        """PAP of a category by seed, or mPAP, the mean over the row's categories that have the score, (S,); NaN where none has,
-        as in a table that was written before the metric was there.
+        """PAP of a category by seed, or mPAP over the row's categories that have the metric, (S,) float64; NaN where none has.
 
-        Whether a category has a score depends on its test images alone, so it is the same for all rows and seeds.
+        Whether a category has it depends only on its test images, so it is the same for all rows and seeds. Tables saved by
+        older releases may lack newer metrics.
         """
         if which not in METRICS:
             raise KeyError(which)
@@ -69,13 +69,13 @@ class AblationRow:
 
 @dataclass(frozen=True, eq=False)
 class AblationTable:
-    """Rows over ``seeds``, and what they were made with.
+    """The rows of an ablation over ``seeds``.
 
-    categories   scored, with the number of test images of each
-    replicated   whether each seed has training stores of its own; else seeds differ in the draws alone, and rows that draw
-                 nothing have no spread
+    categories   category -> number of test images
+    replicated   whether each seed has separate training stores; else seeds differ only in the samples drawn, and rows that
+                 draw nothing have no spread
     facts        options, protocol, body, stores
-    seconds      that it took
+    seconds      time it took
     """
 
     rows: tuple[AblationRow, ...]
@@ -86,15 +86,18 @@ class AblationTable:
     seconds: float
 
     def row(self, name: str) -> AblationRow:
-        """The row of a name; KeyError where there is none."""
+        """The row of this name; KeyError for an unknown one."""
         for row in self.rows:
             if row.name == name:
                 return row
         raise KeyError(name)
 
     def difference(self, name: str, other: str, which: str = "vanilla", category: str | None = None) -> tuple[float, float]:
-        """Mean of (row - other row) over the seeds and the half width of its 95 % t-interval: seed by seed, so what both share
-        cancels. Over the categories that both have, or one. Raises KeyError for a row or category that the table lacks."""
+        """Mean of (row - other row) over the seeds and the half width of its 95 % t-interval.
+
+        Differences are paired by seed, and averaged over the categories that both rows have, or of one. Raises KeyError for
+        an unknown row or category.
+        """
         first, second = self.row(name), self.row(other)
         both = [c for c in first.scores if c in second.scores] if category is None else [category]
         differences = np.stack([first.values(which, c) - second.values(which, c) for c in both])
@@ -119,18 +122,18 @@ def ablate(
 ) -> AblationTable:
     """Every row of ``settings(options)``, on the same test images, over seeds.
 
-    training      stores of each seed, one a category; a single list serves all seeds, which then differ in the draws alone
-    tests         test stores, one a category, with ``min_images`` complete images or more
-    seeds         at least two, no two alike; they draw the samples
-    where         the filter, a predicate over a store's rows; None: only complete images are kept and there is no row without
-    other         the second source: a store for each seed, or one for all; of one of the categories
+    training      stores for each seed, one per category; a single list serves all seeds, which then differ only in the samples
+    tests         test stores, one per category, with at least ``min_images`` complete images
+    seeds         at least two different ones, from which samples are drawn
+    where         the filter, a predicate over a store's rows; None: all complete images, and no row without filter
+    other         the second source: a store for each seed, or one for all, of one of the categories
     source_names  of the first and the second source in the table
     body          that the stores were made with; default: the built-in one
     backend       for votes and posing, as in ``aggregate``
-    protocol      of PAP; the resolution rows take splat="footprint" whatever it says
-    progress      told stage, done and total
+    protocol      of PAP; rows of other resolutions always use splat="footprint"
+    progress      called with (stage, done, total)
 
-    Raises InputError for arguments that do not fit, MismatchError for stores of another body.
+    Raises InputError for stores, seeds and options that do not match, MismatchError for stores of another body.
     """
     began = time.perf_counter()
     body = load_body() if body is None else body
@@ -177,7 +180,7 @@ def ablate(
 def _checked(
     training: Sequence[Sequence[Store]], tests: Sequence[Store], other: Sequence[Store], seeds: tuple[int, ...], body: Body
 ) -> tuple[list[dict[str, Store]], dict[str, Store], list[Store]]:
-    """Training stores by seed and category, test stores by category, the other source's stores by seed."""
+    """Training stores by seed and category, test stores by category, stores of the second source by seed."""
     if len(seeds) < 2 or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise InputError(f"seeds: expected at least two different ones >= 0, got {list(seeds)}")
     for name, given in (("training", training), ("other", other)):
@@ -202,7 +205,7 @@ def _checked(
 def _by_category(name: str, stores: Sequence[Store]) -> dict[str, Store]:
     categories = [store.category for store in stores]
     if len(set(categories)) < len(categories):
-        raise InputError(f"{name}: expected one store a category, got {categories}")
+        raise InputError(f"{name}: expected one store for each category, got {categories}")
     return dict(zip(categories, stores, strict=True))
 
 
@@ -251,14 +254,14 @@ class _Runner:
         voxels: Sequence[NDArray[np.int32]],
         pool: ThreadPoolExecutor,
     ) -> None:
-        """Votes of the seed number ``s`` and a category through one field, and the scores of the rows that they are for."""
+        """Count the votes of seed number ``s`` and a category through one field, and score the rows of that field."""
         by_cell = any(row.setting.weighting == "azimuth-elevation" for row in rows)
         groups: dict[tuple[bool, str], list[AblationRow]] = {}
         for row in rows:
             setting = row.setting
             if setting.sample.kind == "matched" and category != self.others[s].category:
                 continue
-            # Counts by elevation take six times the memory, and only the full row is weighed by them.
+            # Counts by elevation take six times the memory, and only rows of all filtered images are weighted by elevation.
             scheme = "azimuth-elevation" if by_cell and setting.sample.kind == "filtered" else "azimuth"
             groups.setdefault((setting.from_other, scheme), []).append(row)
         for (from_other, scheme), members in groups.items():

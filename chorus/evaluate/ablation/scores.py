@@ -1,7 +1,7 @@
-"""Scoring many distributions on the same test images: what depends on image and field alone is done once.
+"""Scoring many distributions on the same test images: what depends only on image and field is computed once.
 
-Eq. 11 decides for a voxel around a posed person which canonical voxel it shows, from pose and field alone. Posing the voxels'
-numbers in place of phi gives that table; then each distribution costs an index, a small render and two histograms.
+The canonical voxel that Eq. 11 assigns to a posed voxel depends only on pose and field. Posing voxel indices in place of phi
+gives the table of them; then each distribution costs a table look-up, a small render and two histograms.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ from chorus.store import Store
 
 Key = TypeVar("Key")
 MAX_RESOLUTION = 256
-"""Voxels' numbers are posed as float32, which holds whole numbers up to 2^24."""
+"""Voxel indices are posed as float32, which represents integers up to 2^24."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A test image as every row is scored on it: pose (J, 3), its one camera, and at the protocol's ``size`` the object's
-    pixels and those of the posed body."""
+    """A test image prepared for scoring.
+
+    key     name of the image         pose  (J, 3) float32 axis-angle in radians      camera  one camera
+    size    (h, w) of the protocol    mask  (h, w) bool, pixels of the object         body    (h, w) bool, of the posed body
+    """
 
     key: str
     pose: NDArray[np.float32]
@@ -66,8 +69,8 @@ def targets(store: Store, body: Body, protocol: PapProtocol = PAPER) -> list[Tar
 
 
 def posed_voxels(target: Target, parameters: FieldParameters, body: Body, backend: str = "auto") -> NDArray[np.int32]:
-    """Which canonical voxel each voxel around the posed person shows (Eq. 11, nearest), (N^3,) int32: its flat number + 1, or
-    0 for none. InputError above MAX_RESOLUTION."""
+    """The canonical voxel of each voxel around the posed person (Eq. 11, nearest), (N^3,) int32: its flat index + 1, or 0 for
+    none. InputError above MAX_RESOLUTION."""
     N = parameters.resolution
     if N > MAX_RESOLUTION:
         raise InputError(f"resolution: expected at most {MAX_RESOLUTION}, got {N}")
@@ -78,7 +81,7 @@ def posed_voxels(target: Target, parameters: FieldParameters, body: Body, backen
 def score(
     phi: NDArray[np.float32], target: Target, voxels: NDArray[np.int32], extent: float, protocol: PapProtocol = PAPER
 ) -> ImagePap:
-    """What ``evaluate_pap`` gives an image for a canonical phi (N, N, N), by ``posed_voxels`` instead of posing again."""
+    """The scores of ``evaluate_pap`` for an image and a canonical phi (N, N, N), from its table ``posed_voxels``."""
     posed = np.concatenate([np.zeros(1, np.float32), phi.ravel()])[voxels].reshape(phi.shape)
     levels = render_levels(posed, extent, target.camera, target.size, protocol)
     counts = count_pixels(levels, target.mask, protocol.num_thresholds)

@@ -1,8 +1,8 @@
-"""Simulated stores to ablate on: four categories, a second source for one of them, test images held out, the truth known.
+"""Simulated stores for ablations: four categories, a second source for one of them, and held-out test images.
 
-Every training world misestimates a share of its poses, which the keypoints' confidence reveals most of the time. Backpacks
-are mostly seen from the front, so that view weights have something to do. Test images come from another seed and from cameras
-all around; their masks, poses and cameras are the true ones.
+Every training world has bad estimates of a share of its poses, most of which the keypoints' confidence reveals. Backpacks are
+mostly seen from the front, so that view weights matter. Test images come from another seed and from cameras all around; their
+masks, poses and cameras are exact.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from chorus.evaluate.ablation.run import AblationTable
 
 TEST_SEED = 1_000_000
-"""Of the held-out images; training seeds are smaller."""
+"""Seed of the held-out images; training seeds are smaller."""
 IMAGE_SIZE = (256, 256)
 MISESTIMATED = 0.3
 """Share of the training images whose recorded pose is a bad estimate."""
 SIZES = (256, 2000)
-"""Images drawn from either source; the paper's ratio, at a size that simulates in minutes."""
+"""Numbers of images drawn from either source: about the paper's ratio, at a size that simulates in minutes."""
 OTHER_SOURCE = "image search, simulated"
 OTHER_CATEGORY = "surfboard"
 FIRST_SOURCE = "synthesis, simulated"
@@ -39,7 +39,7 @@ def _training(world: World) -> World:
 
 
 def _crawled(world: World) -> World:
-    """As a search engine finds them: mostly from the front, more poses misestimated, masks worse."""
+    """A world as an image search shows it: mostly from the front, with more bad poses and worse masks."""
     return replace(
         world.biased(0.8).misestimated(0.45), image_sizes=(IMAGE_SIZE,), mask_noise=MaskNoise(boundary=2.0, morph=3, drop=0.3)
     )
@@ -63,17 +63,19 @@ _WORLDS: dict[str, tuple[World, ...]] = {
     "hat": (WORLDS["hat"],),
 }
 TRAINING: dict[str, tuple[World, ...]] = {category: tuple(map(_training, worlds)) for category, worlds in _WORLDS.items()}
-"""What is learned from, by category; a world a prompt."""
+"""Category -> worlds of the training images, one for each prompt."""
 OTHER: tuple[World, ...] = tuple(map(_crawled, _WORLDS[OTHER_CATEGORY]))
-"""The second source, of OTHER_CATEGORY."""
+"""Worlds of the second source, of OTHER_CATEGORY."""
 TESTED: dict[str, tuple[World, ...]] = {category: tuple(map(_tested, worlds)) for category, worlds in _WORLDS.items()}
-"""What is scored on, by category."""
+"""Category -> worlds of the test images."""
 
 
 @dataclass(frozen=True)
 class AblationStores:
-    """Stores to ablate on: ``training`` by seed, one a category; ``tests``, one a category; ``other`` by seed, of the second
-    source."""
+    """Stores for ``ablate``.
+
+    training  for each seed, one per category      tests  one per category      other  second source, for each seed
+    """
 
     training: list[list[Store]]
     tests: list[Store]
@@ -90,13 +92,13 @@ def simulate_stores(
     body: Body | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AblationStores:
-    """Simulate what ``ablate`` takes into a folder; stores that are there already are completed, not drawn again.
+    """Simulate the stores of ``ablate`` in a folder; existing stores are completed, not drawn again.
 
-    num_images   of each category and seed, of the second source too      test_images  of each category
-    categories   some of TRAINING; the second source is made where OTHER_CATEGORY is among them
-    progress     told images done and images in all
+    num_images   images of each category and seed, in the second source too      test_images  of each category
+    categories   some of TRAINING; there is a second source if OTHER_CATEGORY is among them
+    progress     called with the number of images done and of all
 
-    Raises InputError for numbers and names that do not fit.
+    Raises InputError for unknown categories and numbers out of range.
     """
     unknown = [name for name in categories if name not in TRAINING]
     if unknown or not categories:
@@ -131,8 +133,8 @@ def simulate_stores(
 
 @dataclass(frozen=True)
 class Mechanism:
-    """A claim about the simulated worlds that the method stands or falls with, and what was measured: the mean difference of
-    PAP (0 to 1) over the seeds and the half width of its 95 % t-interval."""
+    """A claim of the method about the simulated worlds, and what was measured: the mean over the seeds of the difference of PAP
+    (0 to 1) between the rows ``better`` and ``worse``, and the half width of its 95 % t-interval."""
 
     claim: str
     better: str
@@ -148,7 +150,7 @@ class Mechanism:
 
     @property
     def clear(self) -> bool:
-        """Whether the whole interval has it."""
+        """Whether the whole interval has that sign."""
         return self.difference > self.half_width
 
 
@@ -161,7 +163,7 @@ _CLAIMS = (
 
 
 def mechanisms(table: AblationTable) -> list[Mechanism]:
-    """The claims about these worlds whose rows and categories the table has, with what it measured (vanilla PAP)."""
+    """The claims whose rows and categories the table has, with the differences measured (vanilla PAP)."""
     names = {row.name for row in table.rows}
     found = []
     for claim, better, worse, category in _CLAIMS:

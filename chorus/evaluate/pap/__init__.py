@@ -1,4 +1,4 @@
-"""Projective average precision (4.2, B.2): pixels counted, scores of one image, and by category from test stores."""
+"""Projective average precision (4.2, B.2): pixel counts, scores of one image, and scores by category from test stores."""
 
 from chorus.evaluate.pap.categories import CategoryPap, PapReport, evaluate_pap
 from chorus.evaluate.pap.metric import METRICS, ImagePap, Metric, average_precision, interpolated_precision, pap, score_image

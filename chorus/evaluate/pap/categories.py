@@ -1,4 +1,4 @@
-"""Projective average precision of occupancies by category (4.2, Table 2): test stores in, scores, tables and files out."""
+"""Projective average precision of occupancies on test stores, by category (4.2, Table 2), with tables and files."""
 
 from __future__ import annotations
 
@@ -29,23 +29,26 @@ from chorus.store import Store, open_store
 MIN_IMAGES = 30
 """Categories with fewer test images do not enter mPAP (Table 5)."""
 CURVE_RECALL = np.arange(101) / 100
-"""Where mean precision-recall curves are sampled."""
+"""Recall levels at which mean precision-recall curves are sampled."""
 
 PoseOccupancy = Callable[[Occupancy, NDArray[np.float32]], NDArray[np.float32]]
-"""An occupancy and a pose (J, 3) to the distribution around the posed person, (N, N, N) float32 on the occupancy's grid."""
+"""A function from an occupancy and a pose (J, 3) to phi around the posed person, (N, N, N) float32 on the same grid."""
 
 
 @dataclass(frozen=True, eq=False)
 class CategoryPap:
-    """One category: its images' scores, in the stores' order, and how many of its rows were ``incomplete`` (no mask, pose
-    or camera, or rejected by a filter) and not scored."""
+    """The scores of one category.
+
+    results     of its images, in the order of the stores
+    incomplete  number of rows not scored: without mask, pose or camera, or rejected by a stage
+    """
 
     category: str
     results: tuple[ImagePap, ...]
     incomplete: int = 0
 
     def values(self, metric: str) -> NDArray[np.float64]:
-        """One of METRICS of the images that have it, (S,), 0 to 1; KeyError for another name."""
+        """A metric's scores, 0 to 1, of the S images that have one, (S,) float64; KeyError for a name not in METRICS."""
         if metric not in METRICS:
             raise KeyError(metric)
         return np.array([v for r in self.results if (v := r.scores[metric]) is not None], np.float64)
@@ -56,8 +59,8 @@ class CategoryPap:
         return float(values.mean()) if len(values) else None
 
     def curve(self, metric: str) -> NDArray[np.float64] | None:
-        """Interpolated precision at recall 0, 0.01, ... 1, mean over the images, (101,); its area is the all-point PAP, but
-        for the sampling. None where every target is empty, and for a metric without a curve."""
+        """Interpolated precision at recall 0, 0.01, ... 1, mean over the images, (101,); its area is the all-point PAP, up
+        to the sampling. None where every target is empty, and for a metric without a curve."""
         chosen = METRICS[metric]
         counts = [c for r in self.results if (c := chosen.counts(r)) is not None]
         if chosen.curve is None or not counts:
@@ -67,7 +70,7 @@ class CategoryPap:
 
 @dataclass(frozen=True, eq=False)
 class PapReport:
-    """Categories, how they were scored, what the occupancies and stores were (``sources``), and the seconds it took."""
+    """The scores of all categories, the protocol, the occupancies and stores (``sources``), and the seconds it took."""
 
     categories: tuple[CategoryPap, ...]
     protocol: PapProtocol = PAPER
@@ -77,16 +80,16 @@ class PapReport:
 
     @property
     def counted(self) -> tuple[CategoryPap, ...]:
-        """The categories with ``min_images`` test images or more; those with empty targets count as images."""
+        """The categories with ``min_images`` test images or more; images with empty targets are included."""
         return tuple(c for c in self.categories if len(c.results) >= self.min_images)
 
     def mpap(self, metric: str) -> float | None:
-        """Mean of a metric over the counted categories that have it, 0 to 1; None where there are none."""
+        """Mean of a metric over the counted categories that have it, 0 to 1; None where none has."""
         means = [mean for c in self.counted if (mean := c.mean(metric)) is not None]
         return float(np.mean(means)) if means else None
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON can hold it, scores 0 to 1 and null where there is none, with versions and machine."""
+        """The report as a dictionary for JSON: scores 0 to 1, null for missing ones, with versions and machine."""
         counted = self.counted
         return {
             "table": "pap",
@@ -114,7 +117,7 @@ class PapReport:
         }
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """One line an image: category, key, target pixels, its scores (empty where there is none)."""
+        """Write one line for each image: category, key, target pixels, its scores (empty for missing ones)."""
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["category", "key", "target_pixels", "target_pixels_aware", *METRICS])
@@ -130,14 +133,20 @@ def _rounded(curve: NDArray[np.float64] | None) -> list[float] | None:
 
 
 def posing(body: Body | None = None, inverse: str = "blend_of_inverses", backend: str = "auto") -> PoseOccupancy:
-    """What ``evaluate_pap`` poses with by itself: Eq. 11, nearest voxel; the probability of an occupancy is computed once."""
-    kept: WeakKeyDictionary[Occupancy, NDArray[np.float32]] = WeakKeyDictionary()
+    """The default of ``evaluate_pap``: Eq. 11 with the nearest voxel; the probability of an occupancy is computed once."""
+    probabilities: WeakKeyDictionary[Occupancy, NDArray[np.float32]] = WeakKeyDictionary()
 
     def pose_occupancy(occupancy: Occupancy, pose: NDArray[np.float32]) -> NDArray[np.float32]:
-        if occupancy not in kept:
-            kept[occupancy] = occupancy.probability
+        if occupancy not in probabilities:
+            probabilities[occupancy] = occupancy.probability
         return posed_occupancy(
-            kept[occupancy], pose, occupancy.parameters, occupancy.body_hash, body, inverse=inverse, backend=backend
+            probabilities[occupancy],
+            pose,
+            occupancy.parameters,
+            occupancy.body_hash,
+            body,
+            inverse=inverse,
+            backend=backend,
         )
 
     return pose_occupancy
@@ -158,12 +167,12 @@ def evaluate_pap(
 ) -> PapReport:
     """Score occupancies on the test images of their categories.
 
-    occupancies     one a category: by category, or a sequence whose occupancies name theirs
-    stores          test stores or their paths, each of one category; several may be of the same. Their complete rows count
+    occupancies     one for each category: a mapping from category, or a sequence of occupancies that name their category
+    stores          test stores or their paths; several may be of the same category. Complete rows are scored
     pose_occupancy  poses an occupancy; default: ``posing(body)``
     body            that the occupancies were made with; default: the built-in one
-    aware           whether to take the occlusion-aware scores too
-    min_images      see MIN_IMAGES            progress(done, total)  told after each image
+    aware           whether to compute the occlusion-aware scores too
+    min_images      see MIN_IMAGES            progress  called with (done, total) after each image
     threads, device see ``pap``
 
     Raises InputError for a category without occupancy or without test images, MismatchError for another body.
@@ -214,9 +223,11 @@ def _by_category(occupancies: Sequence[Occupancy] | Mapping[str, Occupancy]) -> 
     by_category: dict[str, Occupancy] = {}
     for number, occupancy in enumerate(occupancies):
         if not occupancy.category:
-            raise InputError(f"occupancies: number {number} names no category; give them by category")
+            raise InputError(
+                f"occupancies: expected a category in each, got none in number {number}; give a mapping from category"
+            )
         if occupancy.category in by_category:
-            raise InputError(f"occupancies: expected one a category, got two of {occupancy.category!r}")
+            raise InputError(f"occupancies: expected one for each category, got two of {occupancy.category!r}")
         by_category[occupancy.category] = occupancy
     return by_category
 
@@ -224,7 +235,7 @@ def _by_category(occupancies: Sequence[Occupancy] | Mapping[str, Occupancy]) -> 
 def _images(
     store: Store, rows: NDArray[np.int64], occupancy: Occupancy, pose_occupancy: PoseOccupancy, body: Body | None
 ) -> Iterator[PapImage]:
-    """The images of a store as they are scored, posed one by one when they are asked for."""
+    """The images of a store to be scored, posed one by one when the iterator reaches them."""
     extent = occupancy.parameters.extent
     for batch in store.batches(rows, size=256):
         for i, key in enumerate(batch.keys):
@@ -274,7 +285,7 @@ def category_table(report: PapReport) -> Table:
 
 
 def method_table(reports: Mapping[str, PapReport]) -> Table:
-    """Table 2: one row a method, mPAP vanilla and strict, without and with human occlusion, for a terminal."""
+    """Table 2: one row for each method, mPAP vanilla and strict, without and with human occlusion, for a terminal."""
     if not reports:
         raise InputError("reports: expected at least one, got none")
     table = Table(caption=_caption(next(iter(reports.values()))), caption_justify="left")

@@ -1,8 +1,7 @@
-"""Projective average precision (4.2, B.2): a posed distribution against the object's mask, pixel by pixel.
+"""Projective average precision (4.2, B.2) of one image: scores from the pixel counts of ``chorus.evaluate.pap.pixels``.
 
-``chorus.evaluate.pap.pixels`` counts, for each threshold, the pixels drawn and the hits among them; here they become scores.
-Scores are the entries of METRICS. To add one, write a function of PixelCounts and PapProtocol and put one ``Metric`` into
-METRICS: reports, tables, JSON, CSV and ablations take it from there.
+The scores are the entries of METRICS. To add one, write a function of PixelCounts and PapProtocol and put one ``Metric`` into
+METRICS: reports, tables, JSON, CSV and ablations then have it.
 """
 
 from __future__ import annotations
@@ -35,14 +34,17 @@ from chorus.evaluate.pap.pixels import (
 )
 
 RECALL_LEVELS = tuple(i / 10 for i in range(11))
-"""Of the 11-point interpolation."""
+"""Recall levels of the 11-point interpolation."""
 
 
 def interpolated_precision(counts: PixelCounts, recall: Any, strict: bool = False) -> NDArray[np.float64]:
-    """The highest precision among the thresholds whose recall is at least each of ``recall`` (L,) -> (L,); 0 where none is.
+    """For each recall level, the highest precision among the thresholds that reach it, (L,) float64; 0 where none does.
 
-    Strict: 0 too where the recall falls below the level because nothing is drawn any more (level 0 stands for the levels
-    next to it). Raises InputError for an empty target.
+    recall  (L,) levels, 0 to 1
+    strict  also 0 where the recall falls below the level because nothing is drawn at higher thresholds (level 0 is treated
+            like the levels just above it)
+
+    Raises InputError for an empty target.
     """
     levels = check_array("recall", recall, ("L",), np.float64)
     R = counts.recall
@@ -60,7 +62,7 @@ def average_precision(counts: PixelCounts, strict: bool = False, interpolation: 
     """AP of one image, 0 to 1, or None for an empty target.
 
     all-point: sum_{i >= 2} (R_{i-1} - R_i) max_{m < i} P_m over ascending thresholds, plus R_T max_m P_m where something is
-    drawn at the last threshold T. Strict drops the terms i at which nothing is drawn any more. 11-point: the mean of
+    drawn at the last threshold T. Strict drops the terms i at which nothing is drawn. 11-point: the mean of
     ``interpolated_precision`` at recall 0, 0.1, ... 1.
     """
     if not counts.target:
@@ -77,12 +79,12 @@ def average_precision(counts: PixelCounts, strict: bool = False, interpolation: 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of one image, and how tables and files name it.
+    """A score of one image, and its names in tables and files.
 
     name             in JSON and CSV
     heading          of its column in a table of categories      mean_heading  of the column of means over categories
-    score            (counts, protocol) -> 0 to 1, the larger the better; asked only where the target has pixels
-    occlusion_aware  whether it is taken from the counts without the body's pixels
+    score            (counts, protocol) -> 0 to 1, larger is better; called only where the target has pixels
+    occlusion_aware  whether it is computed from the counts without the body's pixels
     curve            (counts, recall (L,)) -> precision (L,), for a metric that is the area under such a curve
     """
 
@@ -94,7 +96,7 @@ class Metric:
     curve: Callable[[PixelCounts, NDArray[np.float64]], NDArray[np.float64]] | None = None
 
     def counts(self, image: ImagePap) -> PixelCounts | None:
-        """The counts of an image that this metric is taken from; None where there are none, or the target is empty."""
+        """The counts of an image that this metric is computed from; None where they are missing or the target is empty."""
         counts = image.aware_counts if self.occlusion_aware else image.counts
         return counts if counts is not None and counts.target else None
 
@@ -127,7 +129,7 @@ class ImagePap:
 
     scores                by the names of METRICS, 0 to 1; None where the target is empty (occlusion-aware ones: empty after
                           removal, or without body vertices)
-    counts, aware_counts  what they are computed from: all pixels, and those that the body leaves
+    counts, aware_counts  over all pixels, and over those that the body does not cover (None without body vertices)
     """
 
     key: str
@@ -167,9 +169,11 @@ class ImagePap:
 
 
 def score_image(image: PapImage, protocol: PapProtocol = PAPER, levels: NDArray[np.int32] | None = None) -> ImagePap:
-    """The scores of one image; ``levels`` (h, w) where its render is there already.
+    """The scores of one image.
 
-    Raises InputError, with the image's key, for arrays that do not fit.
+    levels  (h, w) int32 of ``render_levels``, if the image has been rendered already
+
+    Raises InputError, with the image's key, for arrays of other shapes or types.
     """
     with named_errors(image):
         height, width = (int(side) for side in image.camera.image_size[0])
@@ -192,10 +196,10 @@ def pap(
     threads: int | None = None,
     device: torch.device | str | None = None,
 ) -> Iterator[ImagePap]:
-    """The scores of images, in their order, a few at a time on ``threads`` threads (default: one a core).
+    """The scores of images, in their order, on ``threads`` threads (default: one per core).
 
-    The iterable is drawn from a batch of 8 images a thread ahead. Renders are drawn by the same threads or, where one is
-    given, in batches on a torch ``device`` ("cuda"); both draw the same. Raises InputError as ``score_image`` does.
+    The iterable is read in batches of 8 images per thread. Images are rendered by the same threads or, if it is given, in
+    batches on a torch ``device`` ("cuda"), with the same result. Raises InputError as ``score_image`` does.
     """
     threads = (os.cpu_count() or 1) if threads is None else threads
     if threads < 1:

@@ -1,11 +1,11 @@
-"""From a posed distribution to pixels: at every threshold what is drawn, and how much of that falls on the object's mask.
+"""Pixel counts of a posed distribution: at each threshold, the pixels drawn and those of them on the object's mask.
 
-For each threshold, ascending, the voxels with phi >= threshold are projected into the image at a small size, and compared with
-the mask at that size. All thresholds are rendered at once: a pixel is drawn at threshold t where the largest phi on it reaches
-t, so one image of levels (how many thresholds a pixel reaches) and its histogram say it all.
+For each threshold, ascending, the voxels with phi >= threshold are projected into a downscaled image and compared with the
+mask at that size. All thresholds are rendered at once: a pixel is drawn at threshold t where the largest phi on it reaches t,
+so that one image of levels (how many thresholds a pixel reaches) and its histogram are enough.
 
-Thresholds are float32, the nearest to i / 100, and phi is compared as float32: what was i / 100 before it was rounded to
-float32 reaches the threshold i / 100 (against thresholds of float64 a phi of 0.7 would not).
+Thresholds are the float32 numbers nearest to i / 100, and phi is compared as float32, so that a phi of i / 100 rounded to
+float32 reaches the threshold i / 100 (against float64 thresholds, a phi of 0.7 would not).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ INTERPOLATIONS = ("all-point", "11-point")
 
 @dataclass(frozen=True)
 class PapProtocol:
-    """How the score is taken; the defaults are the paper's.
+    """The parameters of the score; the defaults are the paper's.
 
-    shorter_side   of the image in pixels; the other is scaled alike and floored
-    splat          "centre": a voxel is the pixel of its centre (holes where voxels are wider than pixels);
-                   "footprint": all pixels that its projection overlaps, whatever the resolution
+    shorter_side   of the downscaled image in pixels; the longer one is scaled by the same factor and rounded down
+    splat          "centre": a voxel covers the pixel of its centre (with holes where voxels are wider than pixels);
+                   "footprint": it covers all pixels that its projection overlaps, at any resolution
     interpolation  "all-point" or "11-point" (recall 0, 0.1, ... 1)
-    num_thresholds T; they are i / T for i = 1 .. T, as float32
+    num_thresholds T; the thresholds are i / T for i = 1 .. T, as float32
 
     Raises InputError for other names and numbers that are not positive.
     """
@@ -63,15 +63,16 @@ class PapProtocol:
 
 
 PAPER = PapProtocol()
+"""The paper's parameters."""
 
 
 @dataclass(frozen=True, eq=False)
 class PapImage:
-    """What one image is scored from.
+    """One image to be scored.
 
     phi            (N, N, N) float32, the distribution in the posed person's frame, indexed [ix, iy, iz]
     extent         side of its cube in metres, centred at the origin
-    camera         one camera, of the image's full size, from the person's frame
+    camera         one camera in the posed person's frame, for the image's full size
     mask           (H, W) bool, where the object is
     body_vertices  (V, 3) metres, the posed body in the person's frame, for the occlusion-aware score; or None
     key            the image's name
@@ -87,8 +88,11 @@ class PapImage:
 
 @dataclass(frozen=True, eq=False)
 class PixelCounts:
-    """Pixels of one image by threshold: ``predicted`` (T,) int64 drawn, ``hits`` (T,) int64 of those on the target, and
-    ``target`` of the target."""
+    """Numbers of pixels of one image.
+
+    predicted  (T,) int64, drawn at each threshold      hits  (T,) int64, those of them on the target
+    target     pixels of the target
+    """
 
     predicted: NDArray[np.int64]
     hits: NDArray[np.int64]
@@ -96,12 +100,12 @@ class PixelCounts:
 
     @property
     def precision(self) -> NDArray[np.float64]:
-        """(T,); 0 where nothing is drawn."""
+        """hits / predicted, (T,) float64; 0 where nothing is drawn."""
         return np.divide(self.hits, self.predicted, out=np.zeros(len(self.hits)), where=self.predicted > 0)
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """(T,), never rising. Raises InputError for an empty target, which has none."""
+        """hits / target, (T,) float64, never increasing. Raises InputError for an empty target."""
         if not self.target:
             raise InputError("target: expected some pixels, got none: recall is not defined")
         return self.hits / self.target
@@ -109,7 +113,7 @@ class PixelCounts:
 
 @contextmanager
 def named_errors(image: PapImage) -> Iterator[None]:
-    """Puts the image's key before what is wrong with it."""
+    """A context in which the message of an InputError gets the image's key in front."""
     try:
         yield
     except InputError as error:
@@ -117,13 +121,16 @@ def named_errors(image: PapImage) -> Iterator[None]:
 
 
 def downscaled_size(height: int, width: int, shorter_side: int = 32) -> tuple[int, int]:
-    """(h, w) with the shorter of both at ``shorter_side`` and the other scaled alike and floored; in integers."""
+    """The size (h, w) with the shorter side at ``shorter_side``, the longer one scaled by the same factor and rounded down."""
     shorter = min(height, width)
     return height * shorter_side // shorter, width * shorter_side // shorter
 
 
 def downscale_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H, W) bool -> (h, w) bool: the pixels more than half covered, by exact area average. InputError for other arrays."""
+    """A mask (H, W) bool at another size (h, w) bool: the pixels of which it covers more than half, by exact area.
+
+    Raises InputError for other arrays.
+    """
     dense = check_array("mask", mask, ("H", "W"), np.bool_)
     area = np.zeros(size, np.int64)
     covered_area(dense, area)
@@ -131,9 +138,9 @@ def downscale_mask(mask: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _projection(camera: Cameras, size: tuple[int, int]) -> NDArray[np.float64]:
-    """K [R | t] of a camera for its image brought to another (h, w), (3, 4) float64.
+    """K [R | t] of a camera for its image scaled to ``size`` (h, w), (3, 4) float64.
 
-    Each axis by its own factor (w / W, h / H): the small image covers exactly what the large one does, as the mask's does.
+    The axes are scaled separately, by w / W and h / H, so that the small image covers exactly what the large one does.
     """
     if len(camera) != 1:
         raise InputError(f"camera: expected one camera, got {len(camera)}")
@@ -145,11 +152,11 @@ def _projection(camera: Cameras, size: tuple[int, int]) -> NDArray[np.float64]:
 def render_levels(
     phi: Any, extent: float, camera: Cameras, size: tuple[int, int], protocol: PapProtocol = PAPER
 ) -> NDArray[np.int32]:
-    """How many thresholds the largest phi on each pixel reaches, (h, w) int32; the render at threshold i is ``levels > i``
-    with i from 0.
+    """How many thresholds the largest phi on each pixel reaches, (h, w) int32; ``levels > i`` is the image rendered at
+    threshold i, counted from 0.
 
-    phi (N, N, N) in the frame of the camera's points, in a cube of ``extent`` metres; ``camera`` one, of the full image;
-    ``size`` (h, w) of the render. Voxels behind the camera (z <= 0) are not drawn. Raises InputError for other shapes,
+    phi (N, N, N) in the camera's person frame, on a cube of ``extent`` metres; one ``camera``, for the full image; ``size``
+    (h, w) of the result. Voxels behind the camera (z <= 0) are not drawn. Raises InputError for other shapes,
     numbers that are not finite, an extent that is not positive.
     """
     field = _checked_field(phi, extent)
@@ -175,7 +182,7 @@ def body_pixels(vertices: Any, camera: Cameras, size: tuple[int, int]) -> NDArra
 def count_pixels(
     levels: NDArray[np.int32], target: NDArray[np.bool_], num_thresholds: int, removed: NDArray[np.bool_] | None = None
 ) -> PixelCounts:
-    """The counts of a render (h, w) against a target (h, w), without the pixels ``removed`` (h, w) from both."""
+    """The counts of levels (h, w) int32 against a target (h, w) bool, leaving out the pixels ``removed`` (h, w) bool."""
     kept = np.ones_like(target) if removed is None else ~removed
     drawn, on_target = levels[kept], levels[target & kept]
     # A pixel of level l is drawn at the first l thresholds.
@@ -189,9 +196,9 @@ def count_pixels(
 def render_levels_on(
     device: torch.device | str, images: Sequence[PapImage], protocol: PapProtocol = PAPER
 ) -> list[NDArray[np.int32]]:
-    """``render_levels`` of images at their downscaled sizes, drawn in batches on a torch device: the same numbers.
+    """``render_levels`` of images at their downscaled sizes, rendered in batches on a torch device, with the same result.
 
-    Images of one size, resolution and extent are drawn together. Raises InputError as ``render_levels`` does.
+    Images of the same size, resolution and extent share a batch. Raises InputError as ``render_levels`` does.
     """
     from chorus.render import splat_torch
 

@@ -1,4 +1,4 @@
-"""What stores hold (Tables 1, 3 and 5): counts by reason, camera entropy, cameras by view augmentation."""
+"""Statistics of stores (Tables 1, 3 and 5): counts by reason, camera entropy, cameras by view augmentation."""
 
 from chorus.evaluate.statistics.entropy import camera_entropy
 from chorus.evaluate.statistics.stores import StoreStatistics, store_statistics

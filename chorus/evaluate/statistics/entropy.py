@@ -24,7 +24,7 @@ NSIDE = 128
 SIGMA = 0.01
 """Standard deviation of the Gaussian around each camera's direction, in radians along the sphere."""
 TRUNCATION = 6.0
-"""Gaussians end at this many standard deviations: exp(-18) = 1.5e-8 of each is lost, less than 1e-6 bits of the entropy."""
+"""Gaussians are truncated at this many standard deviations; the exp(-18) = 1.5e-8 lost changes the entropy by < 1e-6 bits."""
 
 
 def ring_layout(nside: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
@@ -86,10 +86,10 @@ def _add_gaussians(
 def direction_density(
     directions: Any, sigma: float = SIGMA, nside: int = NSIDE, truncation: float = TRUNCATION
 ) -> NDArray[np.float64]:
-    """Share of each cell in a mixture of Gaussians around directions, one each and alike, (12 nside^2,) float64, sum 1.
+    """Share of each cell in an equal mixture of Gaussians around directions, (12 nside^2,) float64, sum 1.
 
     directions  (I, 3) unit vectors     sigma       radians, geodesic
-    truncation  in sigmas; what the Gaussians lose there is made up for all of them by the division by the sum
+    truncation  of the Gaussians, in sigmas; the mixture is then normalised
 
     Raises InputError for no directions, vectors that are not of unit length, and a sigma that the cells cannot resolve (below
     half the square root of a cell's area) or that is wider than the sphere (truncation sigma > pi).
@@ -127,7 +127,7 @@ def camera_directions(cameras: Cameras) -> NDArray[np.float64]:
 
 
 def camera_entropy(cameras: Cameras, sigma: float = SIGMA, nside: int = NSIDE, truncation: float = TRUNCATION) -> float:
-    """Entropy in bits of where the cameras are seen from the person (Table 1): -sum p log2 p over equal-area cells.
+    """Entropy in bits of the camera directions seen from the person (Table 1): -sum p log2 p over equal-area cells.
 
     log2(12 nside^2) = 17.58 for cameras all around; log2(2 pi e sigma^2 / cell area) = 4.74 for one; n cameras give at most
     log2 n more than one. Arguments and errors as of ``direction_density`` and ``camera_directions``.

@@ -1,4 +1,4 @@
-"""What a store holds, as Tables 1, 3 and 5 put it: images, what was kept, why the others were not, where cameras stood."""
+"""Statistics of a store, as in Tables 1, 3 and 5: images, kept and rejected ones by reason, and camera directions."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from chorus.store.filters.filtering import FilterSpec, find_filter
 from chorus.store.filters.report import FilterReport, filter_report
 
 ELEVATION_EDGES = np.linspace(-90.0, 90.0, 19)
-"""Degrees: 18 bins of 10."""
+"""Edges of 18 bins of elevation, 10 degrees each."""
 FILTERED = "filtered"
-"""The reason of complete images that the predicate ``where`` of ``store_statistics`` turns away."""
+"""The reason given for complete images that the predicate ``where`` of ``store_statistics`` rejects."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +36,16 @@ class StoreStatistics:
     """A store in numbers.
 
     name         the store's category          path  where it lies
-    images       rows in all                   kept  complete ones that the filter, if any, lets pass
-    prompts      different prompts of all rows
+    images       rows in all                   kept  complete ones that pass the filter, if any
+    prompts      number of different prompts of all rows
     rejected     images by reason (the store's statuses other than complete, the filter's rules, and "filtered"), the most
                  frequent first; with ``kept`` they add up to ``images``
     entropy      of the kept images' camera directions in bits (Table 1); None where none was kept
     azimuths     (12,) int64 kept cameras by azimuth, in bins of 30 degrees from the person's left (+x) towards the front (+z)
     elevations   (18,) int64 kept cameras by elevation, in bins of 10 degrees from below (-90) to above
     directions   (kept, 3) float64 unit vectors from the person to the cameras
-    views        the same by view augmentation, where it was asked for
-    filter       what each rule of the filter does; None without one
+    views        statistics by view augmentation, if ``by_view``
+    filter       what each rule of the filter rejects; None without a filter
     """
 
     name: str
@@ -67,7 +67,7 @@ class StoreStatistics:
         return 1 - self.kept / self.images if self.images else None
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers as JSON can hold them; not the directions."""
+        """The numbers as a dictionary for JSON, without the directions."""
         return {
             "category": self.name,
             "path": self.path,
@@ -99,12 +99,12 @@ def store_statistics(
 ) -> StoreStatistics:
     """The statistics of a store, or of the one at a path.
 
-    where    a predicate as of ``Store.select``: given the columns of all rows, answers (n,) bool
-    filter   as of ``chorus.aggregate``; of a soft one, images of any weight are kept, and cameras count alike
-    by_view  also by view augmentation
+    where    a predicate as for ``Store.select``: from the columns of all rows to (n,) bool
+    filter   as for ``chorus.aggregate``; a soft filter keeps images of any weight > 0, and all count equally
+    by_view  whether to add statistics by view augmentation
 
-    Raises StoreError for a damaged store, InputError for an answer of another kind, and for a kept camera at the person's
-    origin, which has no direction.
+    Raises StoreError for a damaged store, InputError for a ``where`` that returns anything else, and for a kept camera
+    at the person's origin, which has no direction.
     """
     opened = store if isinstance(store, Store) else open_store(Path(store))
     n = len(opened)
@@ -118,10 +118,10 @@ def store_statistics(
     if where is not None:
         answer = to_numpy(where(opened.rows))
         if answer.shape != (n,) or answer.dtype != np.bool_:
-            raise InputError(f"where: expected an answer of bool and shape ({n},), got {answer.dtype} of {answer.shape}")
-        turned_away = int(np.count_nonzero(kept & ~answer))
-        if turned_away:
-            reasons[FILTERED] += turned_away
+            raise InputError(f"where: expected an answer of bool and shape ({n},), got {answer.dtype} of shape {answer.shape}")
+        num_rejected = int(np.count_nonzero(kept & ~answer))
+        if num_rejected:
+            reasons[FILTERED] += num_rejected
         kept &= answer
     rows, views = np.flatnonzero(kept), tuple[ViewStatistics, ...]()
     columns = opened.rows
@@ -152,7 +152,7 @@ def store_statistics(
 
 
 def statistics_json(stores: Sequence[StoreStatistics]) -> dict[str, Any]:
-    """Several stores' numbers, how the entropy was taken, and versions, as JSON can hold them."""
+    """Statistics of several stores, the parameters of the entropy, and versions, as a dictionary for JSON."""
     return {
         "table": "statistics",
         "date": date.today().isoformat(),
@@ -163,7 +163,7 @@ def statistics_json(stores: Sequence[StoreStatistics]) -> dict[str, Any]:
 
 
 def statistics_table(stores: Sequence[StoreStatistics]) -> Table:
-    """One row a store, with the columns of Tables 1, 3 and 5, and one with the sums, for a terminal."""
+    """One row for each store, with the columns of Tables 1, 3 and 5, and a row of sums, for a terminal."""
     table = Table(
         caption=f"camera entropy: of {math.log2(12 * NSIDE**2):.2f} bits for cameras all around", caption_justify="left"
     )
@@ -182,7 +182,7 @@ def _cells(prompts: int, images: int, kept: int) -> tuple[str, ...]:
 
 
 def reasons_table(stores: Sequence[StoreStatistics]) -> Table:
-    """Rejected images by reason, one column a store, for a terminal."""
+    """Rejected images by reason, one column for each store, for a terminal."""
     table = Table(title="why images were rejected", title_justify="left")
     table.add_column("reason")
     for s in stores:

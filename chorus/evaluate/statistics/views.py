@@ -14,11 +14,11 @@ from chorus.camera.cameras import Cameras
 from chorus.evaluate.statistics.entropy import camera_directions, camera_entropy
 
 QUADRANTS = ("front", "left", "back", "right")
-"""Of the azimuth, 90 degrees each: the camera in front of the person, at the person's left, ..."""
+"""Quadrants of the azimuth, 90 degrees each: the camera is in front of the person, at the person's left, ..."""
 HIGH = 30.0
-"""Degrees above the horizon, or below it, from which on a camera is counted as above, or below."""
+"""Least elevation in degrees, above or below the horizon, of a camera that is counted as above or below."""
 NO_VIEW = "(none)"
-"""Shown for images that were not asked for a view."""
+"""Shown for images made without a view augmentation."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,11 @@ class ViewStatistics:
 
 
 def quadrant(directions: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Which of QUADRANTS unit vectors from the person to the cameras (I, 3) lie in, (I,): the front is the azimuths from 45 to
-    below 135 degrees, from the person's left (+x) towards the front (+z); a camera straight above counts as one at the left."""
+    """Index in QUADRANTS of unit vectors (I, 3) from the person to the cameras, (I,) int64.
+
+    Azimuth goes from the person's left (+x) to the front (+z); the front is 45 <= azimuth < 135 degrees. A camera straight
+    above counts as left.
+    """
     azimuth = np.degrees(np.arctan2(directions[:, 2], directions[:, 0]))
     turned = np.floor((azimuth + 45) / 90).astype(np.int64) % 4  # left, front, right, back
     return np.asarray(np.array([1, 0, 3, 2])[turned], np.int64)

@@ -1,8 +1,8 @@
-"""Filters (A.3): predicates over the scores that a store keeps, judged when images are selected (docs/filters.md).
+"""Filters (A.3): predicates over the scores in a store, evaluated when images are selected (docs/filters.md).
 
-rules      the predicates by name: which score each looks at, when an image passes, and its confidence
-filtering  ``Filter``: rules with thresholds, hard or soft, in files; what a filter keeps of a store
-report     what a filter does to a store, in numbers and as a table for terminals (imported by itself: it needs rich)
+rules      the predicates by name: the score that each tests, when an image passes, and its confidence
+filtering  ``Filter``: rules with thresholds, hard or soft; filter files; the rows that a filter keeps
+report     what a filter rejects of a store, in numbers and as a table for terminals (imported separately: it needs rich)
 """
 
 from chorus.store.filters.filtering import (

@@ -1,7 +1,7 @@
-"""Filters (A.3): predicates over the scores that a store keeps, judged when images are selected, hard or soft.
+"""Filters (A.3): predicates over the scores in a store, evaluated when images are selected, hard or soft.
 
-Nothing is filtered before storage, so a filter is changed without running a model again (docs/filters.md). A store's own
-filter lies in ``filter.json`` in its folder.
+Nothing is filtered before storage, so that a filter can be changed without running a model again (docs/filters.md). The
+filter of a store is the file ``filter.json`` in its folder.
 """
 
 from __future__ import annotations
@@ -27,27 +27,29 @@ from chorus.store.writer import LOCK
 FORMAT, VERSION = "chorus-filter", 1
 FILTER_JSON = "filter.json"
 MAX_BYTES = 1 << 20
-"""A filter file larger than this is none."""
+"""Filter files larger than this are refused."""
 MAX_WEIGHT = 255
+"""Integer weight of an image with confidence 1 in every rule of a soft filter."""
 ALWAYS = "pose"
-"""The rule that is always on: an image without pose and camera has nothing to vote with."""
+"""The rule that is always on: an image without pose and camera cannot vote."""
 SOFT_CONFIDENCES = {"person-confidence": 0.5, "object-confidence": 0.5}
-"""What soft filtering adds to the paper's rules: the detector's confidences, each as it is (see ``Rule.confidence``)."""
+"""Rules that soft filtering adds to the paper's: at threshold 0.5, the detector's confidence itself (``Rule.confidence``)."""
 NAMES = ("store", "none", "paper", "soft")
+"""Filters that can be given by name, see ``find_filter``."""
 
 
 @dataclass(frozen=True)
 class Filter:
     """Which images of a store are used, or how much each of them counts.
 
-    thresholds  rule name -> threshold, None where the rule is off; rules not named are off; "pose" is always on
+    thresholds  rule name -> threshold, None for off; rules that are not named are off, except "pose", which is always on
     torso_mode  "any": at least one shoulder and one hip; "all": all four
-    soft        images are weighed (``weights``) instead of kept or left out
-    required    rules that a store must have the scores for; the others are skipped where it lacks them. By default all that
-                are on. A score that is there but not known (NaN) fails.
+    soft        whether images get weights (``weights``) instead of being kept or rejected
+    required    rules whose scores a store must have; other rules are skipped where it lacks them. By default all rules that
+                are on. An unknown score (NaN) fails its rule.
 
-    Only complete images are ever used; what a stage of the front end gave up on has no mask, pose or camera.
-    Raises InputError for unknown rules and thresholds that make no sense.
+    Only complete images are ever used: those that a stage of the front end rejected have no mask, pose or camera.
+    Raises InputError for unknown rules and thresholds out of range.
     """
 
     thresholds: Mapping[str, float | None]
@@ -58,7 +60,7 @@ class Filter:
     def __post_init__(self) -> None:
         given = {rule(name).name: value for name, value in self.thresholds.items()}
         if ALWAYS in given and given[ALWAYS] is None:
-            raise InputError(f"{ALWAYS}: this rule is always on: an image without pose and camera has nothing to vote with")
+            raise InputError(f"{ALWAYS}: this rule is always on: an image without pose and camera cannot vote")
         given[ALWAYS] = 1.0
         full = {name: None if given.get(name) is None else r.threshold(given[name]) for name, r in RULES.items()}
         if self.torso_mode not in TORSO_MODES:
@@ -73,36 +75,36 @@ class Filter:
 
     @classmethod
     def paper(cls, soft: bool = False) -> Filter:
-        """The rules of A.3; where a store lacks a score, its rule is skipped. ``soft``: as weights, see ``softened``."""
+        """The rules of A.3, skipped where a store lacks their scores. ``soft``: as weights, see ``softened``."""
         hard = cls({name: r.paper for name, r in RULES.items()}, required=frozenset())
         return hard.softened() if soft else hard
 
     @classmethod
     def none(cls) -> Filter:
-        """All complete images."""
+        """The filter that keeps all complete images."""
         return cls({})
 
     def changed(self, thresholds: Mapping[str, float | None], torso_mode: str | None = None) -> Filter:
-        """With other thresholds, None for off. Rules set here are required."""
+        """The same filter with some thresholds changed, None for off. Rules switched on here are required."""
         kept = set(self.required or ()) - set(thresholds)
         asked = {name for name, value in thresholds.items() if value is not None and name != ALWAYS}
         return Filter({**self.thresholds, **thresholds}, torso_mode or self.torso_mode, self.soft, frozenset(kept | asked))
 
     def softened(self) -> Filter:
-        """The same rules as weights, and the detector's confidences where they were no rule yet."""
+        """The same rules as weights, with the rules of SOFT_CONFIDENCES added where they are off."""
         added = {name: value for name, value in SOFT_CONFIDENCES.items() if self.thresholds[name] is None}
         return Filter({**self.thresholds, **added}, self.torso_mode, True, self.required)
 
     def hardened(self) -> Filter:
-        """The same rules as yes or no, without what ``softened`` added."""
+        """The same rules as a hard filter, without the rules that ``softened`` added."""
         added = {name for name in SOFT_CONFIDENCES if name not in (self.required or ())} if self.soft else set()
         kept = {name: None if name in added else value for name, value in self.thresholds.items()}
         return Filter(kept, self.torso_mode, False, self.required)
 
-    # --- judging -----------------------------------------------------------------------------------------------------------
+    # --- evaluating --------------------------------------------------------------------------------------------------------
 
     def skipped(self, rows: Columns) -> dict[str, str]:
-        """Rules that are on but cannot be judged and are not required: name -> the first column that is missing."""
+        """Rules that are on but lack a column: name -> the first missing column. InputError where a required rule does."""
         if len(rows["status"]) == 0:
             return {}
         without = {r.name: r.missing(rows) for r, _ in self._on()}
@@ -112,9 +114,9 @@ class Filter:
         return {name: columns[0] for name, columns in without.items() if columns}
 
     def failures(self, rows: Columns) -> dict[str, NDArray[np.bool_]]:
-        """Which rows each rule that is on and can be judged turns away, whatever the others say: name -> (n,) bool.
+        """The rows that each rule rejects on its own account: name -> (n,) bool; rules that are off or skipped have no entry.
 
-        Soft: those that it gives no confidence at all. Raises InputError where a required score is missing.
+        A soft filter's rule rejects the rows of confidence 0. Raises InputError where a required score is missing.
         """
         judged = self._judged(rows)
         if self.soft:
@@ -122,8 +124,8 @@ class Filter:
         return {r.name: ~r.passes(values, t) for r, t, values in judged}
 
     def reasons(self, rows: Columns) -> NDArray[np.str_]:
-        """Why each row is not used, (n,) str: its status where it has one, else the first rule of the cascade that turns it
-        away; "" for those that are used."""
+        """Why each row is rejected, (n,) str: its status where that is not "complete", else the first of RULES that rejects
+        it; "" for rows that are kept."""
         status = np.asarray(rows["status"])
         reason = np.where(status == COMPLETE, "", status).astype(object)
         for name, failed in self.failures(rows).items():
@@ -131,44 +133,44 @@ class Filter:
         return reason.astype(np.str_)
 
     def passed(self, rows: Columns) -> NDArray[np.bool_]:
-        """Which rows are used, (n,) bool: complete ones that no rule turns away."""
+        """Which rows are kept, (n,) bool: complete ones that no rule rejects."""
         used = np.asarray(rows["status"]) == COMPLETE
         for failed in self.failures(rows).values():
             used &= ~failed
         return np.asarray(used, np.bool_)
 
     def weights(self, rows: Columns) -> NDArray[np.uint8]:
-        """Soft filtering: how much each row counts, (n,) uint8, in 255ths of an image beyond doubt.
+        """Soft filtering: the integer weight of each row, (n,) uint8, 0 .. 255.
 
-        255 times the product of the rules' confidences (``Rule.confidence``), rounded half up and at least 1 where all of them
-        are above 0; 0, which is not used at all, where one is 0 or the image is not complete. Integers, so that sums of votes
-        stay exact. Only ratios of weights count: in phi (Eq. 6) a common factor cancels.
+        255 times the product of the rules' confidences (``Rule.confidence``), rounded half up, and at least 1 where all of them
+        are above 0; 0 (not used) where one is 0 or the image is not complete. Integers keep the sums of votes exact. Only
+        ratios of weights matter: in phi (Eq. 6) a common factor cancels.
         """
         complete = np.asarray(rows["status"]) == COMPLETE
-        product, some = np.ones(len(complete)), complete.copy()
+        product, used = np.ones(len(complete)), complete.copy()
         for r, t, values in self._judged(rows):
             confidence = r.confidence(values, t)
             product *= confidence
-            some &= confidence > 0
-        return np.where(some, np.maximum(np.floor(MAX_WEIGHT * product + 0.5), 1), 0).astype(np.uint8)
+            used &= confidence > 0
+        return np.where(used, np.maximum(np.floor(MAX_WEIGHT * product + 0.5), 1), 0).astype(np.uint8)
 
     def _on(self) -> Iterable[tuple[Rule, float]]:
         return [(RULES[name], value) for name, value in self.thresholds.items() if value is not None]
 
     def _judged(self, rows: Columns) -> list[tuple[Rule, float, NDArray[np.float32]]]:
-        """Rule, threshold and the number of each row, for the rules that are on and can be judged."""
+        """Rule, threshold and the score of each row, (n,) float32, for the rules that are on and not skipped."""
         skipped, empty = self.skipped(rows), len(rows["status"]) == 0
         nothing = np.zeros(0, np.float32)
         return [(r, t, nothing if empty else r.score(rows, self.torso_mode)) for r, t in self._on() if r.name not in skipped]
 
-    # --- in words and in files ---------------------------------------------------------------------------------------------
+    # --- as text and in files ----------------------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        words = ", ".join(r.needed(t, self.torso_mode) for r, t in self._on())
-        return f"weighed by {words}" if self.soft else words
+        rules = ", ".join(r.requirement(t, self.torso_mode) for r, t in self._on())
+        return f"weighed by {rules}" if self.soft else rules
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it, with every rule by name."""
+        """As a dictionary for JSON, with every rule by name."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -180,7 +182,7 @@ class Filter:
 
     @classmethod
     def from_json(cls, fields: Any, where: str = "filter") -> Filter:
-        """What ``to_json`` gave; InputError, beginning with ``where``, for anything else."""
+        """The filter from the dictionary of ``to_json``. InputError, which begins with ``where``, for anything else."""
         if not isinstance(fields, dict) or fields.get("format") != FORMAT:
             raise InputError(f"{where}: expected a JSON object with format {FORMAT!r}, got {str(fields)[:60]!r}")
         version = fields.get("version")
@@ -188,7 +190,9 @@ class Filter:
             raise InputError(f"{where}: expected version {VERSION}, got {version!r}; a newer release may read it")
         known = {"format", "version", "rules", "torso_mode", "soft", "required"}
         if set(fields) - known:
-            raise InputError(f"{where}: expected {', '.join(sorted(known))}; got {sorted(set(fields) - known)[0]!r}")
+            raise InputError(
+                f"{where}: expected fields among {', '.join(sorted(known))}; got {sorted(set(fields) - known)[0]!r}"
+            )
         rules, required = fields.get("rules"), fields.get("required", [])
         for name, value, fits, wanted in (
             ("rules", rules, isinstance(rules, dict), "an object, rule to threshold"),
@@ -205,11 +209,11 @@ class Filter:
 
 
 FilterSpec = Filter | str | os.PathLike[str]
-"""A filter, one of NAMES, or the path of a file with one."""
+"""A filter, one of NAMES, or the path of a filter file."""
 
 
 def read_filter(path: str | os.PathLike[str]) -> Filter:
-    """The filter in a JSON file. InputError where it is missing or damaged."""
+    """Read a filter from a JSON file. InputError where it is missing or damaged."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: expected a file with a filter, got none")
@@ -219,7 +223,7 @@ def read_filter(path: str | os.PathLike[str]) -> Filter:
         raise InputError(f"{path}: expected a filter, got a file of more than {MAX_BYTES} bytes")
     try:
         fields = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # bad UTF-8, bad JSON, nested without end
+    except (ValueError, RecursionError) as error:  # bad UTF-8, bad JSON, nested too deep
         raise InputError(f"{path}: expected JSON, got {content[:40]!r} ({error})") from None
     return Filter.from_json(fields, str(path))
 
@@ -240,9 +244,9 @@ def read_store_filter(path: str | os.PathLike[str]) -> Filter | None:
 
 
 def write_store_filter(path: str | os.PathLike[str], chosen: Filter) -> Path:
-    """Make ``chosen`` the filter of the store at ``path``, in place of the one it has; gives the file's path.
+    """Make ``chosen`` the filter of the store at ``path``, replacing the one it has; returns the file's path.
 
-    Readers see the old filter or the new one, also after a crash. Nothing else of the store changes. StoreError where
+    Readers see the old filter or the new one, even after a crash. Nothing else in the store changes. StoreError where
     there is no store.
     """
     root = Path(path)
@@ -250,14 +254,19 @@ def write_store_filter(path: str | os.PathLike[str], chosen: Filter) -> Path:
     file, part = root / FILTER_JSON, root / (FILTER_JSON + PART_SUFFIX)
     text = json.dumps(chosen.to_json(), indent=1) + "\n"
     with exclusive_lock(root / LOCK):
-        part.unlink(missing_ok=True)  # of a writer that died: all of them hold the lock
+        part.unlink(missing_ok=True)  # left by a writer that died: live ones hold the lock
         write_atomically(file, lambda new: new.write_text(text, encoding="utf-8"), part=part)
     return file
 
 
 def find_filter(spec: FilterSpec, store: str | os.PathLike[str] | None) -> Filter | None:
-    """The filter that is meant: "store" the one of the store at this path, if it has one; "none"; "paper"; "soft"; the path of
-    a file; or a Filter as it is. None for no filter. InputError for anything else."""
+    """The filter that ``spec`` stands for, None for no filter.
+
+    spec   "store": the filter of the store at the path ``store``, if it has one; "none"; "paper" or "soft": ``Filter.paper``;
+           the path of a filter file; or a Filter
+
+    Raises InputError for anything else.
+    """
     if isinstance(spec, Filter):
         return spec
     if spec == "store":
@@ -267,7 +276,7 @@ def find_filter(spec: FilterSpec, store: str | os.PathLike[str] | None) -> Filte
     if spec == "none":
         return None
     if isinstance(spec, str) and not Path(spec).is_file():
-        raise InputError(f"filter: expected {', '.join(NAMES)} or the path of a file with one, got {spec!r}")
+        raise InputError(f"filter: expected {', '.join(NAMES)} or the path of a filter file, got {spec!r}")
     if not isinstance(spec, (str, os.PathLike)):
         raise InputError(f"filter: expected a Filter, {', '.join(NAMES)} or a path, got a {type(spec).__name__}")
     return read_filter(spec)
@@ -275,7 +284,7 @@ def find_filter(spec: FilterSpec, store: str | os.PathLike[str] | None) -> Filte
 
 @dataclass(frozen=True)
 class Filtered:
-    """What a filter did: how many of ``images`` complete ones it kept, and the rules that could not be judged."""
+    """What a filter kept: ``kept`` of ``images`` complete images; ``skipped`` are the rules whose scores the store lacks."""
 
     filter: Filter
     images: int
@@ -287,7 +296,7 @@ class Filtered:
         return f"{self.filter}: {self.kept:,} of {self.images:,} images{without}"
 
     def to_json(self) -> dict[str, Any]:
-        """The filter, the numbers and all of it in words (``text``)."""
+        """As a dictionary for JSON: the filter, the numbers, and both as text."""
         return {
             **self.filter.to_json(),
             "images": self.images,
@@ -300,9 +309,11 @@ class Filtered:
 def filter_rows(
     store: Store, rows: NDArray[np.int64], spec: FilterSpec = "store"
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None, Filtered | None]:
-    """Those of a store's complete ``rows`` (m,) that a filter keeps (k,), and what a soft one has them count, (k,) uint8.
+    """The rows that a filter keeps, (k,) int64; their weights by a soft filter, (k,) uint8, else None; and a summary.
 
-    Raises InputError where a required score is missing, and for a soft filter on images that have weights of their own.
+    rows  (m,) rows of the store, all of them complete
+
+    Raises InputError where a required score is missing, and for a soft filter on a store whose images have weights already.
     """
     chosen = find_filter(spec, store.path)
     if chosen is None:
@@ -313,7 +324,7 @@ def filter_rows(
         return kept, None, Filtered(chosen, len(rows), len(kept), skipped)
     if "weight" in store.rows and (store.rows["weight"][rows] != 1).any():
         raise InputError(
-            "filter: expected images without weights for a soft filter, got a store that has weights of its own; "
+            "filter: expected images without weights for a soft filter, got a store with weights in it; "
             "the two are not combined"
         )
     weights = chosen.weights(store.rows)[rows]

@@ -1,4 +1,4 @@
-"""What a filter does to a store, in numbers: images by status, and for each rule how many it turns away."""
+"""What a filter rejects of a store: images by status, and by rule, in numbers and as a table."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from chorus.store.schema import COMPLETE
 
 @dataclass(frozen=True)
 class RuleCount:
-    """One rule that is on, among the ``images`` of a store, those rejected by a stage included.
+    """One rule that is on: how many images of a store it rejects.
 
-    needs    what an image must have, as in "overlap >= 0.1"
-    fails    images that it turns away, whatever the others say, those whose score is not known among them
-    fails_complete  the same of the complete images alone     unknown  complete images whose score is not known (NaN)
-    first    complete images that it turns away and no rule before it: these are its part of the images rejected
-    skipped  the column that the store lacks, so that the rule is not judged, or ""
+    needs           the condition, such as "overlap >= 0.1"
+    fails           images of any status that fail it, whether or not other rules reject them too; unknown scores (NaN) fail
+    fails_complete  the same among complete images
+    unknown         complete images whose score is unknown (NaN)
+    first           complete images that fail it and no rule before it; these add up over the rules
+    skipped         the column that the store lacks, so that the rule is not applied, or ""
     """
 
     name: str
@@ -40,8 +41,12 @@ class RuleCount:
 
 @dataclass(frozen=True)
 class FilterReport:
-    """``images`` rows, of which stages gave up on ``by_status``, and a filter's rules turn away what ``rules`` say; the rest is
-    ``kept``: images = sum of by_status + sum of the rules' ``first`` + kept."""
+    """What a filter keeps of a store: images = sum of by_status + sum of the rules' ``first`` + kept.
+
+    images     rows in all                       by_status  status other than "complete" -> images, rejected by a stage
+    rules      the rules that are on             kept       images that pass all of them
+    weight     soft filter: sum of the integer weights, 255 for an image of confidence 1; hard filter: ``kept``
+    """
 
     filter: Filter
     images: int
@@ -49,16 +54,15 @@ class FilterReport:
     rules: tuple[RuleCount, ...]
     kept: int
     weight: int
-    """of a soft filter: the sum of the weights, 255 for an image beyond doubt; of another: ``kept``"""
 
     @property
     def complete(self) -> int:
-        """Images with mask, pose and camera, which is what the rules choose from."""
+        """Number of complete images (with mask, pose and camera), to which the rules apply."""
         return self.images - sum(self.by_status.values())
 
     @property
     def reasons(self) -> dict[str, int]:
-        """Images not kept by reason: statuses, then rules in the order of the cascade; they add up."""
+        """Rejected images by reason: statuses, then rules in the order of RULES, each image counted once."""
         return self.by_status | {r.name: r.first for r in self.rules if r.first}
 
     def to_json(self) -> dict[str, Any]:
@@ -74,7 +78,7 @@ class FilterReport:
 
 
 def filter_report(chosen: Filter, rows: Columns) -> FilterReport:
-    """Judge all rows of a store, given as its columns. Raises InputError where a required score is missing."""
+    """Apply a filter to all rows of a store, given as columns. Raises InputError where a required score is missing."""
     status = np.asarray(rows["status"])
     complete = status == COMPLETE
     skipped, failures, reasons = chosen.skipped(rows), chosen.failures(rows), Counter(chosen.reasons(rows).tolist())
@@ -83,7 +87,7 @@ def filter_report(chosen: Filter, rows: Columns) -> FilterReport:
         if threshold is None:
             continue
         rule = RULES[name]
-        needs = rule.needed(threshold, chosen.torso_mode)
+        needs = rule.requirement(threshold, chosen.torso_mode)
         if name in skipped:
             counts.append(RuleCount(name, needs, threshold, skipped=skipped[name]))
             continue
@@ -99,7 +103,7 @@ def filter_report(chosen: Filter, rows: Columns) -> FilterReport:
 
 
 def report_table(report: FilterReport) -> Table:
-    """For a terminal: the images made, what became of them stage by stage and rule by rule, and what is kept."""
+    """For a terminal: the images, how many each stage and each rule rejects and leaves, and how many are kept."""
     table = Table(caption=_caption(report), caption_justify="left")
     table.add_column("")
     for heading in ("fail it, of all", "of complete", "not kept for it", "left"):
@@ -123,7 +127,7 @@ def report_table(report: FilterReport) -> Table:
 
 
 def _caption(report: FilterReport) -> str | None:
-    """What a reader may stumble over."""
+    """Notes below the table: rules that were skipped, unknown scores, and what a soft filter's numbers mean."""
     lines = [f"{r.name}: not judged, the store has no {r.skipped!r}" for r in report.rules if r.skipped]
     lines += [f"{r.name}: of {r.unknown:,} complete images the score is not known" for r in report.rules if r.unknown]
     if report.filter.soft:

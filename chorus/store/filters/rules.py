@@ -1,4 +1,4 @@
-"""The rules of A.3 by name: what each looks at in the scores of a store, when an image passes, and by how much."""
+"""The rules of A.3 by name: the score that each tests, when an image passes, and with what confidence."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ HIPS = ("score/keypoint_left_hip", "score/keypoint_right_hip")
 
 @dataclass(frozen=True)
 class Rule:
-    """A predicate over one number an image, made of the columns ``needs``.
+    """A predicate over one number for each image, its score.
 
-    name     by which it is set, reported and saved       what   the number, in words
-    compare  "==", ">=" or "<=": how the number must stand to the threshold
-    paper    the paper's threshold; None: not a rule of the paper, off unless asked for
-    least, most  thresholds that make sense               top    the greatest value of the number, where it has one
-    score    columns and the torso mode -> (n,) float32, NaN where it is not known
+    name     name in options, reports and files           what   the score, in words
+    compare  "==", ">=" or "<=": an image passes where score <compare> threshold
+    paper    the paper's threshold; None: not a rule of the paper, off by default
+    least, most  range of thresholds, both included       top    greatest possible score, or infinity
+    needs    columns that the score is computed from
+    score    (columns, torso mode) -> (n,) float32, NaN where it is unknown
     """
 
     name: str
@@ -43,7 +44,7 @@ class Rule:
     top: float = np.inf
 
     def threshold(self, value: Any) -> float:
-        """A threshold for this rule; InputError for anything but a number that makes sense."""
+        """``value`` checked as a threshold of this rule; InputError for anything but a number in its range."""
         number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
         if not number or not self.least <= value <= self.most:
             wanted = f"{self.least:g}" if self.least == self.most else f"a number from {self.least:g} to {self.most:g}"
@@ -51,26 +52,26 @@ class Rule:
         return float(value)
 
     def missing(self, rows: Columns) -> list[str]:
-        """The columns that rows would need and do not have."""
+        """The columns that the score needs and the rows lack."""
         return [name for name in self.needs if name not in rows]
 
     def passes(self, values: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-        """Which numbers (n,) pass; an unknown one (NaN) does not. Compared in float32, as scores are kept: a score of 0.7
-        written by anyone passes a threshold of 0.7."""
+        """Which scores (n,) pass, (n,) bool; an unknown one (NaN) does not. Compared in float32, as scores are stored, so that
+        a score of 0.7 passes a threshold of 0.7."""
         limit = np.float32(threshold)
         if self.compare == "==":
             return np.asarray(values == limit, np.bool_)
         return np.asarray(values >= limit if self.compare == ">=" else values <= limit, np.bool_)
 
     def confidence(self, values: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:
-        """Soft filtering: how far numbers (n,) are to be believed, 0 to 1, where the rule proper says yes or no.
+        """Soft filtering: the confidence of scores x (n,) for a threshold t, (n,) float64 in 0..1, instead of pass or fail.
 
         ==  1 or 0.
-        >=  through (0, 0), (t, 1/2) and (min(2 t, top), 1), straight between and level beyond: an image at the threshold counts
-            half of one beyond doubt. With t = 1/2 and top = 1 it is the number itself.
-        <=  1 - number / (2 t), at least 0: 1 at 0, 1/2 at the threshold, 0 from twice the threshold on.
+        >=  piecewise linear through (0, 0), (t, 1/2) and (min(2 t, top), 1), constant beyond: an image at the threshold has
+            half the weight of a certain one. With t = 1/2 and top = 1 it is the score itself.
+        <=  max(1 - x / (2 t), 0): 1 at 0, 1/2 at the threshold, 0 from twice the threshold on.
 
-        0 where the number is not known.
+        0 where the score is unknown.
         """
         if self.compare == "==":
             return self.passes(values, threshold).astype(np.float64)
@@ -78,17 +79,17 @@ class Rule:
         if self.compare == "<=":
             return np.where(np.isnan(values), 0.0, np.clip(1 - np.maximum(x, 0) / (2 * t), 0, 1))
         full = min(2 * t, self.top)
-        return np.where(x >= full, 1.0, np.interp(x, [0.0, t, full], [0.0, 0.5, 1.0]) if full > t else _below(x, t))
+        return np.where(x >= full, 1.0, np.interp(x, [0.0, t, full], [0.0, 0.5, 1.0]) if full > t else _ramp_below(x, t))
 
-    def needed(self, threshold: float, torso_mode: str) -> str:
-        """What an image must have, as in "torso >= 0.7 (any)"."""
+    def requirement(self, threshold: float, torso_mode: str) -> str:
+        """The condition as text, such as "torso >= 0.7 (any)"."""
         if self.least == self.most:
             return self.name
         return f"{self.name} {self.compare} {threshold:g}" + (f" ({torso_mode})" if self.name == "torso" else "")
 
 
-def _below(x: NDArray[np.float64], t: float) -> NDArray[np.float64]:
-    """The ramp where the threshold is the top, or 0: only what reaches it is beyond doubt."""
+def _ramp_below(x: NDArray[np.float64], t: float) -> NDArray[np.float64]:
+    """Confidence below a threshold that is the greatest score, or 0: at most 1/2; scores that reach the threshold have 1."""
     return np.clip(x / (2 * t), 0, 0.5) if t > 0 else np.zeros_like(x)
 
 
@@ -97,9 +98,9 @@ def _column(name: str) -> Callable[[Columns, str], NDArray[np.float32]]:
 
 
 def _torso(rows: Columns, mode: str) -> NDArray[np.float32]:
-    """The least of what is asked for: of the better shoulder and the better hip, or of all four.
+    """Least confidence: of the better shoulder and the better hip ("any"), or of all four ("all").
 
-    A keypoint that is not known is no keypoint: the other of its pair may still stand for both.
+    In "any", an unknown keypoint (NaN) leaves the score to the other one of its pair.
     """
     pairs = [[np.asarray(rows[name], np.float32) for name in names] for names in (SHOULDERS, HIPS)]
     of_pair = np.fmax if mode == "any" else np.minimum
@@ -179,11 +180,11 @@ RULES: dict[str, Rule] = {
         ),
     )
 }
-"""In the order of the cascade: what the detector says, the keypoints, the 3D pose, the camera."""
+"""The rules in the order in which an image is tested: detector, keypoints, 3D pose, camera."""
 
 
 def rule(name: Any) -> Rule:
-    """The rule of this name. InputError, naming those there are, where there is none."""
+    """The rule of this name. InputError, which lists the names, for an unknown one."""
     if not isinstance(name, str) or name not in RULES:
         raise InputError(f"rule: expected one of {', '.join(RULES)}; got {name!r}")
     return RULES[name]

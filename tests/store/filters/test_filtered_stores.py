@@ -100,7 +100,7 @@ GOOD_JSON = '{"format": "chorus-filter", "version": 1, "rules": {"overlap": 0.1}
         (GOOD_JSON.replace("}}", '}, "required": ["torso"]}').encode(), "required: expected rules that are on, got torso"),
         (GOOD_JSON.replace("}}", '}, "required": [7]}').encode(), "required: expected names of rules"),
         (GOOD_JSON.replace("}}", '}, "torso_mode": "both"}').encode(), "torso_mode: expected one of any, all; got 'both'"),
-        (GOOD_JSON.replace("}}", '}, "extra": 1}').encode(), "expected format, .*; got 'extra'"),
+        (GOOD_JSON.replace("}}", '}, "extra": 1}').encode(), "expected fields among format, .*; got 'extra'"),
         (b" " * (1 << 20) + GOOD_JSON.encode(), "expected a filter, got a file of more than"),
     ],
 )
