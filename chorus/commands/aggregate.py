@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from chorus.commands.console import body_option, filter_option, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import body_option, filter_option, json_option, out, print_json, print_table, progress_bars, wrote
 
 _parts_option = click.option(
     "--parts", type=click.Path(path_type=Path), help="A JSON file {part: [vertices or joints]} instead of the 12 of Table 4."
@@ -59,7 +59,7 @@ _fold_option = click.option(
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw it with the body from three sides (PNG).")
 @body_option
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def aggregate_command(
     store_path: Path,
     output: Path,
@@ -200,7 +200,7 @@ def _aggregate_all(
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512))
 @click.option("--show", default=10, show_default=True, type=click.IntRange(min=0), help="Keys to list on either side.")
 @body_option
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def explain_command(
     store_path: Path,
     point: tuple[float, float, float],

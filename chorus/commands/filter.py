@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import out, print_json, wrote
+from chorus.commands.console import json_option, out, print_json, wrote
 
 
 @click.command("filter")
@@ -18,7 +18,7 @@ from chorus.commands.console import out, print_json, wrote
 @click.option("--from", "start", metavar="NAME|PATH", help="Begin with paper, none, soft or a filter's file.")
 @click.option("--reset", is_flag=True, help="Begin with the paper's rules, not with the filter that the store has.")
 @click.option("--dry-run", is_flag=True, help="Say what it would do and write nothing.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def filter_command(
     store_path: Path,
     assignments: tuple[str, ...],

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chorus.commands.console import body_option, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import body_option, json_option, print_json, print_table, progress_bars, wrote
 from chorus.commands.pose import inverse_option, load_given_body, read_pose
 
 DEFAULT_THRESHOLD = 0.5
@@ -50,7 +50,7 @@ def read_volume(text: str) -> float:
     help="With --pose: how phi is read; the nearest voxel gives steps.",
 )
 @body_option
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def mesh_command(
     occupancy_path: Path,
     output: Path,

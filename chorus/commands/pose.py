@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.commands.console import body_option, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import (
+    body_option,
+    check_output_folders,
+    json_option,
+    out,
+    print_json,
+    print_table,
+    progress_bars,
+    wrote,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +120,7 @@ def posed_picture(
 @click.option("--threshold", default=0.5, show_default=True, help="With --mesh: the surface is around phi >= this.")
 @click.option("--betas", "betas_text", help="The person's shape coefficients, numbers with commas between them.")
 @body_option
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def pose_command(
     occupancy_path: Path,
     pose_path: Path,
@@ -144,9 +153,7 @@ def pose_command(
 
     if output.suffix != ".npz":
         raise InputError(f"--output: expected a name ending in .npz, got {str(output)!r}")
-    for name, path in (("--output", output), ("--picture", picture)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"{name}: expected a file in a folder that is there, got {str(path)!r}")
+    check_output_folders(output=output, picture=picture)
     if mesh_path is not None:
         check_mesh_path("--mesh", mesh_path)
     occupancy, poses = load_occupancy(occupancy_path), read_pose(pose_path)
@@ -231,7 +238,7 @@ def load_given_body(path: Path | None) -> Body | None:
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the figures as JSON.")
 @body_option
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def roundtrip_command(
     poses: int, noise: float, resolution: int, seed: int, output: Path | None, body_path: Path | None, as_json: bool
 ) -> None:
@@ -239,13 +246,11 @@ def roundtrip_command(
     import json
 
     from chorus.body.model import load_body
-    from chorus.errors import InputError
     from chorus.evaluate.roundtrip import as_rich, roundtrip
     from chorus.field import CanonicalField
     from chorus.files import write_atomically
 
-    if output is not None and not output.absolute().parent.is_dir():
-        raise InputError(f"--output: expected a file in a folder that is there, got {str(output)!r}")
+    check_output_folders(output=output)
     field = CanonicalField(load_body(body_path), resolution)
     with progress_bars() as update:
         found = roundtrip(field, poses, noise, seed, progress=lambda done, total: update("poses", done, total))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from chorus.commands.console import err, print_json, wrote
+from chorus.commands.console import check_output_folders, err, json_option, print_json, wrote
 
 
 @click.command("prompts")
@@ -27,7 +27,7 @@ from chorus.commands.console import err, print_json, wrote
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16", "bfloat16"]))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write them as JSON, which file=PATH reads again.")
 @click.option("--views", is_flag=True, help="Show each prompt with its 22 view augmentations, as images are asked for.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def prompts_command(
     category: str,
     source: str,
@@ -45,13 +45,11 @@ def prompts_command(
     """
     import json
 
-    from chorus.errors import InputError
     from chorus.frontend.prompting import VIEWS, category_name, usual_count
     from chorus.frontend.registry import make
     from chorus.frontend.stages import ImageRequest, Runtime, dropped_prompts, prompt_provenance
 
-    if output is not None and not output.absolute().parent.is_dir():  # before a model has worked for it
-        raise InputError(f"--output: expected a file in a folder that exists, got {output}")
+    check_output_folders(output=output)
     name = category_name(category)
     stage = make("prompts", source, Runtime(device, dtype, options=_options(assignments)))
     prompts = stage.prompts(name, usual_count(name, source) if count is None else count)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chorus.commands.console import body_option, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import body_option, json_option, print_json, print_table, progress_bars, wrote
 
 if TYPE_CHECKING:
     from chorus.body.model import Body
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     help="Of a PHOTO: Eq. 8; adam is the paper's.",
 )
 @body_option
-@click.option("--json", "as_json", is_flag=True, help="Print what reconstruction.json holds.")
+@json_option("Print what reconstruction.json holds.")
 def reconstruct_command(
     record: Path,
     occupancies: tuple[Path, ...],

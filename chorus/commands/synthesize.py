@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.commands.console import body_option, print_json, progress_bars, wrote
+from chorus.commands.console import body_option, json_option, print_json, progress_bars, wrote
 from chorus.commands.synthesis_report import say_done, say_plan
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--accept-changes", is_flag=True, help="Add to a store that was made with other stages or settings."),
             click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
             body_option,
-            click.option("--json", "as_json", is_flag=True),
+            json_option(),
         )
     ):
         command = option(command)
@@ -195,7 +195,7 @@ def remake_command(store_path: Path, key: str, output: Path, device: str, dtype:
 
 @click.command("stages")
 @click.option("--kind", help="Only of this kind: prompts, images, detector, keypoints or humans.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def stages_command(kind: str | None, as_json: bool) -> None:
     """List what can be chosen for each stage, with licences, where weights come from, and options."""
     from dataclasses import asdict
