@@ -21,12 +21,16 @@ from chorus.commands.console import check_output_folders, err, json_option, prin
     metavar="builtin|openai=MODEL|local=MODEL|file=PATH|module:Class",
     help="Where they come from: the project's lists, a server, a language model on this machine (hub id or folder), a file.",
 )
-@click.option("--count", type=click.IntRange(min=1), help="At most so many; default: as Table 3 has, else 10; of a file all.")
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    help="At most this many; default: Table 3's number for the category, else 10; of a file all.",
+)
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="An option of the source (repeatable).")
 @click.option("--device", default="cpu", show_default=True, help="For local: cpu, cuda, cuda:1, ...")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16", "bfloat16"]))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write them as JSON, which file=PATH reads again.")
-@click.option("--views", is_flag=True, help="Show each prompt with its 22 view augmentations, as images are asked for.")
+@click.option("--views", is_flag=True, help="Show each prompt with its 22 view augmentations, as image models are given them.")
 @json_option()
 def prompts_command(
     category: str,
@@ -69,7 +73,7 @@ def prompts_command(
 
 
 def _options(assignments: tuple[str, ...]) -> dict[str, str]:
-    """NAME=VALUE, or prompts.NAME=VALUE as `chorus synthesize` has it."""
+    """The source's options from NAME=VALUE, or prompts.NAME=VALUE as in `chorus synthesize`. InputError for other texts."""
     from chorus.errors import InputError
 
     options = {}
