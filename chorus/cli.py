@@ -34,7 +34,7 @@ from chorus.commands.synthesize import ingest_images_command, remake_command, st
 
 
 class _Group(click.Group):
-    """Turns errors about input into one line and exit code 2."""
+    """Turns errors about input into one line and exit code 2, unexpected errors into one line and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -55,7 +55,7 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="chorus")
-@click.option("--traceback", is_flag=True, help="On an error show where it came from.")
+@click.option("--traceback", is_flag=True, help="On an error show where in the code it was raised.")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is chosen and why (backend, caches).")
 def main(traceback: bool, verbose: bool) -> None:
     """Where is the object? 3D object occupancy around a canonical human, from very many images."""

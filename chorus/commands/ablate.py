@@ -12,7 +12,7 @@ from chorus.commands.console import body_option, check_output_folders, err, json
 
 
 def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    """Turns "1,2,3" into a tuple; "" is the empty one."""
+    """A callback for options of numbers: "1,2,3" becomes a tuple of ``kind``, "" an empty tuple."""
 
     def parse(_: click.Context, parameter: click.Parameter, text: str | None) -> Any:
         try:
@@ -26,17 +26,31 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
 @click.command("ablate")
 @click.argument("stores", metavar="[TRAINING_STORE]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--test", "tests", multiple=True, type=click.Path(path_type=Path), help="Test store (repeatable, one each).")
-@click.option("--other", type=click.Path(path_type=Path), help="A second source's store, of one of the categories.")
-@click.option("--source-names", nargs=2, help="Of the training stores' source and the other one, in the table.")
+@click.option(
+    "--other", type=click.Path(path_type=Path), help="A store of one of the categories, from a second source of images."
+)
+@click.option("--source-names", nargs=2, help="What the table calls the training stores' source and that of --other.")
 @click.option(
     "--simulate",
     type=click.Path(path_type=Path, file_okay=False),
     help="Instead of stores: simulate them into this folder, which may hold them already.",
 )
-@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=1), help="Simulated, a category and seed.")
-@click.option("--test-images", default=40, show_default=True, type=click.IntRange(min=1), help="Simulated, a category.")
-@click.option("--category", "categories", multiple=True, help="Simulated category (repeatable); default: all four.")
-@click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=2), help="Repetitions.")
+@click.option(
+    "--images",
+    default=2000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="With --simulate: training images of each category and seed.",
+)
+@click.option(
+    "--test-images",
+    default=40,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="With --simulate: test images of each category.",
+)
+@click.option("--category", "categories", multiple=True, help="With --simulate: a category (repeatable); default: all four.")
+@click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=2), help="Number of repetitions.")
 @click.option(
     "--keypoint-confidence",
     default=0.7,
@@ -45,16 +59,40 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
     help="The filter: least confidence of a shoulder and a hip (A.3).",
 )
 @click.option("--no-filter", is_flag=True, help="The stores keep no keypoint scores: leave the filter and its row out.")
-@click.option("--shares", callback=_numbers(float), default="0.01,0.1", show_default=True, help="Of the images of each prompt.")
 @click.option(
-    "--sizes", callback=_numbers(int), help="Images drawn from either source.  [default: 1201,9408; simulated: 256,2000]"
+    "--shares",
+    callback=_numbers(float),
+    default="0.01,0.1",
+    show_default=True,
+    help="Shares of each prompt's images to learn from.",
 )
-@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=256))
-@click.option("--resolutions", callback=_numbers(int), default="24,64", show_default=True, help="To compare with it.")
-@click.option("--k", callback=_numbers(int), default="1,100", show_default=True, help="Nearest vertices, instead of 30.")
-@click.option("--tau", callback=_numbers(float), default="0.4,1.6", show_default=True, help="Metres, instead of 0.8.")
-@click.option("--table2", is_flag=True, help="Table 2's rows alone.")
-@click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Test images of a category.")
+@click.option(
+    "--sizes",
+    callback=_numbers(int),
+    help="Numbers of images to draw from each source.  [default: 1201,9408; simulated: 256,2000]",
+)
+@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=256), help="Voxels along an edge.")
+@click.option(
+    "--resolutions", callback=_numbers(int), default="24,64", show_default=True, help="Other resolutions to compare with it."
+)
+@click.option(
+    "--k",
+    callback=_numbers(int),
+    default="1,100",
+    show_default=True,
+    help="Numbers of nearest vertices (Eq. 4), instead of 30.",
+)
+@click.option(
+    "--tau",
+    callback=_numbers(float),
+    default="0.4,1.6",
+    show_default=True,
+    help="De-weighting distances (Eq. 10), metres, instead of 0.8.",
+)
+@click.option("--table2", is_flag=True, help="Only the rows of Table 2.")
+@click.option(
+    "--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Test images that a category needs."
+)
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write everything as JSON.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw the rows with their intervals (PNG).")
@@ -130,7 +168,7 @@ def ablate_command(
         else:
             training, opened = [[open_store(path) for path in stores]], [open_store(path) for path in tests]
             others = [open_store(other)] if other is not None else []
-        lacking = [store for one in training for store in one if not has_keypoints(store)]
+        lacking = [store for of_seed in training for store in of_seed if not has_keypoints(store)]
         if lacking and not no_filter:
             raise InputError(f"stores: {lacking[0].path} keeps no keypoint scores to filter by (--no-filter does without)")
         default_sizes = (

@@ -1,4 +1,4 @@
-"""Casting votes and asking about them: aggregate, explain, overlay."""
+"""``chorus aggregate``, ``explain`` and ``overlay``: occupancies from a store, and the images behind them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import click
 from rich.table import Table
 
-from chorus.commands.console import body_option, filter_option, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import body_option, filter_option, json_option, out, print_json, print_table, progress_bars, wrote
 
 _parts_option = click.option(
-    "--parts", type=click.Path(path_type=Path), help="A JSON file {part: [vertices or joints]} instead of the 12 of Table 4."
+    "--parts",
+    type=click.Path(path_type=Path),
+    help="A JSON file {part: [vertices or joints]}, instead of the 12 parts of Table 4.",
 )
 _epsilon_option = click.option(
     "--epsilon", default=0.13, show_default=True, help="Radius of the parts' regions, metres (Eq. 12)."
@@ -44,22 +46,28 @@ _fold_option = click.option(
     default="before",
     show_default=True,
     type=click.Choice(["before", "after"]),
-    help="View weights count images before or after the condition on parts.",
+    help="Whether view weights count the images before or after the condition on parts.",
 )
 @_fold_option
-@click.option("--all", "every", is_flag=True, help="Every prompt, every part and every pair, with a summary.")
+@click.option("--all", "all_clusters", is_flag=True, help="Every prompt, every part and every pair, with a summary.")
 @click.option(
-    "--min-images", default=100, show_default=True, type=click.IntRange(min=1), help="With --all: images a pair needs."
+    "--min-images",
+    default=100,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="With --all: images that a distribution needs.",
 )
 @filter_option
-@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512))
+@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
 @click.option("--no-canonicalize", is_flag=True, help="The ablation: every voxel rigid with the pelvis.")
-@click.option("--weighting", default="azimuth", show_default=True, help="azimuth, azimuth-elevation or none.")
+@click.option(
+    "--weighting", default="azimuth", show_default=True, help="View weights (A.6): azimuth, azimuth-elevation or none."
+)
 @click.option("--scheme", help="How to group the counts, e.g. azimuth-elevation+folds; default: what the weighting needs.")
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw it with the body from three sides (PNG).")
 @body_option
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def aggregate_command(
     store_path: Path,
     output: Path,
@@ -69,7 +77,7 @@ def aggregate_command(
     epsilon: float,
     totals: str,
     folds: tuple[int, ...],
-    every: bool,
+    all_clusters: bool,
     min_images: int,
     filter_name: str,
     resolution: int,
@@ -89,7 +97,7 @@ def aggregate_command(
 
     model = load_body(body_path)
     field = CanonicalField(model, resolution, canonicalize=not no_canonicalize)
-    if every:
+    if all_clusters:
         if prompts or part or picture or folds:
             raise click.UsageError("--all takes every prompt and part: give no --prompt, --part, --fold or --picture with it")
         _aggregate_all(store_path, output, field, parts, epsilon, backend, scheme, filter_name, min_images, as_json)
@@ -152,6 +160,7 @@ def _aggregate_all(
     min_images: int,
     as_json: bool,
 ) -> None:
+    """``--all``: every prompt, part and pair of them with enough images into a folder, and a table of what was written."""
     from chorus.occupancy.clusters import clusters, write_clusters
     from chorus.store import open_store
     from chorus.store.filters import filter_rows, find_filter
@@ -197,10 +206,12 @@ def _aggregate_all(
 @_epsilon_option
 @_fold_option
 @filter_option
-@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512))
-@click.option("--show", default=10, show_default=True, type=click.IntRange(min=0), help="Keys to list on either side.")
+@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
+@click.option(
+    "--show", default=10, show_default=True, type=click.IntRange(min=0), help="How many keys to list, on the mask and off it."
+)
 @body_option
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def explain_command(
     store_path: Path,
     point: tuple[float, float, float],
@@ -215,7 +226,7 @@ def explain_command(
     body_path: Path | None,
     as_json: bool,
 ) -> None:
-    """The images behind the voxel at POINT (x y z, metres, canonical frame): who voted for it and who against."""
+    """The images behind the voxel at POINT (x y z, metres, canonical frame): which voted for it and which against."""
     from chorus.body.model import load_body
     from chorus.field import CanonicalField
     from chorus.votes.explain import explain
@@ -278,7 +289,7 @@ def overlay_command(
     field = CanonicalField.from_parameters(load_body(body_path), occupancy.parameters, occupancy.body_hash)
     rows, _, filtered = filter_rows(opened, opened.select(), filter_name)
     if len(rows) == 0:
-        raise InputError(f"no image of the store to draw in{'' if filtered is None else f': {filtered}'}")
+        raise InputError(f"STORE: expected an image to draw, got none{'' if filtered is None else f' ({filtered})'}")
     batch = opened.batch(rows[np.unique(np.linspace(0, len(rows) - 1, images).astype(int))])
     output.mkdir(parents=True, exist_ok=True)
     for row, key in enumerate(batch.keys):

@@ -1,4 +1,4 @@
-"""What the commands share: consoles, progress bars, how facts and files are printed, options that several take."""
+"""What the commands share: consoles, progress bars, printing of results and of written files, options that several take."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 _Callback = TypeVar("_Callback", bound=Callable[..., Any])
 
 ERROR_EXIT = 2
-"""Exit code where input is wrong, or the job could not be done with it."""
+"""Exit code for wrong input, and for a job that could not be done with its input."""
 
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -29,7 +29,10 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Bars on standard error, one a stage; the function yielded takes the stage, what is done and what there is."""
+    """Progress bars on standard error, one for each stage.
+
+    Yields a function of the stage's name, how many items are done, and how many there are in all (None: not known).
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=err) as bars:
         tasks: dict[str, Any] = {}
@@ -43,18 +46,18 @@ def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 def print_json(value: Any) -> None:
-    """JSON on standard output."""
+    """Print a value as JSON on standard output."""
     click.echo(json.dumps(value, indent=1, default=str))
 
 
 def wrote(*paths: Path) -> None:
-    """Say what was written and where: the last thing a command does."""
+    """Print which files were written: the last line of a command's output."""
     for path in paths:
         out.print(f"wrote {path}", markup=False)
 
 
 def print_table(facts: dict[str, Any]) -> None:
-    """Names and values, one a line."""
+    """Print names and values, one pair a line; ``_`` in a name is printed as a space."""
     width = max(map(len, facts))
     for name, value in facts.items():
         shown = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
@@ -62,16 +65,19 @@ def print_table(facts: dict[str, Any]) -> None:
 
 
 def check_output_folders(**paths: Path | None) -> None:
-    """Before minutes of work, not after: raise InputError for an option's file that lies in no folder (None: not given)."""
+    """InputError for an output file whose folder does not exist; called before minutes of work, not after.
+
+    paths  option's name without dashes -> its file; None: not given
+    """
     from chorus.errors import InputError
 
     for option, path in paths.items():
         if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"--{option}: expected a file in a folder that is there, got {str(path)!r}")
+            raise InputError(f"--{option}: expected a file in a folder that exists, got {str(path)!r}")
 
 
-def json_option(help: str | None = None) -> Callable[[_Callback], _Callback]:
-    """``--json``, which callbacks get as ``as_json``."""
+def json_option(help: str = "Print the result as JSON.") -> Callable[[_Callback], _Callback]:
+    """The option ``--json``; a command's function gets it as ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help=help)
 
 
@@ -81,8 +87,11 @@ filter_option = click.option(
     default="store",
     show_default=True,
     metavar="NAME|PATH",
-    help="Which complete images: store (its own filter, if any), none, paper, soft, or a filter's file.",
+    help="Which complete images count: store (the store's filter, if it has one), none, paper, soft, or a filter's file.",
 )
 body_option = click.option(
-    "--body", "body_path", type=click.Path(path_type=Path), help="A body file (SMPL .pkl, .npz), not the mannequin."
+    "--body",
+    "body_path",
+    type=click.Path(path_type=Path),
+    help="A body file (SMPL .pkl or .npz); default: the built-in mannequin.",
 )

@@ -16,7 +16,7 @@ from chorus.commands.console import out, print_table, progress_bars, wrote
 @click.option("--images", default=2000, show_default=True, type=click.IntRange(min=20))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 def demo_command(output: Path, images: int, seed: int) -> None:
-    """Simulate two ways to meet a ball, aggregate the images, compare with the truth, draw pictures."""
+    """Simulate two ways to use a ball, aggregate the images, compare with the truth, draw pictures."""
     from chorus.demo import THRESHOLD, run_demo
 
     start = time.perf_counter()

@@ -17,7 +17,7 @@ from chorus.commands.console import body_option, check_output_folders, json_opti
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="What `chorus aggregate` wrote (repeatable, one a category).",
+    help="An occupancy of `chorus aggregate` (repeatable, one for each category).",
 )
 @click.option(
     "--splat",
@@ -26,7 +26,13 @@ from chorus.commands.console import body_option, check_output_folders, json_opti
     show_default=True,
     help="A voxel is the pixel of its centre (the paper's), or all pixels it overlaps.",
 )
-@click.option("--interpolation", type=click.Choice(["all-point", "11-point"]), default="all-point", show_default=True)
+@click.option(
+    "--interpolation",
+    type=click.Choice(["all-point", "11-point"]),
+    default="all-point",
+    show_default=True,
+    help="How precision is interpolated over recall.",
+)
 @click.option(
     "--inverse",
     type=click.Choice(["blend_of_inverses", "inverse_of_blend"]),
@@ -34,10 +40,16 @@ from chorus.commands.console import body_option, check_output_folders, json_opti
     show_default=True,
     help="How voxels are taken back to the rest pose (Eq. 11).",
 )
-@click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="A category's, to enter mPAP.")
+@click.option(
+    "--min-images",
+    default=30,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Test images that a category needs to enter mPAP.",
+)
 @click.option("--no-aware", is_flag=True, help="Leave out the occlusion-aware scores.")
 @click.option("--backend", default="auto", show_default=True, help="For the posed field: auto, triton, numba or reference.")
-@click.option("--device", help="Draw renders in batches on this torch device, e.g. cuda; default: on the CPU's threads.")
+@click.option("--device", help="Render in batches on this torch device, e.g. cuda; default: on the CPU's threads.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write everything as JSON.")
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also write each image's scores as CSV.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw precision-recall curves (PNG).")

@@ -10,8 +10,14 @@ from chorus.commands.console import out, progress_bars, wrote
 
 
 @click.command("worlds")
-@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=100), help="A simulation.")
-@click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=2), help="Repetitions; thresholds are held out.")
+@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=100), help="Images of each simulation.")
+@click.option(
+    "--seeds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="Repetitions; thresholds are chosen on the other seeds.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the figures as JSON.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 def evaluate_worlds_command(images: int, seeds: int, output: Path | None, markdown: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import out, print_json, wrote
+from chorus.commands.console import json_option, out, print_json, wrote
 
 
 @click.command("filter")
@@ -14,11 +14,11 @@ from chorus.commands.console import out, print_json, wrote
 @click.option("--set", "assignments", multiple=True, metavar="RULE=NUMBER", help="A rule's threshold: overlap=0.2; repeatable.")
 @click.option("--off", "off", multiple=True, metavar="RULE", help="Switch a rule off; repeatable.")
 @click.option("--torso-mode", type=click.Choice(["any", "all"]), help="A shoulder and a hip (A.3), or all four (3.2).")
-@click.option("--soft/--hard", "soft", default=None, help="A weight for each image by its scores, or yes and no.")
+@click.option("--soft/--hard", "soft", default=None, help="Weigh each image by its scores, or keep it or not.")
 @click.option("--from", "start", metavar="NAME|PATH", help="Begin with paper, none, soft or a filter's file.")
 @click.option("--reset", is_flag=True, help="Begin with the paper's rules, not with the filter that the store has.")
 @click.option("--dry-run", is_flag=True, help="Say what it would do and write nothing.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def filter_command(
     store_path: Path,
     assignments: tuple[str, ...],
@@ -70,7 +70,7 @@ def filter_command(
 
 
 def _assigned(assignments: tuple[str, ...]) -> dict[str, float | None]:
-    """RULE=NUMBER of the command line. InputError for what is none."""
+    """The thresholds by rule from the command line's RULE=NUMBER. InputError for other texts, rules and numbers."""
     from chorus.errors import InputError
     from chorus.store.filters import rule
 

@@ -15,18 +15,38 @@ from chorus.commands.console import ERROR_EXIT, body_option, json_option, out, p
 @click.argument("eft", metavar="EFT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the stores, one a category.")
 @click.option("--category", "categories", multiple=True, help="COCO's name (repeatable); default: all but person.")
-@click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="That a category needs.")
+@click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Images that a category needs.")
 @click.option(
     "--min-overlap",
     default=0.5,
     show_default=True,
     type=click.FloatRange(0, 1),
-    help="Intersection of the boxes of person and object over the smaller one.",
+    help="Least intersection of the boxes of person and object over the smaller box.",
 )
-@click.option("--iterations", default=3000, show_default=True, type=click.IntRange(min=0), help="Of the camera fit.")
-@click.option("--stop-px", default=0.5, show_default=True, type=click.FloatRange(min=0), help="Where the fit stops.")
-@click.option("--reject-px", default=1.0, show_default=True, type=click.FloatRange(min=0), help="Above, an image is rejected.")
-@click.option("--method", type=click.Choice(["adam", "levenberg-marquardt"]), default="adam", show_default=True)
+@click.option(
+    "--iterations",
+    default=3000,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Most iterations of the camera fit (Eq. 8).",
+)
+@click.option(
+    "--stop-px", default=0.5, show_default=True, type=click.FloatRange(min=0), help="Mean distance at which the fit stops."
+)
+@click.option(
+    "--reject-px",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Mean distance above which an image is rejected.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["adam", "levenberg-marquardt"]),
+    default="adam",
+    show_default=True,
+    help="How Eq. 8 is solved.",
+)
 @click.option("--betas", "use_betas", is_flag=True, help="Fit cameras to the joints of EFT's shapes, not the template's.")
 @click.option("--report", "report_path", type=click.Path(path_type=Path), help="Also write all counts and reasons as JSON.")
 @body_option

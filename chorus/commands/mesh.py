@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chorus.commands.console import body_option, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import body_option, json_option, print_json, print_table, progress_bars, wrote
 from chorus.commands.pose import inverse_option, load_given_body, read_pose
 
 DEFAULT_THRESHOLD = 0.5
@@ -16,7 +16,7 @@ _UNITS = {"l": 1e-3, "m3": 1.0}
 
 
 def read_volume(text: str) -> float:
-    """m^3 of a volume with its unit, as in "12l", "0.5 L", "0.012m3" or "0.012 m^3"; InputError for anything else."""
+    """Cubic metres from a text with a unit, as in "12l", "0.5 L", "0.012m3" or "0.012 m^3"; InputError for anything else."""
     from chorus.errors import InputError
 
     found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(l|m3|m\^3)\s*", text, re.IGNORECASE)
@@ -47,10 +47,10 @@ def read_volume(text: str) -> float:
     type=click.Choice(["nearest", "trilinear"]),
     default="trilinear",
     show_default=True,
-    help="With --pose: how phi is read; the nearest voxel gives steps.",
+    help="With --pose: how phi is read between voxels; nearest makes a surface of steps.",
 )
 @body_option
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def mesh_command(
     occupancy_path: Path,
     output: Path,

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.commands.console import body_option, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import (
+    body_option,
+    check_output_folders,
+    json_option,
+    out,
+    print_json,
+    print_table,
+    progress_bars,
+    wrote,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +63,7 @@ def read_pose(path: Path) -> NDArray[np.float64]:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"POSE: expected a .npy or .npz file or a record's folder; {path} is not there") from None
+        raise InputError(f"POSE: expected a .npy or .npz file or a record's folder, got {path}, which does not exist") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"POSE: expected a .npy or .npz file of numbers, got {path} ({error})") from None
     pose: NDArray[np.float64] = check_array("POSE", loaded, ("n", "J", 3) if np.ndim(loaded) == 3 else ("J", 3), np.float64)
@@ -62,7 +71,7 @@ def read_pose(path: Path) -> NDArray[np.float64]:
 
 
 def read_betas(text: str) -> NDArray[np.float64]:
-    """Shape coefficients (b,) of a text such as "0.5,-1.2"; InputError for another."""
+    """Shape coefficients (b,) from a text such as "0.5,-1.2"; InputError for anything else."""
     import numpy as np
 
     from chorus.errors import InputError, check_array
@@ -84,7 +93,11 @@ def posed_picture(
     title: str,
     betas: NDArray[np.float64] | None = None,
 ) -> None:
-    """The posed body inside the distribution around it, from three sides (PNG)."""
+    """Draw the posed body and the distribution around it from three sides (PNG).
+
+    phi    (N, N, N), around the posed person                   extent  edge of its grid, metres
+    pose   (J, 3) axis-angle, radians, with a zero row 0        betas   (B,) shape coefficients; None: the mean shape
+    """
     from chorus.figures.three_sides import save_three_sides
 
     vertices = body.posed_vertices(pose[None], betas)[0]
@@ -101,7 +114,7 @@ def posed_picture(
     type=click.Choice(["nearest", "trilinear"]),
     default="nearest",
     show_default=True,
-    help="Read phi at the nearest voxel (the paper's), or between the eight around.",
+    help="Read phi at the nearest voxel (the paper's), or between the eight nearest.",
 )
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw it with the posed body from three sides (PNG).")
@@ -109,9 +122,9 @@ def posed_picture(
     "--mesh", "mesh_path", type=click.Path(path_type=Path), help="Also write surface and posed body (.glb, .ply, .obj)."
 )
 @click.option("--threshold", default=0.5, show_default=True, help="With --mesh: the surface is around phi >= this.")
-@click.option("--betas", "betas_text", help="The person's shape coefficients, numbers with commas between them.")
+@click.option("--betas", "betas_text", help="The person's shape coefficients, separated by commas.")
 @body_option
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def pose_command(
     occupancy_path: Path,
     pose_path: Path,
@@ -144,9 +157,7 @@ def pose_command(
 
     if output.suffix != ".npz":
         raise InputError(f"--output: expected a name ending in .npz, got {str(output)!r}")
-    for name, path in (("--output", output), ("--picture", picture)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"{name}: expected a file in a folder that is there, got {str(path)!r}")
+    check_output_folders(output=output, picture=picture)
     if mesh_path is not None:
         check_mesh_path("--mesh", mesh_path)
     occupancy, poses = load_occupancy(occupancy_path), read_pose(pose_path)
@@ -218,20 +229,22 @@ def pose_command(
 
 
 def load_given_body(path: Path | None) -> Body | None:
-    """The body of --body; None, which stands for the built-in one, without."""
+    """The body of ``--body``'s file; None, which stands for the built-in mannequin, where no file is given."""
     from chorus.body.model import load_body
 
     return None if path is None else load_body(path)
 
 
 @click.command("roundtrip")
-@click.option("--poses", default=100, show_default=True, type=click.IntRange(min=1))
-@click.option("--noise", default=0.25, show_default=True, help="Of the poses, radians on every axis of every joint.")
-@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512))
+@click.option("--poses", default=100, show_default=True, type=click.IntRange(min=1), help="Number of random poses.")
+@click.option(
+    "--noise", default=0.25, show_default=True, help="Standard deviation of the poses, radians on every axis of every joint."
+)
+@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the figures as JSON.")
 @body_option
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def roundtrip_command(
     poses: int, noise: float, resolution: int, seed: int, output: Path | None, body_path: Path | None, as_json: bool
 ) -> None:
@@ -239,13 +252,11 @@ def roundtrip_command(
     import json
 
     from chorus.body.model import load_body
-    from chorus.errors import InputError
     from chorus.evaluate.roundtrip import as_rich, roundtrip
     from chorus.field import CanonicalField
     from chorus.files import write_atomically
 
-    if output is not None and not output.absolute().parent.is_dir():
-        raise InputError(f"--output: expected a file in a folder that is there, got {str(output)!r}")
+    check_output_folders(output=output)
     field = CanonicalField(load_body(body_path), resolution)
     with progress_bars() as update:
         found = roundtrip(field, poses, noise, seed, progress=lambda done, total: update("poses", done, total))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from chorus.commands.console import err, print_json, wrote
+from chorus.commands.console import check_output_folders, err, json_option, print_json, wrote
 
 
 @click.command("prompts")
@@ -21,13 +21,17 @@ from chorus.commands.console import err, print_json, wrote
     metavar="builtin|openai=MODEL|local=MODEL|file=PATH|module:Class",
     help="Where they come from: the project's lists, a server, a language model on this machine (hub id or folder), a file.",
 )
-@click.option("--count", type=click.IntRange(min=1), help="At most so many; default: as Table 3 has, else 10; of a file all.")
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    help="At most this many; default: Table 3's number for the category, else 10; of a file all.",
+)
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="An option of the source (repeatable).")
 @click.option("--device", default="cpu", show_default=True, help="For local: cpu, cuda, cuda:1, ...")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16", "bfloat16"]))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write them as JSON, which file=PATH reads again.")
-@click.option("--views", is_flag=True, help="Show each prompt with its 22 view augmentations, as images are asked for.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--views", is_flag=True, help="Show each prompt with its 22 view augmentations, as image models are given them.")
+@json_option()
 def prompts_command(
     category: str,
     source: str,
@@ -45,13 +49,11 @@ def prompts_command(
     """
     import json
 
-    from chorus.errors import InputError
     from chorus.frontend.prompting import VIEWS, category_name, usual_count
     from chorus.frontend.registry import make
     from chorus.frontend.stages import ImageRequest, Runtime, dropped_prompts, prompt_provenance
 
-    if output is not None and not output.absolute().parent.is_dir():  # before a model has worked for it
-        raise InputError(f"--output: expected a file in a folder that exists, got {output}")
+    check_output_folders(output=output)
     name = category_name(category)
     stage = make("prompts", source, Runtime(device, dtype, options=_options(assignments)))
     prompts = stage.prompts(name, usual_count(name, source) if count is None else count)
@@ -71,7 +73,7 @@ def prompts_command(
 
 
 def _options(assignments: tuple[str, ...]) -> dict[str, str]:
-    """NAME=VALUE, or prompts.NAME=VALUE as `chorus synthesize` has it."""
+    """The source's options from NAME=VALUE, or prompts.NAME=VALUE as in `chorus synthesize`. InputError for other texts."""
     from chorus.errors import InputError
 
     options = {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chorus.commands.console import body_option, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import body_option, json_option, print_json, print_table, progress_bars, wrote
 
 if TYPE_CHECKING:
     from chorus.body.model import Body
@@ -21,14 +21,18 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="A folder of `chorus aggregate --all`, one of such folders, or an occupancy file (repeatable).",
+    help="A folder of `chorus aggregate --all`, a folder of such folders, or an occupancy file (repeatable).",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder to write to.")
 @click.option("--category", help="The object's category, instead of the record's.")
 @click.option("--photo", type=click.Path(path_type=Path), help="The photograph; default: photo.jpg or .png in the record.")
-@click.option("--threshold", type=float, help="Of phi, for the surface; default: what agrees best with the object's mask.")
-@click.option("--mass", type=float, help="Instead: the threshold that holds this share of phi's sum.")
-@click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="A distribution needs so many.")
+@click.option(
+    "--threshold", type=float, help="The surface is around phi >= this; default: what agrees best with the object's mask."
+)
+@click.option("--mass", type=float, help="Instead of --threshold: the surface holds this share of the sum of phi.")
+@click.option(
+    "--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Images that a distribution needs."
+)
 @click.option(
     "--min-support",
     default=5,
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
     default=0.2,
     show_default=True,
     type=click.FloatRange(min=0, min_open=True),
-    help="Metres that a posed voxel may be off where Eq. 5 takes what it shows; inf: Eq. 11 as it is.",
+    help="Posed voxels whose canonical voxel Eq. 5 carries farther away than this, metres, are emptied; inf: none are.",
 )
 @click.option(
     "--inverse",
@@ -57,7 +61,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of a PHOTO: what finds person and object; NAME or NAME=MODEL, as `chorus stages` lists them.",
 )
-@click.option("--humans", help="Of a PHOTO: what finds the 3D pose; no default: its weights are yours to get.")
+@click.option("--humans", help="Of a PHOTO: what finds the 3D pose; no default, because you must obtain its weights.")
 @click.option("--set", "assignments", multiple=True, metavar="KIND.NAME=VALUE", help="Of a PHOTO: an option of a stage.")
 @click.option("--device", default="auto", show_default=True, help="Of a PHOTO: auto, cpu, cuda, cuda:1, ...")
 @click.option(
@@ -68,7 +72,7 @@ if TYPE_CHECKING:
     help="Of a PHOTO: Eq. 8; adam is the paper's.",
 )
 @body_option
-@click.option("--json", "as_json", is_flag=True, help="Print what reconstruction.json holds.")
+@json_option("Print what reconstruction.json holds.")
 def reconstruct_command(
     record: Path,
     occupancies: tuple[Path, ...],
@@ -101,13 +105,15 @@ def reconstruct_command(
     from chorus.reconstruct.single_view import reconstruct, write_reconstruction
 
     if not output.absolute().parent.is_dir() or (output.exists() and not output.is_dir()):
-        raise InputError(f"--output: expected a folder, or a name for one in a folder that is there, got {str(output)!r}")
+        raise InputError(f"--output: expected a folder, or a new name in a folder that exists, got {str(output)!r}")
     body = load_body(body_path)
     if record.is_file():
         if photo is not None:
             raise InputError(f"--photo: expected it beside a record's folder alone, got it with the photograph {str(record)!r}")
         if humans is None:
-            raise InputError("--humans: expected what finds the 3D pose in a photograph; `chorus stages` lists what there is")
+            raise InputError(
+                "--humans: expected what finds the 3D pose in a photograph; `chorus stages` lists the choices; got none"
+            )
         scene = _estimated(record, occupancies, body, category, detector, humans, assignments, device, camera_fit)
     else:
         scene = read_scene(record, body, photo)

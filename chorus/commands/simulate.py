@@ -11,7 +11,12 @@ from chorus.commands.console import body_option, json_option, print_json, print_
 
 @click.command("simulate")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The store to make or complete.")
-@click.option("--world", "worlds", multiple=True, help="Which world (repeatable; a wrong one lists them); default: the demo's.")
+@click.option(
+    "--world",
+    "worlds",
+    multiple=True,
+    help="A simulated world (repeatable; a wrong name lists all); default: those of the demo.",
+)
 @click.option("--images", default=2000, show_default=True, type=click.IntRange(min=1), help="In all, split over the worlds.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--biased", is_flag=True, help="80 % of the cameras in front of the person.")

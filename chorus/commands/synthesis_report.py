@@ -1,4 +1,4 @@
-"""What ``chorus synthesize`` says: before, with --dry-run, and after."""
+"""What ``chorus synthesize`` and ``chorus ingest images`` print: the plan (--dry-run), and the report of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def say_plan(job: Job, as_json: bool) -> None:
-    """What the job would do, as a table or as JSON."""
+    """Print what the job would do, as tables or as JSON."""
     from chorus.frontend.registry import find
     from chorus.frontend.run import stage_options
 
@@ -53,7 +53,7 @@ def say_plan(job: Job, as_json: bool) -> None:
 
 
 def say_done(job: Job, report: RunReport, as_json: bool) -> None:
-    """What the job did, as tables or as JSON."""
+    """Print what the job did, as tables or as JSON."""
     processes = job.ranks.world
     facts: dict[str, Any] = {
         "made": report.images,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.commands.console import body_option, print_json, progress_bars, wrote
+from chorus.commands.console import body_option, json_option, print_json, progress_bars, wrote
 from chorus.commands.synthesis_report import say_done, say_plan
 
 if TYPE_CHECKING:
@@ -27,18 +27,28 @@ _STAGE = "NAME or NAME=MODEL, where MODEL is a hub id or a local path; `chorus s
 
 
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that all runs share."""
+    """Adds the options that ``synthesize`` and ``ingest images`` share."""
     for option in reversed(
         (
             click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The store."),
             click.option("--detector", default="mask2former", show_default=True, help="What finds people and objects."),
             click.option("--keypoints", default="vitpose", show_default=True, help="What finds keypoints."),
-            click.option("--humans", help="What finds 3D poses; no default: its weights are yours to get."),
+            click.option("--humans", help="What finds 3D poses; no default, because you must obtain its weights."),
             click.option("--set", "assignments", multiple=True, metavar="KIND.NAME=VALUE", help="An option of a stage."),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
             click.option("--dtype", default="auto", show_default=True, help="auto, float32, float16 or bfloat16."),
-            click.option("--batch", default=16, show_default=True, type=click.IntRange(min=1), help="Images at a time."),
-            click.option("--model-batch", type=click.IntRange(min=1), help="Of them, for a model; default: what memory holds."),
+            click.option(
+                "--batch",
+                default=16,
+                show_default=True,
+                type=click.IntRange(min=1),
+                help="Images that go through the stages together.",
+            ),
+            click.option(
+                "--model-batch",
+                type=click.IntRange(min=1),
+                help="Most images given to a model at a time; default: what memory holds.",
+            ),
             click.option(
                 "--camera-fit",
                 default="adam",
@@ -66,12 +76,12 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default=120.0,
                 show_default=True,
                 type=click.FloatRange(min=0),
-                help="What a crash can lose.",
+                help="Seconds between commits: what a crash can lose.",
             ),
             click.option("--accept-changes", is_flag=True, help="Add to a store that was made with other stages or settings."),
             click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
             body_option,
-            click.option("--json", "as_json", is_flag=True),
+            json_option(),
         )
     ):
         command = option(command)
@@ -81,12 +91,14 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command("synthesize")
 @click.argument("category")
 @click.option("--prompts", "prompt_source", default="builtin", show_default=True, help="Where prompts come from. " + _STAGE)
-@click.option("--prompt-count", type=click.IntRange(min=1), help="At most so many; default: as Table 3 has, else 10.")
+@click.option(
+    "--prompt-count", type=click.IntRange(min=1), help="At most this many; default: Table 3's number for the category, else 10."
+)
 @click.option("--images", "image_source", default="stable-diffusion", show_default=True, help="What makes images.")
-@click.option("--count", type=click.IntRange(min=1), help="Images in all; default: as Table 3 has for the category.")
+@click.option("--count", type=click.IntRange(min=1), help="Images in all; default: Table 3's number for the category.")
 @click.option("--view", "views", multiple=True, help='Only these of the 22 view augmentations (repeatable; "" for none).')
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@click.option("--simulated", is_flag=True, help="Every stage played by a simulated world: to try this without any model.")
+@click.option("--simulated", is_flag=True, help="A simulated world plays every stage: to try this without any model.")
 @_run_options
 def synthesize_command(
     category: str,
@@ -130,8 +142,8 @@ def synthesize_command(
 
 @click.command("images")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--category", required=True, help="What the pictures show people with.")
-@click.option("--prompt", help="Of all of them; default: the name of the folder that each lies in.")
+@click.option("--category", required=True, help="The object that the pictures show people with.")
+@click.option("--prompt", help="The prompt of all pictures; default: the name of each picture's folder.")
 @_run_options
 def ingest_images_command(
     folder: Path, category: str, prompt: str | None, output: Path, body_path: Path | None, **options: Any
@@ -154,7 +166,7 @@ def ingest_images_command(
 @click.argument("key")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The PNG to write.")
 @click.option("--device", default="auto", show_default=True)
-@click.option("--dtype", help="Default: that of the run.")
+@click.option("--dtype", help="Default: the type that the run used.")
 @body_option
 def remake_command(store_path: Path, key: str, output: Path, device: str, dtype: str | None, body_path: Path | None) -> None:
     """Make one image of a store again, from its prompt, view and seed."""
@@ -188,14 +200,14 @@ def remake_command(store_path: Path, key: str, output: Path, device: str, dtype:
     source = make("images", made_with["stages"]["images"], runtime)
     made = source.images([ImageRequest(key, str(rows["prompt"][row]), str(rows["view"][row]), int(rows["seed"][row]))])[0]
     if isinstance(made, Refusal):
-        raise InputError(f"{key}: nothing to see: {made.reason}")
+        raise InputError(f"KEY: expected an image that can be made again, got {key!r}: {made.reason}")
     Image.fromarray(made.pixels).save(output, "PNG")
     wrote(output)
 
 
 @click.command("stages")
 @click.option("--kind", help="Only of this kind: prompts, images, detector, keypoints or humans.")
-@click.option("--json", "as_json", is_flag=True)
+@json_option()
 def stages_command(kind: str | None, as_json: bool) -> None:
     """List what can be chosen for each stage, with licences, where weights come from, and options."""
     from dataclasses import asdict
@@ -223,7 +235,7 @@ def stages_command(kind: str | None, as_json: bool) -> None:
 
 
 def _analysis(options: dict[str, Any], assigned: dict[str, str]) -> StageChoices:
-    """The stages after the images, with the options of all."""
+    """The choice of the stages after the images, with the options of all stages. UsageError without ``--humans``."""
     from chorus.frontend.job import StageChoices
 
     if not options["humans"]:
@@ -232,7 +244,7 @@ def _analysis(options: dict[str, Any], assigned: dict[str, str]) -> StageChoices
 
 
 def _refuse_beside_simulated() -> None:
-    """--simulated chooses all stages: one that was chosen beside it would be left out without a word."""
+    """UsageError for a stage chosen beside --simulated, which chooses all stages: it would be ignored without a word."""
     context = click.get_current_context()
     for name, option in (
         ("prompt_source", "--prompts"),
@@ -246,6 +258,7 @@ def _refuse_beside_simulated() -> None:
 
 
 def _assigned(assignments: Sequence[str]) -> dict[str, str]:
+    """KIND.NAME -> VALUE from the command line's KIND.NAME=VALUE. InputError for texts without ``=``."""
     from chorus.errors import InputError
 
     for text in assignments:
@@ -270,6 +283,7 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 def _run(job: Job, body_path: Path | None, options: dict[str, Any]) -> None:
+    """Run a job, or show its plan (--dry-run); the first process prints. Exit code 130 where the run was asked to stop."""
     from chorus.body.model import load_body
 
     first, accept_changes = job.ranks.first, options["accept_changes"]

@@ -281,7 +281,7 @@ def test_command_refuses(tmp_path: Path) -> None:
     for args, message in (
         ([], "stores: expected training stores and --test stores, or --simulate"),
         ([tmp_path / "a", "--simulate", tmp_path / "b"], "stores: expected training stores and --test"),
-        (["--simulate", tmp_path, "-o", tmp_path / "no" / "x.json"], "--output: expected a file in a folder that is there"),
+        (["--simulate", tmp_path, "-o", tmp_path / "no" / "x.json"], "--output: expected a file in a folder that exists"),
     ):
         with pytest.raises(InputError, match=message):
             run(*args)

@@ -183,4 +183,4 @@ def test_the_command(small: tuple[Path, Path, Occupancy], tmp_path: Path) -> Non
     assert json.loads(as_json.stdout)["protocol"]["interpolation"] == "11-point"
     missing = CliRunner().invoke(evaluate_pap_command, [*arguments, "-o", str(tmp_path / "no" / "r.json")])
     assert isinstance(missing.exception, InputError)
-    assert "--output: expected a file in a folder that is there" in str(missing.exception)
+    assert "--output: expected a file in a folder that exists" in str(missing.exception)

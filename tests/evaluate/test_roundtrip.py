@@ -170,5 +170,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["roundtrip.json"]
     printed = json.loads(CliRunner().invoke(roundtrip_command, [*arguments[:4], "--json"], catch_exceptions=False).stdout)
     assert printed["percentiles_m"] == json.loads(out.read_text())["percentiles_m"]
-    with pytest.raises(InputError, match="--output: expected a file in a folder that is there"):
+    with pytest.raises(InputError, match="--output: expected a file in a folder that exists"):
         CliRunner().invoke(roundtrip_command, ["-o", str(tmp_path / "no" / "x.json")], catch_exceptions=False)
