@@ -271,7 +271,7 @@ class Pipeline:
     def _each(
         self, stage: str, batch: list[PendingRow], call: Callable[[list[PendingRow]], Sequence[_R]]
     ) -> list[tuple[PendingRow, _R]]:
-        """A stage's results for the images that have no reason. If it raises, each is tried alone, and its error is its reason."""
+        """A stage's results for the images without a reason. If it raises, each is tried alone, and its error is its reason."""
         live = [row for row in batch if not row.reason]
         if not live:
             return []

@@ -47,7 +47,7 @@ class PendingRow:
 
 
 def take_instances(row: PendingRow, found: Instances, category: str) -> None:
-    """Keep the person and the object where there is one of each; else the reason says which is missing, or found several times."""
+    """Keep the person and the object where there is one of each; else the reason says which is missing or found twice."""
     persons, objects = found.of(PERSON), found.of(category)
     scores = row.scores
     scores["person_count"], scores["object_count"] = float(len(persons)), float(len(objects))

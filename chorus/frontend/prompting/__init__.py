@@ -1,4 +1,4 @@
-"""Prompts from our lists, servers, local language models and files; the views of A.1 and the numbers of Table 3."""
+"""Prompts from built-in lists, servers, local language models and files; the views of A.1, the counts of Table 3."""
 
 from __future__ import annotations
 
