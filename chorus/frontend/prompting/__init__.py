@@ -51,7 +51,7 @@ STAGES: tuple[StageInfo, ...] = (
         needs="transformers",
         options=(
             ("temperature", "0 .. 2; 0 takes the likeliest word each time; default 0.7"),
-            ("seed", "of the drawing of words; default 0"),
+            ("seed", "of the sampling of words; default 0"),
             ("max_tokens", "the most tokens that an answer may have; default 1024"),
             *_ASKING,
         ),

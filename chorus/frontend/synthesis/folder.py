@@ -139,8 +139,8 @@ def folder_requests(folder: str | Path, prompt: str | None = None) -> list[Image
     gives the view, and the folder above it the prompt: ``A person rides a bicycle/side view/1.jpg``.
 
     Seeds are -1, since nothing is generated. Links to folders are not followed; links to files are listed, and those that
-    lead out of the folder are refused when they are read. InputError where there is no such folder, no picture in it, or a file name that
-    is not valid UTF-8.
+    lead out of the folder are refused when they are read. InputError where there is no such folder, no picture in it,
+    or a file name that is not valid UTF-8.
     """
     root = _root(folder)
     keys = []
