@@ -84,6 +84,13 @@ def read_betas(text: str) -> NDArray[np.float64]:
         raise InputError(f"--betas: expected numbers with commas between them, got {text!r}") from None
 
 
+def load_given_body(path: Path | None) -> Body | None:
+    """The body of ``--body``'s file; None, which stands for the built-in mannequin, where no file is given."""
+    from chorus.body.model import load_body
+
+    return None if path is None else load_body(path)
+
+
 def posed_picture(
     path: Path,
     phi: NDArray[np.float32],
@@ -226,13 +233,6 @@ def pose_command(
         return
     print_table(facts)
     wrote(*written)
-
-
-def load_given_body(path: Path | None) -> Body | None:
-    """The body of ``--body``'s file; None, which stands for the built-in mannequin, where no file is given."""
-    from chorus.body.model import load_body
-
-    return None if path is None else load_body(path)
 
 
 @click.command("roundtrip")

@@ -1,4 +1,4 @@
-"""From a category's name to a filled store: prompts, images, detection, keypoints, 3D pose, camera, filters.
+"""From a category's name to a filled store: prompts, images, detection, keypoints, 3D pose, camera.
 
 ``synthesize`` does it all by one call. The stages are protocols (``chorus.frontend.stages``); their implementations are chosen
 by name (``chorus.frontend.registry``) and imported only when they are used: this package needs no model library.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chorus.frontend.run import Settings as Settings
     from chorus.frontend.stage_info import StageInfo as StageInfo
 
-_HOME = {
+_MODULE_OF = {
     "PlanOptions": "job",
     "Settings": "run",
     "StageChoices": "job",
@@ -29,13 +29,13 @@ _HOME = {
     "register": "registry",
     "synthesize": "job",
 }
-__all__ = sorted(_HOME)
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
     """Load a name on first use: importing the package alone costs nothing."""
-    if name in _HOME:
-        return getattr(importlib.import_module(f"chorus.frontend.{_HOME[name]}"), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"chorus.frontend.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'chorus.frontend' has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""Batches as large as the memory allows: what does not fit is halved and tried again, and the size remembered."""
+"""Batches as large as the memory allows: a batch that does not fit is halved and tried again, and the size remembered."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from chorus.errors import InputError
 from chorus.frontend.stages import Runtime
 
 START = 8
-"""Items of a first batch where nothing is known of what one takes."""
+"""Items of a first batch where it is not known how much memory an item takes."""
 
 _SPARE = 0.8
-"""The share of the free memory that an estimate counts on; the rest is for what grows and for fragments."""
+"""The share of the free memory that an estimate plans with; the rest is for growth and fragmentation."""
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-"""What allocators say: CUDA, HIP and MPS; torch's own for the CPU, two wordings; cuBLAS and cuDNN."""
+"""Words in allocators' messages: CUDA, HIP and MPS; torch's own for the CPU, in two wordings; cuBLAS and cuDNN."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 class BatchLimit:
     """The most items that a model is given at a time. It only ever shrinks, and is kept from one call to the next.
 
-    One for each model: what one model has no room for says nothing of another.
+    One for each model: how much room one model needs says nothing about another.
     """
 
     most: int
@@ -67,7 +67,7 @@ def free_memory(device: str) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on whatever device. Older backends raise a plain RuntimeError for it."""
+    """Whether an exception says that memory ran out, on whatever device. Some backends raise a plain RuntimeError."""
     import torch
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
@@ -84,8 +84,8 @@ def in_batches(
     """``call`` on all items, at most ``limit.most`` at a time; one result for each, in order.
 
     Where memory runs out, the limit becomes half of the batch that failed and the same items are tried again. An item that
-    has no room even by itself gets what ``refuse`` gives for it; without ``refuse`` that is an InputError: right where every
-    item is of one size, so that none would ever fit. Other exceptions pass through.
+    does not fit even alone gets ``refuse(item)`` as its result; without ``refuse`` that is an InputError, which is right where
+    all items have one size, so that none would ever fit. Other exceptions pass through.
     """
     results: list[Result] = []
     while len(results) < len(items):
@@ -117,7 +117,7 @@ def _attempt(call: Callable[[Sequence[Item]], Sequence[Result]], batch: Sequence
 
 
 def _release() -> None:
-    """Give back what the failed attempt has left behind."""
+    """Free the memory that a failed attempt has left behind."""
     import torch
 
     gc.collect()

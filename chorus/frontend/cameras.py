@@ -1,4 +1,4 @@
-"""The camera step: perspective cameras in the person's frame from what a 3D pose estimator gives (3.3, Eq. 8, A.4)."""
+"""The camera step: perspective cameras in the person's frame from a 3D pose estimator's results (3.3, Eq. 8, A.4)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FOCALS = ("auto", "fitted", "fixed")
 class FoundCameras:
     """I cameras, one a human.
 
-    cameras      Cameras in the person's frame (origin at the pelvis); where there is a reason a placeholder, of no use
+    cameras      Cameras in the person's frame (metres, origin at the pelvis); a placeholder in rows with a reason
     residual_px  (I,) float64 mean distance in pixels between targets and projected joints; NaN where the camera was known, and
-                 where there is a reason
-    reasons      (I,) why there is no camera; "" where there is one, whatever its residual: that is for filters to judge
+                 in rows with a reason
+    reasons      (I,) why there is no camera; "" where there is one, whatever its residual, which filters judge later
     """
 
     cameras: Cameras
@@ -48,27 +48,28 @@ def calibrate(
     focal: str = "auto",
     fit_betas: bool = False,
 ) -> FoundCameras:
-    """Cameras of people seen in images of ``sizes`` (I, 2) height, width; those known already pass through.
+    """Cameras of I people, one in each image, by Eq. 8; cameras that are known already are passed on as they are.
 
-    body        whose joints are fitted to the humans' projected ones; J joints
+    humans      I people with J joints each                        sizes  (I, 2) height, width of their images in pixels
+    body        the body whose J posed joints are fitted to the humans' projected joints
     method      "adam" is the paper's, and the default, because of where it stops: projections of a weak-perspective camera are
-                matched best from infinitely far away. Adam moves a hundredth at a time and ends at the first camera below
-                ``stop_px``, on exact weak-perspective targets some 20 m away; "levenberg-marquardt" leaps to the minimum, to
-                hundreds of metres, where perspective is gone. It is the better one where targets are perspective (joints
+                matched best from infinitely far away. Adam takes steps of about 0.01 and ends at the first camera below
+                ``stop_px``, on exact weak-perspective targets some 20 m away; "levenberg-marquardt" goes straight to the
+                minimum, hundreds of metres away, where perspective is gone. It is better where targets are perspective (joints
                 found by a network with a perspective camera), and with a fixed focal length
     iterations, stop_px   as in ``fit_cameras``
     focal       "fitted" is the paper's; "fixed": the field of view is 46.4 degrees across the width, the paper's start;
                 "auto": fixed for people that come with a weak-perspective camera (``crop_camera``), whose joints say nothing of
-                perspective, so that fitting it puts the camera many times too far away; fitted for the others
-    start       rotation from the human's orientation in any case; then "fitted": translation from the targets' mean and
-                spread; "paper": (tx, ty, 2 f / s) of the regressor's crop, as if the crop were the image (A.4). That is far
-                off where it is not, and the humans must have a ``crop_camera``
+                perspective, so that fitting it puts the camera many times too far away; else fitted
+    start       rotation from the human's orientation in any case; then "fitted": translation from the mean and spread of
+                the targets; "paper": (tx, ty, 2 f / s) of the regressor's crop, as if the crop were the image (A.4), which is
+                far off where it is not; the humans must have a ``crop_camera``
     fit_betas   False: joints of the template, as field and votes have them; True: of each human's shape (A.4's text), with
                 the pelvis of that shape at the origin. The body must have shape directions
 
     Computed in float64; images do not influence each other. Raises InputError for unknown methods and starts, other shapes,
-    humans of another number of joints, and known cameras of another image size. What is wrong with one image's numbers is its
-    reason.
+    humans of another number of joints, and known cameras of another image size. Numbers of one
+    image that allow no camera are no error, but its reason.
     """
     check_budget(iterations, stop_px)
     if method not in METHODS:
@@ -134,7 +135,7 @@ def calibrate(
 
 
 def _joints(humans: Sequence[Human], body: Body, fit_betas: bool) -> NDArray[np.float64]:
-    """(I, J, 3) metres, the pelvis at the origin."""
+    """Posed joints (I, J, 3) in metres in the person's frame, the pelvis at the origin."""
     poses = np.stack([human.pose for human in humans])
     if not fit_betas or body.shapedirs is None:
         return body.posed_joints(poses)
@@ -148,6 +149,7 @@ def _joints(humans: Sequence[Human], body: Body, fit_betas: bool) -> NDArray[np.
 
 
 def _targets(human: Human) -> NDArray[np.float64]:
+    """The projected joints (J, 2) in pixels that a camera is fitted to."""
     if human.joints is None:
         raise InputError("human: expected projected joints or a camera, got neither")
     return human.joints
@@ -156,6 +158,7 @@ def _targets(human: Human) -> NDArray[np.float64]:
 def _start(
     humans: Sequence[Human], size: NDArray[np.int32], start: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    """R0 (I, 3, 3), t0 (I, 3) metres and focal0 (I,) pixels; None: ``fit_cameras`` finds its own."""
     orientations = np.stack([human.orientation for human in humans])
     if start == "fitted":
         return Rotation.from_rotvec(orientations).as_matrix(), None, None

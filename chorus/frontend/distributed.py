@@ -1,4 +1,4 @@
-"""Several processes on one run, started by ``torchrun``: who takes what, and what the first one found out."""
+"""Several processes on one run, started by ``torchrun``: how they share the work, and decisions that the first one makes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a run: its number, how many there are, its number on this machine."""
+    """This process among those of a run.
+
+    rank  its number, from 0      world  how many processes there are      local_rank  its number on this machine
+    """
 
     rank: int = 0
     world: int = 1
@@ -31,21 +34,21 @@ class Ranks:
         return list(items[self.rank :: self.world])
 
     def agree(self, find_out: Callable[[], T]) -> T:
-        """What ``find_out`` gives in the first process, in all of them; an error of it is raised in all of them."""
+        """The result of ``find_out``, which only the first process calls, in all processes; its error is raised in all."""
         if self.world == 1:
             return find_out()
         import torch.distributed as dist
 
-        told: list[Any] = [None]
+        shared: list[Any] = [None]
         if self.first:
             try:
-                told = [(find_out(), None)]
+                shared = [(find_out(), None)]
             except Exception as error:
-                told = [(None, error)]
-                dist.broadcast_object_list(told, src=0)
+                shared = [(None, error)]
+                dist.broadcast_object_list(shared, src=0)
                 raise
-        dist.broadcast_object_list(told, src=0)
-        value, failure = told[0]
+        dist.broadcast_object_list(shared, src=0)
+        value, failure = shared[0]
         if failure is not None:
             raise failure
         return cast(T, value)
@@ -53,7 +56,10 @@ class Ranks:
 
 @contextmanager
 def ranks() -> Iterator[Ranks]:
-    """The processes that ``torchrun`` started, joined over gloo; one by itself where it was not used."""
+    """The processes that ``torchrun`` started, joined over gloo; a single process where it was not used.
+
+    Raises InputError for environment variables that torchrun would not set.
+    """
     found: dict[str, int] = {}
     for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)):
         text = os.environ.get(name, str(default))

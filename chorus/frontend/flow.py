@@ -12,13 +12,13 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 DEPTH = 2
-"""Batches that may wait before a stage: enough that none waits for its neighbour's hiccup, few enough to hold in memory."""
-_POLL = 0.1  # seconds after which a waiting thread looks whether it is still wanted
+"""Batches that may wait before a stage: enough to even out stages of uneven speed, few enough to hold in memory."""
+_POLL = 0.1  # seconds after which a waiting thread checks whether the flow was abandoned
 
 
 @dataclass
 class StageTime:
-    """Where the time of one stage went, in seconds: at work, waiting for something to do, waiting to pass it on."""
+    """Where the time of one stage went, in seconds: ``busy`` at work, ``starved`` of input, ``blocked`` by the next stage."""
 
     name: str
     batches: int = 0
@@ -28,7 +28,7 @@ class StageTime:
 
 
 class _End:
-    """After the last batch; with the error that ended it early, if one did."""
+    """Follows the last batch through the queues; carries the error that ended the flow early, if one did."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
@@ -37,14 +37,13 @@ class _End:
 class Flow(Generic[T]):
     """Iterate to get the batches of ``source`` once every stage has had them, in order.
 
-    stages  (name, function of a batch that works on it in place) each
+    stages  (name, function that works on a batch in place) of each
     stop    once set, no further batch is begun; those under way are finished and come out
-    times   a StageTime for each stage, growing as they work
+    depth   how many batches may wait before each stage
 
-    An exception in the source or a stage is raised by the iteration, after the batches that were ahead of it. Closing the
-    iterator ends the threads after the call that each is in; ``close`` also waits for that.
-
-    cut_short  whether ``stop`` kept a batch from being begun
+    Attributes: ``times``, a StageTime for each stage, which grows as it works; ``cut_short``, whether ``stop`` kept a batch
+    from being begun. An exception in the source or a stage is raised by the iteration, after the batches that were ahead of it.
+    Closing the iterator ends each thread after the call that it is in; ``close`` also waits for that.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Flow(Generic[T]):
             thread.join()
 
     def __iter__(self) -> Iterator[T]:
-        self._threads = [threading.Thread(target=self._feed, daemon=True)]
+        self._threads = [threading.Thread(target=self._read_source, daemon=True)]
         self._threads += [threading.Thread(target=self._work, args=(i,), daemon=True) for i in range(len(self._stages))]
         for thread in self._threads:
             thread.start()
@@ -88,7 +87,7 @@ class Flow(Generic[T]):
         finally:
             self._abandoned.set()
 
-    def _feed(self) -> None:
+    def _read_source(self) -> None:
         try:
             for batch in self._source:
                 if self._stop.is_set():

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from chorus.body.model import Body
 
 SIMULATED_IMAGES = 100
-"""Images of a simulated run where nobody says how many."""
-_KNOWN_AT_ONCE = ("builtin", "file", "simulated")  # sources of prompts that ask no model and no server: a dry run shows theirs
+"""Images of a simulated run where no number is given."""
+_KNOWN_AT_ONCE = (
+    "builtin",
+    "file",
+    "simulated",
+)  # sources of prompts without a model or a server: a dry run shows their prompts
 _CAMERA_FIT = {"method": "adam", "focal": "auto"}
 
 
@@ -35,7 +39,7 @@ _CAMERA_FIT = {"method": "adam", "focal": "auto"}
 class StageChoices:
     """Which stage does what, each as ``NAME``, ``NAME=MODEL``, ``module:Class`` or ``module:Class=MODEL``.
 
-    humans     3D poses; without a default, for its weights have to be obtained by whoever uses them
+    humans     3D poses; no default, because its weights must be obtained by the user
     detector, keypoints, images, prompts   as ``chorus stages`` lists them
     options    "KIND.NAME" -> text, such as "images.steps" -> "30"
     numbered   image i gets the seed i, which is how simulated worlds number their images; else a hash (``Plan``)
@@ -78,7 +82,7 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a store is to hold and what it is made with: settled, and nothing made yet.
+    """All images that a store is to hold and what they are made with: decided, but nothing made yet.
 
     requests  all images; those that the store has are left alone      ranks  this process among those of the run
     """
@@ -90,14 +94,14 @@ class Job:
     ranks: Ranks
 
     def present(self) -> int:
-        """How many of the requested images the store has."""
+        """The number of requested images that the store has already."""
         if not (self.output / "store.json").exists():
             return 0
         stored = set(open_store(self.output, verify=False).rows["key"].tolist())
         return sum(request.key.encode() in stored for request in self.requests)
 
     def check(self, *, accept_changes: bool = False) -> None:
-        """InputError and StoreError that ``run`` would begin with; no model is loaded."""
+        """Raise the InputError or StoreError that ``run`` would begin with; no model is loaded."""
         check_stages(self.description)
         check_store(self.output, self.description, accept_changes)
 
@@ -139,9 +143,9 @@ def synthesize(
 
     category        the object's name, as the detector knows it      output  the store, which is made or added to
     stages          which stage does what                            plan    how many images of what
-    settings        device, batches, the camera fit, ...             body    whose poses these are; None: the mannequin
+    settings        device, batches, the camera fit, ...             body    the body that poses belong to; None: the mannequin
     accept_changes  add to a store that was made with other stages or settings
-    stop            once set, the batches under way are finished and committed, and that is all
+    stop            once set, no batch is begun; those under way are finished and committed
     progress        called after each batch with the report so far and the number of images that this process is to make
 
     The same call goes on where an earlier one ended, however it ended. Under ``torchrun`` every process makes the call and
@@ -163,10 +167,10 @@ def plan_synthesis(
     processes: Ranks | None = None,
     ask: bool = True,
 ) -> Job:
-    """What ``synthesize`` is to do. Prompts are those that the store settled on before, else the source gives them now.
+    """The job of ``synthesize``. Its prompts are those of an earlier run on the store, else the source gives them now.
 
-    processes  as ``chorus.frontend.distributed.ranks`` gives them; the first one asks for prompts, and tells the others
-    ask        False: no model and no server is asked, their prompts are only counted; for a look ahead
+    processes  as ``chorus.frontend.distributed.ranks`` gives them; the first one asks for prompts, and shares them
+    ask        False: no model and no server is asked, placeholders stand for their prompts; for a dry run
     """
     output, plan, processes = Path(output), plan or PlanOptions(), processes or Ranks()
     check_views(plan.views)
@@ -194,9 +198,9 @@ def plan_folder(
     prompt: str | None = None,
     processes: Ranks | None = None,
 ) -> Job:
-    """The pictures of a folder on their way into a store; of ``stages`` those after the images do the work.
+    """The job of taking a folder's pictures into a store. ``stages.images`` and ``stages.prompts`` are not used.
 
-    prompt  of all pictures; None: the name of the folder that each lies in
+    prompt  the prompt of all pictures; None: the name of each picture's folder
     """
     processes, settings, options = processes or Ranks(), _settled(settings), dict(stages.options)
     check_options(options)
@@ -208,14 +212,14 @@ def plan_folder(
 
 
 def check_views(views: Sequence[str]) -> None:
-    """InputError for what is none of the 22 view augmentations of A.1."""
+    """InputError for a text that is not one of the 22 view augmentations of A.1."""
     unknown = [view for view in views if view not in VIEWS]
     if unknown:
         raise InputError(f"views: expected one of the 22 view augmentations ({', '.join(VIEWS)}), got {unknown[0]!r}")
 
 
 def _settled(settings: Settings | None) -> Settings:
-    """With all that decides how rows come out said in full, for it stands in the store's description."""
+    """The settings with every default that affects rows filled in, as the store's description keeps them."""
     settings = settings or Settings()
     _, dtype = settings.resolved(Ranks())
     calibration: dict[str, Any] = {**_CAMERA_FIT, **settings.calibration}
@@ -223,7 +227,10 @@ def _settled(settings: Settings | None) -> Settings:
 
 
 def _prompts(output: Path, category: str, stages: StageChoices, count: int | None, where: tuple[str, str] | None) -> list[str]:
-    """Those that the store settled on before, else what the source gives now, on the device and with the dtype ``where``."""
+    """The prompts of an earlier run on the store, else those that the source gives now.
+
+    where  device and dtype for a source that needs them; None: no model and no server is asked
+    """
     source = stages.prompts
     stored = Description.load(output) if output.exists() else None
     if stored is not None and stored.category == category and stored.stages.get("prompts") == source:
@@ -240,5 +247,5 @@ def _prompts(output: Path, category: str, stages: StageChoices, count: int | Non
 
 def _images_of_table_3(category: str) -> int:
     if category_name(category) not in PRESETS:
-        raise InputError(f"--count: expected how many images to make, for {category!r} is not of the paper's Table 3")
+        raise InputError(f"--count: expected how many images to make, for {category!r} is not in the paper's Table 3; got none")
     return preset(category).images

@@ -1,4 +1,4 @@
-"""The stages in a row: requests in, rows of a store out, each batch whole; failing images are rows with a reason."""
+"""The stages one after the other: requests in, rows of a store out. An image that fails becomes a row with a reason."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 KEEP = ("none", "complete", "all")
 """Which pictures are kept as JPEGs beside the shards."""
 IMAGES = "images"
-"""The folder of a store that they lie in."""
+"""The folder in a store that holds the kept pictures."""
 FAILED = "failed: "
-"""How the status of an image begins that a stage raised an error for."""
+"""Begins the status of an image for which a stage raised an error."""
 FAILURES_IN_A_ROW = 16
-"""So many images of which a stage makes nothing but errors are the stage's fault, not theirs."""
+"""After errors for so many images in a row the stage is taken to be broken, and the run ends."""
 JPEG_QUALITY = 90
 _FILE_NAME = 255  # bytes that a file system takes
 _REASON = 120  # characters of an error that a status shows
@@ -55,7 +55,7 @@ _RESULTS: dict[str, tuple[type, ...]] = {
     "keypoints": (np.ndarray,),
     "humans": (Human, Refusal),
 }
-"""What each stage gives for an image."""
+"""The types of each stage's result for one image."""
 _R = TypeVar("_R")
 
 
@@ -73,7 +73,7 @@ class Stages:
 class RunReport:
     """What a run did.
 
-    rows     status -> images written by it     seconds  from the first request to the last commit
+    rows     status -> number of images         seconds  from the first request to the last commit
     times    of the stages                      stopped  whether it was asked to stop and left something undone
     """
 
@@ -90,15 +90,15 @@ class RunReport:
 class Pipeline:
     """Runs batches of requests through the stages into a store.
 
-    category       what the images are to show, the detector's label of it
-    body           whose poses these are, and whose joints cameras are fitted to
+    category       the object that the images are to show, by the name that the detector knows it by
+    body           the body that poses belong to, and whose joints cameras are fitted to
     calibration    arguments of ``chorus.frontend.cameras.calibrate``
     duplicates     overlap and confidence of the rule of A.3, as in ``without_duplicates``
-    estimator      what found the people, for the store; a Human's own goes before it
+    estimator      name of the 3D pose stage, kept in the store for each Human that names no ``estimator``
     person_masks   whether the store keeps masks of the person
     keep_images    "none", "complete" (those that get a mask, a pose and a camera) or "all"
-    commit_images, commit_seconds   rows are committed once there are so many or the last commit is so long ago: what a
-                   crash can lose
+    commit_images, commit_seconds   rows are committed once there are so many, or the last commit is so many seconds
+                   ago: what a crash can lose
     """
 
     def __init__(
@@ -137,9 +137,9 @@ class Pipeline:
         stop      once set, no further batch is begun; those under way are finished and committed
         progress  called after each batch
 
-        Rows are committed in whole batches, and what has been appended is committed also when this is left by an error.
-        Raises StageError where a stage fails for FAILURES_IN_A_ROW images on end; batches of which every image failed
-        just before that are not written, so that the next run tries them again.
+        Rows are committed in whole batches, and what has been appended is committed also when an error ends the run.
+        Raises StageError where a stage fails for FAILURES_IN_A_ROW images in a row; batches just before that of which every
+        image failed are not written, so that the next run tries them again.
         """
         report, stop = RunReport(), stop or threading.Event()
         began = committed = time.perf_counter()
@@ -172,7 +172,7 @@ class Pipeline:
                 if progress is not None:
                     progress(report)
             self._write(writer, held, report)
-        except (StoreError, OSError):  # the store's own trouble: nothing more to write there
+        except (StoreError, OSError):  # the store itself failed: nothing more can be written
             flow.close()
             raise
         except Exception:
@@ -191,12 +191,12 @@ class Pipeline:
         return report
 
     def _write(self, writer: StoreWriter, held: list[list[PendingRow]], report: RunReport) -> int:
-        """Write batches and forget them; how many images they had."""
+        """Write the held batches and empty the list. Returns how many images they had."""
         count = 0
         while held:
             batch = held.pop(0)
             for row in batch:
-                row.reason = self._known(row.reason)
+                row.reason = self._limited(row.reason)
                 if self._keep == "all" or (self._keep == "complete" and not row.reason):
                     keep_picture(writer.path, row)
             append(writer, batch, self._estimator, self._person_masks)
@@ -204,8 +204,8 @@ class Pipeline:
             count += len(batch)
         return count
 
-    def _known(self, reason: str) -> str:
-        """The reason; without its details where there have been very many different ones."""
+    def _limited(self, reason: str) -> str:
+        """A reason, without its details once _REASONS different ones have been used: the store's vocabulary is limited."""
         if reason not in self._reasons and len(self._reasons) >= _REASONS:
             reason = ": ".join(reason.split(": ")[:2])[:_REASON] if reason.startswith(FAILED) else reason.split(": ")[0]
         self._reasons.add(reason)
@@ -271,7 +271,7 @@ class Pipeline:
     def _each(
         self, stage: str, batch: list[PendingRow], call: Callable[[list[PendingRow]], Sequence[_R]]
     ) -> list[tuple[PendingRow, _R]]:
-        """What a stage makes of the images that still go on. If it raises, each is tried alone and the error is its reason."""
+        """A stage's results for the images without a reason. If it raises, each is tried alone, and its error is its reason."""
         live = [row for row in batch if not row.reason]
         if not live:
             return []
@@ -289,6 +289,7 @@ class Pipeline:
 
     @staticmethod
     def _called(stage: str, live: list[PendingRow], call: Callable[[list[PendingRow]], Sequence[_R]]) -> Sequence[_R]:
+        """The results of one call, checked. StageError for a wrong number or type of them."""
         found = call(live)
         if len(found) != len(live):
             raise StageError(f"{stage}: expected {len(live)} results, one an image, got {len(found)}")
@@ -299,6 +300,7 @@ class Pipeline:
         return found
 
     def _blame(self, stage: str, row: PendingRow, error: Exception) -> None:
+        """Make an error the reason of an image. StageError after FAILURES_IN_A_ROW of them."""
         text = " ".join(f"{type(error).__name__}: {error}".split())
         row.reason = f"{FAILED}{stage}: {text}"[:_REASON]
         self._failures[stage] += 1
@@ -307,14 +309,14 @@ class Pipeline:
 
 
 def _boxes(rows: Sequence[PendingRow]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The persons' boxes, (I, 4)."""
+    """The persons' boxes (I, 4) float32 x0, y0, x1, y1 pixels."""
     return np.stack([row.person.boxes[0] for row in rows if row.person is not None])
 
 
 def picture_path(store: Path, key: str) -> Path:
-    """Where the picture of an image is kept. InputError for a key that would lead out of the store's folder.
+    """The path at which an image's picture is kept. InputError for a key that would lead out of the store's folder.
 
-    A name too long for a file system ends in part of a hash.
+    A name too long for a file system is cut and ends in part of a hash.
     """
     parts = PurePosixPath(key).parts
     if not parts or key.startswith("/") or ".." in parts or "\\" in key or "\0" in key:
@@ -322,11 +324,12 @@ def picture_path(store: Path, key: str) -> Path:
     path = store / IMAGES / f"{key}.jpg"
     if len(path.name.encode()) <= _FILE_NAME:
         return path
-    mark = f"-{_mark(key)}.jpg"  # a picture's own name may be as long as names can be, and then leaves no room for the ending
-    return path.with_name(path.name.encode()[: _FILE_NAME - len(mark)].decode(errors="ignore") + mark)
+    # A picture's own name may be as long as names can be, and then leaves no room for the ending.
+    ending = f"-{_short_hash(key)}.jpg"
+    return path.with_name(path.name.encode()[: _FILE_NAME - len(ending)].decode(errors="ignore") + ending)
 
 
-def _mark(key: str) -> str:
+def _short_hash(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 

@@ -15,17 +15,17 @@ from chorus.files import write_atomically
 from chorus.frontend.stages import ImageRequest
 
 FRONTEND_JSON = "frontend.json"
-"""In a store that the front end fills: what its rows were made with."""
+"""The file in a store that says what the front end made its rows with."""
 _FORMAT, _VERSION = "chorus-frontend", 1
 _SLUG = 60  # characters of a prompt that a key shows
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``images`` images of a category, dealt out evenly over prompts x views.
+    """``images`` images of a category, spread evenly over prompts x views.
 
-    The order goes round: image i is number i // (P V) of prompt i mod P and view (i // P) mod V. So a run that stops early has
-    seen prompts and views alike, and a larger ``images`` only adds at the end.
+    They take turns: image i is number i // (P V) of prompt i mod P and view (i // P) mod V. So a run that stops early has
+    about as many images of each prompt and view, and a larger ``images`` only adds at the end.
 
     prompts  P different texts         views  V different view augmentations, "" for none (A.1)
     seed     of the whole run; an image's own seed is derived from it, the category, and the image's prompt, view and number
@@ -105,9 +105,9 @@ class Description:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def difference(self, other: Description) -> str | None:
-        """Where two differ, in words; None where rows of one can stand beside rows of the other."""
+        """The first difference in words; None where rows made by both descriptions may share a store."""
         mine, others = asdict(self), asdict(other)
-        for name in ("prompts", "views"):  # more of them may come later: the rows of the others stay as they are
+        for name in ("prompts", "views"):  # more may be added later: existing rows stay as they are
             mine.pop(name), others.pop(name)
         for name, value in mine.items():
             if isinstance(value, dict):
@@ -125,7 +125,7 @@ class Description:
 
     @classmethod
     def load(cls, store: Path) -> Description | None:
-        """That of the store in a folder; None where it has none. StoreError for a damaged one or another version."""
+        """The description in a store's folder; None where there is none. StoreError for a damaged one or another version."""
         path = store / FRONTEND_JSON
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -133,8 +133,9 @@ class Description:
             return None
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: expected what the front end wrote, got {error}") from None
-        if not isinstance(content, dict) or content.get("format") != _FORMAT or content.get("version") != _VERSION:
-            raise StoreError(f"{path}: expected format {_FORMAT!r} of version {_VERSION}, got another one")
+        found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
+        if found != (_FORMAT, _VERSION):
+            raise StoreError(f"{path}: expected format {_FORMAT!r} of version {_VERSION}, got {found[0]!r} of {found[1]!r}")
         try:
             return cls(
                 content["category"],

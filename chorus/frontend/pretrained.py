@@ -1,4 +1,4 @@
-"""Loading models and processors of transformers, by a hub id or from a folder, for the stages that look at pictures."""
+"""Loading models and processors of transformers, by a hub id or from a folder, for the stages that analyse pictures."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def load_pretrained(model: str, runtime: Runtime, model_class: str, processor_class: str) -> tuple[Any, Any]:
     """A model of transformers, ready on ``runtime.device`` with its dtype, and its processor.
 
-    ``model_class`` and ``processor_class`` are names in transformers. InputError where the model cannot be loaded, or is one of
-    another class; ImportError, naming what to install, without the library.
+    ``model_class`` and ``processor_class`` are names in transformers. InputError where the model cannot be loaded, is
+    of another class or lacks weights; ImportError, naming what to install, without the library.
     """
     transformers = import_transformers(runtime.kind)
     where = location(model, runtime.kind, "config.json")
@@ -44,7 +44,7 @@ def load_pretrained(model: str, runtime: Runtime, model_class: str, processor_cl
 
 
 def import_transformers(kind: str) -> Any:
-    """The library. ImportError, naming what to install, without it."""
+    """The module ``transformers``. ImportError, naming what to install, where it is missing."""
     try:
         import transformers
     except ImportError as error:
@@ -53,7 +53,7 @@ def import_transformers(kind: str) -> Any:
 
 
 def dtype_of(runtime: Runtime) -> torch.dtype:
-    """The type of the models' numbers. InputError for an unknown one."""
+    """The torch dtype of ``runtime.dtype``. InputError for an unknown one."""
     import torch
 
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -63,9 +63,9 @@ def dtype_of(runtime: Runtime) -> torch.dtype:
 
 
 def location(model: str, kind: str, index: str) -> str:
-    """The model as the libraries take it, be it a hub id or a folder that holds the file ``index``.
+    """The model as the libraries take it: a hub id, or a folder that holds the file ``index``.
 
-    InputError for what is meant as a folder and is none, before the hub is asked.
+    InputError for a text that is meant as a folder and names none, before the hub is asked.
     """
     path = os.path.expanduser(model)
     if os.path.isdir(path):
@@ -79,7 +79,7 @@ def location(model: str, kind: str, index: str) -> str:
 
 @contextlib.contextmanager
 def naming(model: str, kind: str) -> Iterator[None]:
-    """What goes wrong while a model is loaded, as an InputError that names it."""
+    """Turns errors while a model is loaded into an InputError that names the model."""
     try:
         yield
     except (InputError, ImportError, MemoryError):
@@ -92,7 +92,7 @@ def naming(model: str, kind: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quietly_naming(model: str, kind: str) -> Iterator[None]:
-    """``naming``, without progress bars or warnings of transformers meanwhile."""
+    """``naming``, with the progress bars and warnings of transformers switched off."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

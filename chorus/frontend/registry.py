@@ -1,4 +1,4 @@
-"""The stages by name: the project's, those of other packages, and any class by ``module:Class``; how they are made."""
+"""Finds and makes stages by name: the project's, those of other packages, and any class by ``module:Class``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from chorus.frontend.third_party import BrokenStage
 __all__ = ["KINDS", "BrokenStage", "StageInfo", "broken_stages", "check", "find", "make", "package_of", "register", "stages"]
 
 _PACKAGES = ("prompting", "synthesis", "detection", "keypoints", "humans", "simulated")
-"""Each has STAGES, its implementations, and imports no model library."""
+"""Modules of ``chorus.frontend`` that list their stages in STAGES; importing them loads no model library."""
 
 _REGISTERED: dict[tuple[str, str], StageInfo] = {}
 
 
 def register(info: StageInfo) -> None:
-    """Make a stage known by its name in this process. InputError where the name is taken, or the kind is none."""
+    """Make a stage known by its name in this process. InputError where the name is taken or the kind is unknown."""
     if info.kind not in KINDS:
         raise InputError(f"kind: expected one of {', '.join(KINDS)}; got {info.kind!r}")
     if (info.kind, info.name) in _known():
@@ -46,7 +46,7 @@ def broken_stages(kind: str | None = None) -> list[BrokenStage]:
 def find(kind: str, name: str) -> StageInfo:
     """The stage of this kind and name, or the one that ``module:Class`` names.
 
-    InputError, naming those that can be chosen, where there is none, or saying why one of another package cannot be loaded.
+    InputError where there is none, naming those that can be chosen, or where one of another package cannot be loaded, and why.
     """
     known = _known()
     if (kind, name) in known:
@@ -70,12 +70,12 @@ def package_of(kind: str, name: str) -> tuple[str, str] | None:
 def check(kind: str, spec: str, runtime: Runtime) -> tuple[StageInfo, str | None]:
     """The stage and the model that ``NAME`` or ``NAME=MODEL`` names, NAME being a stage's or ``module:Class``.
 
-    No model is loaded. InputError for unknown names and options, and where a model is missing or one is named that the stage
-    has no use for.
+    No model is loaded. InputError for unknown names and options, for a model that is missing, and for a model given to a
+    stage that has none.
     """
     name, _, model = spec.partition("=")
     info = find(kind, name)
-    if info.options is None:  # the stage alone knows
+    if info.options is None:  # not declared: the stage itself checks them
         return info, model or None
     replace(runtime, kind=kind).check_options([option for option, _ in info.options])
     if info.model is None and model:
@@ -83,15 +83,15 @@ def check(kind: str, spec: str, runtime: Runtime) -> tuple[StageInfo, str | None
     if info.model == "" and not model:
         raise InputError(f"--{kind} {name}: expected {name}=MODEL; {info.weights}")
     if info.local and not Path(model).expanduser().exists():
-        raise InputError(f"--{kind} {name}: expected a path that is there, got {model!r}")
+        raise InputError(f"--{kind} {name}: expected a path that exists, got {model!r}")
     return info, model or info.model
 
 
 def make(kind: str, spec: str, runtime: Runtime) -> Any:
     """The stage that ``NAME`` or ``NAME=MODEL`` names, made ready.
 
-    InputError as of ``check``, for models that cannot be loaded, and for what lacks the method of its kind; ImportError, naming
-    what to install, where a library is missing.
+    InputError as ``check`` raises it, for models that cannot be loaded, and for objects without the method of their kind;
+    ImportError, naming what to install, where a library is missing.
     """
     info, model = check(kind, spec, runtime)
     module, _, path = info.made_by.partition(":")

@@ -16,14 +16,17 @@ from chorus.kernels.masks import PackedMasks
 from chorus.store import COMPLETE, StoreWriter
 
 TORSO = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
-"""Keypoints whose confidences become scores that a filter can judge."""
+"""The keypoints whose confidences are scores of their own, for the torso rule (A.3)."""
 
 
 @dataclass
 class PendingRow:
     """A row of the store while its image goes through the stages: what they have found so far.
 
-    reason  why the image went no further; "" while it goes on
+    reason       why the image went no further; "" while it goes on
+    scores       name in the store, without ``score/`` -> value
+    keypoints    (17, 3) x, y in pixels, confidence
+    residual_px  mean reprojection distance of the camera fit, pixels; NaN where nothing was fitted
     """
 
     request: ImageRequest
@@ -44,7 +47,7 @@ class PendingRow:
 
 
 def take_instances(row: PendingRow, found: Instances, category: str) -> None:
-    """Keep the person and the object where there is one of each; else say which of them is missing, or is several."""
+    """Keep the person and the object where there is one of each; else the reason says which is missing or found twice."""
     persons, objects = found.of(PERSON), found.of(category)
     scores = row.scores
     scores["person_count"], scores["object_count"] = float(len(persons)), float(len(objects))
@@ -79,8 +82,8 @@ def take_keypoints(row: PendingRow, keypoints: NDArray[np.float32]) -> None:
 
 def append(writer: StoreWriter, rows: Sequence[PendingRow], estimator: str, person_masks: bool) -> None:
     """Add the rows of a batch: those with mask, pose and camera as complete, the others with the reason."""
-    for betas in sorted({_betas(row) for row in rows if not row.reason}):
-        _append_complete(writer, [row for row in rows if not row.reason and _betas(row) == betas], estimator, person_masks)
+    for betas in sorted({_num_betas(row) for row in rows if not row.reason}):
+        _append_complete(writer, [row for row in rows if not row.reason and _num_betas(row) == betas], estimator, person_masks)
     rejected = [row for row in rows if row.reason]
     if rejected:
         writer.append_rejected(
@@ -94,8 +97,8 @@ def append(writer: StoreWriter, rows: Sequence[PendingRow], estimator: str, pers
         )
 
 
-def _betas(row: PendingRow) -> int:
-    """Number of shape coefficients; those of one call must have as many."""
+def _num_betas(row: PendingRow) -> int:
+    """The number of a row's shape coefficients; rows appended by one call must have the same."""
     human = row.human
     return 0 if human is None or human.betas is None else len(human.betas)
 

@@ -1,4 +1,4 @@
-"""A whole run: what is missing in a store is made, by this process or by several, and the store says with what."""
+"""A whole run: makes the images that a store lacks, in one process or several, and records in it what made them."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUN_LOCK = ".run.lock"
-"""In a store: held by the run that is at work on it."""
+"""The file in a store that the run at work on it keeps locked."""
 STAGE_KINDS = tuple(kind for kind in KINDS if kind != "prompts")
+"""The stages that an image goes through; prompts are known before."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run is done; what decides how its rows come out also stands in the store's ``Description``.
+    """How a run is done; the settings that affect rows are also kept in the store's ``Description``.
 
-    device        a torch device, or "auto": CUDA where there is one, this process's own among several
+    device        a torch device, or "auto": CUDA where there is one; of several this process's
     dtype         of the models, or "auto": float16 on CUDA, else float32
     batch         images that go through the stages together
     model_batch   most images a model is given at a time; None: as many of a batch as its memory holds
@@ -55,7 +56,7 @@ class Settings:
     commit_seconds: float = 120.0
 
     def resolved(self, ranks: Ranks) -> tuple[str, str]:
-        """Device and dtype as they are here."""
+        """Device and dtype with "auto" replaced by what this machine has. InputError for an unknown dtype."""
         import torch
 
         device, dtype = self.device, self.dtype
@@ -68,7 +69,7 @@ class Settings:
         return device, dtype
 
     def described(self) -> dict[str, Any]:
-        """What of it decides how rows come out."""
+        """The settings that affect rows, for the store's description."""
         return {
             "dtype": self.dtype,
             "calibration": dict(self.calibration),
@@ -78,12 +79,12 @@ class Settings:
 
 
 def stage_options(options: Mapping[str, str], kind: str) -> dict[str, str]:
-    """Of ``KIND.NAME -> value`` those of one kind, by NAME."""
+    """The options of one kind, NAME -> value, out of "KIND.NAME" -> value."""
     return {name.partition(".")[2]: value for name, value in options.items() if name.partition(".")[0] == kind}
 
 
 def check_options(options: Mapping[str, str]) -> None:
-    """InputError for an option of no kind of stage."""
+    """InputError for an option whose name does not begin with a kind of stage."""
     for name in options:
         kind, dot, rest = name.partition(".")
         if kind not in KINDS or not dot or not rest:
@@ -139,15 +140,15 @@ def fill_store(
 ) -> RunReport:
     """Make the requested images that the store at ``path`` lacks, through all stages, and add their rows.
 
-    requests      all images the store is to hold; those that it has are left alone, whoever made them
-    description   with what; a store that was made with something else is refused, unless ``accept_changes``
-    ranks         this process among several; each takes every ``world``-th of the batches that are missing at the start
-    stages        ready ones in place of those that the description names
+    requests      all images the store is to hold; those that it has already are left alone
+    description   what they are made with; a store made with something else is refused, unless ``accept_changes``
+    ranks         this process among several; each takes every ``world``-th of the batches missing at the start
+    stages        stages to use instead of making those that the description names
     store_filter  the filter that a new store gets (``filter.json``); default: the paper's
-    stop          once set, the batches under way are finished and committed, and that is all
+    stop          once set, no batch is begun; those under way are finished and committed
     progress      called after each batch with the report so far and the number of images that this process is to make
 
-    Killed at any moment, the same call goes on where the last commit was. Raises InputError and StoreError for what does not
+    After a crash at any moment the same call goes on from the last commit. Raises InputError and StoreError for what does not
     fit, ImportError for missing libraries, StageError where a stage fails altogether.
     """
     settings, ranks = settings or Settings(), ranks or Ranks()
@@ -177,7 +178,8 @@ def fill_store(
                 write_store_filter(path, store_filter or Filter.paper())
             index = {request.key: i for i, request in enumerate(requests)}
             if len(index) < len(requests):
-                raise InputError("requests: expected different keys, got one twice")
+                repeated = next(request.key for i, request in enumerate(requests) if index[request.key] != i)
+                raise InputError(f"requests: expected different keys, got {repeated!r} twice")
             missing = [[index[r.key] for r in batch if r.key not in writer] for batch in batches(requests, settings.batch)]
         return [batch for batch in missing if batch]
 

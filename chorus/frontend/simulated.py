@@ -1,8 +1,8 @@
 """Every stage played by a simulated world (``chorus.simulate.images``): to try the pipeline without any model, and to test it.
 
-An image is that of the world with the request's prompt, of index ``request.seed``. The image stage paints it; the others look
-up the truth instead of looking at the picture, and give it in the types, units, orders and frames of
-``chorus.frontend.stages``: so any of them can be replaced by a real one, and a real one be judged by it.
+An image is that of the world with the request's prompt, of index ``request.seed``. The image stage paints it; the other
+stages give the simulation's truth instead of analysing the picture, in the types, units, orders and frames of
+``chorus.frontend.stages``: so each can be replaced by a real stage, and a real stage be judged by it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from chorus.simulate.worlds import WORLDS, World
 BACKGROUND, PERSON_COLOUR, OBJECT_COLOUR = (200, 205, 210), (120, 90, 70), (230, 120, 30)
 """RGB of what is painted."""
 _HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")  # the skeleton has one joint for them
-_SURE = 0.9  # confidence of keypoints inside the image for which the world has none
+_DEFAULT_CONFIDENCE = 0.9  # of keypoints for which the world simulates no confidence
 
 _ALL = "the project's own code and body (Apache-2.0, CC0); no weights"
 STAGES: tuple[StageInfo, ...] = tuple(
@@ -46,7 +46,7 @@ STAGES: tuple[StageInfo, ...] = tuple(
 
 
 def world_of(prompt: str) -> World:
-    """The ready-made world with this prompt. InputError, naming the prompts there are, where there is none."""
+    """The ready-made world with this prompt. InputError, naming the known prompts, where there is none."""
     for world in WORLDS.values():
         if world.prompt == prompt:
             return world
@@ -56,7 +56,7 @@ def world_of(prompt: str) -> World:
 
 @lru_cache(maxsize=256)
 def truth(prompt: str, size: tuple[int, int], index: int, body: Body) -> SimulatedBatch:
-    """One image of a world: its masks, pose, camera and scores. A pure function; kept for the stages after the first."""
+    """One image of a world: its masks, pose, camera and scores. A pure function, cached for the later stages."""
     world = replace(world_of(prompt), image_sizes=(size,))
     return next(simulate(world, 1, 0, body, start=index, batch_size=1, workers=1))
 
@@ -114,7 +114,7 @@ class SimulatedImages(_Stage):
 
 
 class SimulatedDetector(_Stage):
-    """Detector: the person's and the object's masks, their boxes and confidences; nothing of what does not show."""
+    """Detector: the person's and the object's masks, their boxes and confidences; no instance where no pixel shows."""
 
     @classmethod
     def made(cls, model: str | None, runtime: Runtime) -> SimulatedDetector:
@@ -169,7 +169,7 @@ class SimulatedKeypoints(_Stage):
         found = np.zeros((len(COCO_KEYPOINTS), 3), np.float32)
         for i, name in enumerate(COCO_KEYPOINTS):
             found[i, :2] = joints[names.index("head" if name in _HEAD else name)]
-            found[i, 2] = drawn.scores[f"keypoint_{name}"][0] if name in KEYPOINTS else _SURE
+            found[i, 2] = drawn.scores[f"keypoint_{name}"][0] if name in KEYPOINTS else _DEFAULT_CONFIDENCE
         return found
 
 

@@ -1,4 +1,4 @@
-"""What is known of a stage before it is made: its kind and name, whose code and weights it uses, what can be set."""
+"""The description of a stage, known before the stage is made: kind, name, licences of code and weights, options."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ FRONTEND_EXTRA = 'pip install "chorus-hoi[frontend]"'
 class StageInfo:
     """One implementation of a stage.
 
-    kind      one of KINDS                    name      by which it is chosen
-    made_by   "module:function", or a class's method; called with the model (a hub id, a local folder or a file) and a Runtime
+    kind      one of KINDS                    name      the name by which it is chosen
+    made_by   "module:function" or "module:Class.method", which makes it from the model (a hub id, a local folder
+              or a file) and a Runtime
     what      what it does, in a line         model     the default model; "" where it has no default and one must be named;
                                               None where the stage has no model
     licence   of the code and of the weights  weights   where they come from

@@ -1,8 +1,8 @@
-"""What the stages of the front end are given and what they give: one protocol each, and the plain data between them.
+"""The interfaces of the front end's stages: a protocol for each, and the plain data that they exchange.
 
-Conventions of all of them: images are RGB; boxes are x0, y0, x1, y1 in pixels, half open, on a plane where pixel (column c,
-row r) covers [c, c + 1) x [r, r + 1), so that the box of a mask is (least column, least row, greatest column + 1, greatest
-row + 1) and the centre of a pixel lies at + 0.5; points are on the same plane.
+Conventions of all of them: I images, J joints of the body in use. Images are RGB. Boxes are x0, y0, x1, y1 in pixels, half
+open, on a plane where pixel (column c, row r) covers [c, c + 1) x [r, r + 1), so that the box of a mask is (least column,
+least row, greatest column + 1, greatest row + 1) and the centre of a pixel lies at + 0.5. Points are on the same plane.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ImageRequest:
     key     its unique name in the store, also the name of its picture: no leading slash, no ``..``
     prompt  the interaction, as in "A person carries a surfboard"
     view    the view augmentation of A.1, as in "side view"; "" for none
-    seed    of its latent; 0 .. 2^63 - 1, or -1 where nothing is drawn
+    seed    of its initial noise; 0 .. 2^63 - 1, or -1 where the image is not generated
     """
 
     key: str
@@ -91,13 +91,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a stage gives for an image that it has nothing for: why, in a few words that become the row's status."""
+    """A stage's result for an image that it cannot use: the reason, in a few words that become the row's status."""
 
     reason: str
 
     def __post_init__(self) -> None:
         if not self.reason or self.reason == "complete":
-            raise InputError(f"reason: expected why there is nothing, got {self.reason!r}")
+            raise InputError(f"reason: expected a few words other than 'complete', got {self.reason!r}")
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,13 @@ class Instances:
         return len(self.labels)
 
     def __getitem__(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Instances:
-        """A selection, by indices or by (N,) bool."""
+        """Some of the instances, by indices (M,) or by (N,) bool."""
         chosen = np.arange(len(self))[rows]
         labels = tuple(self.labels[i] for i in chosen.tolist())
         return Instances(self.boxes[chosen], self.scores[chosen], labels, self.masks[chosen])
 
     def of(self, label: str) -> Instances:
-        """Those with this label."""
+        """The instances with this label."""
         return self[np.array([found == label for found in self.labels], np.bool_)]
 
 
@@ -153,7 +153,7 @@ class Human:
                  it, NaN where there is none; None where the camera is known
     betas        (B,) float64 shape coefficients, or None
     camera       one camera in the person's frame where it is known; then nothing is fitted
-    estimator    what found it, kept in the store; "" for the stage's name
+    estimator    name of the method that found the pose, kept in the store; "" stands for the stage's name
     crop_camera  (3,) float64 s, tx, ty of the regressor in its square crop of the person, x in -1..1 across it = s (X + tx),
                  X in metres from the pelvis, in the camera's axes; or None. What the paper's camera fit starts from (A.4)
     """
@@ -169,7 +169,9 @@ class Human:
     def __post_init__(self) -> None:
         pose = check_array("human.pose", self.pose, ("J", 3), np.float64)
         if len(pose) == 0 or pose[0].any():
-            raise InputError("human.pose: expected a row a joint, the first one zero: the global orientation stands by itself")
+            raise InputError(
+                f"human.pose: expected a row for each joint, row 0 zero, got {len(pose)} rows, the first {pose[:1].tolist()}"
+            )
         object.__setattr__(self, "pose", pose)
         object.__setattr__(self, "orientation", check_array("human.orientation", self.orientation, (3,), np.float64))
         if self.joints is not None:
@@ -180,7 +182,9 @@ class Human:
         if self.crop_camera is not None:
             object.__setattr__(self, "crop_camera", check_array("human.crop_camera", self.crop_camera, (3,), np.float64))
         if (self.joints is None) == (self.camera is None):
-            raise InputError("human: expected projected joints or a camera, one of them")
+            raise InputError(
+                "human: expected either projected joints or a camera, got " + ("neither" if self.joints is None else "both")
+            )
 
 
 class PromptSource(Protocol):
@@ -200,7 +204,7 @@ class ImageSource(Protocol):
     """Makes images, or reads them. The same request gives the same pixels, whatever else is asked for with it."""
 
     def images(self, requests: Sequence[ImageRequest]) -> Sequence[Picture | Refusal]:
-        """One for each request, in order."""
+        """A picture (H, W, 3) or a refusal for each request, in order."""
         ...
 
 
@@ -212,7 +216,7 @@ class Detector(Protocol):
     """
 
     def detect(self, pictures: Sequence[Picture], category: str) -> Sequence[Instances]:
-        """Instances labelled "person" or ``category`` in each picture, by its own confidence threshold; duplicates included."""
+        """Instances labelled "person" or ``category`` in each picture, by the stage's confidence threshold; with duplicates."""
         ...
 
 
@@ -220,7 +224,7 @@ class KeypointEstimator(Protocol):
     """Finds the 17 keypoints of COCO of one person an image."""
 
     def keypoints(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(I, 17, 3) x, y in pixels of the whole image and confidence in 0..1, from the persons' boxes (I, 4)."""
+        """(I, 17, 3) float32 x, y in pixels of the whole image and confidence in 0..1, from the persons' boxes (I, 4)."""
         ...
 
 
@@ -228,14 +232,14 @@ class HumanEstimator(Protocol):
     """Finds the 3D pose of one person an image."""
 
     def humans(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> Sequence[Human | Refusal]:
-        """The person of each picture, from the persons' boxes (I, 4)."""
+        """The person of each picture, or a refusal, from the persons' boxes (I, 4) float32 x0, y0, x1, y1 pixels."""
         ...
 
 
 def prompt_provenance(source: PromptSource, spec: str) -> dict[str, Any]:
-    """Where the prompts of a source's last call come from, in JSON's types; of one that does not say, the stage by ``spec``."""
-    told = getattr(source, "provenance", None)
-    found: dict[str, Any] = {"stage": spec} if told is None else told()
+    """Where the prompts of a source's last call come from, in JSON's types; without ``provenance`` only ``spec``."""
+    provenance = getattr(source, "provenance", None)
+    found: dict[str, Any] = {"stage": spec} if provenance is None else provenance()
     return found
 
 
@@ -245,7 +249,7 @@ def dropped_prompts(source: PromptSource) -> list[Dropped]:
 
 
 def check_category(detector: Detector, category: str) -> None:
-    """InputError where a detector says that it does not know a category. One without ``check`` is taken to know any."""
+    """InputError where a detector does not know a category. A detector without ``check`` is taken to know all."""
     check = getattr(detector, "check", None)
     if check is not None:
         check(category)
@@ -257,10 +261,10 @@ class Runtime:
 
     device      a torch device, as in "cuda" or "cpu"
     dtype       "float32", "float16" or "bfloat16" of the models
-    batch_size  most images a model is given at a time; None: found by what the memory holds
+    batch_size  most images that a model is given at a time; None: as many as its memory holds
     options     the stage's own settings, name -> text
-    body        the body that poses belong to; for the stages that need one
-    kind        the stage's, for messages about its options
+    body        the body that poses belong to; None where a stage needs none
+    kind        the stage's kind, for messages about its options
     """
 
     device: str = "cpu"
@@ -282,7 +286,7 @@ class Runtime:
                 raise InputError(f"{self.option_name(name)}: expected one of this stage's options ({listed}), got {name!r}")
 
     def number(self, name: str, default: float, least: float = 0.0, most: float = 1.0) -> float:
-        """An option as a number within bounds."""
+        """An option as a number, ``default`` where it is not set. InputError outside ``least`` .. ``most``."""
         text = self.options.get(name)
         if text is None:
             return default

@@ -1,6 +1,6 @@
 """Stages of other packages: found by entry point, or by ``module:Class`` where a stage is chosen.
 
-An entry point of the group of its kind (``GROUPS``), or the name behind the colon, is one of these:
+What an entry point in the group of its kind (``GROUPS``), or the name after the colon, stands for is one of these:
 
 * a ``StageInfo``, which declares model, licences and options as the project's stages do;
 * a callable ``(model, runtime) -> stage``, such as a class with that constructor. ``model`` is the text after ``=``, or None;
@@ -49,7 +49,7 @@ class BrokenStage:
 def stage_of_path(kind: str, path: str) -> StageInfo:
     """The stage that ``module:Class`` names; the module is imported, the current directory being searched last.
 
-    InputError where there is no such module or name, the module cannot be imported, or what is there makes no stage.
+    InputError where there is no such module or name, the module cannot be imported, or the name is not that of a stage.
     """
     if "" not in sys.path and os.getcwd() not in sys.path:  # the script `chorus`, other than `python -m`, leaves it out
         sys.path.append(os.getcwd())
@@ -57,7 +57,7 @@ def stage_of_path(kind: str, path: str) -> StageInfo:
 
 
 def installed(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
-    """The entry points of a kind's group by name; of several of one name the first that Python finds."""
+    """The entry points of a kind's group by name; of several with the same name the first that Python finds."""
     found: dict[str, importlib.metadata.EntryPoint] = {}
     for entry in importlib.metadata.entry_points(group=GROUPS[kind]):
         found.setdefault(entry.name, entry)
@@ -65,7 +65,7 @@ def installed(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def stage_of_entry_point(kind: str, entry: importlib.metadata.EntryPoint) -> StageInfo:
-    """The stage that an entry point names. InputError as of ``stage_of_path``, naming the package."""
+    """The stage that an entry point names. InputError as ``stage_of_path`` raises it, naming the package."""
     distribution, licence = distribution_of(entry), _UNDECLARED
     if entry.dist is not None:
         facts = entry.dist.metadata
@@ -85,7 +85,7 @@ def distribution_of(entry: importlib.metadata.EntryPoint) -> tuple[str, str] | N
 
 
 def all_installed(kind: str, taken: Collection[str]) -> tuple[list[StageInfo], list[BrokenStage]]:
-    """The stages of all entry points of a kind, and those that cannot be loaded or whose names are ``taken`` or come twice."""
+    """The stages of all entry points of a kind, and those not loadable, or with a name that is ``taken`` or repeated."""
     working: list[StageInfo] = []
     broken: list[BrokenStage] = []
     names = set(taken)
@@ -101,12 +101,12 @@ def all_installed(kind: str, taken: Collection[str]) -> tuple[list[StageInfo], l
 
 
 def construct(make: Callable[..., Any], model: str | None, runtime: Runtime) -> Any:
-    """The stage that a callable makes: of model and runtime, or of nothing (see ``takes_nothing``)."""
+    """The stage that a callable makes, called with model and runtime or without arguments (see ``takes_nothing``)."""
     return make() if takes_nothing(make) else make(model, runtime)
 
 
 def takes_nothing(make: Callable[..., Any]) -> bool:
-    """Whether a callable is called without arguments: none is required, and none is called ``runtime``."""
+    """Whether a callable is to be called without arguments: it requires none, and none is named ``runtime``."""
     try:
         parameters = inspect.signature(make).parameters.values()
     except (TypeError, ValueError):  # some callables written in C have no signature
@@ -122,7 +122,7 @@ def has_method(kind: str, stage: object) -> bool:
 
 
 def _described(kind: str, name: str, path: str, licence: str, needs: str) -> StageInfo:
-    """The stage at ``module:name``, as declared there or as far as it can be seen. InputError where that makes no stage."""
+    """The stage at ``module:name``: its StageInfo, or one made from its class or callable. InputError for anything else."""
     found = _imported(path)
     if isinstance(found, StageInfo):
         if found.kind != kind:
@@ -138,7 +138,7 @@ def _described(kind: str, name: str, path: str, licence: str, needs: str) -> Sta
 
 
 def _imported(path: str) -> Any:
-    """What ``module:name`` names, ``name`` being dotted where it lies in a class. InputError where it cannot be had."""
+    """What ``module:name`` names; ``name`` is dotted where it lies in a class. InputError where it cannot be imported."""
     module, _, name = path.partition(":")
     if not module or not name:
         raise InputError(f"expected module:Class, got {path!r}")

@@ -108,7 +108,7 @@ def test_other_categories_and_missing_humans_are_named(tmp_path: Path) -> None:
     assert "--humans hmr: expected hmr=MODEL" in done.output
     done = chorus("synthesize", "surfboard", "-o", tmp_path / "s.chorus", "--humans", "hmr=nowhere.pt", "--count", 2)
     assert done.exit_code == 2
-    assert "--humans hmr: expected a path that is there, got 'nowhere.pt'" in done.output
+    assert "--humans hmr: expected a path that exists, got 'nowhere.pt'" in done.output
     done = chorus("synthesize", "sports ball", "--simulated", "-o", tmp_path / "s.chorus", "--detector", "mask2former")
     assert done.exit_code == 2
     assert "--detector: expected none beside --simulated" in done.output

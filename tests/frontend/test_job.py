@@ -67,7 +67,7 @@ def test_a_look_ahead_asks_no_model(tmp_path: Path) -> None:
     stages = StageChoices("records=x.npz", prompts="local=/none/at/all")
     job = plan_synthesis("piano", tmp_path / "s.chorus", stages, PlanOptions(images=6, prompts=2), ask=False)
     assert job.description.prompts == tuple(f"(prompt {i} of up to 2 that {stages.prompts} will be asked for)" for i in (1, 2))
-    with pytest.raises(InputError, match="--humans records: expected a path that is there"):
+    with pytest.raises(InputError, match="--humans records: expected a path that exists"):
         job.check()
 
 

@@ -134,7 +134,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, me
 
 
 def test_files_that_are_not_there_or_of_another_category(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected a path that is there, got .*none\.txt"):
+    with pytest.raises(InputError, match=r"expected a path that exists, got .*none\.txt"):
         make("prompts", f"file={tmp_path / 'none.txt'}", Runtime())
     with pytest.raises(InputError, match="expected a file with prompts"):
         make("prompts", f"file={tmp_path}", Runtime())

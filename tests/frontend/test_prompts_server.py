@@ -109,7 +109,7 @@ def test_errors_that_pass(serve: Servers, status: int) -> None:
         (401, 1, "HTTP 401: .*no luck.*OPENAI_API_KEY is missing or wrong"),
         (403, 1, "HTTP 403: .*no right"),
         (404, 1, "HTTP 404: .*does base_url end in /v1"),
-        (400, 1, "HTTP 400: .*not to its liking"),
+        (400, 1, "HTTP 400: .*the server rejects the request"),
         (429, 3, "HTTP 429: .*too many requests, or no credit, after 3 tries"),
         (500, 3, "HTTP 500: .*after 3 tries"),
     ],

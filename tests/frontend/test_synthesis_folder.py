@@ -290,7 +290,7 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     for wrong in (tmp_path / "nowhere", tmp_path / "file.png"):
         with pytest.raises(InputError, match="folder: expected a folder of pictures"):
             folder_requests(wrong, "p")
-        with pytest.raises(InputError, match=r"folder: expected (a folder of pictures|a path that is there)"):
+        with pytest.raises(InputError, match=r"folder: expected (a folder of pictures|a path that exists)"):
             make("images", f"folder={wrong}", Runtime())
     (tmp_path / "bare").mkdir()
     with pytest.raises(InputError, match="folder: expected pictures"):

@@ -1,4 +1,4 @@
-"""What the detectors have in common: categories by name, pictures of one size at a time."""
+"""What the detectors share: categories by name, instances in order of confidence, batches of pictures of one size."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from chorus.frontend.stages import PERSON, Instances, Picture
 
 _R = TypeVar("_R")
 
-TO_DETECT = 16
+MOST_PICTURES = 16
 """Most pictures of a first batch. Ten times as many are hardly faster, and the next stage waits for them."""
 
 
-def nothing(picture: Picture) -> Instances:
-    """No instances."""
+def no_instances(picture: Picture) -> Instances:
+    """The result for a picture in which nothing was found."""
     return Instances(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), (), np.zeros((0, *picture.size), np.bool_))
 
 
 def by_confidence(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: Sequence[str], masks: NDArray[np.bool_]
 ) -> Instances:
-    """Instances, most confident first, those without a mask or an area left out."""
-    scores = np.clip(scores, 0, 1)  # half precision overshoots
+    """Instances, most confident first, without those whose mask is empty or whose box has no area.
+
+    boxes  (N, 4) x0, y0, x1, y1 pixels      scores  (N,)      labels  N      masks  (N, H, W)
+    """
+    scores = np.clip(scores, 0, 1)  # half precision may exceed 1
     order = np.argsort(-scores, kind="stable")
     area = (boxes[:, 2:] - boxes[:, :2]).min(1, initial=np.inf)
     return Instances(boxes, scores, tuple(labels), masks)[order[((area > 0) & masks.any((1, 2)))[order]]]
@@ -40,20 +43,20 @@ def same_name(name: str) -> str:
 
 
 def find_category(category: str, names: Sequence[str], source: str) -> int:
-    """The number of a category among the names. InputError, naming the nearest ones, where it is none of them."""
+    """The index of a category among ``names``. InputError, naming similar ones of ``source``, where it is none of them."""
     known = [same_name(name) for name in names]
     wanted = same_name(category)
     if wanted in known:
         return known.index(wanted)
     near = difflib.get_close_matches(wanted, known, 5, 0.6)
-    # "ball" is near "sports ball" to a reader, though not by letters.
+    # "ball" is similar to "sports ball" for a reader, though not letter by letter.
     near += [name for name in known if set(wanted.split()) & set(name.split()) and name not in near][:5]
     hint = f"did you mean {', '.join(repr(name) for name in near[:5])}?" if near else f"as {', '.join(known[:8])}, ..."
     raise InputError(f"category: expected one of the {len(names)} of {source}, got {category!r}; {hint}")
 
 
 def refuse_person(category: str) -> None:
-    """InputError for a category that cannot be told from people."""
+    """InputError for a category without a name, or that is "person" itself."""
     if same_name(category) in (PERSON, ""):
         raise InputError(f"category: expected a kind of object, got {category!r}")
 
@@ -63,8 +66,8 @@ def of_one_size(
 ) -> list[_R]:
     """``detect`` on batches of pictures of one size, the results in the order of the pictures.
 
-    Models are given pictures of several sizes with padding, which they look at: what is found in a picture would depend on
-    the others of its batch.
+    Pictures of several sizes would be padded, and models see the padding: what is found in a picture would depend on the
+    other pictures of its batch.
     """
     sizes: dict[tuple[int, int], list[int]] = {}
     for i, picture in enumerate(pictures):

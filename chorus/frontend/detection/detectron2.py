@@ -19,7 +19,7 @@ _NEEDS = (
 _LVIS_THRESHOLD = 0.8
 """The score threshold of A.3 for LVIS."""
 _COCO_THRESHOLD = 0.5
-"""Ours: the paper names none for COCO."""
+"""This project's choice: the paper names none for COCO."""
 
 
 def make(model: str, runtime: Runtime) -> Detectron2:
@@ -34,7 +34,7 @@ def make(model: str, runtime: Runtime) -> Detectron2:
 
 
 class Detectron2:
-    """Instances of people by one model, of the category by the same or by another one.
+    """Detector on one or two models of detectron2: people by the first, the category by the same or by the second.
 
     Boxes, scores and masks are the model's: boxes are those that Mask R-CNN predicts, not those of the masks, cut to the
     picture; instances without pixels are left out. detectron2's predictor takes one picture at a time.
@@ -66,8 +66,8 @@ class Predictor:
     """One model of detectron2 and the names of what it finds.
 
     ``model`` is CONFIG or CONFIG,WEIGHTS. CONFIG is a name of the model zoo, as
-    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml", or the path of a YAML file, as PointRend's, which is not packaged;
-    WEIGHTS a path or an address. Without it: the zoo's, or what the file names.
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml", or the path of a YAML file, as PointRend's, which is not packaged.
+    WEIGHTS is a path or an address; without it they are the zoo's, or those that the file names.
     """
 
     def __init__(self, model: str, runtime: Runtime) -> None:
@@ -102,14 +102,14 @@ class Predictor:
             raise InputError(f"--{runtime.kind}: expected weights that can be loaded, got {model!r}: {error}") from error
 
     def number(self, category: str) -> int:
-        """The number of a category. InputError, naming the nearest ones, where there is none of that name."""
+        """The index of a category among the model's classes. InputError, naming similar ones, where it has no such class."""
         if same_name(category) == PERSON and PERSON not in self.names and "baby" in self.names:
             # detectron2 names a class of LVIS by its first synonym: baby, child, boy, girl, man, woman, person, human.
             category = "baby"
         return find_category(category, self.names, self._dataset)
 
     def __call__(self, picture: Picture, wanted: dict[int, str]) -> _Found:
-        """Boxes, scores, labels and masks of the wanted classes."""
+        """Boxes (N, 4), scores (N,), labels and masks (N, H, W) of the classes in ``wanted``, class index -> label."""
         blue_first = np.ascontiguousarray(picture.pixels[:, :, ::-1])
         found = self._predict(blue_first)["instances"].to("cpu")
         classes = found.pred_classes.numpy()

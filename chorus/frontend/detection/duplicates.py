@@ -1,4 +1,4 @@
-"""The rule of A.3 for instances that were found twice."""
+"""The rule of A.3 that removes instances that were found twice."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from chorus.frontend.stages import Instances
 def without_duplicates(instances: Instances, overlap: float = 0.8, sure: float = 0.98) -> Instances:
     """The instances without those that repeat another one of the same label, most confident first (A.3).
 
-    overlap  of two boxes of one label whose intersection is more than this part of the smaller box, the less confident goes,
-    sure     unless its confidence is more than this
+    Of two boxes with one label whose intersection is more than ``overlap`` of the smaller box's area, the less confident one is
+    dropped, unless its confidence is more than ``sure``. Both bounds are exclusive, in 0 .. 1; InputError for others.
 
-    Both bounds are exclusive. Instances are judged from the most to the least confident, each against those that were kept:
-    what has itself been dropped drops nothing. So of A over B over C, where only neighbours overlap, A and C stay: a box that
-    lies across two objects does not make one of them a duplicate of the other. Of equal confidences the one given first
-    counts as the more confident. A box without area overlaps nothing.
+    Instances are judged from the most to the least confident, each against those that were kept: a dropped one drops no other.
+    So of A, B, C in this order, where B overlaps A and C, A and C stay: a box that lies across two objects does not make one
+    of them a duplicate of the other. Of equal confidences the one given first counts as the more confident. A box without
+    area overlaps nothing.
     """
     for name, value in (("overlap", overlap), ("sure", sure)):
         if not 0 <= value <= 1:

@@ -10,10 +10,10 @@ import numpy as np
 from chorus.boxes import boxes_of
 from chorus.frontend.batching import BatchLimit
 from chorus.frontend.detection.boxes import (
-    TO_DETECT,
+    MOST_PICTURES,
     by_confidence,
     find_category,
-    nothing,
+    no_instances,
     of_one_size,
     refuse_person,
 )
@@ -21,19 +21,19 @@ from chorus.frontend.pretrained import load_pretrained
 from chorus.frontend.stages import PERSON, Instances, Picture, Runtime
 
 _BYTES_PER_PICTURE = 1 << 30
-"""What a picture takes beside the weights, roughly, with the Swin-L of the default. Only where a first batch starts."""
+"""A rough figure of the memory for one picture, beside the weights, with Swin-L. It only sets the first batch's size."""
 
 
 def make(model: str, runtime: Runtime) -> Mask2Former:
     """The stage ``mask2former``; see docs/detection.md."""
     network, processor = load_pretrained(model, runtime, "Mask2FormerForUniversalSegmentation", "AutoImageProcessor")
     return Mask2Former(
-        network, processor, runtime.number("threshold", 0.5), BatchLimit.of(runtime, _BYTES_PER_PICTURE, TO_DETECT)
+        network, processor, runtime.number("threshold", 0.5), BatchLimit.of(runtime, _BYTES_PER_PICTURE, MOST_PICTURES)
     )
 
 
 class Mask2Former:
-    """Instances of people and a category, with masks at the pictures' own resolution and the boxes of the masks.
+    """Detector on a Mask2Former of transformers: masks at the resolution of the pictures, and the boxes of the masks.
 
     The score of an instance is the model's: the probability of its class times the mean probability of the pixels of its
     mask. Instances below ``threshold`` and instances without pixels are left out.
@@ -55,7 +55,7 @@ class Mask2Former:
         return of_one_size(pictures, lambda batch: self._detect(batch, (self._person, number), (PERSON, category)), self._limit)
 
     def _detect(self, pictures: Sequence[Picture], classes: tuple[int, int], labels: tuple[str, str]) -> list[Instances]:
-        """Of pictures of one size."""
+        """Instances of each picture; the pictures have one size."""
         import torch
 
         inputs = self._processor(
@@ -69,17 +69,17 @@ class Mask2Former:
             return [self._instances(probabilities[i], logits[i], picture, labels) for i, picture in enumerate(pictures)]
 
     def _instances(self, probabilities: Any, logits: Any, picture: Picture, labels: tuple[str, str]) -> Instances:
-        """From the probabilities of the classes (Q, 2) and the logits of the masks (Q, h, w) of the queries.
+        """One picture's instances, from the class probabilities (Q, 2) and mask logits (Q, h, w) of its Q queries.
 
-        The library's own post-processing brings masks to 384 x 384 and from there to the picture by nearest neighbours,
-        binary, and counts padding as picture. Here the logits are brought to the picture's size and then cut at zero, as
-        Mask2Former's authors do. A query's score is at most its class probability, so masks are made for few of them.
+        The library's post-processing makes binary masks of 384 x 384, resizes them to the picture by nearest neighbours, and
+        counts padding as picture. Here the logits are resized to the picture and then cut at zero, as Mask2Former's authors
+        do. A query's score is at most its class probability, so masks are made only for queries above the threshold.
         """
         import torch
 
         query, column = (probabilities >= self._threshold).nonzero(as_tuple=True)
         if len(query) == 0:
-            return nothing(picture)
+            return no_instances(picture)
         large = torch.nn.functional.interpolate(logits[query][None], picture.size, mode="bilinear", align_corners=False)[0]
         on = large > 0
         mean = (large.sigmoid() * on).sum((1, 2)) / on.sum((1, 2)).clamp(min=1)
@@ -91,7 +91,7 @@ class Mask2Former:
 
 
 def _unpadded(logits: Any, pixel_mask: Any) -> Any:
-    """Mask logits (B, Q, h, w) of the pictures alone: of one size, so padded alike where a processor pads to a fixed size."""
+    """Mask logits (B, Q, h, w) without padding, which is the same for all pictures of the batch, since they have one size."""
     if pixel_mask is None or bool(pixel_mask.all()):
         return logits
     full, size = pixel_mask.shape[1:], (int(pixel_mask[0, :, 0].sum()), int(pixel_mask[0, 0].sum()))

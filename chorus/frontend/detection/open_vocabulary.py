@@ -1,4 +1,4 @@
-"""Any category by its name: a detector that is told words finds boxes, SAM finds their masks."""
+"""Any category by its name: a text-prompted detector finds boxes, SAM their masks."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from numpy.typing import NDArray
 
 from chorus.errors import InputError
 from chorus.frontend.batching import BatchLimit
-from chorus.frontend.detection.boxes import TO_DETECT, by_confidence, of_one_size, refuse_person, same_name
+from chorus.frontend.detection.boxes import MOST_PICTURES, by_confidence, of_one_size, refuse_person, same_name
 from chorus.frontend.detection.sam import Sam
 from chorus.frontend.pretrained import load_pretrained
 from chorus.frontend.stages import PERSON, Instances, Picture, Runtime
 
 _BYTES_PER_PICTURE = 1 << 30
-"""What a picture takes beside the weights, roughly, with the default models. Only where a first batch starts."""
+"""A rough figure of the memory for one picture, beside the weights. It only sets the first batch's size."""
 
 _Boxes = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]
-"""Boxes (N, 4) in pixels, scores (N,) and the number of the word that each is of (N,)."""
+"""Boxes (N, 4) x0, y0, x1, y1 in pixels, scores (N,), and the index (N,) of the word that each box is of."""
 
 
 class WordDetector(Protocol):
-    """Finds boxes of words."""
+    """Finds boxes of what words name."""
 
     limit: BatchLimit
 
     def check(self, words: Sequence[str]) -> None:
-        """InputError for words that it cannot be told."""
+        """InputError for words that the model cannot be given."""
         ...
 
     def boxes(self, pictures: Sequence[Picture], words: Sequence[str]) -> list[_Boxes]:
-        """Of pictures of one size."""
+        """The boxes in each picture; the pictures have one size."""
         ...
 
 
@@ -49,10 +49,10 @@ def make_owlv2(model: str, runtime: Runtime) -> OpenVocabulary:
 
 
 class OpenVocabulary:
-    """People and objects of any name: boxes and scores of a detector that reads, masks of SAM.
+    """Detector of people and objects of any name: boxes and scores of a text-prompted model, masks of SAM.
 
-    The boxes stay the detector's, cut to the picture: it is them that were scored, and a mask that leaks into the background
-    must not move the crop of a person. Where they have no area, or SAM finds no pixel, there is no instance.
+    The boxes are those that the model scored, cut to the picture: a mask that leaks into the background must not move the crop
+    of a person. A box without area, or for which SAM finds no pixel, is left out.
     """
 
     def __init__(self, detector: WordDetector, sam: Sam) -> None:
@@ -75,10 +75,10 @@ class OpenVocabulary:
 
 
 class GroundingDino:
-    """GroundingDINO, told "person. surfboard."
+    """GroundingDINO, given the text "person. surfboard."
 
-    The score of a box for a phrase is the mean of its scores for the phrase's tokens, as in the evaluation of its authors on
-    COCO; the largest, which is the usual rule of their demo, would take a tennis ball for a tennis racket. A box belongs to
+    The score of a box for a phrase is the mean of its scores for the phrase's tokens, as in its authors' evaluation on
+    COCO; the largest, which is the rule of their demo, would take a tennis ball for a tennis racket. A box belongs to
     the phrase that it scores higher for, and is given where that is at least the threshold.
     """
 
@@ -87,7 +87,7 @@ class GroundingDino:
             model, runtime, "GroundingDinoForObjectDetection", "GroundingDinoProcessor"
         )
         self._threshold = runtime.number("threshold", 0.35)
-        self.limit = BatchLimit.of(runtime, _BYTES_PER_PICTURE, TO_DETECT)
+        self.limit = BatchLimit.of(runtime, _BYTES_PER_PICTURE, MOST_PICTURES)
 
     def check(self, words: Sequence[str]) -> None:
         tokenizer = self._processor.tokenizer
@@ -120,7 +120,7 @@ class GroundingDino:
         ]
 
     def _spans(self, ids: Sequence[int], count: int) -> list[list[int]]:
-        """The places of the tokens of each phrase."""
+        """The positions of each phrase's tokens."""
         tokenizer = self._processor.tokenizer
         dot = tokenizer.convert_tokens_to_ids(".")
         spans: list[list[int]] = [[]]
@@ -133,12 +133,12 @@ class GroundingDino:
 
 
 class Owlv2:
-    """OWLv2, told "a photo of a person" and "a photo of a surfboard"; a box belongs to the one that it scores higher for."""
+    """OWLv2, given "a photo of a person" and "a photo of a surfboard"; a box belongs to the caption it scores higher for."""
 
     def __init__(self, model: str, runtime: Runtime) -> None:
         self._network, self._processor = load_pretrained(model, runtime, "Owlv2ForObjectDetection", "Owlv2Processor")
         self._threshold = runtime.number("threshold", 0.2)
-        self.limit = BatchLimit.of(runtime, _BYTES_PER_PICTURE, TO_DETECT)
+        self.limit = BatchLimit.of(runtime, _BYTES_PER_PICTURE, MOST_PICTURES)
 
     def check(self, words: Sequence[str]) -> None:
         tokenizer, room = self._processor.tokenizer, self._network.config.text_config.max_position_embeddings
@@ -160,7 +160,7 @@ class Owlv2:
         with torch.inference_mode():
             outputs = self._network(**inputs)
         scores = outputs.logits.float().sigmoid()
-        # Pictures are made square with a border at the right or below: boxes are parts of the longer side.
+        # The processor pads pictures to squares at the right or below: boxes are in units of the longer side.
         return [
             _above(scores[i], outputs.pred_boxes[i].float(), (max(picture.size),) * 2, self._threshold)
             for i, picture in enumerate(pictures)
@@ -168,7 +168,10 @@ class Owlv2:
 
 
 def _above(scores: Any, boxes: Any, size: tuple[int, int], threshold: float) -> _Boxes:
-    """From scores (Q, words) and boxes (Q, 4) of centre x, y, width, height as parts of a height and width in pixels."""
+    """The boxes whose best score reaches the threshold.
+
+    scores  (Q, words)      boxes  (Q, 4) centre x, y, width, height in units of ``size``, height and width in pixels
+    """
     best, which = scores.max(-1)
     kept = best >= threshold
     height, width = size
@@ -178,7 +181,7 @@ def _above(scores: Any, boxes: Any, size: tuple[int, int], threshold: float) -> 
 
 
 def _inside(found: _Boxes, picture: Picture) -> _Boxes:
-    """Boxes cut to the picture, those without an area left out."""
+    """Boxes cut to the picture, without those that have no area."""
     boxes, scores, which = found
     height, width = picture.size
     boxes = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
@@ -195,7 +198,7 @@ def _captions(words: Sequence[str]) -> list[str]:
 
 
 def _two_models(model: str, runtime: Runtime) -> tuple[str, str]:
-    """The detector's and SAM's, out of "DETECTOR,SAM"."""
+    """The detector's model and SAM's, from "DETECTOR,SAM"."""
     parts = [part.strip() for part in model.split(",")]
     if len(parts) != 2 or not all(parts):
         raise InputError(f"--{runtime.kind}: expected two models, DETECTOR,SAM, got {model!r}")

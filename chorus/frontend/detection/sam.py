@@ -1,4 +1,4 @@
-"""Masks of boxes, by SAM."""
+"""Masks for boxes, by SAM."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from chorus.frontend.pretrained import dtype_of, load_pretrained
 from chorus.frontend.stages import Picture, Runtime
 
 _BYTES_PER_PICTURE = 3 << 30
-"""What a picture takes beside the weights, roughly, with ViT-H at 1024 px. Only where a first batch starts."""
+"""A rough figure of the memory for one picture, beside the weights, with ViT-H. It only sets the first batch's size."""
 
 _Item = tuple[Picture, NDArray[np.float32]]
 
 
 class Sam:
-    """The mask of each box, from SAM's output for prompts that leave no doubt of what is meant, as a box."""
+    """A mask for each box, from SAM's single-mask output, which is meant for unambiguous prompts such as boxes."""
 
     def __init__(self, model: str, runtime: Runtime) -> None:
-        # Boxes are prompts in pixels of 1024: in half precision they would be off by up to 4. Only the large part is halved.
+        # Boxes are prompts in pixels of 1024: in half precision they would be off by up to 4. Only the image encoder uses it.
         exact = replace(runtime, dtype="float32")
         self._network, self._processor = load_pretrained(model, exact, "SamModel", "SamProcessor")
         self._network.vision_encoder.to(dtype_of(runtime))
@@ -31,7 +31,7 @@ class Sam:
         self._limit = BatchLimit.of(runtime, _BYTES_PER_PICTURE)
 
     def masks(self, pictures: Sequence[Picture], boxes: Sequence[NDArray[np.float32]]) -> list[NDArray[np.bool_]]:
-        """(N, H, W) for each picture of its boxes (N, 4) in x0, y0, x1, y1 pixels; a mask may reach out of its box."""
+        """Masks (N, H, W) of each picture for its boxes (N, 4) x0, y0, x1, y1 pixels; a mask may reach beyond its box."""
         items = [(picture, found) for picture, found in zip(pictures, boxes, strict=True) if len(found)]
         masks = iter(in_batches(items, self._masks, self._limit))
         return [
@@ -42,7 +42,7 @@ class Sam:
     def _masks(self, items: Sequence[_Item]) -> list[NDArray[np.bool_]]:
         import torch
 
-        # Each picture needs as many boxes as the others; each is decoded by itself, so repeating the last is harmless.
+        # All pictures need the same number of boxes. Each box is decoded alone, so repeating the last one is harmless.
         most = max(len(boxes) for _, boxes in items)
         padded = [np.concatenate([boxes, np.repeat(boxes[-1:], most - len(boxes), 0)]).tolist() for _, boxes in items]
         inputs = self._processor(

@@ -1,4 +1,4 @@
-"""The square around a person that a regressor sees, and the way from it back to the whole image."""
+"""The square crop of a person that a regressor is given, and the map of points between crop and whole image."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from PIL import Image
 from chorus.errors import InputError, check_array
 
 RESOLUTION = 224
-"""Pixels on a side that HMR, SPIN, FrankMocap and EFT are trained with."""
+"""Pixels on a side of the crops that HMR, SPIN, FrankMocap and EFT are trained with."""
 
 MAX_SIDE = 32768
-"""The largest crop cut, in pixels of the image: a box is of an image, and a picture of this side holds 3 GB."""
+"""The largest crop cut, in pixels of the image: boxes lie in an image, and an image of this side takes 3 GB."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Crop:
     size        its side in pixels of the image; > 0
     resolution  pixels on a side of the resampled square
 
-    Both planes cover their pixels alike: the crop's [0, resolution)^2 is the image's square, edge to edge.
+    On both planes pixels begin at whole numbers: the crop's [0, resolution)^2 is the image's square, edge to edge.
     """
 
     centre: tuple[float, float]

@@ -37,7 +37,7 @@ SPIN_FOCAL = 5000.0
 """Focal length of SPIN's cameras, pixels of the crop."""
 
 MIN_SIDE = 20.0
-"""Least side of a crop in pixels of the image. FrankMocap gives no prediction below it, which A.3 takes for a filter."""
+"""Least side of a crop in pixels of the image. FrankMocap gives no prediction below it, which A.3 uses as a filter."""
 
 CROP_SCALE = 1.2
 """Side of the crop over the longer side of the person's box: what the checkpoints are trained with."""
@@ -45,12 +45,12 @@ CROP_SCALE = 1.2
 TOO_SMALL, NO_POSE = "person too small", "no 3D pose"
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0..1
-_MOST = 64  # crops at a time; more are no faster
+_MOST_CROPS = 64  # at a time; more are no faster
 _BYTES_PER_CROP = 60 << 20  # activations of a ResNet-50 in float32, with what convolutions borrow
 
 
 def make(model: str, runtime: Runtime) -> HmrEstimator:
-    """The stage, from a checkpoint's path. Errors of ``load_regressor``; InputError without a body, or for one not SMPL's."""
+    """The stage, from a checkpoint's path. Errors of ``load_regressor``; InputError without a body with SMPL's joints."""
     projection = runtime.options.get("projection", PROJECTIONS[0])
     if projection not in PROJECTIONS:
         raise InputError(f"--set projection: expected one of {', '.join(PROJECTIONS)}; got {projection!r}")
@@ -61,7 +61,7 @@ def make(model: str, runtime: Runtime) -> HmrEstimator:
     regressor = load_regressor(model)
     regressor.backbone.to(dtype=getattr(torch, runtime.dtype))
     regressor.to(runtime.device)
-    limit = BatchLimit.of(runtime, _BYTES_PER_CROP, _MOST)
+    limit = BatchLimit.of(runtime, _BYTES_PER_CROP, _MOST_CROPS)
     return HmrEstimator(
         regressor,
         runtime.body,
@@ -76,8 +76,8 @@ def make(model: str, runtime: Runtime) -> HmrEstimator:
 class HmrEstimator:
     """HumanEstimator on a ``Regressor``.
 
-    Of the 24 joints a body takes those that it has, by name; joints of its own (fingers, jaw) rest. Shape coefficients go into
-    the projected joints as far as the body has shape directions.
+    The 24 predicted joints are matched with the body's by name; joints that only the body has (fingers, jaw) stay at rest.
+    Shape coefficients move the projected joints as far as the body has shape directions.
     """
 
     def __init__(
@@ -144,12 +144,15 @@ class HmrEstimator:
         pose[0] = 0
         points = turned_joints(self.body, pose, betas, rotations[0])
         joints = crop.from_normalised(self.project(points, camera))
-        if not np.abs(joints).max() < 1e6:  # farther than a camera fit takes; no person is there
+        if not np.abs(joints).max() < 1e6:  # beyond what a camera fit accepts: not a person
             return Refusal(NO_POSE)
         return Human(pose, axis_angle[0], joints, betas, estimator=self.name, crop_camera=self._about_pelvis(camera))
 
     def project(self, points: NDArray[np.float64], camera: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Points (..., 3) in metres from the pelvis, in the camera's axes -> (..., 2) in -1..1 across the crop."""
+        """Points (..., 3) in metres from the pelvis, in the camera's axes -> (..., 2) float64 in -1..1 across the crop.
+
+        camera  (3,) s, tx, ty as the checkpoint gives them
+        """
         placed = points + SMPL_PELVIS
         if self.projection == "frankmocap":
             return np.asarray(camera[0] * placed[..., :2] + camera[1:])
@@ -157,7 +160,7 @@ class HmrEstimator:
         return np.asarray(camera[0] * (placed[..., :2] + camera[1:]) / (1 + placed[..., 2:] / distance))
 
     def _about_pelvis(self, camera: NDArray[np.float64]) -> NDArray[np.float64]:
-        """s, tx, ty with x = s (X + tx), X from the pelvis."""
+        """The checkpoint's camera (3,) as s, tx, ty with x = s (X + tx), X in metres from the pelvis."""
         shift = camera[1:] / camera[0] if self.projection == "frankmocap" else camera[1:]
         return np.array([camera[0], *(shift + SMPL_PELVIS[:2])])
 

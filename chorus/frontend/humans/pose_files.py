@@ -28,7 +28,7 @@ MAX_JSON_BYTES = 1 << 28
 OTHER_SIZE = "3D pose of another image size"
 
 _LARGEST = 1e6  # no angle, length, focal length or position is greater
-_SAME_ROTATION = 1e-3  # elements of two statements of one orientation may differ by this much
+_SAME_ROTATION = 1e-3  # row 0 of the pose and `orientation` may differ by this much, element by element
 _CAMERAS = {"weak_camera": ("weak_camera",), "perspective": ("R", "t", "K"), "joints": ("joints",)}
 _NAMES = (
     "keys",
@@ -61,7 +61,7 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class _People:
-    """What a file says of n people, checked. All float64 but ``image_size``; what the file does not have is None.
+    """The checked contents of a file about n people. All float64 but ``image_size``; None for what the file does not have.
 
     pose (n, J, 3) with row 0 zero; orientation (n, 3, 3) to the camera's axes, with the perspective camera's rotation in it;
     betas (n, B); origin (n, 3); image_size (n, 2) int32; crop (n, 3); and one of weak (n, 3), joints (n, J, 2) and cameras.
@@ -81,7 +81,7 @@ class _People:
 
 
 def make(model: str, runtime: Runtime) -> PosesFromFiles:
-    """The stage ``records=PATH``, of a file or a folder of files. InputError without a body, and as ``PosesFromFiles``."""
+    """The stage ``records=PATH``, of a file or a folder of files. InputError without a body, and as of ``PosesFromFiles``."""
     if runtime.body is None:
         raise InputError("body: expected the body that poses belong to, got none")
     return PosesFromFiles(model, runtime.body)
@@ -111,7 +111,7 @@ class PosesFromFiles:
         return len(self._rows)
 
     def humans(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> Sequence[Human | Refusal]:
-        """The person of each picture; Refusal "no 3D pose" for a key not there, another for a picture of another size."""
+        """The person of each picture; Refusal "no 3D pose" for an unknown key, OTHER_SIZE for another image size."""
         return [self._human(picture) for picture in pictures]
 
     def _human(self, picture: Picture) -> Human | Refusal:
@@ -143,6 +143,7 @@ class PosesFromFiles:
 
 
 def _checked(content: Mapping[str, Any], body: Body) -> _People:
+    """A file's arrays by name (docs/humans.md) as people. InputError, naming the array, for what does not fit."""
     unknown = sorted(set(content) - set(_NAMES))
     if unknown:
         raise InputError(f"{unknown[0]}: expected names among {', '.join(_NAMES)}")
@@ -186,7 +187,7 @@ def _checked(content: Mapping[str, Any], body: Body) -> _People:
 
 
 def _orientation(content: Mapping[str, Any], pose: NDArray[np.float64], n: int, *, needed: bool) -> NDArray[np.float64]:
-    """(n, 3, 3): from the array of its own, or row 0 of the poses."""
+    """Global orientations (n, 3, 3), from the array ``orientation`` or from row 0 of the poses."""
     root = Rotation.from_rotvec(pose[:, 0]).as_matrix()
     stated = pose[:, 0].any(1)
     if "orientation" not in content:
@@ -244,13 +245,14 @@ def _texts(name: str, value: Any, n: int | None) -> list[str]:
 
 
 def _refuse(keys: Sequence[str], name: str, expected: str, values: NDArray[Any], bad: NDArray[np.bool_]) -> None:
+    """InputError for the first of the rows that are ``bad`` (n,), if any is."""
     if bad.any():
         row = int(np.argmax(bad))
         raise InputError(f"{name}: expected {expected}, got {values[row].tolist()} for {keys[row]!r}")
 
 
 def _files(path: Path) -> list[Path]:
-    """The file, or the .npz and .json files that lie in a folder itself; links in it are not followed."""
+    """The file, or the .npz and .json files directly in a folder; links in it are not followed."""
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".json") and p.is_file() and not p.is_symlink())
         if not found:

@@ -34,7 +34,7 @@ _BLOCK = re.compile(
     r"^backbone\.encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d+)|shortcut)\.(convolution|normalization)\."
 )
 _OURS = re.compile(r"(conv1|bn1|layer\d+|fc1|fc2|decpose|decshape|deccam)\.|init_(pose|shape|cam)$")
-"""Names that this network knows, or variants of it would have; others in a checkpoint have no part in it."""
+"""Names of this network's tensors, and of those that variants of it would have; any other tensor in a checkpoint is ignored."""
 
 _HOW_TO_CONVERT = (
     "python -c \"import torch; c = torch.load('IN', map_location='cpu', weights_only=False); "
@@ -45,7 +45,7 @@ _HOW_TO_CONVERT = (
 class Head(nn.Module):
     """Features (n, F) -> 6D rotations (n, 6 J), shape coefficients (n, B), camera s, tx, ty (n, 3).
 
-    Nothing in it bends: fc1 and fc2 follow each other with dropout alone, so that in use it is an affine map.
+    There is no nonlinearity between fc1 and fc2, only dropout: in evaluation each correction is an affine map.
     """
 
     init_pose: Tensor
@@ -65,7 +65,7 @@ class Head(nn.Module):
             self.register_buffer(name, torch.zeros(1, count))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Three corrections of the mean, each from the features and what stands so far."""
+        """Three corrections of the mean, each from the features and the current estimate."""
         n = len(features)
         pose, shape, camera = (b.expand(n, -1) for b in (self.init_pose, self.init_shape, self.init_cam))
         for _ in range(ITERATIONS):
@@ -76,7 +76,7 @@ class Head(nn.Module):
 
 
 class Regressor(nn.Module):
-    """Crops (n, 3, 224, 224), normalised as ImageNet's -> what ``Head`` gives, which is in float32 whatever the backbone is."""
+    """Crops (n, 3, 224, 224), normalised as ImageNet's -> the outputs of ``Head``, in float32 for any dtype of the backbone."""
 
     def __init__(self, backbone: nn.Module, head: Head) -> None:
         super().__init__()
@@ -90,15 +90,17 @@ class Regressor(nn.Module):
 
 
 def rotations_from_6d(values: Any) -> NDArray[np.float64]:
-    """(..., 6) -> rotations (..., 3, 3) float64: seen as (3, 2), two columns; the first normalised, the second less its share
-    of the first and normalised, the third their cross product. NaN where they span no plane.
+    """Rotations (..., 3, 3) float64 of the 6D representation (..., 6), by Gram-Schmidt.
+
+    The six numbers, as (3, 2), are two columns: the first is normalised; the second is made orthogonal to it and normalised;
+    the third is their cross product. NaN where the two are parallel or zero.
     """
     pairs = np.asarray(values, np.float64).reshape(*np.shape(values)[:-1], 3, 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         first = pairs[..., 0] / np.linalg.norm(pairs[..., 0], axis=-1, keepdims=True)
         rest = pairs[..., 1] - (first * pairs[..., 1]).sum(-1, keepdims=True) * first
         length = np.linalg.norm(rest, axis=-1, keepdims=True)
-        # Rounding leaves a little of parallel columns, in no direction that means anything.
+        # Of parallel columns rounding leaves a remainder without a meaningful direction.
         length = np.where(length > 1e-9 * np.linalg.norm(pairs[..., 1], axis=-1, keepdims=True), length, np.nan)
         second = rest / length
     return np.stack([first, second, np.cross(first, second)], -1)
@@ -118,7 +120,10 @@ def load_regressor(path: str | os.PathLike[str]) -> Regressor:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Tensors by name from .safetensors or what torch.save wrote: bare or under "model" or "state_dict", "module." cut off."""
+    """Tensors by name from .safetensors or what torch.save wrote: bare or under "model" or "state_dict", "module." cut off.
+
+    InputError for files that hold more than tensors or are damaged; nothing in a file is run.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: expected a checkpoint, a file that exists")
@@ -138,7 +143,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             told = re.search(r"WeightsUnpickler error: ([^\n]{1,160}?)(?: was not an allowed global|\n|$)", str(error))
-            what = told[1] if told else "no pickle of torch's"
+            what = told[1] if told else "not a pickle of torch"
             raise InputError(
                 f"{path}: expected a checkpoint of tensors alone, which can be read without running code from it; got more "
                 f"than that, or no checkpoint ({what}). If you trust where it came from, convert it: {_HOW_TO_CONVERT}"
@@ -159,7 +164,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def build_regressor(state: Mapping[str, Tensor]) -> Regressor:
-    """The network that a checkpoint's tensors belong to, with them in it."""
+    """The network that a checkpoint's tensors (name -> tensor) belong to, with these weights, in float32, in evaluation mode.
+
+    InputError for another architecture: tensors missing, of other shapes, not finite, or too many; ImportError without
+    transformers.
+    """
     try:
         from transformers import ResNetConfig, ResNetModel
     except ImportError:
@@ -178,7 +187,7 @@ def build_regressor(state: Mapping[str, Tensor]) -> Regressor:
             f"layer*.0.conv3.weight and decpose.weight with {stem}, {widths} and {pose} rows"
         )
     config = ResNetConfig(embedding_size=stem, hidden_sizes=widths, depths=depths)
-    with torch.device("meta"):  # its own weights would only be thrown away
+    with torch.device("meta"):  # initial weights would only be thrown away
         model = Regressor(ResNetModel(config), Head(widths[-1], hidden, pose, shape))
     weights = {}
     used = set()
@@ -207,7 +216,7 @@ def build_regressor(state: Mapping[str, Tensor]) -> Regressor:
 
 
 def checkpoint_name(key: str) -> str:
-    """The name that a checkpoint has for a tensor of ``Regressor``."""
+    """The name in a checkpoint of a tensor of ``Regressor``, named ``key`` there."""
     for pattern, name in _NAMES:
         if pattern.match(key):
             return pattern.sub(name, key)
@@ -221,7 +230,7 @@ def checkpoint_name(key: str) -> str:
 
 
 def _shape(state: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
-    """The shape of a tensor that says how large the network is."""
+    """The shape of a tensor that the network's size is read off."""
     found = state.get(name)
     if found is None or found.ndim != dimensions:
         got = "none" if found is None else f"shape {tuple(found.shape)}"

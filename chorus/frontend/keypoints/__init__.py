@@ -28,6 +28,6 @@ STAGES: tuple[StageInfo, ...] = (
         licence="code: mmpose, Apache-2.0; weights of its model zoo: Apache-2.0",
         weights="a checkpoint of td-hm_hrnet-w48_dark-8xb32-210e_coco-384x288 from mmpose's model zoo "
         "(download.openmmlab.com), or CONFIG,CHECKPOINT",
-        needs='pip install "mmpose>=1.3" "mmengine>=0.10" "mmcv>=2.0.1"; mmcv and chumpy build with pain on current Pythons',
+        needs='pip install "mmpose>=1.3" "mmengine>=0.10" "mmcv>=2.0.1"; mmcv and chumpy are hard to build on current Pythons',
     ),
 )

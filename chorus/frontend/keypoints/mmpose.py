@@ -37,10 +37,9 @@ def make(model: str, runtime: Runtime) -> MmPose:
 
 
 class MmPose:
-    """Keypoints by a top-down model of mmpose, one person at a time, as its API has it.
+    """KeypointEstimator on a top-down model of mmpose, which takes one person at a time.
 
-    It is given BGR, as its own reading of image files gives, and boxes x0, y0, x1, y1. Its plane has whole numbers at pixel
-    centres, so half a pixel is added.
+    mmpose takes BGR and boxes x0, y0, x1, y1. In its coordinates pixel centres are whole numbers, so half a pixel is added.
     """
 
     def __init__(self, network: Any) -> None:
@@ -63,7 +62,7 @@ class MmPose:
 
 
 def _shipped() -> str:
-    """The paper's configuration, which mmpose brings along."""
+    """The path of the paper's configuration in the installed mmpose. InputError where it is missing."""
     import mmpose
 
     path = os.path.join(os.path.dirname(mmpose.__file__), ".mim/configs/body_2d_keypoint/topdown_heatmap/coco", CONFIG)

@@ -1,4 +1,4 @@
-"""What the keypoint stages have in common: COCO's order, and results in our types."""
+"""What the keypoint stages share: the check of COCO's order and of boxes, and results in the front end's types and units."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from chorus.frontend.stages import COCO_KEYPOINTS
 
 
 def check_order(names: Mapping[int, str], what: str) -> None:
-    """InputError where a model says that its keypoints are others than COCO's, or in another order.
+    """InputError where a model's keypoint names are not COCO's, or in another order.
 
-    Names as "L_Shoulder", "left shoulder" and "left_shoulder" are one; "LABEL_0" and the like say nothing, and pass where
-    there are 17 of them.
+    "L_Shoulder", "left shoulder" and "left_shoulder" count as the same name; "LABEL_0" and the like are no names, and pass
+    where there are 17 of them. ``what`` begins the message.
     """
     if len(names) != len(COCO_KEYPOINTS):
         raise InputError(f"{what}: expected the {len(COCO_KEYPOINTS)} keypoints of COCO, got {len(names)}")
@@ -28,7 +28,7 @@ def check_order(names: Mapping[int, str], what: str) -> None:
 
 
 def check_boxes(boxes: Any, count: int) -> NDArray[np.float32]:
-    """Boxes (count, 4) float32 x0, y0, x1, y1 with an area. InputError for others."""
+    """Boxes (count, 4) float32 x0, y0, x1, y1 with an area. InputError for any other."""
     checked: NDArray[np.float32] = check_array("boxes", boxes, (count, 4), np.float32)
     bad = np.flatnonzero((checked[:, 2:] <= checked[:, :2]).any(1))
     if bad.size:
@@ -39,10 +39,10 @@ def check_boxes(boxes: Any, count: int) -> NDArray[np.float32]:
 def keypoints_of(
     points: Sequence[NDArray[np.floating[Any]]], scores: Sequence[NDArray[np.floating[Any]]]
 ) -> NDArray[np.float32]:
-    """(I, 17, 3) of points (17, 2) where pixel centres have whole numbers, and scores (17,).
+    """(I, 17, 3) float32 x, y, confidence from each image's points (17, 2) and scores (17,).
 
-    Half a pixel is added, to come to the plane where they lie at + 0.5. Confidences are cut to 0 .. 1: a peak of a heat map
-    may go beyond. What is not finite gets confidence 0 at the origin.
+    Pixel centres are whole numbers in the points and lie at + 0.5 in the result. Confidences are cut to 0 .. 1, since a peak
+    of a heat map may go beyond. A keypoint that is not finite gets confidence 0 at the origin.
     """
     if not points:
         return np.zeros((0, len(COCO_KEYPOINTS), 3), np.float32)

@@ -15,8 +15,8 @@ from chorus.frontend.pretrained import load_pretrained
 from chorus.frontend.stages import COCO_KEYPOINTS, Picture, Runtime
 
 _BYTES_PER_PICTURE = 1 << 27
-"""What a person takes beside the weights, roughly, with ViT-H. Only where a first batch starts."""
-_TO_LOOK_AT = 64
+"""A rough figure of the memory for one person, beside the weights, with ViT-H. It only sets the first batch's size."""
+_MOST_PEOPLE = 64
 """Most people of a first batch."""
 
 _Item = tuple[Picture, NDArray[np.float32]]
@@ -26,16 +26,16 @@ _Found = tuple[NDArray[np.float32], NDArray[np.float32]]
 def make(model: str, runtime: Runtime) -> VitPose:
     """The stage ``vitpose``; see docs/detection.md."""
     network, processor = load_pretrained(model, runtime, "VitPoseForPoseEstimation", "AutoImageProcessor")
-    limit = BatchLimit.of(runtime, _BYTES_PER_PICTURE, _TO_LOOK_AT)
+    limit = BatchLimit.of(runtime, _BYTES_PER_PICTURE, _MOST_PEOPLE)
     return VitPose(network, processor, limit, int(runtime.number("dataset", 0, 0, 1000)))
 
 
 class VitPose:
-    """Keypoints by a ViTPose of transformers.
+    """KeypointEstimator on a ViTPose of transformers.
 
-    The library's plane has whole numbers at pixel centres: its crop puts pixel (0, 0) at (0, 0) and its decoder undoes that.
-    Ours has them at + 0.5, so half a pixel is added. Boxes are given as COCO has them in training, x0, y0, width and height on
-    a plane like ours; half a pixel more or less in where a crop is cut does not move what is found in it.
+    In the library's coordinates pixel centres are whole numbers: its crop puts pixel (0, 0) at (0, 0), and its decoder undoes
+    that. Here they lie at + 0.5, so half a pixel is added. Boxes are given as in the training on COCO: x0, y0, width, height,
+    where pixels begin at whole numbers. Half a pixel in where a crop is cut does not move what is found in it.
     """
 
     def __init__(self, network: Any, processor: Any, limit: BatchLimit, dataset: int = 0) -> None:
@@ -55,7 +55,7 @@ class VitPose:
         return keypoints_of([points for points, _ in found], [scores for _, scores in found])
 
     def _find(self, items: Sequence[_Item]) -> list[_Found]:
-        """Points (17, 2) on the library's plane and scores (17,)."""
+        """Points (17, 2) in the library's coordinates and scores (17,) of each person."""
         import torch
 
         boxes = [[[x0, y0, x1 - x0, y1 - y0]] for x0, y0, x1, y1 in (box.tolist() for _, box in items)]

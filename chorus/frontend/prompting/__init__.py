@@ -1,4 +1,4 @@
-"""Prompts from our lists, servers, local language models and files; the views of A.1 and the numbers of Table 3."""
+"""Prompts from built-in lists, servers, local language models and files; the views of A.1, the counts of Table 3."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ STAGES: tuple[StageInfo, ...] = (
         needs="transformers",
         options=(
             ("temperature", "0 .. 2; 0 takes the likeliest word each time; default 0.7"),
-            ("seed", "of the drawing of words; default 0"),
+            ("seed", "of the sampling of words; default 0"),
             ("max_tokens", "the most tokens that an answer may have; default 1024"),
             *_ASKING,
         ),

@@ -1,4 +1,4 @@
-"""Asking a language model for prompts, again where some are missing: what servers and local models share."""
+"""Asks a language model for prompts, and again while some are missing: what servers and local models share."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TEMPLATE = (
 """The question of A.1."""
 
 SUBJECTS = {"category": "category is person", "word": 'word is "A person"'}
-"""The two ways in which it speaks of the subject."""
+"""The two ways in which the question describes the subject."""
 
 _MOST = 1000  # prompts; far beyond the paper's 20, and a bound on what is asked for
 
 
 @dataclass(frozen=True)
 class Question:
-    """The question, with ``{m}``, ``{category}`` and, if it wants, ``{subject}``; other braces stay as they are."""
+    """The question: a text with ``{m}`` and ``{category}``, perhaps ``{subject}``; other braces stay as they are."""
 
     template: str = TEMPLATE
     subject: str = "category"
@@ -45,7 +45,7 @@ class Question:
             raise InputError(f"subject: expected one of {', '.join(SUBJECTS)}; got {self.subject!r}")
 
     def text(self, category: str, count: int, had: list[str]) -> str:
-        """For ``count`` prompts other than those there are already."""
+        """The text that asks for ``count`` prompts other than those in ``had``."""
         values = {"{m}": str(count), "{category}": category, "{subject}": SUBJECTS[self.subject]}
         text = self.template
         for name, value in values.items():
@@ -56,7 +56,7 @@ class Question:
 
     @classmethod
     def of(cls, runtime: Runtime) -> Question:
-        """As the options ``template`` (a file) and ``subject`` say."""
+        """The question that the options ``template`` (a file) and ``subject`` describe. InputError for an unreadable file."""
         subject = runtime.options.get("subject", "category")
         path = runtime.options.get("template")
         if path is None:
@@ -70,7 +70,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said; ``cut`` where it was stopped for its length; ``refusal``: why it did not do it, where it says so."""
+    """A model's answer.
+
+    cut      whether it was stopped at its greatest length      refusal  why the model refused; "" where it did not
+    """
 
     text: str
     cut: bool = False
@@ -98,7 +101,7 @@ class Asking(ABC):
         """Which model this is and how it is run, for the record."""
 
     def provenance(self) -> dict[str, Any]:
-        """What the prompts of the last call come from; JSON's types."""
+        """Where the prompts of the last call come from, in JSON's types."""
         return {
             **self.facts(),
             "template": self.question.template,
@@ -124,7 +127,7 @@ class Asking(ABC):
             except InputError as error:
                 if not found.prompts:
                     raise
-                why = f": {error}"  # what came before is good; it is not thrown away for what is missing
+                why = f": {error}"  # the prompts found before are kept
                 break
             self.asked += 1
             last = said.text or said.refusal
@@ -140,13 +143,13 @@ class Asking(ABC):
 
 
 def shortened(text: str, most: int = 300) -> str:
-    """A text for an error message."""
+    """A text on one line, cut to ``most`` characters, for an error message."""
     text = " ".join(text.split())
     return repr(text if len(text) <= most else f"{text[:most]}...")
 
 
 def whole(runtime: Runtime, name: str, default: int, least: int, most: int) -> int:
-    """An option as a whole number within bounds."""
+    """An option as a whole number within bounds. InputError for any other text."""
     value = runtime.number(name, default, least, most)
     if value != int(value):
         raise InputError(f"--set {name}: expected a whole number, got {value:g}")

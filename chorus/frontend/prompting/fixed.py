@@ -1,4 +1,4 @@
-"""Prompts that need no model: our own lists, and files."""
+"""Prompts that need no model: built-in lists, and files."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Builtin:
 
 
 class FromFile:
-    """Prompts of a file, taken as they are but for blanks around them. A PromptSource.
+    """Prompts of a file, taken as they are, without the spaces around them. A PromptSource.
 
     A ``.json`` file holds a list of texts, or an object with "prompts" and, if it names one, the "category"; every other file
-    holds a prompt a line, without lines that are empty or begin with #. Raises InputError where the file cannot be read so.
+    holds a prompt on each line; lines that are empty or begin with # are skipped. InputError for files that are neither.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +63,7 @@ class FromFile:
             raise InputError(f"{path}: expected at least one prompt, got none")
 
     def prompts(self, category: str, count: int) -> list[str]:
-        """The first ``count`` of the file that differ. InputError where the file is another category's."""
+        """The first ``count`` different prompts of the file. InputError where the file names another category."""
         check_count(count)
         name = category_name(category)
         if self._category is not None and self._category != name:
@@ -102,7 +102,7 @@ class FromFile:
 
 
 def check_count(count: int) -> None:
-    """InputError unless it is a number of prompts that can be asked for."""
+    """InputError unless ``count`` is at least 1."""
     if count < 1:
         raise InputError(f"count: expected at least 1, got {count}")
 

@@ -1,7 +1,7 @@
-"""Our own prompts for the 24 categories of Table 3, as many of each as the paper has.
+"""Built-in prompts for the 24 categories of Table 3, as many of each as the paper has.
 
 In the spirit of A.1: a person touches or uses the object, in a simple sentence of subject, verb and object. Within a category
-the ways of meeting the object differ, those that come first are the most usual, so that the first few of a list do as well.
+the interactions differ; the most usual ones come first, so that the first few of a list serve as well.
 The object goes by its name in COCO or LVIS, which is what a detector is asked for.
 """
 

@@ -64,13 +64,13 @@ class LocalModel(Asking):
     def answer(self, question: str, turn: int) -> Answer:
         torch, tokenizer = self._torch, self._tokenizer
         if tokenizer.chat_template:
-            begun = ""
+            prefix = ""
             asked = tokenizer.apply_chat_template(
                 [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
             )
-        else:  # it goes on with a text rather than answers: the list is begun for it
-            begun = "1."
-            asked = tokenizer(f"{question}\n\n{begun}", return_tensors="pt")
+        else:  # such a model continues a text rather than answers: begin the list for it
+            prefix = "1."
+            asked = tokenizer(f"{question}\n\n{prefix}", return_tensors="pt")
         ids = asked["input_ids"].to(self._device)
         room = self._room(ids.shape[1])
         ends = self._model.generation_config.eos_token_id
@@ -90,10 +90,10 @@ class LocalModel(Asking):
         new = made[0, ids.shape[1] :]
         stops = ends if isinstance(ends, list) else [ends]
         ended = len(new) > 0 and int(new[-1]) in stops
-        return Answer(begun + tokenizer.decode(new, skip_special_tokens=True), cut=not ended)
+        return Answer(prefix + tokenizer.decode(new, skip_special_tokens=True), cut=not ended)
 
     def _room(self, asked: int) -> int:
-        """Tokens that an answer may have. InputError where the question fills what the model can read."""
+        """The most tokens that an answer may have. InputError where a question of ``asked`` tokens leaves none."""
         most = getattr(self._model.config, "max_position_embeddings", None)
         room = self.max_tokens if most is None else min(self.max_tokens, int(most) - asked)
         if room < 1:

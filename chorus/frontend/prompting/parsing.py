@@ -1,8 +1,8 @@
-"""Prompts from what a language model says: lists of every shape, JSON, Markdown, chatter around them.
+"""Finds the prompts in a language model's answer: lists of any form, JSON, Markdown, with chatter around them.
 
 An answer is cut into candidates, sentence by sentence; a candidate is stripped of numbers, bullets, quotes and emphasis and
-kept if it can be a prompt: 3 to 20 words, at most 120 characters, the category is in it, the subject is no pronoun and it is
-not said already. What is dropped is kept with the reason.
+kept if it can be a prompt: 3 to 20 words, at most 120 characters, the category is in it, the subject is no pronoun, and it
+is not a repetition. What is dropped is recorded with the reason.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LEAST_WORDS, MOST_WORDS, MOST_CHARACTERS = 3, 20, 120
-"""Of a prompt. CLIP reads 75 tokens, and a view augmentation is added to the prompt."""
+"""The bounds of a prompt. CLIP reads 75 tokens, and a view augmentation is added to the prompt."""
 
 MOST_ANSWER = 50_000
-"""Characters of an answer that are looked at."""
+"""Characters of an answer that are read; the rest is ignored."""
 
+# First words of sentences that have no noun as their subject.
 _PRONOUNS = frozenset(
     (
         "i",
@@ -46,6 +47,7 @@ _PRONOUNS = frozenset(
         "nobody",
     )
 )
+# First words of chatter: "Sure, here are ...".
 _TALK = frozenset(
     (
         "sure",
@@ -90,7 +92,7 @@ _SAME_GLYPH = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»"
 
 @dataclass(frozen=True)
 class Dropped:
-    """Something said that is no prompt, and why."""
+    """A text of an answer that cannot be used as a prompt, and the reason."""
 
     text: str
     reason: str
@@ -108,14 +110,14 @@ class Collected:
         self._seen = {same_words(prompt) for prompt in self.prompts}
 
     def add(self, answer: str, most: int, cut: bool = False) -> int:
-        """Take the prompts of an answer, up to ``most`` in all; how many were new.
+        """Take the prompts of an answer, up to ``most`` in all. Returns how many were new.
 
-        ``cut``: the answer ended because it became too long, so that its last line may lack its end and is not taken.
+        ``cut``: the answer was stopped at its greatest length, so that its last line may be incomplete and is not taken.
         """
         candidates = list(_candidates(answer))
         before = len(self.prompts)
         for place, candidate in enumerate(candidates):
-            # Whatever is tidied away, ten times the length of a prompt stays too long.
+            # Ten times the length of a prompt is too long whatever is tidied away.
             text = _tidy(candidate) if len(candidate) <= 10 * MOST_CHARACTERS else candidate
             if not same_words(text):
                 continue
@@ -157,12 +159,12 @@ def mentions(text: str, category: str) -> bool:
     So "cell phone" is found in "two cellphones" and in "a phone", and "skis" in "one ski"; "tie" is not found in "unties".
     """
     wanted = _words(category)
-    known = _numbers("".join(wanted)) | _numbers(wanted[-1])
+    known = _singular_and_plural("".join(wanted)) | _singular_and_plural(wanted[-1])
     return any(word in known for word in _words(text.replace("'s", "")))
 
 
-def _numbers(noun: str) -> set[str]:
-    """The noun in singular and plural, whichever it is in; a few forms too many do no harm."""
+def _singular_and_plural(noun: str) -> set[str]:
+    """Singular and plural of a noun given in either; a few wrong forms among them do no harm."""
     forms = {noun, noun + "s", noun + "es"}
     if noun.endswith("s"):
         forms.add(noun[:-1])
@@ -184,12 +186,12 @@ def _words(text: str) -> list[str]:
 
 
 def same_words(text: str) -> str:
-    """Equal for texts that differ in case, punctuation and blanks alone."""
+    """A form that is equal for texts which differ only in case, punctuation and spaces."""
     return " ".join(_words(text))
 
 
 def _tidy(text: str) -> str:
-    """Without control characters, markers, quotes, emphasis, and the punctuation at the end."""
+    """The text without control characters, list markers, quotes, emphasis and punctuation at its end."""
     text = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
     before = None
     while text != before:  # one wraps the other, as in **1.** "A person ..."
@@ -222,9 +224,10 @@ def _candidates(answer: str) -> Iterator[str]:
 
 
 def _sentences(line: str) -> Iterator[str]:
+    """The sentences of a line; only those in quotes, where there are any."""
     quoted = [q for q in _QUOTED.findall(line) if len(_words(q)) >= LEAST_WORDS]
     if quoted:
-        yield from quoted  # and not what is said about them
+        yield from quoted  # and not the words around them
         return
     if len(line) <= 10 * MOST_CHARACTERS and _LABELLED.search(line):
         yield line

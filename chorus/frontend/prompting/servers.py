@@ -13,15 +13,15 @@ from chorus.frontend.prompting.asking import Answer, Asking, Question, shortened
 from chorus.frontend.stages import Runtime
 
 _LONGEST_WAIT = 120.0  # seconds that the SDK waits at most before it repeats a request: a server's Retry-After
-_SLACK = 1.0  # seconds for the SDK to notice its own time limit before ours is over
+_SLACK = 1.0  # seconds for the SDK to notice its own time limit before the limit here ends
 
 
 class Server(Asking):
     """A model on a server.
 
-    The SDK repeats requests that fail in passing (no connection, too slow, HTTP 408, 409, 429, 5xx), waiting longer each time
-    or as long as the server says. All in all a question takes no longer than the requests' and waits' bounds together, also
-    from a server that sends its answer drop by drop.
+    The SDK repeats requests that fail temporarily (no connection, too slow, HTTP 408, 409, 429, 5xx), waiting longer each time
+    or as long as the server says. A question takes no longer than the bounds of all requests and waits together, even if a
+    server sends its answer byte by byte.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Server(Asking):
         return self._read(self._post(asked))
 
     def _post(self, asked: dict[str, Any]) -> str:
-        """The body of the answer. InputError where none came, for whatever reason."""
+        """The body of the server's answer to a request. InputError where none came, for whatever reason."""
         came: list[str | Exception] = []
         client = self._openai.OpenAI(**self._settings)
 
@@ -82,8 +82,8 @@ class Server(Asking):
             except Exception as error:
                 came.append(error)
 
-        # The SDK's limit is for each read, so that a server which sends a byte now and then would hold us for ever. The thread
-        # dies with the process if it must; closing the client takes its connection away.
+        # The SDK's limit is for each read, so that a server which sends a byte now and then would block for ever. The daemon
+        # thread ends with the process at the latest; closing the client closes its connection.
         longest = (self.retries + 1) * self.timeout + self.retries * _LONGEST_WAIT + _SLACK
         thread = threading.Thread(target=post, daemon=True, name="chorus-prompts")
         thread.start()
@@ -98,7 +98,7 @@ class Server(Asking):
         return came[0]
 
     def _read(self, body: str) -> Answer:
-        """The words in a chat completion."""
+        """The answer in the body of a chat completion. InputError for a body that is none."""
         try:
             value = json.loads(body)
         except (ValueError, RecursionError):
@@ -120,7 +120,7 @@ class Server(Asking):
         return f"prompts: {facts['model']} at {facts['base_url']}"
 
     def _explained(self, error: Exception) -> Exception:
-        """An InputError that says what to do about what the SDK reports; what is none of its errors stays as it is."""
+        """The SDK's error as an InputError with advice; any other exception as it is."""
         sdk, tries = self._openai, f"after {self.retries + 1} tries" if self.retries else "at the only try"
         if isinstance(error, sdk.APITimeoutError):
             return InputError(f"{self._who()}: expected an answer within {self.timeout:g} s (timeout), got none {tries}")
@@ -133,7 +133,7 @@ class Server(Asking):
                 403: "the key in OPENAI_API_KEY has no right to this",
                 404: "is the model's name right, and does base_url end in /v1?",
                 429: f"too many requests, or no credit, {tries}",
-            }.get(error.status_code, tries if error.status_code >= 500 else "the request is not to its liking")
+            }.get(error.status_code, tries if error.status_code >= 500 else "the server rejects the request")
             return InputError(f"{self._who()}: expected an answer, got {said} ({advice})")
         if isinstance(error, sdk.OpenAIError):
             return InputError(f"{self._who()}: {error}")

@@ -48,7 +48,7 @@ _MEDIAN = 10
 
 
 def category_name(text: str) -> str:
-    """A category as it is written here: lower case, words with one blank between. InputError where no word is left."""
+    """A category's name in the form used here: lower case, words separated by one space. InputError where no word is left."""
     name = re.sub(r"[\s_]+", " ", text).strip().lower()
     if not any(c.isalpha() for c in name) or not name.isprintable() or len(name) > 60:
         raise InputError(f"category: expected the name of an object, at most 60 characters, got {text[:80]!r}")
@@ -56,7 +56,7 @@ def category_name(text: str) -> str:
 
 
 def preset(category: str) -> Preset:
-    """The numbers of Table 3 for one of its categories. InputError, naming them, for another."""
+    """The numbers of Table 3 for one of its categories. InputError, naming the categories, for another."""
     name = category_name(category)
     if name not in PRESETS:
         raise InputError(f"category: expected one of Table 3 ({', '.join(PRESETS)}), got {name!r}")
@@ -64,9 +64,9 @@ def preset(category: str) -> Preset:
 
 
 def usual_count(category: str, source: str) -> int:
-    """How many prompts to take from ``source``, as in "builtin" or "file=PATH", where nobody says.
+    """How many prompts to take by default from ``source``, such as "builtin" or "file=PATH".
 
-    As many as Table 3 has; for another category as many as its median; of a file all, however many that is.
+    Table 3's number for the category, its median (10) for another category; all prompts of a file.
     """
     if source.partition("=")[0] == "file":
         return sys.maxsize

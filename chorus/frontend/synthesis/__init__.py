@@ -39,8 +39,8 @@ STAGES: tuple[StageInfo, ...] = (
             *_GUIDED,
             (
                 "view_control",
-                "suffix: the view is told in the prompt alone, as in the paper; negative: its opposites become a "
-                "negative prompt too; perp-neg: they are steered away from by Perp-Neg (suffix)",
+                "suffix (default): the view is named in the prompt alone, as in the paper; negative: opposite views "
+                "also become a negative prompt; perp-neg: Perp-Neg steers away from them",
             ),
             ("view_weight", "weight of every opposite view in perp-neg (1)"),
         ),
@@ -60,7 +60,8 @@ STAGES: tuple[StageInfo, ...] = (
             *_GUIDED,
             (
                 "view_control",
-                "suffix: the view is told in the prompt alone; negative: its opposites become a negative prompt too (suffix)",
+                "suffix (default): the view is named in the prompt alone; negative: opposite views also become a "
+                "negative prompt",
             ),
         ),
     ),

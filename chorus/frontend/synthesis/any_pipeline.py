@@ -15,7 +15,7 @@ from chorus.frontend.synthesis import loading, views
 VIEW_CONTROL = ("suffix", "negative")
 
 _USUAL_SIZE = 1024
-"""Pixels a side for the estimate of memory where the pipeline chooses the size."""
+"""Pixels along a side that the estimate of memory assumes where the pipeline chooses the size."""
 
 
 def make(model: str, runtime: Runtime) -> AnyPipeline:
@@ -36,13 +36,13 @@ def make(model: str, runtime: Runtime) -> AnyPipeline:
         try:
             pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(place, **settings)
         except ValueError:
-            # It knows the common classes; others are taken as their own index says.
+            # The automatic class knows the common pipelines; others are loaded as their model_index.json says.
             pipeline = diffusers.DiffusionPipeline.from_pretrained(place, **settings)
     return AnyPipeline(pipeline, runtime)
 
 
 class AnyPipeline:
-    """An ImageSource. Options: see the stage's entry in the registry."""
+    """ImageSource on a pipeline of diffusers. Options: see the stage's entry in the registry."""
 
     def __init__(self, pipeline: Any, runtime: Runtime) -> None:
         self._takes = inspect.signature(pipeline.__call__).parameters
@@ -55,7 +55,7 @@ class AnyPipeline:
         chosen: dict[str, Any] = {"height": size or None, "width": size or None, "num_inference_steps": steps or None}
         if "guidance" in runtime.options:
             chosen["guidance_scale"] = runtime.number("guidance", 0, 0, 100)
-        # What was asked for and cannot be had is an error; what was not asked for stays the pipeline's own default.
+        # An option that was set and that the pipeline lacks is an error; options not set keep the pipeline's defaults.
         self.arguments = {name: value for name, value in chosen.items() if value is not None}
         asked = {"height": "size", "width": "size", "num_inference_steps": "steps", "guidance_scale": "guidance"}
         for name in self.arguments:
@@ -64,7 +64,7 @@ class AnyPipeline:
             self._require(pipeline, "negative_prompt", "negative")
         if self.view_control == "negative":
             self._require(pipeline, "negative_prompt", "view_control")
-        # Without generators of our own no image could be made again.
+        # Without a generator for each image none could be made again.
         self._require(pipeline, "generator", "seed")
         self.pipeline = loading.settle(pipeline, runtime)
         self.limit = BatchLimit.of(runtime, loading.bytes_per_image(size or _USUAL_SIZE, runtime))
@@ -102,7 +102,7 @@ class AnyPipeline:
 
 
 def _read(made: Any) -> tuple[Any, Any]:
-    """(B, H, W, 3) images in 0..1 and the flags, of whatever a pipeline gives."""
+    """Images (B, H, W, 3) in 0..1 and the safety checker's flags (None: not checked), from any pipeline's output."""
     import numpy as np
 
     images = made["images"] if isinstance(made, Mapping) else made[0]

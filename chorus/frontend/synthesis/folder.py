@@ -1,4 +1,4 @@
-"""Pictures that exist already: image search, photographs, another generator's (B.1)."""
+"""Pictures that exist already: from an image search, photographs, another generator (B.1)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 SIZE = 512
 LEAST = 64
-"""Pixels of the shorter side; below, nothing of a person would be found."""
+"""Least pixels of a picture's shorter side; below, no person would be found."""
 
 MOST_PIXELS = 80_000_000
-"""Above, a picture is refused before it is decoded: a file of a few kilobytes can claim any size. Below Pillow's own limit."""
+"""Most pixels of a picture, checked before it is decoded: a small file can claim any size. Below Pillow's own limit."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-"""What a file may be, whatever its name says. JPEG includes those with a second picture, which some cameras write."""
+"""The formats that a file may have, whatever its name says. JPEG includes files with a second picture, as of some cameras."""
 
 FROM_FOLDERS = "from-folders"
-"""The prompt that stands for: each picture's is the name of its folder."""
+"""Given as the prompt: each picture's prompt is the name of its folder."""
 
 MISSING = Refusal("picture missing")
 OUTSIDE = Refusal("picture outside of the folder")
@@ -40,7 +40,7 @@ LARGE = Refusal("picture too large")
 
 
 def make(model: str, runtime: Runtime) -> FolderImages:
-    """The stage for the folder ``model``. InputError where there is none."""
+    """The stage for the folder ``model``. InputError where there is no such folder."""
     return FolderImages(model, whole(runtime, "size", SIZE, 1, 8192), whole(runtime, "least", LEAST, 1, 8192))
 
 
@@ -58,7 +58,7 @@ class FolderImages:
 
     def images(self, requests: Sequence[ImageRequest]) -> list[Picture | Refusal]:
         """(size, size) pictures, one for each request and in order; Refusal, with the reason, for what cannot be used."""
-        # Decoding and resizing leave Python's lock alone, so threads do run at the same time.
+        # Decoding and resizing release Python's global lock, so threads do run at the same time.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
             return list(threads.map(self._read, requests))
 
@@ -108,7 +108,7 @@ def square(image: Image.Image, size: int) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As its EXIF orientation says; as it is where that is damaged, which says nothing of the pixels."""
+    """The image turned as its EXIF orientation says; as it is where the EXIF data is damaged."""
     from PIL import ImageOps
 
     try:
@@ -122,7 +122,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     if image.mode.startswith("I"):
-        # Pillow's own conversion clips at 255. PNG is the one format here with such numbers, 16 bits of them.
+        # Pillow's own conversion clips at 255. Of these formats only PNG has such values, of 16 bits.
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
@@ -138,9 +138,9 @@ def folder_requests(folder: str | Path, prompt: str | None = None) -> list[Image
     as spaces; the name of the folder itself for pictures directly in it. Then a sub-folder named as a view augmentation of A.1
     gives the view, and the folder above it the prompt: ``A person rides a bicycle/side view/1.jpg``.
 
-    Seeds are -1, nothing being drawn. Links to folders are not followed; links to files are listed, and those that lead out of
-    the folder are refused when they are read. InputError where there is no such folder, no picture in it, or a file name that
-    is not valid UTF-8.
+    Seeds are -1, since nothing is generated. Links to folders are not followed; links to files are listed, and those that
+    lead out of the folder are refused when they are read. InputError where there is no such folder, no picture in it,
+    or a file name that is not valid UTF-8.
     """
     root = _root(folder)
     keys = []

@@ -1,4 +1,4 @@
-"""What the stages that draw with diffusers have in common: loading, options, seeds, pixels."""
+"""What the stages that make images with diffusers share: loading, options, seeds, pixels."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ BROKEN = Refusal("broken image")
 """It holds numbers that are not finite, as half precision makes them when it overflows."""
 
 _BYTES_PER_PIXEL = 2500
-"""What a guided image takes in half precision, a figure on the safe side: 0.6 GiB at 512 px, twice that in float32.
+"""Memory per pixel of an image with guidance in half precision, on the safe side: 0.6 GiB at 512 px, twice that in float32.
 
-The U-Net of Stable Diffusion was measured to take 0.4 GiB in float32 on a CPU; a GPU's libraries want some room besides. Only
-where a first batch starts: one that does not fit is halved.
+The U-Net of Stable Diffusion was measured to take 0.4 GiB in float32 on a CPU; a GPU's libraries need some more. It only
+sets the first batch's size: a batch that does not fit is halved.
 """
 
 
 def import_diffusers() -> Any:
-    """The library. ImportError, naming what to install, without it or what it needs for pipelines with text encoders."""
+    """The module ``diffusers``. ImportError, naming what to install, where it or transformers (text encoders) is missing."""
     try:
         import diffusers
         import transformers  # noqa: F401
@@ -43,7 +43,7 @@ def import_diffusers() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the progress bars and the warnings of diffusers and transformers, which would cross our own; errors remain."""
+    """Switches off progress bars and warnings of diffusers and transformers, which would mix with the project's; not errors."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
@@ -63,13 +63,13 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly(model: str) -> Iterator[str]:
-    """The model as diffusers takes it; what goes wrong meanwhile is an InputError that names it, and nothing else is said."""
+    """Yields the model as diffusers takes it; errors become an InputError that names it, and nothing else is printed."""
     with pretrained.naming(model, "images"), quiet():
         yield pretrained.location(model, "images", "model_index.json")
 
 
 def index_of(model: str, revision: str | None) -> dict[str, Any]:
-    """model_index.json of a pipeline, from the hub or a folder. InputError where it cannot be had."""
+    """The contents of a pipeline's model_index.json, from the hub or a folder. InputError where it cannot be read."""
     diffusers = import_diffusers()
     with quietly(model) as place:
         return dict(diffusers.DiffusionPipeline.load_config(place, revision=revision))
@@ -87,7 +87,7 @@ def unchecked(index: dict[str, Any], runtime: Runtime, model: str) -> bool:
 
 
 def one_of(runtime: Runtime, name: str, known: Sequence[str]) -> str:
-    """An option of few choices, the first of which is the default."""
+    """An option with few choices, the first of which is the default. InputError for any other text."""
     value = runtime.options.get(name, known[0])
     if value not in known:
         raise InputError(f"{runtime.option_name(name)}: expected {' or '.join(known)}, got {value!r}")
@@ -95,7 +95,7 @@ def one_of(runtime: Runtime, name: str, known: Sequence[str]) -> str:
 
 
 def whole(runtime: Runtime, name: str, default: int, least: int, most: int) -> int:
-    """An option that is a whole number."""
+    """An option that is a whole number within bounds. InputError for any other text."""
     value = runtime.number(name, default, least, most)
     if value != int(value):
         raise InputError(f"{runtime.option_name(name)}: expected a whole number, got {runtime.options[name]!r}")
@@ -103,7 +103,7 @@ def whole(runtime: Runtime, name: str, default: int, least: int, most: int) -> i
 
 
 def settle(pipeline: Any, runtime: Runtime) -> Any:
-    """The pipeline on its device, with its type of numbers, silent, its autoencoder decoding image by image."""
+    """The pipeline on ``runtime.device`` with its dtype, without progress bars, its autoencoder decoding image by image."""
     pipeline.set_progress_bar_config(disable=True)
     vae: Any = getattr(pipeline, "vae", None)
     if hasattr(vae, "enable_slicing"):
@@ -117,7 +117,7 @@ def settle(pipeline: Any, runtime: Runtime) -> Any:
 
 
 def bytes_per_image(size: int, runtime: Runtime, branches: int = 2) -> int:
-    """What a batch takes for one more image, roughly; ``branches``: rows of the U-Net's batch an image."""
+    """A rough figure of the memory for one more image in a batch; ``branches``: rows of the U-Net's batch for each image."""
     width = 4 if runtime.dtype == "float32" else 2
     return max(1, int(_BYTES_PER_PIXEL * size * size * (width / 2) * (branches / 2)))
 
@@ -127,14 +127,14 @@ def generator_of(request: ImageRequest) -> torch.Generator:
     import torch
 
     if not 0 <= request.seed < 2**63:
-        raise InputError(f"seed: expected 0 .. 2^63 - 1 for an image that is drawn, got {request.seed} for {request.key!r}")
+        raise InputError(f"seed: expected 0 .. 2^63 - 1 for an image that is generated, got {request.seed} for {request.key!r}")
     return torch.Generator("cpu").manual_seed(request.seed)
 
 
 def pictures(
     requests: Sequence[ImageRequest], images: NDArray[np.floating[Any]], flagged: Sequence[bool] | None
 ) -> list[Picture | Refusal]:
-    """(B, H, W, 3) in 0..1 as pictures, but for those that are flagged or not finite."""
+    """Images (B, H, W, 3) in 0..1 as pictures; refusals for those that are flagged or not finite."""
     results: list[Picture | Refusal] = []
     for i, request in enumerate(requests):
         image = images[i]

@@ -18,7 +18,7 @@ STEPS = 50
 GUIDANCE = 7.5
 SIZE = 512
 VIEW_WEIGHT = 1.0
-"""Of every opposite view in Perp-Neg; ours, the paper does not use it."""
+"""Weight of every opposite view in Perp-Neg; this project's choice, the paper does not use Perp-Neg."""
 
 VIEW_CONTROL = ("suffix", "negative", "perp-neg")
 
@@ -26,7 +26,7 @@ _BETAS = ("beta_start", "beta_end", "beta_schedule")
 
 
 def make(model: str, runtime: Runtime) -> StableDiffusion:
-    """The stage, its pipeline loaded from a hub id or a local folder by one and the same path.
+    """The stage, its pipeline loaded from a hub id or a local folder in the same way.
 
     InputError for a model that cannot be loaded or is of another class, and for options that make no sense together.
     """
@@ -36,7 +36,7 @@ def make(model: str, runtime: Runtime) -> StableDiffusion:
     if index.get("_class_name") != "StableDiffusionPipeline":
         kind = index.get("_class_name")
         raise InputError(f"--images: expected a StableDiffusionPipeline, got {model!r}, a {kind}: try diffusers={model}")
-    # The keyword is left out where the model's own checker is wanted: passing one would mean to have made it.
+    # Without these keywords the model's own safety checker is loaded.
     without: dict[str, Any] = {}
     if loading.unchecked(index, runtime, model):
         without = {"safety_checker": None, "requires_safety_checker": False}
@@ -60,7 +60,7 @@ def plms(scheduler: Any) -> Any:
 
 
 class StableDiffusion:
-    """An ImageSource. Options: see the stage's entry in the registry."""
+    """ImageSource on a StableDiffusionPipeline. Options: see the stage's entry in the registry."""
 
     def __init__(self, pipeline: Any, runtime: Runtime) -> None:
         self.steps = loading.whole(runtime, "steps", STEPS, 1, 999)
@@ -121,7 +121,7 @@ class StableDiffusion:
         return loading.pictures(requests, images, flagged)
 
     def _noise(self, requests: Sequence[ImageRequest]) -> Any:
-        """(B, C, size/8, size/8) unit noise of the requests' seeds, drawn in float32 whatever the model's type of numbers."""
+        """Unit noise (B, C, size/8, size/8) of the requests' seeds, drawn in float32 and then cast to the model's dtype."""
         import torch
 
         side = self.size // self.pipeline.vae_scale_factor
@@ -135,7 +135,7 @@ class StableDiffusion:
         return views.negative_prompt(request.view, self.negative)
 
     def _perp_neg(self, requests: Sequence[ImageRequest], latents: Any) -> tuple[NDArray[np.float32], list[bool] | None]:
-        """(B, size, size, 3) images in 0..1, and which of them are flagged; the pipeline's own parts in a loop of our own."""
+        """Images (B, size, size, 3) in 0..1 and the safety flags, by ``perp_neg.denoise`` and the pipeline's own parts."""
         import torch
 
         pipeline = self.pipeline

@@ -33,8 +33,8 @@ OPPOSITES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """The 22 augmentations of A.1, each with its opposites. Those that ask for no view in particular have none.
 
-The choice is this project's: text-to-image models show people from the front and as a whole unless they are held back, so a
-view of the side or the back names the front among what it is not, a close view the far ones, a far view the close ones.
+The choice is this project's: text-to-image models show people from the front and as a whole unless they are kept from it, so
+views of the side and the back have the front as an opposite, close views the far ones, and far views the close ones.
 """
 
 
