@@ -22,7 +22,7 @@ from chorus.kernels.threads import default_threads, run_pieces, split
 
 IMAGES_PER_PASS = 2048
 """Images prepared at a time: bounds the working memory (about 12 KB an image)."""
-VECTORS_PER_TASK = 4
+VECTORS_PER_TASK = 8
 
 
 def touched_regions(
