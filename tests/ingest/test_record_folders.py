@@ -230,7 +230,7 @@ BAD = [
     (change_mask(image(np.full((8, 9), 255, np.uint8))), "object mask", "image_size"),
     (change_mask(image(GREYS)), "object mask", "90 values"),
     (change_mask(image(np.stack([GREYS] * 3, -1))), "object mask", "RGB"),
-    (change_mask(Path.unlink, "person_mask.png"), "person mask", "missing"),
+    (change_mask(Path.unlink, "person_mask.png"), "person_mask.png", "got none"),
     (change_mask(bomb, "person_mask.png"), "person mask", ""),
     (change_mask(link, "person_mask.png"), "person mask", "link"),
 ]
@@ -296,7 +296,7 @@ def test_person_masks_are_kept_where_all_have_one(tmp_path):
     assert ingest_records([with_one], tmp_path / "t", BODY).added == ["with"]
     assert open_store(tmp_path / "t").has_person_masks
     later = ingest_records([without], tmp_path / "t", BODY)
-    assert "missing" in later.rejected[0][1]
+    assert "person_mask.png: expected one" in later.rejected[0][1]
     with pytest.raises(StoreError, match="person_masks"):
         ingest_records([without], tmp_path / "t", BODY, person_masks=False)
 
