@@ -230,7 +230,7 @@ BAD = [
     (change_mask(image(np.full((8, 9), 255, np.uint8))), "object mask", "image_size"),
     (change_mask(image(GREYS)), "object mask", "90 values"),
     (change_mask(image(np.stack([GREYS] * 3, -1))), "object mask", "RGB"),
-    (change_mask(Path.unlink, "person_mask.png"), "person_mask.png", "got none"),
+    (change_mask(Path.unlink, "person_mask.png"), "person mask", "got none"),
     (change_mask(bomb, "person_mask.png"), "person mask", ""),
     (change_mask(link, "person_mask.png"), "person mask", "link"),
 ]
