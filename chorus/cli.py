@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -16,7 +17,7 @@ from chorus import __version__
 from chorus.commands.ablate import ablate_command
 from chorus.commands.aggregate import aggregate_command, explain_command, overlay_command
 from chorus.commands.body import body_convert_command, body_info_command
-from chorus.commands.console import ERROR_EXIT
+from chorus.commands.console import ERROR_EXIT, INTERRUPTED, err, escape_what_cannot_be_encoded, out
 from chorus.commands.demo import demo_command
 from chorus.commands.evaluate_pap import evaluate_pap_command
 from chorus.commands.evaluate_worlds import evaluate_worlds_command
@@ -34,9 +35,33 @@ from chorus.commands.synthesize import ingest_images_command, remake_command, st
 
 
 class _Group(click.Group):
-    """Turns errors about input into one line and exit code 2, unexpected errors into one line and exit code 1."""
+    """Turns every error into one line on standard error that begins "chorus: error:".
+
+    Exit codes: 2 for wrong input and a job that cannot be done with it, 1 for unexpected errors, 130 for Ctrl-C, 141 where
+    the reader of standard output has gone.
+    """
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run a command line, as ``click.Group.main``."""
+        escape_what_cannot_be_encoded()
+        run: Callable[..., Any] = super().main
+        if not standalone_mode:
+            return run(*args, standalone_mode=False, **extra)
+        try:
+            result = run(*args, standalone_mode=False, **extra)
+            sys.stdout.flush()  # a reader that has gone is noticed here, not by Python on its way out
+        except click.ClickException as error:
+            err.print(f"chorus: error: {_sentence(error)}")
+            sys.exit(ERROR_EXIT)
+        except click.Abort:
+            err.print("chorus: stopped by Ctrl-C")
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            out.on_broken_pipe()
+        sys.exit(result if isinstance(result, int) else 0)  # what a context exited with
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the group's command; exit code 2 or 1 for its errors."""
         try:
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
@@ -44,13 +69,38 @@ class _Group(click.Group):
         except Exception as error:
             if ctx.params.get("traceback"):
                 raise
+            if isinstance(error, BrokenPipeError) and _reader_has_gone():
+                raise
             from chorus.errors import StageError
 
             expected = isinstance(error, (ValueError, OSError, ImportError, StageError))
             text = str(error) or type(error).__name__
             kind = "" if expected else f"unexpected {type(error).__name__}: "
-            click.echo(f"chorus: error: {kind}{text}" + ("" if expected else " (--traceback shows where)"), err=True)
+            err.print(f"chorus: error: {kind}{text}" + ("" if expected else " (--traceback shows where)"))
             ctx.exit(ERROR_EXIT if expected else 1)
+
+
+def _sentence(error: click.ClickException) -> str:
+    """What click found wrong with a command line, in the form of the other errors: the option, then what is wrong."""
+    text = error.format_message()
+    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
+        name = error.param_hint or (
+            error.param and error.param.get_error_hint(error.ctx or click.get_current_context(silent=True))
+        )
+        names = " or ".join(name) if isinstance(name, (list, tuple)) else str(name or "")
+        text = f"{names.replace(chr(39), '')}: {error.message}"
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        text = f"{text.rstrip('.')} (see {error.ctx.command_path} --help)"
+    return text
+
+
+def _reader_has_gone() -> bool:
+    """Whether standard output cannot be written, as opposed to another pipe or connection."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -1,21 +1,77 @@
-"""Atomic writes (a temporary file, fsync, rename, fsync of the folder), and file locks for writers."""
+"""Places to write to, atomic writes (a temporary file, fsync, rename, fsync of the folder), and file locks for writers."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from chorus.errors import StoreError
+from chorus.errors import InputError, StoreError
 
 PART_SUFFIX = ".part"
 """Part of every temporary name, and the end of those in a store; readers ignore such files."""
 _NO_FOLDER_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
 """Errors of fsync on a folder that are ignored: file systems without it, and folders that can be written but not read."""
+
+
+def check_output_file(name: str, path: Path, suffixes: Sequence[str] = (), *, replace: bool = True) -> None:
+    """InputError where a file cannot be written to ``path``; called before minutes of work, not after.
+
+    name      of the argument or option, for the message
+    suffixes  endings, such as ".png", of which the path must have one; none given: any
+    replace   whether a file that exists may be replaced
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise InputError(f"{name}: expected a name ending in {' or '.join(suffixes)}, got {str(path)!r}")
+    if path.is_dir():
+        raise InputError(f"{name}: expected a file, got the folder {str(path)!r}")
+    if os.path.lexists(path):
+        if not path.is_file():
+            raise InputError(f"{name}: expected a file that can be replaced, got {str(path)!r}, which is none")
+        if not replace:
+            raise InputError(f"{name}: expected a new name (or --force, to replace the file), got the file {str(path)!r}")
+    _check_folder_of(name, path, "a file")
+
+
+def check_output_folder(name: str, path: Path, result: str = "", *, replace: bool = True) -> None:
+    """InputError where files cannot be written into the folder ``path``, which may be a new name in a folder that exists.
+
+    result   a file that an earlier result in the folder has
+    replace  whether such a result may be replaced
+    """
+    if not path.is_dir():
+        if os.path.lexists(path):
+            raise InputError(f"{name}: expected a folder, got the file {str(path)!r}")
+        _check_folder_of(name, path, "a folder")
+        return
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"{name}: expected a folder that can be written to, got {str(path)!r}")
+    if not replace and os.path.lexists(path / result):
+        raise InputError(f"{name}: expected a folder without {result} (or --force, to replace it), got {str(path)!r}")
+
+
+def _check_folder_of(name: str, path: Path, what: str) -> None:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{name}: expected {what} in a folder that exists, got {str(path)!r}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{name}: expected {what} in a folder that can be written to, got {str(path)!r}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_atomically`` of a text, in UTF-8."""
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_atomically`` of a value as JSON."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextmanager

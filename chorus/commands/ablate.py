@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from chorus.commands.console import body_option, check_output_folders, err, json_option, out, print_json, progress_bars, wrote
+from chorus.commands.console import err, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.options import INPUT, PICTURE, Number, OutputFile, OutputFolder, body_option, force_option, json_option
 
 
 def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
@@ -24,15 +25,13 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
 
 
 @click.command("ablate")
-@click.argument("stores", metavar="[TRAINING_STORE]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--test", "tests", multiple=True, type=click.Path(path_type=Path), help="Test store (repeatable, one each).")
-@click.option(
-    "--other", type=click.Path(path_type=Path), help="A store of one of the categories, from a second source of images."
-)
+@click.argument("stores", metavar="[TRAINING_STORE]...", nargs=-1, type=INPUT)
+@click.option("--test", "tests", multiple=True, type=INPUT, help="Test store (repeatable, one each).")
+@click.option("--other", type=INPUT, help="A store of one of the categories, from a second source of images.")
 @click.option("--source-names", nargs=2, help="What the table calls the training stores' source and that of --other.")
 @click.option(
     "--simulate",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=OutputFolder(),
     help="Instead of stores: simulate them into this folder, which may hold them already.",
 )
 @click.option(
@@ -55,7 +54,7 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
     "--keypoint-confidence",
     default=0.7,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="The filter: least confidence of a shoulder and a hip (A.3).",
 )
 @click.option("--no-filter", is_flag=True, help="The stores keep no keypoint scores: leave the filter and its row out.")
@@ -94,9 +93,10 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
     "--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Test images that a category needs."
 )
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write everything as JSON.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Also draw the rows with their intervals (PNG).")
+@click.option("-o", "--output", type=OutputFile(), help="Also write everything as JSON.")
+@click.option("--picture", type=PICTURE, help="Also draw the rows with their intervals (PNG).")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@force_option
 @json_option("Print everything as JSON.")
 @body_option
 def ablate_command(
@@ -131,7 +131,6 @@ def ablate_command(
     Learns from the training stores (one a category), scores on the test stores. With --simulate both are made, each seed has
     training images of its own, and the exit code is 1 where a claim about those worlds does not hold.
     """
-    import json
     from dataclasses import replace
 
     from chorus.body.model import load_body
@@ -147,9 +146,9 @@ def ablate_command(
         mechanisms,
         simulate_stores,
     )
+    from chorus.files import write_json
     from chorus.store import open_store
 
-    check_output_folders(output=output, picture=picture)
     if (simulate is None) != bool(stores and tests) or (simulate is not None and (stores or tests or other)):
         raise InputError("stores: expected training stores and --test stores, or --simulate FOLDER alone")
     body = load_body(body_path)
@@ -201,7 +200,7 @@ def ablate_command(
     claims = mechanisms(table) if simulate is not None else []
     written = [simulate] if simulate is not None else []
     if output is not None:
-        output.write_text(json.dumps(to_json(table, claims), indent=1) + "\n")
+        write_json(output, to_json(table, claims))
         written.append(output)
     if picture is not None:
         from chorus.figures.ablation_bars import save_ablations
@@ -211,13 +210,13 @@ def ablate_command(
     if as_json:
         print_json({**to_json(table, claims), "wrote": written})
     elif markdown:
-        click.echo(as_markdown(table, claims))
+        out.print(as_markdown(table, claims))
     else:
-        out.print(as_rich(table))
+        print_table(as_rich(table))
         for line in mechanism_lines(claims):
-            out.print(line, markup=False)
+            out.print(line)
         wrote(*written)
     failed = [claim for claim in claims if not claim.holds]
     if failed:
-        err.print(f"chorus: {len(failed)} of {len(claims)} claims do not hold", markup=False)
+        err.print(f"chorus: {len(failed)} of {len(claims)} claims do not hold")
         click.get_current_context().exit(1)

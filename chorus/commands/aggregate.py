@@ -9,11 +9,22 @@ from typing import Any
 import click
 from rich.table import Table
 
-from chorus.commands.console import body_option, filter_option, json_option, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import out, print_facts, print_json, print_table, progress_bars, wrote
+from chorus.commands.options import (
+    INPUT,
+    PICTURE,
+    Number,
+    OutputFile,
+    OutputFolder,
+    body_option,
+    filter_option,
+    force_option,
+    json_option,
+)
 
 _parts_option = click.option(
     "--parts",
-    type=click.Path(path_type=Path),
+    type=INPUT,
     help="A JSON file {part: [vertices or joints]}, instead of the 12 parts of Table 4.",
 )
 _epsilon_option = click.option(
@@ -28,12 +39,19 @@ _fold_option = click.option(
 )
 
 
+def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """Checks the occupancy file, or with --all the folder, before anything is loaded."""
+    kind = OutputFolder("clusters.json") if ctx.params["all_clusters"] else OutputFile(".h5", ".hdf5")
+    return kind.convert(value, param, ctx)
+
+
 @click.command("aggregate")
-@click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
+@click.argument("store_path", metavar="STORE", type=INPUT)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
+    callback=_output,
     required=True,
     help="The occupancy file to write (.h5); with --all a folder.",
 )
@@ -49,7 +67,9 @@ _fold_option = click.option(
     help="Whether view weights count the images before or after the condition on parts.",
 )
 @_fold_option
-@click.option("--all", "all_clusters", is_flag=True, help="Every prompt, every part and every pair, with a summary.")
+@click.option(
+    "--all", "all_clusters", is_flag=True, is_eager=True, help="Every prompt, every part and every pair, with a summary."
+)
 @click.option(
     "--min-images",
     default=100,
@@ -65,7 +85,8 @@ _fold_option = click.option(
 )
 @click.option("--scheme", help="How to group the counts, e.g. azimuth-elevation+folds; default: what the weighting needs.")
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Also draw it with the body from three sides (PNG).")
+@click.option("--picture", type=PICTURE, help="Also draw it with the body from three sides (PNG).")
+@force_option
 @body_option
 @json_option()
 def aggregate_command(
@@ -144,7 +165,7 @@ def aggregate_command(
     if as_json:
         print_json({**facts, "wrote": written})
         return
-    print_table(facts)
+    print_facts(facts)
     wrote(*written)
 
 
@@ -191,15 +212,15 @@ def _aggregate_all(
         table.add_row(
             row["prompt"] or "any", row["part"] or "any", f"{row['images']:,}", f"{row['largest_phi']:.2f}", row["file"]
         )
-    out.print(table)
+    print_table(table)
     if filtered is not None:
-        out.print(f"filter: {filtered}", markup=False)
+        out.print(f"filter: {filtered}")
     wrote(folder)
 
 
 @click.command("explain")
-@click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
-@click.argument("point", nargs=3, type=float)
+@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("point", nargs=3, type=Number())
 @click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable).")
 @click.option("--part", help="Only images whose object touches these body parts.")
 @_parts_option
@@ -256,20 +277,21 @@ def explain_command(
     if as_json:
         print_json({**facts, "keys": {side: [key.decode() for key in names] for side, names in keys.items()}})
         return
-    print_table(facts)
+    print_facts(facts)
     for side, names in keys.items():
         for key in names[:show]:
-            click.echo(f"{side.replace('_', ' '):<8}  {key.decode()}")
+            out.print(f"{side.replace('_', ' '):<8}  {key.decode()}")
         if len(names) > show:
-            click.echo(f"{side.replace('_', ' '):<8}  and {len(names) - show:,} more")
+            out.print(f"{side.replace('_', ' '):<8}  and {len(names) - show:,} more")
 
 
 @click.command("overlay")
-@click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
-@click.argument("occupancy_path", metavar="OCCUPANCY", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the pictures (PNG).")
+@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
+@click.option("-o", "--output", type=OutputFolder("overlays.json"), required=True, help="Folder for the pictures (PNG).")
 @click.option("--images", default=8, show_default=True, type=click.IntRange(min=1), help="How many images, spread evenly.")
 @filter_option
+@force_option
 @body_option
 def overlay_command(
     store_path: Path, occupancy_path: Path, output: Path, images: int, filter_name: str, body_path: Path | None
@@ -296,5 +318,5 @@ def overlay_command(
         name = key.decode()
         path = output / f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}.png"
         on_mask = save_posed_back(path, occupancy, field, batch, row, name)
-        out.print(f"{name}: mean phi on the mask {on_mask:.2f}", markup=False)
+        out.print(f"{name}: mean phi on the mask {on_mask:.2f}")
         wrote(path)

@@ -1,24 +1,85 @@
-"""What the commands share: consoles, progress bars, printing of results and of written files, options that several take."""
+"""What the commands print: results, tables, progress and the names of written files, as plain text.
+
+Prompts, keys, categories and file names come from data. They are never read as markup, and control characters in them are
+shown as escapes. On a terminal tables are fitted to its width; into a pipe or file, nothing is folded, cut or coloured. A
+character that the output's encoding lacks is written as an escape.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
-
-_Callback = TypeVar("_Callback", bound=Callable[..., Any])
 
 ERROR_EXIT = 2
 """Exit code for wrong input, and for a job that could not be done with its input."""
+INTERRUPTED = 130
+"""Exit code of a command that was asked to stop, as shells have it for Ctrl-C."""
+CLOSED_PIPE = 141
+"""Exit code where the reader of standard output has gone (``| head``), as shells have it for SIGPIPE."""
 
-out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+_UNLIMITED = 10_000
+"""Columns of a pipe or file: wider than any row."""
+
+
+class PlainConsole(Console):
+    """A console on standard output or error for which every text is data."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    @property
+    def options(self) -> ConsoleOptions:
+        """How things are drawn: as wide as the terminal; into a pipe or file as wide as they are."""
+        found = super().options
+        return found if self.is_terminal else found.update(width=_UNLIMITED)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """A string as it is; control characters, and characters that the output's encoding lacks, as escapes."""
+        plain = printable(text).encode(self.encoding, "backslashreplace").decode(self.encoding)
+        return super().render_str(plain, **how)
+
+    def on_broken_pipe(self) -> None:
+        """The reader has gone. Without one for the results the command ends; without one for the progress it goes on."""
+        self.quiet = True
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self.file.fileno())  # what is still buffered must not fail again on exit
+        if not self.stderr:
+            raise SystemExit(CLOSED_PIPE)
+
+
+def printable(text: str) -> str:
+    """A text without control characters but tab and newline: the others as backslash escapes (a terminal would obey them)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or not _is_control(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_control(character: str) -> bool:
+    # C0, delete, C1, marks that change the direction of writing, and halves of surrogate pairs, which cannot be encoded.
+    code = ord(character)
+    return code < 0x20 or 0x7F <= code < 0xA0 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069 or 0xD800 <= code < 0xE000
+
+
+def escape_what_cannot_be_encoded() -> None:
+    """Make standard output and error write a character that their encoding lacks as an escape, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+out, err = PlainConsole(), PlainConsole(stderr=True)
 
 
 class _Rate(ProgressColumn):
@@ -33,8 +94,8 @@ def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
 
     Yields a function of the stage's name, how many items are done, and how many there are in all (None: not known).
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=err) as bars:
+    description = TextColumn("{task.description}", markup=False)
+    with Progress(description, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), console=err) as bars:
         tasks: dict[str, Any] = {}
 
         def update(stage: str, done: int, total: int | None) -> None:
@@ -46,52 +107,29 @@ def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on standard output."""
+    """Print a value as JSON on standard output, in ASCII."""
     click.echo(json.dumps(value, indent=1, default=str))
 
 
-def wrote(*paths: Path) -> None:
-    """Print which files were written: the last line of a command's output."""
-    for path in paths:
-        out.print(f"wrote {path}", markup=False)
-
-
-def print_table(facts: dict[str, Any]) -> None:
+def print_facts(facts: dict[str, Any]) -> None:
     """Print names and values, one pair a line; ``_`` in a name is printed as a space."""
     width = max(map(len, facts))
     for name, value in facts.items():
-        shown = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
-        click.echo(f"{name.replace('_', ' '):<{width}}  {shown}")
+        shown = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+        out.print(f"{name.replace('_', ' '):<{width}}  {shown}")
 
 
-def check_output_folders(**paths: Path | None) -> None:
-    """InputError for an output file whose folder does not exist; called before minutes of work, not after.
-
-    paths  option's name without dashes -> its file; None: not given
-    """
-    from chorus.errors import InputError
-
-    for option, path in paths.items():
-        if path is not None and not path.absolute().parent.is_dir():
-            raise InputError(f"--{option}: expected a file in a folder that exists, got {str(path)!r}")
+def print_table(table: Table) -> None:
+    """Print a table, its title above it and its caption below it as lines of their own, which are not folded."""
+    title, caption, table.title, table.caption = table.title, table.caption, None, None
+    if title:
+        out.print(title, style="italic")
+    out.print(table)
+    if caption:
+        out.print(caption, style="dim")
 
 
-def json_option(help: str = "Print the result as JSON.") -> Callable[[_Callback], _Callback]:
-    """The option ``--json``; a command's function gets it as ``as_json``."""
-    return click.option("--json", "as_json", is_flag=True, help=help)
-
-
-filter_option = click.option(
-    "--filter",
-    "filter_name",
-    default="store",
-    show_default=True,
-    metavar="NAME|PATH",
-    help="Which complete images count: store (the store's filter, if it has one), none, paper, soft, or a filter's file.",
-)
-body_option = click.option(
-    "--body",
-    "body_path",
-    type=click.Path(path_type=Path),
-    help="A body file (SMPL .pkl or .npz); default: the built-in mannequin.",
-)
+def wrote(*paths: Path) -> None:
+    """Print which files were written, the last lines of a command's output, and which are not there."""
+    for path in paths:
+        out.print(f"wrote {path}" if os.path.lexists(path) else f"not written: {path}")

@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from chorus.commands.console import out, print_table, progress_bars, wrote
+from chorus.commands.console import print_facts, print_table, progress_bars, wrote
+from chorus.commands.options import SEED, OutputFolder
 
 
 @click.command("demo")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default="demo-output", show_default=True)
+@click.option("-o", "--output", type=OutputFolder(), default="demo-output", show_default=True)
 @click.option("--images", default=2000, show_default=True, type=click.IntRange(min=20))
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--seed", default=0, show_default=True, type=SEED)
 def demo_command(output: Path, images: int, seed: int) -> None:
     """Simulate two ways to use a ball, aggregate the images, compare with the truth, draw pictures."""
     from chorus.demo import THRESHOLD, run_demo
@@ -28,9 +29,9 @@ def demo_command(output: Path, images: int, seed: int) -> None:
     for row in report.rows:
         found = f"{row.iou:.2f} (best {row.best_iou:.2f})"
         table.add_row(row.prompt, str(row.images), found, f"{row.other_iou:.2f}", f"{100 * row.offset_m:.0f} cm")
-    out.print(table)
+    print_table(table)
     simulated = "nothing: the store was there" if report.simulate_rate is None else f"{report.simulate_rate:,.0f} images/s"
-    print_table(
+    print_facts(
         {
             "simulated": simulated,
             "aggregated": f"{report.aggregate_rate:,.0f} images/s at 48^3 (compiled in {report.compile_seconds:.1f} s)",

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import body_option, check_output_folders, json_option, out, print_json, progress_bars, wrote
+from chorus.commands.console import print_json, print_table, progress_bars, wrote
+from chorus.commands.options import INPUT, PICTURE, OutputFile, body_option, force_option, json_option
 
 
 @click.command("pap")
-@click.argument("stores", metavar="TEST_STORE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("stores", metavar="TEST_STORE...", nargs=-1, required=True, type=INPUT)
 @click.option(
     "--occupancy",
     "occupancies",
     multiple=True,
     required=True,
-    type=click.Path(path_type=Path),
+    type=INPUT,
     help="An occupancy of `chorus aggregate` (repeatable, one for each category).",
 )
 @click.option(
@@ -50,9 +51,10 @@ from chorus.commands.console import body_option, check_output_folders, json_opti
 @click.option("--no-aware", is_flag=True, help="Leave out the occlusion-aware scores.")
 @click.option("--backend", default="auto", show_default=True, help="For the posed field: auto, triton, numba or reference.")
 @click.option("--device", help="Render in batches on this torch device, e.g. cuda; default: on the CPU's threads.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write everything as JSON.")
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also write each image's scores as CSV.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Also draw precision-recall curves (PNG).")
+@click.option("-o", "--output", type=OutputFile(), help="Also write everything as JSON.")
+@click.option("--csv", "csv_path", type=OutputFile(), help="Also write each image's scores as CSV.")
+@click.option("--picture", type=PICTURE, help="Also draw precision-recall curves (PNG).")
+@force_option
 @body_option
 @json_option("Print everything as JSON.")
 def evaluate_pap_command(
@@ -72,14 +74,12 @@ def evaluate_pap_command(
     as_json: bool,
 ) -> None:
     """Score occupancies, posed, against the masks of test images (4.2, B.2)."""
-    import json
-
     from chorus.body.model import load_body
     from chorus.evaluate.pap.categories import category_table, evaluate_pap, posing
     from chorus.evaluate.pap.pixels import PapProtocol
+    from chorus.files import write_json
     from chorus.occupancy.counts import load_occupancy
 
-    check_output_folders(output=output, csv=csv_path, picture=picture)
     body = load_body(body_path)
     loaded = [load_occupancy(path) for path in occupancies]
     with progress_bars() as update:
@@ -96,7 +96,7 @@ def evaluate_pap_command(
         )
     written = []
     if output is not None:
-        output.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        write_json(output, report.to_json())
         written.append(output)
     if csv_path is not None:
         report.write_csv(csv_path)
@@ -109,5 +109,5 @@ def evaluate_pap_command(
     if as_json:
         print_json({**report.to_json(), "wrote": written})
         return
-    out.print(category_table(report))
+    print_table(category_table(report))
     wrote(*written)

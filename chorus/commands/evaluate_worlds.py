@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import out, progress_bars, wrote
+from chorus.commands.console import out, print_table, progress_bars, wrote
+from chorus.commands.options import OutputFile, force_option
 
 
 @click.command("worlds")
@@ -18,8 +19,9 @@ from chorus.commands.console import out, progress_bars, wrote
     type=click.IntRange(min=2),
     help="Repetitions; thresholds are chosen on the other seeds.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the figures as JSON.")
+@click.option("-o", "--output", type=OutputFile(), help="Also write the figures as JSON.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@force_option
 def evaluate_worlds_command(images: int, seeds: int, output: Path | None, markdown: bool) -> None:
     """Does it work? Simulated worlds against their truth, and what each part of the method adds."""
     from chorus.evaluate.worlds import as_markdown, as_rich, run
@@ -27,8 +29,8 @@ def evaluate_worlds_command(images: int, seeds: int, output: Path | None, markdo
     with progress_bars() as update:
         table = run(images, seeds, output, progress=lambda done, total: update("images", done, total))
     if markdown:
-        click.echo(as_markdown(table))
+        out.print(as_markdown(table))
     else:
-        out.print(as_rich(table))
+        print_table(as_rich(table))
     if output is not None:
         wrote(output)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import json_option, out, print_json, wrote
+from chorus.commands.console import out, print_json, print_table, wrote
+from chorus.commands.options import INPUT, json_option
 
 
 @click.command("filter")
-@click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
+@click.argument("store_path", metavar="STORE", type=INPUT)
 @click.option("--set", "assignments", multiple=True, metavar="RULE=NUMBER", help="A rule's threshold: overlap=0.2; repeatable.")
 @click.option("--off", "off", multiple=True, metavar="RULE", help="Switch a rule off; repeatable.")
 @click.option("--torso-mode", type=click.Choice(["any", "all"]), help="A shoulder and a hip (A.3), or all four (3.2).")
@@ -63,7 +64,7 @@ def filter_command(
     if as_json:
         print_json({"store": store_path, **report.to_json(), "wrote": written})
         return
-    out.print(report_table(report))
+    print_table(report_table(report))
     wrote(*written)
     if dry_run:
         out.print("dry run: nothing is written")

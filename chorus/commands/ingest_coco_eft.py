@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from chorus.commands.console import ERROR_EXIT, body_option, json_option, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import ERROR_EXIT, out, print_facts, print_json, print_table, progress_bars, wrote
+from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, body_option, force_option, json_option
 
 
 @click.command("coco-eft")
-@click.argument("annotations", type=click.Path(path_type=Path))
-@click.argument("eft", metavar="EFT...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the stores, one a category.")
+@click.argument("annotations", type=INPUT)
+@click.argument("eft", metavar="EFT...", nargs=-1, required=True, type=INPUT)
+@click.option("-o", "--output", type=OutputFolder(), required=True, help="Folder for the stores, one a category.")
 @click.option("--category", "categories", multiple=True, help="COCO's name (repeatable); default: all but person.")
 @click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Images that a category needs.")
 @click.option(
     "--min-overlap",
     default=0.5,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="Least intersection of the boxes of person and object over the smaller box.",
 )
 @click.option(
@@ -30,14 +30,12 @@ from chorus.commands.console import ERROR_EXIT, body_option, json_option, out, p
     type=click.IntRange(min=0),
     help="Most iterations of the camera fit (Eq. 8).",
 )
-@click.option(
-    "--stop-px", default=0.5, show_default=True, type=click.FloatRange(min=0), help="Mean distance at which the fit stops."
-)
+@click.option("--stop-px", default=0.5, show_default=True, type=Number(min=0), help="Mean distance at which the fit stops.")
 @click.option(
     "--reject-px",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     help="Mean distance above which an image is rejected.",
 )
 @click.option(
@@ -48,7 +46,8 @@ from chorus.commands.console import ERROR_EXIT, body_option, json_option, out, p
     help="How Eq. 8 is solved.",
 )
 @click.option("--betas", "use_betas", is_flag=True, help="Fit cameras to the joints of EFT's shapes, not the template's.")
-@click.option("--report", "report_path", type=click.Path(path_type=Path), help="Also write all counts and reasons as JSON.")
+@click.option("--report", "report_path", type=OutputFile(), help="Also write all counts and reasons as JSON.")
+@force_option
 @body_option
 @json_option("Print all counts and reasons as JSON.")
 def ingest_coco_eft_command(
@@ -71,6 +70,7 @@ def ingest_coco_eft_command(
     from rich.table import Table
 
     from chorus.body.model import load_body
+    from chorus.files import write_json
     from chorus.ingest.coco_eft import ingest_coco_eft
 
     with progress_bars() as update:
@@ -92,7 +92,7 @@ def ingest_coco_eft_command(
     facts = report.as_dict()
     written = [c.store for c in report.categories if c.store is not None]
     if report_path is not None:
-        report_path.write_text(json.dumps(facts, indent=1) + "\n")
+        write_json(report_path, facts)
         written.append(report_path)
     if as_json:
         print_json(facts)
@@ -105,10 +105,10 @@ def ingest_coco_eft_command(
                 few = f" (below {min_images}: no store)" if c.store is None and c.kept else ""
                 rejected = ", ".join(f"{reason} {count}" for reason, count in c.rejected.items())
                 table.add_row(c.name, str(c.annotations), f"{c.kept}{few}", rejected)
-        out.print(table)
-        print_table({name: value for name, value in facts.items() if name.startswith("eft_")})
+        print_table(table)
+        print_facts({name: value for name, value in facts.items() if name.startswith("eft_")})
         wrote(*written)
     if not any(c.store for c in report.categories):
         if not as_json:
-            out.print(f"no category has {min_images} images", markup=False)
+            out.print(f"no category has {min_images} images")
         raise click.exceptions.Exit(ERROR_EXIT)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import ERROR_EXIT, body_option, err, json_option, out, print_json, print_table, wrote
+from chorus.commands.console import ERROR_EXIT, err, out, print_facts, print_json, wrote
+from chorus.commands.options import INPUT, OutputStore, body_option, json_option
 
 
 @click.command("records")
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The store to make or add to.")
+@click.argument("folders", nargs=-1, required=True, type=INPUT)
+@click.option("-o", "--output", type=OutputStore(), required=True, help="The store to make or add to.")
 @body_option
 @json_option()
 def ingest_records_command(folders: tuple[Path, ...], output: Path, body_path: Path | None, as_json: bool) -> None:
@@ -26,10 +27,10 @@ def ingest_records_command(folders: tuple[Path, ...], output: Path, body_path: P
         print_json(asdict(report))
     else:
         for folder, reason in report.rejected:
-            err.print(f"rejected {folder}: {reason}", markup=False)
+            err.print(f"rejected {folder}: {reason}")
         for key, residual in report.residual_px.items():
-            out.print(f"{key}: camera fitted to its keypoints (Eq. 8), mean distance {residual:.1f} px", markup=False)
-        print_table({"added": len(report.added), "present already": len(report.present), "rejected": len(report.rejected)})
+            out.print(f"{key}: camera fitted to its keypoints (Eq. 8), mean distance {residual:.1f} px")
+        print_facts({"added": len(report.added), "present already": len(report.present), "rejected": len(report.rejected)})
         wrote(output)
     if not report.added and not report.present:
         raise click.exceptions.Exit(ERROR_EXIT)

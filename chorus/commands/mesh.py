@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from chorus.commands.console import body_option, json_option, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import print_facts, print_json, progress_bars, wrote
+from chorus.commands.options import INPUT, MESH, Number, body_option, force_option, json_option
 from chorus.commands.pose import inverse_option, load_given_body, read_pose
 
 DEFAULT_THRESHOLD = 0.5
@@ -29,15 +30,15 @@ def read_volume(text: str) -> float:
 
 
 @click.command("mesh")
-@click.argument("occupancy_path", metavar="OCCUPANCY", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The file: .glb, .ply or .obj.")
-@click.option("--threshold", type=float, help=f"Around the voxels with phi >= this.  [default: {DEFAULT_THRESHOLD}]")
-@click.option("--mass", type=float, help="Around the fewest voxels that hold this share (0 to 1) of the sum of phi.")
+@click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
+@click.option("-o", "--output", type=MESH, required=True, help="The file: .glb, .ply or .obj.")
+@click.option("--threshold", type=Number(), help=f"Around the voxels with phi >= this.  [default: {DEFAULT_THRESHOLD}]")
+@click.option("--mass", type=Number(), help="Around the fewest voxels that hold this share (0 to 1) of the sum of phi.")
 @click.option("--volume", help="Enclosing this volume, in litres or m^3: 12l, 0.012m3.")
 @click.option(
     "--pose",
     "pose_path",
-    type=click.Path(path_type=Path),
+    type=INPUT,
     help="Around a person in this pose: .npy, .npz or a record's folder.",
 )
 @click.option("--with-body", is_flag=True, help="Also the body, at rest or posed, as a second node in another colour.")
@@ -49,6 +50,7 @@ def read_volume(text: str) -> float:
     show_default=True,
     help="With --pose: how phi is read between voxels; nearest makes a surface of steps.",
 )
+@force_option
 @body_option
 @json_option()
 def mesh_command(
@@ -74,7 +76,6 @@ def mesh_command(
         OBJECT,
         PERSON,
         body_mesh,
-        check_mesh_path,
         choose_threshold,
         describe,
         surface,
@@ -82,7 +83,6 @@ def mesh_command(
     )
     from chorus.provenance import provenance
 
-    check_mesh_path("--output", output)
     cubic_metres = None if volume is None else read_volume(volume)
     if threshold is None and mass is None and cubic_metres is None:
         threshold = DEFAULT_THRESHOLD
@@ -130,5 +130,5 @@ def mesh_command(
     litres = 1000 * facts.pop("volume_m3")
     low, high = ([round(c, 3) for c in facts.pop(corner)] for corner in ("low", "high"))
     facts["area_m2"] = round(facts["area_m2"], 4)
-    print_table({**facts, "volume": f"{litres:.4g} l", "from, metres": low, "to, metres": high})
+    print_facts({**facts, "volume": f"{litres:.4g} l", "from, metres": low, "to, metres": high})
     wrote(output)

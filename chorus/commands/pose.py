@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.commands.console import (
-    body_option,
-    check_output_folders,
-    json_option,
-    out,
-    print_json,
-    print_table,
-    progress_bars,
-    wrote,
-)
+from chorus.commands.console import print_facts, print_json, print_table, progress_bars, wrote
+from chorus.commands.options import INPUT, MESH, PICTURE, SEED, OutputFile, body_option, force_option, json_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,9 +104,9 @@ def posed_picture(
 
 
 @click.command("pose")
-@click.argument("occupancy_path", metavar="OCCUPANCY", type=click.Path(path_type=Path))
-@click.argument("pose_path", metavar="POSE", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The .npz file to write.")
+@click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
+@click.argument("pose_path", metavar="POSE", type=INPUT)
+@click.option("-o", "--output", type=OutputFile(".npz"), required=True, help="The .npz file to write.")
 @inverse_option
 @click.option(
     "--interpolation",
@@ -124,12 +116,11 @@ def posed_picture(
     help="Read phi at the nearest voxel (the paper's), or between the eight nearest.",
 )
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Also draw it with the posed body from three sides (PNG).")
-@click.option(
-    "--mesh", "mesh_path", type=click.Path(path_type=Path), help="Also write surface and posed body (.glb, .ply, .obj)."
-)
+@click.option("--picture", type=PICTURE, help="Also draw it with the posed body from three sides (PNG).")
+@click.option("--mesh", "mesh_path", type=MESH, help="Also write surface and posed body (.glb, .ply, .obj).")
 @click.option("--threshold", default=0.5, show_default=True, help="With --mesh: the surface is around phi >= this.")
 @click.option("--betas", "betas_text", help="The person's shape coefficients, separated by commas.")
+@force_option
 @body_option
 @json_option()
 def pose_command(
@@ -159,14 +150,8 @@ def pose_command(
     from chorus.files import write_atomically
     from chorus.occupancy.counts import load_occupancy
     from chorus.occupancy.posed import body_of
-    from chorus.occupancy.surfaces import check_mesh_path
     from chorus.provenance import provenance
 
-    if output.suffix != ".npz":
-        raise InputError(f"--output: expected a name ending in .npz, got {str(output)!r}")
-    check_output_folders(output=output, picture=picture)
-    if mesh_path is not None:
-        check_mesh_path("--mesh", mesh_path)
     occupancy, poses = load_occupancy(occupancy_path), read_pose(pose_path)
     if poses.ndim == 3 and (picture or mesh_path):
         raise InputError(f"--picture, --mesh: expected one pose, (J, 3), got {len(poses)} in {pose_path}")
@@ -203,7 +188,7 @@ def pose_command(
     written = [output]
     if picture is not None:
         title = f"{occupancy.category or occupancy_path.name}, posed as {pose_path.name}"
-        write_atomically(picture, lambda part: posed_picture(part, phi, extent, body, poses, title, betas))
+        posed_picture(picture, phi, extent, body, poses, title, betas)
         written.append(picture)
     facts: dict[str, Any] = {
         "poses": 1 if poses.ndim == 2 else len(poses),
@@ -231,7 +216,7 @@ def pose_command(
     if as_json:
         print_json({**facts, "wrote": written})
         return
-    print_table(facts)
+    print_facts(facts)
     wrote(*written)
 
 
@@ -241,32 +226,29 @@ def pose_command(
     "--noise", default=0.25, show_default=True, help="Standard deviation of the poses, radians on every axis of every joint."
 )
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the figures as JSON.")
+@click.option("--seed", default=0, show_default=True, type=SEED)
+@click.option("-o", "--output", type=OutputFile(), help="Also write the figures as JSON.")
+@force_option
 @body_option
 @json_option()
 def roundtrip_command(
     poses: int, noise: float, resolution: int, seed: int, output: Path | None, body_path: Path | None, as_json: bool
 ) -> None:
     """How far voxels land from where they were, moved into random poses (Eq. 5) and back (Eq. 11)."""
-    import json
-
     from chorus.body.model import load_body
     from chorus.evaluate.roundtrip import as_rich, roundtrip
     from chorus.field import CanonicalField
-    from chorus.files import write_atomically
+    from chorus.files import write_json
 
-    check_output_folders(output=output)
     field = CanonicalField(load_body(body_path), resolution)
     with progress_bars() as update:
         found = roundtrip(field, poses, noise, seed, progress=lambda done, total: update("poses", done, total))
     if output is not None:
-        text = json.dumps(found.to_json(), indent=1) + "\n"
-        write_atomically(output, lambda part: part.write_text(text))
+        write_json(output, found.to_json())
     if as_json:
         print_json(found.to_json())
         return
     for inverse in found.inverses:
-        out.print(as_rich(found, inverse))
+        print_table(as_rich(found, inverse))
     if output is not None:
         wrote(output)

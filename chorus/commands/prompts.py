@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from chorus.commands.console import check_output_folders, err, json_option, print_json, wrote
+from chorus.commands.console import err, out, print_json, wrote
+from chorus.commands.options import OutputFile, force_option, json_option
 
 
 @click.command("prompts")
@@ -29,8 +30,9 @@ from chorus.commands.console import check_output_folders, err, json_option, prin
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="An option of the source (repeatable).")
 @click.option("--device", default="cpu", show_default=True, help="For local: cpu, cuda, cuda:1, ...")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16", "bfloat16"]))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write them as JSON, which file=PATH reads again.")
+@click.option("-o", "--output", type=OutputFile(), help="Write them as JSON, which file=PATH reads again.")
 @click.option("--views", is_flag=True, help="Show each prompt with its 22 view augmentations, as image models are given them.")
+@force_option
 @json_option()
 def prompts_command(
     category: str,
@@ -47,27 +49,25 @@ def prompts_command(
 
     The question and the 22 view augmentations are those of A.1.
     """
-    import json
-
+    from chorus.files import write_json
     from chorus.frontend.prompting import VIEWS, category_name, usual_count
     from chorus.frontend.registry import make
     from chorus.frontend.stages import ImageRequest, Runtime, dropped_prompts, prompt_provenance
 
-    check_output_folders(output=output)
     name = category_name(category)
     stage = make("prompts", source, Runtime(device, dtype, options=_options(assignments)))
     prompts = stage.prompts(name, usual_count(name, source) if count is None else count)
     content: dict[str, Any] = {"category": name, "prompts": prompts, "source": prompt_provenance(stage, source)}
     if output is not None:
-        output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(output, content)
     texts = [ImageRequest("", prompt, view).text for prompt in prompts for view in VIEWS]
     if as_json:
         shown = {**content, "dropped": [vars(item) for item in dropped_prompts(stage)]}
         print_json({**shown, **({"views": VIEWS, "texts": texts} if views else {}), **({"wrote": output} if output else {})})
         return
     for item in dropped_prompts(stage):
-        err.print(f"dropped: {item.text[:120]!r}: {item.reason}", markup=False)
-    click.echo("\n".join(texts if views else prompts))
+        err.print(f"dropped: {item.text[:120]!r}: {item.reason}")
+    out.print("\n".join(texts if views else prompts))
     if output is not None:
         wrote(output)
 

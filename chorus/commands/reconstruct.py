@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chorus.commands.console import body_option, json_option, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import print_facts, print_json, progress_bars, wrote
+from chorus.commands.options import INPUT, Number, OutputFolder, body_option, force_option, json_option
 
 if TYPE_CHECKING:
     from chorus.body.model import Body
@@ -15,21 +16,21 @@ if TYPE_CHECKING:
 
 
 @click.command("reconstruct")
-@click.argument("record", metavar="RECORD|PHOTO", type=click.Path(path_type=Path))
+@click.argument("record", metavar="RECORD|PHOTO", type=INPUT)
 @click.option(
     "--occupancies",
     multiple=True,
     required=True,
-    type=click.Path(path_type=Path),
+    type=INPUT,
     help="A folder of `chorus aggregate --all`, a folder of such folders, or an occupancy file (repeatable).",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder to write to.")
+@click.option("-o", "--output", type=OutputFolder("reconstruction.json"), required=True, help="The folder to write to.")
 @click.option("--category", help="The object's category, instead of the record's.")
-@click.option("--photo", type=click.Path(path_type=Path), help="The photograph; default: photo.jpg or .png in the record.")
+@click.option("--photo", type=INPUT, help="The photograph; default: photo.jpg or .png in the record.")
 @click.option(
-    "--threshold", type=float, help="The surface is around phi >= this; default: what agrees best with the object's mask."
+    "--threshold", type=Number(), help="The surface is around phi >= this; default: what agrees best with the object's mask."
 )
-@click.option("--mass", type=float, help="Instead of --threshold: the surface holds this share of the sum of phi.")
+@click.option("--mass", type=Number(), help="Instead of --threshold: the surface holds this share of the sum of phi.")
 @click.option(
     "--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Images that a distribution needs."
 )
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     "--round-trip",
     default=0.2,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     help="Posed voxels whose canonical voxel Eq. 5 carries farther away than this, metres, are emptied; inf: none are.",
 )
 @click.option(
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     type=click.Choice(["levenberg-marquardt", "adam"]),
     help="Of a PHOTO: Eq. 8; adam is the paper's.",
 )
+@force_option
 @body_option
 @json_option("Print what reconstruction.json holds.")
 def reconstruct_command(
@@ -104,8 +106,6 @@ def reconstruct_command(
     from chorus.reconstruct.scene import read_scene
     from chorus.reconstruct.single_view import reconstruct, write_reconstruction
 
-    if not output.absolute().parent.is_dir() or (output.exists() and not output.is_dir()):
-        raise InputError(f"--output: expected a folder, or a new name in a folder that exists, got {str(output)!r}")
     body = load_body(body_path)
     if record.is_file():
         if photo is not None:
@@ -139,7 +139,7 @@ def reconstruct_command(
         return
     residual = facts["camera"]["residual_px"]
     chosen, shape = facts["chosen"], facts["object"]
-    print_table(
+    print_facts(
         {
             "category": f"{chosen['category']} ({chosen['category_from']})",
             "prompt": chosen["prompt"] or "any",

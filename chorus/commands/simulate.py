@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import body_option, json_option, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import print_facts, print_json, progress_bars, wrote
+from chorus.commands.options import SEED, OutputStore, body_option, json_option
 
 
 @click.command("simulate")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The store to make or complete.")
+@click.option("-o", "--output", type=OutputStore(), required=True, help="The store to make or complete.")
 @click.option(
     "--world",
     "worlds",
@@ -18,7 +19,7 @@ from chorus.commands.console import body_option, json_option, print_json, print_
     help="A simulated world (repeatable; a wrong name lists all); default: those of the demo.",
 )
 @click.option("--images", default=2000, show_default=True, type=click.IntRange(min=1), help="In all, split over the worlds.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--biased", is_flag=True, help="80 % of the cameras in front of the person.")
 @body_option
 @json_option()
@@ -48,5 +49,5 @@ def simulate_command(
     if as_json:
         print_json({"store": output, "images": made})
         return
-    print_table({"images by status": made})
+    print_facts({"images by status": made})
     wrote(output)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import ERROR_EXIT, json_option, out, print_json, print_table
+from chorus.commands.console import ERROR_EXIT, out, print_facts, print_json
+from chorus.commands.options import INPUT, json_option
 
 
 @click.command("info")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=INPUT)
 @json_option()
 def store_info_command(path: Path, as_json: bool) -> None:
     """Describe a store: images by status, prompts, bytes."""
@@ -21,11 +22,11 @@ def store_info_command(path: Path, as_json: bool) -> None:
         print_json(facts)
         return
     facts.pop("provenance")  # pages of parameters: for --json
-    print_table(facts)
+    print_facts(facts)
 
 
 @click.command("verify")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=INPUT)
 @json_option()
 def store_verify_command(path: Path, as_json: bool) -> None:
     """Read everything again and check it against its digests; exit code 2 where something is broken."""
@@ -38,7 +39,7 @@ def store_verify_command(path: Path, as_json: bool) -> None:
         print_json([asdict(p) for p in problems])
     else:
         for problem in problems:
-            out.print(f"{problem.shard}: {problem.dataset}: {problem.what}", markup=False)
-        out.print("nothing is broken" if not problems else f"{len(problems)} problems", markup=False)
+            out.print(f"{problem.shard}: {problem.dataset}: {problem.what}")
+        out.print("nothing is broken" if not problems else f"{len(problems)} problems")
     if problems:
         raise click.exceptions.Exit(ERROR_EXIT)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
 from rich.table import Table
 
-from chorus.commands.console import out, print_json, print_table, wrote
+from chorus.commands.console import out, print_facts, print_json, print_table, wrote
 
 if TYPE_CHECKING:
     from chorus.frontend.job import Job
@@ -41,15 +40,15 @@ def say_plan(job: Job, as_json: bool) -> None:
         print_json({**plan, "stages": stages})
         return
     cells = max(1, len({(r.prompt, r.view) for r in requests}))
-    print_table({k: v for k, v in plan.items() if k not in ("prompts", "views", "settings")})
-    click.echo(f"{len(plan['prompts'])} prompts x {len(plan['views'])} views, {len(requests) / cells:,.1f} images each:")
+    print_facts({k: v for k, v in plan.items() if k not in ("prompts", "views", "settings")})
+    out.print(f"{len(plan['prompts'])} prompts x {len(plan['views'])} views, {len(requests) / cells:,.1f} images each:")
     for prompt in plan["prompts"]:
-        click.echo(f"  {prompt}")
+        out.print(f"  {prompt}")
     table = Table("stage", "name", "model", "licence")
     for stage in stages:
         table.add_row(*(str(stage[name]) for name in ("stage", "name", "model", "licence")))
-    out.print(table)
-    click.echo("nothing was done (--dry-run)")
+    print_table(table)
+    out.print("nothing was done (--dry-run)")
 
 
 def say_done(job: Job, report: RunReport, as_json: bool) -> None:
@@ -75,12 +74,12 @@ def say_done(job: Job, report: RunReport, as_json: bool) -> None:
         table = Table("what became of the images", "")
         for status, number in rows.items():
             table.add_row(status, f"{number:,}")
-        out.print(table)
+        print_table(table)
         table = Table("stage", "busy, s", "waits for input, s", "waits for output, s")
         for row in times:
             table.add_row(*(str(value) for value in row.values()))
-        out.print(table)
-    print_table(facts if processes == 1 else {**facts, "processes": f"{processes}; made: by the first"})
+        print_table(table)
+    print_facts(facts if processes == 1 else {**facts, "processes": f"{processes}; made: by the first"})
     if report.stopped:
-        click.echo("stopped before the end; the same command goes on from here")
+        out.print("stopped before the end; the same command goes on from here")
     wrote(job.output)

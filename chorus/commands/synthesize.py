@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.commands.console import body_option, json_option, print_json, progress_bars, wrote
+from chorus.commands.console import INTERRUPTED, err, out, print_json, progress_bars, wrote
+from chorus.commands.options import INPUT, SEED, Number, OutputFile, OutputStore, body_option, force_option, json_option
 from chorus.commands.synthesis_report import say_done, say_plan
 
 if TYPE_CHECKING:
     from chorus.frontend.job import Job, StageChoices
     from chorus.frontend.run import Settings
-
-INTERRUPTED = 130
-"""Exit code of a run that was asked to stop, as shells have it for Ctrl-C."""
 
 _STAGE = "NAME or NAME=MODEL, where MODEL is a hub id or a local path; `chorus stages` lists them. Or module:Class."
 
@@ -30,7 +28,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that ``synthesize`` and ``ingest images`` share."""
     for option in reversed(
         (
-            click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The store."),
+            click.option("-o", "--output", type=OutputStore(), required=True, help="The store."),
             click.option("--detector", default="mask2former", show_default=True, help="What finds people and objects."),
             click.option("--keypoints", default="vitpose", show_default=True, help="What finds keypoints."),
             click.option("--humans", help="What finds 3D poses; no default, because you must obtain its weights."),
@@ -75,7 +73,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--commit-seconds",
                 default=120.0,
                 show_default=True,
-                type=click.FloatRange(min=0),
+                type=Number(min=0),
                 help="Seconds between commits: what a crash can lose.",
             ),
             click.option("--accept-changes", is_flag=True, help="Add to a store that was made with other stages or settings."),
@@ -97,7 +95,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--images", "image_source", default="stable-diffusion", show_default=True, help="What makes images.")
 @click.option("--count", type=click.IntRange(min=1), help="Images in all; default: Table 3's number for the category.")
 @click.option("--view", "views", multiple=True, help='Only these of the 22 view augmentations (repeatable; "" for none).')
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--simulated", is_flag=True, help="A simulated world plays every stage: to try this without any model.")
 @_run_options
 def synthesize_command(
@@ -141,7 +139,7 @@ def synthesize_command(
 
 
 @click.command("images")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=INPUT)
 @click.option("--category", required=True, help="The object that the pictures show people with.")
 @click.option("--prompt", help="The prompt of all pictures; default: the name of each picture's folder.")
 @_run_options
@@ -162,11 +160,12 @@ def ingest_images_command(
 
 
 @click.command("remake")
-@click.argument("store_path", metavar="STORE", type=click.Path(path_type=Path))
+@click.argument("store_path", metavar="STORE", type=INPUT)
 @click.argument("key")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The PNG to write.")
+@click.option("-o", "--output", type=OutputFile(".png"), required=True, help="The PNG to write.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", help="Default: the type that the run used.")
+@force_option
 @body_option
 def remake_command(store_path: Path, key: str, output: Path, device: str, dtype: str | None, body_path: Path | None) -> None:
     """Make one image of a store again, from its prompt, view and seed."""
@@ -175,6 +174,7 @@ def remake_command(store_path: Path, key: str, output: Path, device: str, dtype:
 
     from chorus.body.model import load_body
     from chorus.errors import InputError
+    from chorus.files import write_atomically
     from chorus.frontend.distributed import Ranks
     from chorus.frontend.plan import Description
     from chorus.frontend.registry import make
@@ -201,7 +201,8 @@ def remake_command(store_path: Path, key: str, output: Path, device: str, dtype:
     made = source.images([ImageRequest(key, str(rows["prompt"][row]), str(rows["view"][row]), int(rows["seed"][row]))])[0]
     if isinstance(made, Refusal):
         raise InputError(f"KEY: expected an image that can be made again, got {key!r}: {made.reason}")
-    Image.fromarray(made.pixels).save(output, "PNG")
+    picture = Image.fromarray(made.pixels)
+    write_atomically(output, lambda part: picture.save(part, "PNG"))
     wrote(output)
 
 
@@ -221,17 +222,17 @@ def stages_command(kind: str | None, as_json: bool) -> None:
     if as_json:
         print_json([asdict(info) for info in stages(kind)])
         for line in broken:
-            click.echo(line, err=True)
+            err.print(line)
         return
     for info in stages(kind):
-        click.echo(f"--{info.kind} {info.name}{'=MODEL' if info.model == '' else ''}: {info.what}")
+        out.print(f"--{info.kind} {info.name}{'=MODEL' if info.model == '' else ''}: {info.what}")
         for name, value in (("model", info.model), ("licence", info.licence), ("weights", info.weights), ("needs", info.needs)):
             if value:
-                click.echo(f"    {name:<8} {value}")
+                out.print(f"    {name:<8} {value}")
         for name, meaning in info.options or ():
-            click.echo(f"    --set {info.kind}.{name}=...  {meaning}")
+            out.print(f"    --set {info.kind}.{name}=...  {meaning}")
     for line in broken:
-        click.echo(line)
+        out.print(line)
 
 
 def _analysis(options: dict[str, Any], assigned: dict[str, str]) -> StageChoices:

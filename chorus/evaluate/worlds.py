@@ -8,7 +8,6 @@ other seeds, so that no score depends on the truth it is compared with.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from chorus.body.model import Body, load_body
 from chorus.errors import InputError, check_array
 from chorus.evaluate.intervals import CONFIDENCE, t_interval
 from chorus.field import CanonicalField
+from chorus.files import check_output_file, write_json
 from chorus.images import ImageBatch
 from chorus.occupancy.aggregation import aggregate
 from chorus.occupancy.counts import Occupancy
@@ -264,13 +264,13 @@ def _floats(values: NDArray[Any]) -> tuple[float, ...]:
 def run(images: int = 2000, seeds: int = 5, output: str | Path | None = None, progress: Progress | None = None) -> WorldsTable:
     """The table over seeds 0 .. seeds - 1, written as JSON to ``output`` where that is given.
 
-    Raises InputError as ``worlds_table`` does and, before any work, where ``output`` lies in no folder.
+    Raises InputError as ``worlds_table`` does and, before any work, where ``output`` cannot be written.
     """
-    if output is not None and not Path(output).absolute().parent.is_dir():
-        raise InputError(f"output: expected a file in a folder that is there, got {str(output)!r}")
+    if output is not None:
+        check_output_file("output", Path(output))
     table = worlds_table(images, range(seeds), progress=progress)
     if output is not None:
-        Path(output).write_text(json.dumps(table.to_json(), indent=1) + "\n")
+        write_json(Path(output), table.to_json())
     return table
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from chorus.errors import InputError
 from chorus.evaluate.ablation.report import section_title
 from chorus.evaluate.ablation.run import AblationTable
+from chorus.figures.saving import save_figure
 from chorus.figures.three_sides import COLOURS
 
 GAP = 0.5
@@ -54,7 +55,7 @@ def save_ablations(path: str | Path, table: AblationTable) -> None:
         f"ablations: {len(table.categories)} categories, {tested} test images, {len(table.seeds)} seeds, 95 % t-intervals",
         fontsize=11,
     )
-    figure.savefig(path)
+    save_figure(path, figure)
 
 
 def _draw_means(ax: Axes, table: AblationTable, heights: list[float]) -> None:

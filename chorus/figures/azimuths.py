@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from chorus.camera.views import AZIMUTH_BINS
+from chorus.figures.saving import save_figure
 from chorus.figures.three_sides import COLOURS
 from chorus.occupancy.counts import Occupancy
 
@@ -40,4 +41,4 @@ def save_view_distribution(path: str | Path, occupancies: Sequence[tuple[str, Oc
         draw_azimuths(ax, counts)
         ax.set_title(f"{label}\n{counts.sum()} images, {counts.min()} to {counts.max()} a bin", fontsize=10)
     figure.suptitle("where the cameras stood (azimuth around the person)", fontsize=11)
-    figure.savefig(path)
+    save_figure(path, figure)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
 from chorus.field import CanonicalField
+from chorus.figures.saving import save_figure
 from chorus.figures.three_sides import COLOURS
 from chorus.images import ImageBatch
 from chorus.occupancy.counts import Occupancy
@@ -46,7 +47,7 @@ def save_masks(path: str | Path, images: ImageBatch, body: Body, titles: Sequenc
         ax.imshow(body_on_mask(body, images.poses[i], images.cameras, i, images.masks.unpack(i)))
         ax.set_title(textwrap.fill(title, 28), fontsize=8)
     figure.suptitle("object masks (orange) over the posed body as each camera sees it", fontsize=11)
-    figure.savefig(path)
+    save_figure(path, figure)
 
 
 def project_occupancy(
@@ -95,5 +96,5 @@ def save_posed_back(
     for ax in (left, right):
         ax.set_axis_off()
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path)
+    save_figure(path, figure)
     return float(drawn[mask].mean())

@@ -21,6 +21,7 @@ from chorus.evaluate.pap.pixels import (
     downscaled_size,
     render_levels,
 )
+from chorus.figures.saving import save_figure
 from chorus.figures.three_sides import COLOURS
 
 SHOWN_IMAGES = 60
@@ -60,7 +61,7 @@ def save_curves(path: str | Path, report: PapReport, columns: int = 4) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     means = ", ".join(f"{percent(report.mpap(score))} {score.replace('_', ' ')}" for score in ("vanilla", "strict"))
     figure.suptitle(f"projective average precision, in percent; mPAP of {len(report.counted)} categories: {means}", fontsize=11)
-    figure.savefig(path)
+    save_figure(path, figure)
 
 
 def _draw_single(ax: Axes, category: CategoryPap) -> None:
@@ -101,7 +102,7 @@ def save_scored_image(path: str | Path, image: PapImage, protocol: PapProtocol =
         f"{percent(scores.aware_vanilla)}, strict {percent(scores.aware_strict)}",
         fontsize=10,
     )
-    figure.savefig(path)
+    save_figure(path, figure)
 
 
 def _over_body(picture: NDArray[np.float64], image: PapImage, size: tuple[int, int]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from chorus.errors import InputError
 from chorus.evaluate.statistics.stores import ELEVATION_EDGES, StoreStatistics
 from chorus.evaluate.statistics.views import HIGH, NO_VIEW, QUADRANTS
 from chorus.figures.azimuths import draw_azimuths
+from chorus.figures.saving import save_figure
 from chorus.figures.three_sides import COLOURS
 
 SHOWN_CAMERAS = 5000
@@ -39,7 +40,7 @@ def save_statistics(path: str | Path, stores: Sequence[StoreStatistics]) -> None
         around.set_title("azimuth (from above)", fontsize=10)
         _draw_elevations(figure.add_subplot(grid[row, 2]), s)
         _draw_directions(figure.add_subplot(grid[row, 3], projection="mollweide"), s)
-    figure.savefig(path)
+    save_figure(path, figure)
 
 
 def _draw_reasons(ax: Axes, s: StoreStatistics) -> None:
@@ -118,4 +119,4 @@ def save_views(path: str | Path, stores: Sequence[StoreStatistics]) -> None:
         for axes in (around, up):
             axes.set_ylim(len(s.views) - 0.4, -0.6)
             axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    save_figure(path, figure)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
 from chorus.body.model import Body
+from chorus.figures.saving import save_figure
 from chorus.render.rasterize import face_normals, render_orthographic, shade
 
 COLOURS = matplotlib.colormaps["plasma"]
@@ -99,4 +100,4 @@ def save_three_sides(
         line[0].set_ylabel(label, fontsize=10)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), ax=axes, shrink=0.6, pad=0.02)
     bar.set_label("probability of the object, phi")
-    figure.savefig(path)
+    save_figure(path, figure)

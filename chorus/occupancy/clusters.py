@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +9,15 @@ from typing import Any
 
 from chorus.errors import InputError
 from chorus.field import CanonicalField
-from chorus.files import write_atomically
+from chorus.files import write_json
+from chorus.names import file_stems
 from chorus.occupancy.aggregation import aggregate
 from chorus.occupancy.counts import Occupancy
 from chorus.store import Store
 from chorus.store.filters import FilterSpec, find_filter
 from chorus.votes.parts import EPSILON, interaction_regions
+
+_ANY_PROMPT = "any-prompt"
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,13 @@ class Cluster:
     """One distribution: of the images of a prompt whose object touches a body part.
 
     prompt  None for images of any prompt        part  None for images whatever the object touches
+    stem    name of its file, without ending, which no other cluster of the store has
     """
 
     prompt: str | None
     part: str | None
     occupancy: Occupancy
-
-    @property
-    def file_name(self) -> str:
-        """The file's name, made from prompt and part; different prompts may give the same one."""
-        prompt = "any-prompt" if self.prompt is None else re.sub(r"[^a-z0-9]+", "-", self.prompt.lower()).strip("-")[:80]
-        return f"{prompt}{'' if self.part is None else '+' + re.sub(r'[^A-Za-z0-9]+', '-', self.part)}.h5"
+    stem: str
 
 
 def clusters(
@@ -61,6 +58,13 @@ def clusters(
     names = interaction_regions(field, parts, epsilon).names
     prompts = list(store.prompts)
     conditions: list[str | None] = [None, *names]
+    prompt_stems = file_stems(prompts, taken=[_ANY_PROMPT])
+    part_stems = file_stems(names)
+
+    def stem(prompt: str | None, part: str | None) -> str:
+        of_prompt = _ANY_PROMPT if prompt is None else prompt_stems[prompt]
+        return of_prompt if part is None else f"{of_prompt}+{part_stems[part]}"
+
     of_any_prompt: dict[str | None, Occupancy] = {}
     for p, prompt in enumerate(prompts):
         for n, part in enumerate(conditions):
@@ -79,12 +83,12 @@ def clusters(
             )
             of_any_prompt[part] = of_any_prompt[part] + occupancy if part in of_any_prompt else occupancy
             if occupancy.num_images >= min_images:
-                yield Cluster(prompt, part, occupancy)
+                yield Cluster(prompt, part, occupancy, stem(prompt, part))
             if progress is not None:
                 progress(p * len(conditions) + n + 1, len(prompts) * len(conditions))
     for part, occupancy in of_any_prompt.items():
         if occupancy.num_images >= min_images:
-            yield Cluster(None, part, occupancy)
+            yield Cluster(None, part, occupancy, stem(None, part))
 
 
 def write_clusters(folder: Path, found: Iterator[Cluster]) -> list[dict[str, Any]]:
@@ -92,9 +96,7 @@ def write_clusters(folder: Path, found: Iterator[Cluster]) -> list[dict[str, Any
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for cluster in found:
-        name = cluster.file_name
-        if any(row["file"] == name for row in rows):
-            name = f"{Path(name).stem}-{len(rows)}.h5"
+        name = f"{cluster.stem}.h5"
         cluster.occupancy.save(folder / name)
         rows.append(
             {
@@ -105,6 +107,5 @@ def write_clusters(folder: Path, found: Iterator[Cluster]) -> list[dict[str, Any
                 "file": name,
             }
         )
-    text = json.dumps(rows, indent=1) + "\n"
-    write_atomically(folder / "clusters.json", lambda part: part.write_text(text))
+    write_json(folder / "clusters.json", rows)
     return rows

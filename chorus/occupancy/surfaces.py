@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import InputError, check_array
-from chorus.files import write_atomically
+from chorus.files import check_output_file, write_atomically
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
@@ -164,7 +164,8 @@ def write_meshes(
     The suffix of the path, .glb, .ply (binary) or .obj, selects the format. The file is written atomically. Raises InputError
     for another suffix, a missing folder, and no meshes.
     """
-    path = check_mesh_path("path", path)
+    path = Path(path)
+    check_output_file("path", path, FORMATS)
     if not meshes:
         raise InputError("meshes: expected at least one, got none")
     trimesh = _package("trimesh")
@@ -190,14 +191,6 @@ def write_meshes(
     else:
         data = scene.export(file_type="obj", digits=8, header=note or None).encode()
     write_atomically(path, lambda part: part.write_bytes(data))
-
-
-def check_mesh_path(name: str, path: str | os.PathLike[str]) -> Path:
-    """A path to write a mesh to; InputError, naming the argument, for a name of no known format or a missing folder."""
-    path = Path(path)
-    if path.suffix not in FORMATS or not path.absolute().parent.is_dir():
-        raise InputError(f"{name}: expected a name ending in {', '.join(FORMATS)} in a folder that is there, got {str(path)!r}")
-    return path
 
 
 def _package(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import uuid
 from collections.abc import Mapping
@@ -41,6 +42,26 @@ from chorus.store.table import Rows, joined, rejected_rows, rows_of_batch, trail
 
 LOCK = ".lock"
 _PIECE = 1 << 16  # bytes of a file that are written at a time
+
+
+def check_output_store(name: str, path: Path) -> None:
+    """StoreError where ``path`` is neither a store, nor an empty folder, nor a new name in a folder that can be written to.
+
+    name  of the argument or option, for the message. Folders above a new store are made with it.
+    """
+    if not os.path.lexists(path):
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise StoreError(f"{name}: expected a new name in a folder that can be written to, got {str(path)!r}")
+        return
+    if not path.is_dir():
+        raise StoreError(f"{name}: expected a folder or a new name, got the file {str(path)!r}")
+    if (path / STORE_JSON).exists():
+        return
+    ours = (LOCK, SHARDS, STORE_JSON, STORE_JSON + PART_SUFFIX)
+    others = sorted(p.name for p in path.iterdir() if p.name not in ours)
+    if others:
+        raise StoreError(f"{name}: expected a store, an empty folder or a new name, got {str(path)!r} with {others[0]!r}")
 
 
 class StoreWriter:
@@ -99,15 +120,7 @@ class StoreWriter:
             self._read_new_shards()
 
     def _make_folders(self) -> None:
-        if self.path.exists() and not (self.path / STORE_JSON).exists():
-            ours = (LOCK, SHARDS, STORE_JSON, STORE_JSON + PART_SUFFIX)
-            if not self.path.is_dir():
-                raise StoreError(f"path: expected a folder or a new name, got the file {str(self.path)!r}")
-            others = sorted(p.name for p in self.path.iterdir() if p.name not in ours)
-            if others:
-                raise StoreError(
-                    f"path: expected a store, an empty folder or a new name, got {str(self.path)!r} with {others[0]!r}"
-                )
+        check_output_store("path", self.path)
         for folder in (self.path, self.path / SHARDS):
             try:
                 folder.mkdir(parents=True)

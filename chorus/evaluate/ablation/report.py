@@ -156,7 +156,7 @@ def as_rich(table: AblationTable) -> Table:
         rich_table.add_column(heading, justify="left" if heading == "method" else "right")
     for section, rows in groupby(table.rows, lambda row: section_title(table, row)):
         rich_table.add_section()
-        rich_table.add_row(f"[bold]{section}[/bold]")
+        rich_table.add_row(section, style="bold")
         for row in rows:
             rich_table.add_row(row.name, _votes(row), *(_percent(row.mean(which)) for which in METRICS), _compared(table, row))
     return rich_table

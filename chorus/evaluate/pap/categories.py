@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from chorus.body.model import Body
 from chorus.errors import InputError, MismatchError
 from chorus.evaluate.pap.metric import METRICS, ImagePap, pap
 from chorus.evaluate.pap.pixels import PAPER, PapImage, PapProtocol
+from chorus.files import write_text
 from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.posed import body_of, posed_occupancy
 from chorus.provenance import machine, versions
@@ -118,14 +120,15 @@ class PapReport:
 
     def write_csv(self, path: str | os.PathLike[str]) -> None:
         """Write one line for each image: category, key, target pixels, its scores (empty for missing ones)."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["category", "key", "target_pixels", "target_pixels_aware", *METRICS])
-            for c in self.categories:
-                for r in c.results:
-                    aware = "" if r.aware_counts is None else r.aware_counts.target
-                    values = ["" if (v := r.scores[metric]) is None else repr(v) for metric in METRICS]
-                    writer.writerow([c.category, r.key, r.counts.target, aware, *values])
+        rows = io.StringIO()
+        writer = csv.writer(rows, lineterminator="\n")
+        writer.writerow(["category", "key", "target_pixels", "target_pixels_aware", *METRICS])
+        for c in self.categories:
+            for r in c.results:
+                aware = "" if r.aware_counts is None else r.aware_counts.target
+                values = ["" if (v := r.scores[metric]) is None else repr(v) for metric in METRICS]
+                writer.writerow([c.category, r.key, r.counts.target, aware, *values])
+        write_text(Path(path), rows.getvalue())
 
 
 def _rounded(curve: NDArray[np.float64] | None) -> list[float] | None:

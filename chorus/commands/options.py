@@ -1,0 +1,160 @@
+"""Options that several commands take, and types for their values: numbers within bounds, places to write to.
+
+Everything that can be known to be wrong before the work is refused here, while the command line is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+_Callback = TypeVar("_Callback", bound=Callable[..., Any])
+
+SEED = click.IntRange(0, 2**62 - 1)
+"""A random seed. Images of a run have seeds of their own, seed plus number, and all must fit 64 bits."""
+
+_FORCE = "chorus.force"
+_OUTPUTS = "chorus.outputs"
+
+
+class Number(click.FloatRange):
+    """A number within bounds, as ``click.FloatRange``; not a number and infinities are refused, unless ``infinite``."""
+
+    name = "number"
+
+    def __init__(self, min: float | None = None, max: float | None = None, *, infinite: bool = False, **how: bool) -> None:
+        super().__init__(min, max, **how)
+        self.infinite = infinite
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or click's BadParameter."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number) or (math.isinf(number) and not self.infinite):
+            self.fail(f"expected a finite number, got {value!r}", param, ctx)
+        return number
+
+
+class OutputFile(click.ParamType[Path]):
+    """A file to write. It is checked when the command line is read, before minutes of work, that it can be written there.
+
+    suffixes  endings that the name may have, such as (".png",); none given: any
+    """
+
+    name = "file"
+
+    def __init__(self, *suffixes: str) -> None:
+        self.suffixes = suffixes
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path; InputError for one that cannot be written, and for a file that exists, without --force."""
+        from chorus.files import check_output_file
+
+        path = Path(value)
+        if ctx is not None and not ctx.resilient_parsing:
+            name = _name(param)
+            check_output_file(name, path, self.suffixes, replace=ctx.meta.get(_FORCE, False))
+            _check_different(name, path, ctx)
+        return path
+
+
+class OutputFolder(click.ParamType[Path]):
+    """A folder to write files into, checked as ``OutputFile``; made by the command where it does not exist.
+
+    result  a file that an earlier result in the folder has, and that is not replaced without --force; none given: the command
+            goes on with what it finds in the folder
+    """
+
+    name = "folder"
+
+    def __init__(self, result: str = "") -> None:
+        self.result = result
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path; InputError for one that cannot be written, and for one with an earlier result, without --force."""
+        from chorus.files import check_output_folder
+
+        path = Path(value)
+        if ctx is not None and not ctx.resilient_parsing:
+            name = _name(param)
+            check_output_folder(name, path, self.result, replace=not self.result or ctx.meta.get(_FORCE, False))
+            _check_different(name, path, ctx)
+        return path
+
+
+class OutputStore(click.ParamType[Path]):
+    """A store to make or to add to, checked as ``OutputFile``."""
+
+    name = "store"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path; InputError for one that is neither a store, nor an empty folder, nor a new name in a folder."""
+        from chorus.store.writer import check_output_store
+
+        path = Path(value)
+        if ctx is not None and not ctx.resilient_parsing:
+            check_output_store(_name(param), path)
+        return path
+
+
+INPUT = click.Path(exists=True, path_type=Path)
+"""A file or folder to read."""
+PICTURE = OutputFile(".png", ".pdf", ".svg")
+"""A picture to draw, in the format of its ending."""
+MESH = OutputFile(".glb", ".ply", ".obj")
+"""A surface to write, in the format of its ending."""
+
+
+def _name(param: click.Parameter | None) -> str:
+    """What the user calls a parameter: the longest of an option's names, an argument's metavar."""
+    if param is None:
+        return "output"
+    return max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
+
+
+def _check_different(name: str, path: Path, ctx: click.Context) -> None:
+    """InputError where two options of a command name one file, of which the second would replace the first."""
+    from chorus.errors import InputError
+
+    outputs: dict[Path, str] = ctx.meta.setdefault(_OUTPUTS, {})
+    other = outputs.setdefault(path.absolute(), name)
+    if other != name:
+        raise InputError(f"{name}: expected another file than that of {other}, got {str(path)!r}")
+
+
+def _remember_force(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta[_FORCE] = value
+
+
+force_option = click.option(
+    "--force",
+    is_flag=True,
+    is_eager=True,  # read before the outputs, which ask for it
+    expose_value=False,
+    callback=_remember_force,
+    help="Replace outputs that exist.",
+)
+
+
+def json_option(help: str = "Print the result as JSON.") -> Callable[[_Callback], _Callback]:
+    """The option ``--json``; a command's function gets it as ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help=help)
+
+
+filter_option = click.option(
+    "--filter",
+    "filter_name",
+    default="store",
+    show_default=True,
+    metavar="NAME|PATH",
+    help="Which complete images count: store (the store's filter, if it has one), none, paper, soft, or a filter's file.",
+)
+body_option = click.option(
+    "--body",
+    "body_path",
+    type=INPUT,
+    help="A body file (SMPL .pkl or .npz); default: the built-in mannequin.",
+)
