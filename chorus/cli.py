@@ -58,6 +58,10 @@ class _Group(click.Group):
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
             out.on_broken_pipe()
+        except SystemExit:  # click's own answer to a closed pipe
+            if out.has_reader():
+                raise
+            out.on_broken_pipe()
         sys.exit(result if isinstance(result, int) else 0)  # what a context exited with
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -69,7 +73,7 @@ class _Group(click.Group):
         except Exception as error:
             if ctx.params.get("traceback"):
                 raise
-            if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            if isinstance(error, BrokenPipeError) and not out.has_reader():
                 raise
             from chorus.errors import StageError
 
@@ -92,15 +96,6 @@ def _sentence(error: click.ClickException) -> str:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         text = f"{text.rstrip('.')} (see {error.ctx.command_path} --help)"
     return text
-
-
-def _reader_has_gone() -> bool:
-    """Whether standard output cannot be written, as opposed to another pipe or connection."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

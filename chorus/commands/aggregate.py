@@ -28,7 +28,11 @@ _parts_option = click.option(
     help="A JSON file {part: [vertices or joints]}, instead of the 12 parts of Table 4.",
 )
 _epsilon_option = click.option(
-    "--epsilon", default=0.13, show_default=True, help="Radius of the parts' regions, metres (Eq. 12)."
+    "--epsilon",
+    default=0.13,
+    show_default=True,
+    type=Number(min=0, min_open=True),
+    help="Radius of the parts' regions, metres (Eq. 12).",
 )
 _fold_option = click.option(
     "--fold",

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import click
 from rich.console import Console, ConsoleOptions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -56,6 +56,15 @@ class PlainConsole(Console):
             os.dup2(nowhere.fileno(), self.file.fileno())  # what is still buffered must not fail again on exit
         if not self.stderr:
             raise SystemExit(CLOSED_PIPE)
+
+    def has_reader(self) -> bool:
+        """Whether what is written is read by someone: not where a pipe's other end is closed."""
+        try:
+            poll = select.poll()
+            poll.register(self.file.fileno(), select.POLLOUT)
+            return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+        except (AttributeError, OSError, ValueError):  # Windows has no poll; a stream in memory has no descriptor
+            return True
 
 
 def printable(text: str) -> str:
@@ -108,7 +117,8 @@ def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output, in ASCII."""
-    click.echo(json.dumps(value, indent=1, default=str))
+    out.file.write(json.dumps(value, indent=1, default=str) + "\n")
+    out.file.flush()
 
 
 def print_facts(facts: dict[str, Any]) -> None:

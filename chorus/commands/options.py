@@ -38,6 +38,21 @@ class Number(click.FloatRange):
         return number
 
 
+class InputPath(click.ParamType[Path]):
+    """A file or folder to read, checked when the command line is read."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The path; InputError where there is none."""
+        from chorus.errors import InputError
+
+        path = Path(value)
+        if ctx is not None and not ctx.resilient_parsing and not path.exists():
+            raise InputError(f"{_name(param)}: expected a file or folder that exists, got {str(path)!r}")
+        return path
+
+
 class OutputFile(click.ParamType[Path]):
     """A file to write. It is checked when the command line is read, before minutes of work, that it can be written there.
 
@@ -100,7 +115,7 @@ class OutputStore(click.ParamType[Path]):
         return path
 
 
-INPUT = click.Path(exists=True, path_type=Path)
+INPUT = InputPath()
 """A file or folder to read."""
 PICTURE = OutputFile(".png", ".pdf", ".svg")
 """A picture to draw, in the format of its ending."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus.commands.console import print_facts, print_json, print_table, progress_bars, wrote
-from chorus.commands.options import INPUT, MESH, PICTURE, SEED, OutputFile, body_option, force_option, json_option
+from chorus.commands.options import INPUT, MESH, PICTURE, SEED, Number, OutputFile, body_option, force_option, json_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,7 +118,9 @@ def posed_picture(
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
 @click.option("--picture", type=PICTURE, help="Also draw it with the posed body from three sides (PNG).")
 @click.option("--mesh", "mesh_path", type=MESH, help="Also write surface and posed body (.glb, .ply, .obj).")
-@click.option("--threshold", default=0.5, show_default=True, help="With --mesh: the surface is around phi >= this.")
+@click.option(
+    "--threshold", default=0.5, show_default=True, type=Number(), help="With --mesh: the surface is around phi >= this."
+)
 @click.option("--betas", "betas_text", help="The person's shape coefficients, separated by commas.")
 @force_option
 @body_option
@@ -223,7 +225,11 @@ def pose_command(
 @click.command("roundtrip")
 @click.option("--poses", default=100, show_default=True, type=click.IntRange(min=1), help="Number of random poses.")
 @click.option(
-    "--noise", default=0.25, show_default=True, help="Standard deviation of the poses, radians on every axis of every joint."
+    "--noise",
+    default=0.25,
+    show_default=True,
+    type=Number(min=0),
+    help="Standard deviation of the poses, radians on every axis of every joint.",
 )
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
 @click.option("--seed", default=0, show_default=True, type=SEED)

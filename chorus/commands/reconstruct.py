@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     "--round-trip",
     default=0.2,
     show_default=True,
-    type=Number(min=0, min_open=True),
+    type=Number(min=0, min_open=True, infinite=True),
     help="Posed voxels whose canonical voxel Eq. 5 carries farther away than this, metres, are emptied; inf: none are.",
 )
 @click.option(

@@ -50,9 +50,10 @@ def test_simulate_aggregate_picture_overlay(store: Path, tmp_path: Path) -> None
 def test_the_backends_write_the_same_counts_but_for_pixel_edges(store: Path, tmp_path: Path) -> None:
     counts = []
     for backend in ("numba", "reference"):
-        result = chorus("aggregate", store, "-o", tmp_path / backend, "--resolution", "12", "--backend", backend)
+        file = tmp_path / f"{backend}.h5"
+        result = chorus("aggregate", store, "-o", file, "--resolution", "12", "--backend", backend)
         assert result.exit_code == 0, result.output
-        counts.append(load_occupancy(tmp_path / backend).den_counts.astype(int))
+        counts.append(load_occupancy(file).den_counts.astype(int))
     assert counts[0].sum() > 1000
     assert np.abs(counts[0] - counts[1]).sum() <= 2e-4 * counts[0].sum()
 
@@ -88,14 +89,14 @@ def test_body_info_and_convert(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["aggregate", "nowhere", "-o", "x.h5"], "expected a store"),
+        (["aggregate", "nowhere", "-o", "x.h5"], "STORE: expected a file or folder that exists, got 'nowhere'"),
         (["aggregate", "STORE", "-o", "x.h5", "--prompt", "a person eats a ball"], "a person holds a ball"),
         (["aggregate", "STORE", "-o", "x.h5", "--weighting", "heavy"], "weighting: expected one of azimuth"),
         (["aggregate", "STORE", "-o", "x.h5", "--backend", "abacus"], "backend: expected auto, triton, numba, reference"),
         (["aggregate", "STORE", "-o", "x.h5", "--body", "missing.npz"], "missing.npz"),
         (["simulate", "-o", "y", "--world", "flat"], "--world: expected one of"),
         (["ingest", "records", "missing", "-o", "z"], "missing"),
-        (["overlay", "STORE", "missing.h5", "-o", "w"], "missing.h5: no such file"),
+        (["overlay", "STORE", "missing.h5", "-o", "w"], "OCCUPANCY: expected a file or folder that exists, got 'missing.h5'"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(
@@ -111,8 +112,8 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     assert not (tmp_path / "x.h5").exists()
 
 
-def test_traceback_on_request() -> None:
-    result = chorus("--traceback", "store", "info", "nowhere")
+def test_traceback_on_request(tmp_path: Path) -> None:
+    result = chorus("--traceback", "store", "info", tmp_path)
     assert isinstance(result.exception, ValueError)
 
 

@@ -16,7 +16,7 @@ RIDES, SITS = "A person rides a bicycle", "A person sits on a bicycle"
 
 
 def run(*arguments: str | Path, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, ["prompts", *map(str, arguments)])
+    result = CliRunner().invoke(main, ["prompts", "--force", *map(str, arguments)])
     assert result.exit_code == code, result.output
     return result
 

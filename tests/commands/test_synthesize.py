@@ -206,7 +206,7 @@ def test_remake_makes_an_image_with_what_its_own_rows_were_made_with(tmp_path: P
     rows = open_store(path).rows
     assert sorted(rows["size"][:, 0].tolist()) == [64] * 4 + [96] * 4
     for row in (0, 7):
-        done = chorus("remake", path, rows["key"][row].decode(), "-o", picture)
+        done = chorus("remake", path, rows["key"][row].decode(), "-o", picture, "--force")
         assert done.exit_code == 0, done.output
         assert Image.open(picture).size == (rows["size"][row, 1], rows["size"][row, 0])
 

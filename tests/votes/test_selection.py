@@ -269,9 +269,10 @@ def test_the_commands(store: Store, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert facts["on_mask"] + facts["off_mask"] + facts["unseen"] == of_folds.num_images
-    result = run(main, [*aggregate, "-o", str(tmp_path / "x"), "--part", "nose"])
+    result = run(main, [*aggregate, "-o", str(tmp_path / "x.h5"), "--part", "nose"])
     assert result.exit_code == 2
     assert "part: expected parts among rightHand" in result.output
     result = run(main, [*aggregate, "-o", str(tmp_path / "x"), "--all", "--part", "face"])
     assert result.exit_code == 2
     assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "x.h5").exists()
