@@ -127,7 +127,7 @@ def _name(param: click.Parameter | None) -> str:
     """What the user calls a parameter: the longest of an option's names, an argument's metavar."""
     if param is None:
         return "output"
-    return max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
+    return max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name.strip("[].")
 
 
 def _check_different(name: str, path: Path, ctx: click.Context) -> None:

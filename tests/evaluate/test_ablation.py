@@ -280,7 +280,8 @@ def test_stores_given_by_hand(twice: list[Path]) -> None:
 def test_command_refuses(tmp_path: Path) -> None:
     for args, message in (
         ([], "stores: expected training stores and --test stores, or --simulate"),
-        ([tmp_path / "a", "--simulate", tmp_path / "b"], "stores: expected training stores and --test"),
+        ([tmp_path, "--simulate", tmp_path / "b"], "stores: expected training stores and --test"),
+        ([tmp_path / "a", "--test", tmp_path], "TRAINING_STORE: expected a file or folder that exists"),
         (["--simulate", tmp_path, "-o", tmp_path / "no" / "x.json"], "--output: expected a file in a folder that exists"),
     ):
         with pytest.raises(InputError, match=message):

@@ -303,7 +303,7 @@ def test_the_command(tmp_path: Path) -> None:
 def test_from_above_the_persons_left_is_on_the_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody mirrors the person: with the front up, seen from above, azimuth 0 (+x, the person's left) is on the left."""
     drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.append(figure) or path.touch())
     path = tmp_path / "a.chorus"
     write_world(path, [WORLDS["hat"]], 12, 0)
     save_statistics(tmp_path / "s.png", [store_statistics(path)])

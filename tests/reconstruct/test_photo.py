@@ -133,7 +133,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, body: Body) -> Path:
         world = replace(WORLDS[name], image_sizes=((192, 192),))
         occupancy = aggregate([b.images[b.status == "complete"] for b in simulate.simulate(world, 120, 0, body)], field)
         occupancy = replace(occupancy, category=world.category)
-        write_clusters(folder / name, iter([Cluster(world.prompt, None, occupancy)]))
+        write_clusters(folder / name, iter([Cluster(world.prompt, None, occupancy, name)]))
     return folder
 
 

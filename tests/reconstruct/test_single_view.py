@@ -288,7 +288,9 @@ def test_command(stored, tmp_path):
     assert done.exit_code == 0
     assert "hold a ball" in done.output
     assert "reconstruction.glb" in done.output
-    done = CliRunner().invoke(reconstruct_command, [*arguments, "--json", "--threshold", "0.5"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        reconstruct_command, [*arguments, "--force", "--json", "--threshold", "0.5"], catch_exceptions=False
+    )
     facts = json.loads(done.stdout)
     assert (facts["threshold"], len(facts["candidates"])) == ({"value": 0.5, "from": "given"}, 4)
     failed = CliRunner().invoke(reconstruct_command, [*arguments[:-1], str(tmp_path / "no" / "out")])

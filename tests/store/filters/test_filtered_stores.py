@@ -357,7 +357,7 @@ def test_the_other_commands_say_what_the_filter_did(store_path: Path, tmp_path: 
     assert result.exit_code == 0, result.output
     assert "overlap >= 0.5, pose: 46 of 90 images" in result.stdout
     assert chorus.load_occupancy(tmp_path / "o.h5").provenance[0]["filter"]["kept"] == 46
-    result = run("aggregate", store_path, "-o", tmp_path / "o.h5", "--filter", "none", "--json", *common)
+    result = run("aggregate", store_path, "-o", tmp_path / "o.h5", "--force", "--filter", "none", "--json", *common)
     facts = json.loads(result.stdout)
     assert facts["images"] == 90
     assert "filter" not in facts
