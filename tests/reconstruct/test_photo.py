@@ -234,6 +234,6 @@ def test_the_command(
     assert facts["object"]["silhouette_iou"] > 0.15  # a thin hat on voxels of 9 cm
     assert facts["object"]["centre"][1] > 0.5  # at the head
     assert (tmp_path / "out" / "overlay.png").stat().st_size > 1000
-    refused = CliRunner().invoke(main, [*command, "--photo", str(path)])
+    refused = CliRunner().invoke(main, [*command, "--force", "--photo", str(path)])
     assert refused.exit_code == 2
     assert "--photo: expected it beside a record's folder alone" in refused.output
