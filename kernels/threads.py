@@ -21,6 +21,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="chorus-kernels")
 
 
+if hasattr(os, "register_at_fork"):
+    # A forked process has the pools of its parent, but not their threads: work given to them would wait for ever.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 def each(threads: int, work: Callable[..., Any], items: Iterable[Any]) -> None:
     """Call ``work`` with every item, on several threads."""
     if threads == 1:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from chorus.commands.console import print_facts, print_json, progress_bars, wrote
-from chorus.commands.options import INPUT, MESH, Number, body_option, force_option, json_option
+from chorus.commands.options import INPUT, MESH, Number, body_option, json_option
 from chorus.commands.pose import inverse_option, load_given_body, read_pose
 
 DEFAULT_THRESHOLD = 0.5
@@ -50,7 +50,6 @@ def read_volume(text: str) -> float:
     show_default=True,
     help="With --pose: how phi is read between voxels; nearest makes a surface of steps.",
 )
-@force_option
 @body_option
 @json_option()
 def mesh_command(

@@ -57,12 +57,14 @@ class OutputFile(click.ParamType[Path]):
     """A file to write. It is checked when the command line is read, before minutes of work, that it can be written there.
 
     suffixes  endings that the name may have, such as (".png",); none given: any
+    replace   whether a file that exists is replaced without --force: for views of a result, not for results
     """
 
     name = "file"
 
-    def __init__(self, *suffixes: str) -> None:
+    def __init__(self, *suffixes: str, replace: bool = False) -> None:
         self.suffixes = suffixes
+        self.replace = replace
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path; InputError for one that cannot be written, and for a file that exists, without --force."""
@@ -71,7 +73,7 @@ class OutputFile(click.ParamType[Path]):
         path = Path(value)
         if ctx is not None and not ctx.resilient_parsing:
             name = _name(param)
-            check_output_file(name, path, self.suffixes, replace=ctx.meta.get(_FORCE, False))
+            check_output_file(name, path, self.suffixes, replace=self.replace or ctx.meta.get(_FORCE, False))
             _check_different(name, path, ctx)
         return path
 
@@ -117,9 +119,9 @@ class OutputStore(click.ParamType[Path]):
 
 INPUT = InputPath()
 """A file or folder to read."""
-PICTURE = OutputFile(".png", ".pdf", ".svg")
+PICTURE = OutputFile(".png", ".pdf", ".svg", replace=True)
 """A picture to draw, in the format of its ending."""
-MESH = OutputFile(".glb", ".ply", ".obj")
+MESH = OutputFile(".glb", ".ply", ".obj", replace=True)
 """A surface to write, in the format of its ending."""
 
 
@@ -150,7 +152,7 @@ force_option = click.option(
     is_eager=True,  # read before the outputs, which ask for it
     expose_value=False,
     callback=_remember_force,
-    help="Replace outputs that exist.",
+    help="Replace results that exist (pictures and meshes are replaced without it).",
 )
 
 

@@ -16,10 +16,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus import hdf5
 from chorus.camera.views import FOLDS, Scheme, fold_of_hash
 from chorus.errors import InputError, MismatchError
 from chorus.field import FieldParameters, voxel_centres
-from chorus.files import write_atomically
+from chorus.files import check_output_file, write_atomically
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
@@ -309,44 +310,38 @@ class Occupancy:
             "provenance": self.provenance,
         }
 
-        def write(part: Path) -> None:
-            with h5py.File(part, "w") as file:
-                file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
-                file.attrs["facts"] = json.dumps(facts)
-                for name in ("num_counts", "den_counts"):
-                    file.create_dataset(name, data=getattr(self, name), compression="gzip", compression_opts=1, shuffle=True)
-                for name in ("group_totals", "group_images", "sketch"):
-                    file[name] = getattr(self, name)
+        def fill(file: h5py.File) -> None:
+            file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
+            file.attrs["facts"] = json.dumps(facts)
+            for name in ("num_counts", "den_counts"):
+                file.create_dataset(name, data=getattr(self, name), compression="gzip", compression_opts=1, shuffle=True)
+            for name in ("group_totals", "group_images", "sketch"):
+                file[name] = getattr(self, name)
 
-        write_atomically(path, write)
+        check_output_file("path", path, (".h5", ".hdf5"))
+        content = hdf5.image(fill)
+        write_atomically(path, lambda part: part.write_bytes(content))
 
 
 def load_occupancy(path: str | os.PathLike[str]) -> Occupancy:
     """Read what ``Occupancy.save`` wrote. Raises InputError where the file is missing, damaged or of another kind."""
-    try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
-                raise InputError(
-                    f"{path}: expected {FORMAT} version {VERSION}, got {file.attrs.get('format')} "
-                    f"version {file.attrs.get('version')}"
-                )
-            facts = json.loads(file.attrs["facts"])
-            arrays = {k: file[k][()] for k in ("num_counts", "den_counts", "group_totals", "group_images", "sketch")}
-            return Occupancy(
-                **arrays,
-                scheme=Scheme(facts["scheme"]),
-                weighting=facts["weighting"],
-                parameters=FieldParameters(**facts["parameters"]),
-                body_hash=facts["body_hash"],
-                category=facts["category"],
-                provenance=facts["provenance"],
-            )
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a readable occupancy file ({error})") from error
+    path = Path(path)
+    with hdf5.reading(path, "an occupancy file, as `chorus aggregate` writes it", InputError) as file:
+        found = file.attrs.get("format"), file.attrs.get("version")
+        if found != (FORMAT, VERSION):
+            what = "another HDF5 file" if found[0] is None else f"{found[0]} version {found[1]}"
+            raise InputError(f"{path}: expected {FORMAT} version {VERSION}, got {what}")
+        facts = json.loads(file.attrs["facts"])
+        arrays = {k: file[k][()] for k in ("num_counts", "den_counts", "group_totals", "group_images", "sketch")}
+        return Occupancy(
+            **arrays,
+            scheme=Scheme(facts["scheme"]),
+            weighting=facts["weighting"],
+            parameters=FieldParameters(**facts["parameters"]),
+            body_hash=facts["body_hash"],
+            category=facts["category"],
+            provenance=facts["provenance"],
+        )
 
 
 def _ratio(num: NDArray[np.float64], den: NDArray[np.float64]) -> NDArray[np.float64]:

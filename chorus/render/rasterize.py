@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.cameras import Cameras
 from chorus.errors import InputError, check_array
+from chorus.kernels.jit import compiled
 
 NEAR = 0.01
 """Distance in metres of the near plane: triangles with a vertex at z <= NEAR are dropped, not clipped."""
@@ -23,7 +23,7 @@ _POSITIVE = 1e-30  # smaller than any edge function that is not zero, so that `w
 _SPAN = 12  # in triangles wider than this many pixels, each row is narrowed to its span before pixels are tested
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _project(vertices: Any, matrix: Any, near: float) -> Any:
     """Project points (V, 3) by K [R | t], (3, 4): u, v, z (V, 3); u and v are 0 where z <= near."""
     uvz = np.empty((len(vertices), 3))
@@ -37,7 +37,7 @@ def _project(vertices: Any, matrix: Any, near: float) -> Any:
     return uvz
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _narrow(lo: int, hi: int, u0: float, at_u0: float, slope: float) -> Any:
     """The columns within lo..hi where at_u0 + slope (column + 0.5 - u0) may be >= 0, with a margin of one on either side."""
     if slope > 0:
@@ -49,7 +49,7 @@ def _narrow(lo: int, hi: int, u0: float, at_u0: float, slope: float) -> Any:
     return lo, hi
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _draw(uvz: Any, faces: Any, near: float, orthographic: bool, key: Any, face_index: Any) -> None:
     """Draw into ``key`` (H, W) float32, larger = nearer: 1/z, or -z if orthographic; and ``face_index`` unless it is empty.
 
@@ -113,7 +113,7 @@ def _draw(uvz: Any, faces: Any, near: float, orthographic: bool, key: Any, face_
                             face_index[row, column] = f
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def skin(vertices: Any, weights: Any, transforms: Any) -> Any:
     """Linear blend skinning without the GIL: (V, 3) float64, (V, J) weights, (J, 3 or 4, 4) float64 -> (V, 3) metres.
 
@@ -133,7 +133,7 @@ def skin(vertices: Any, weights: Any, transforms: Any) -> Any:
     return posed
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def displace(mask: Any, steps: Any, cell: int) -> Any:
     """Warp a (H, W) mask: pixel p takes the value at p + d(p), rounded to the nearest pixel inside the image.
 

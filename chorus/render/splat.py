@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from chorus.kernels.jit import compiled
 
 # The 12 edges of a cube whose corner c has offsets (c & 1, c >> 1 & 1, c >> 2) along x, y, z.
 EDGE_START = np.array([0, 2, 4, 6, 0, 1, 4, 5, 0, 1, 2, 3])
 EDGE_END = np.array([1, 3, 5, 7, 2, 3, 6, 7, 4, 5, 6, 7])
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def level_of(value: Any, thresholds: Any) -> Any:
     """How many of the ascending thresholds ``value`` reaches (value >= threshold), 0 .. T."""
     low, high = 0, len(thresholds)
@@ -29,7 +30,7 @@ def level_of(value: Any, thresholds: Any) -> Any:
     return low
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _project(x: float, y: float, z: float, P: Any) -> Any:
     """(u, v, depth) of a point by P = K [R | t], (3, 4); u and v are 0 where the depth is not positive."""
     depth = P[2, 0] * x + P[2, 1] * y + P[2, 2] * z + P[2, 3]
@@ -40,7 +41,7 @@ def _project(x: float, y: float, z: float, P: Any) -> Any:
     return u, v, depth
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _put(u: float, v: float, level: int, levels: Any) -> None:
     """Raise the pixel that holds (u, v) to ``level``, if it lies in the image."""
     height, width = levels.shape
@@ -50,7 +51,7 @@ def _put(u: float, v: float, level: int, levels: Any) -> None:
         levels[row, column] = max(levels[row, column], level)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def splat_centres(phi: Any, extent: float, P: Any, thresholds: Any, levels: Any) -> None:
     """Raise each pixel of ``levels`` (H, W) int32 to the highest level among the voxels whose centres fall on it.
 
@@ -72,7 +73,7 @@ def splat_centres(phi: Any, extent: float, P: Any, thresholds: Any, levels: Any)
                     _put(u, v, level, levels)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _project_corners(N: int, extent: float, P: Any) -> Any:
     """(u, v, depth) of the corners of the voxels, (N + 1, N + 1, N + 1, 3)."""
     spacing = extent / N
@@ -84,7 +85,7 @@ def _project_corners(N: int, extent: float, P: Any) -> Any:
     return corners
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def splat_footprints(phi: Any, extent: float, P: Any, thresholds: Any, levels: Any) -> None:
     """Raise each pixel of ``levels`` (H, W) int32 to the highest level among the voxels whose projection overlaps it.
 
@@ -125,7 +126,7 @@ def splat_footprints(phi: Any, extent: float, P: Any, thresholds: Any, levels: A
                 _fill(u, v, int(left), int(right), int(top), int(bottom), level, levels)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _fill(u: Any, v: Any, left: int, right: int, top: int, bottom: int, level: int, levels: Any) -> None:
     """Raise the pixels of columns left .. right - 1 and rows top .. bottom - 1 that the hull of a cube's corners overlaps."""
     for row in range(top, bottom):
@@ -152,7 +153,7 @@ def _fill(u: Any, v: Any, left: int, right: int, top: int, bottom: int, level: i
             levels[row, column] = max(levels[row, column], level)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def mark_points(points: Any, P: Any, marked: Any) -> None:
     """Set the pixels of ``marked`` (H, W) bool on which points (V, 3) fall that are in front of the camera."""
     height, width = marked.shape
@@ -162,7 +163,7 @@ def mark_points(points: Any, P: Any, marked: Any) -> None:
             marked[int(v), int(u)] = True
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def covered_area(mask: Any, area: Any) -> None:
     """Add to ``area`` (h, w) int64 the area of a mask (H, W) that falls on each of h x w equal cells of its image.
 

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus import hdf5
 from chorus.errors import StoreError
 from chorus.kernels.masks import PackedMasks
 from chorus.store.schema import SHARD_FORMAT, Header, parse_header, shard_digest
@@ -65,23 +66,17 @@ class Shard:
         and its arrays' digests.
         """
         nbytes = path.stat().st_size
-        try:
-            # The files never change once they have their name, so HDF5's own locks would only exclude read-only media.
-            with h5py.File(path, "r", locking=False) as file:
-                header = _text(file, "header", str(path))
-                recorded = _text(file, "sha256", str(path)).decode("ascii", "replace")
-                parsed, fields = parse_header(header, SHARD_FORMAT, str(path))
-                arrays: dict[str, Location] = {}
+        with hdf5.reading(path, "a shard of a store", StoreError) as file:
+            header = _text(file, "header", str(path))
+            recorded = _text(file, "sha256", str(path)).decode("ascii", "replace")
+            parsed, fields = parse_header(header, SHARD_FORMAT, str(path))
+            arrays: dict[str, Location] = {}
 
-                def visit(name: str, item: Any) -> None:  # follows hard links only: nothing outside this file
-                    if isinstance(item, h5py.Dataset):
-                        arrays[name] = _locate(item, f"{path}: {name}", nbytes)
+            def visit(name: str, item: Any) -> None:  # follows hard links only: nothing outside this file
+                if isinstance(item, h5py.Dataset):
+                    arrays[name] = _locate(item, f"{path}: {name}", nbytes)
 
-                file.visititems(visit)
-        except StoreError:
-            raise
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # h5py raises any of these on damage
-            raise StoreError(f"{path}: expected a shard of a store, got a damaged or truncated one ({error})") from None
+            file.visititems(visit)
         actual = shard_digest(header, {name: array.sha256 for name, array in arrays.items()})
         if actual != recorded:
             raise StoreError(

@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from chorus import hdf5
 from chorus._version import __version__
 from chorus.errors import InputError, StoreError
 from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, remove_leftovers, write_new
@@ -346,23 +347,16 @@ def _write_new(path: Path, content: bytes) -> None:
 
 
 def _write_shard(path: Path, header: bytes, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Write a shard, made in memory first: HDF5 that writes to a full disk leaves handles that crash the process."""
+    """Write a shard."""
     digests = {name: digest(array) for name, array in arrays.items()}
-    # Object headers of HDF5 1.8 and later carry checksums, so that damage to metadata is noticed as well.
-    with h5py.File(
-        path,
-        "w",
-        driver="core",
-        backing_store=False,
-        libver=("v108", "v108"),
-        alignment_threshold=1,
-        alignment_interval=ALIGNMENT,
-    ) as file:
+
+    def fill(file: h5py.File) -> None:
         file.attrs["header"] = np.bytes_(header)
         file.attrs["sha256"] = np.bytes_(shard_digest(header, digests))
         for name, array in arrays.items():
             dataset = file.create_dataset(name, data=array, track_times=False)
             dataset.attrs["sha256"] = np.bytes_(digests[name])
-        file.flush()
-        image = file.id.get_file_image()
-    _write_new(path, image)
+
+    # Object headers of HDF5 1.8 and later carry checksums, so that damage to metadata is noticed as well.
+    layout = {"libver": ("v108", "v108"), "alignment_threshold": 1, "alignment_interval": ALIGNMENT}
+    _write_new(path, hdf5.image(fill, **layout))

@@ -43,7 +43,7 @@ def test_every_path_and_number_has_a_type_that_checks_it(name: str) -> None:
             assert isinstance(kind, (OutputFile, OutputFolder, OutputStore)), parameter.name
         if parameter.name in ("picture", "csv_path", "report_path", "mesh_path"):
             assert isinstance(kind, OutputFile), parameter.name
-    writes = any(isinstance(p.type, OutputFile) for p in COMMANDS[name].params)
+    writes = any(isinstance(p.type, OutputFile) and not p.type.replace for p in COMMANDS[name].params)
     assert not writes or any("--force" in p.opts for p in COMMANDS[name].params)
 
 

@@ -297,11 +297,11 @@ def _replace(name: str, value: Any) -> Any:
     [
         (_attr("version", 2), "expected chorus-occupancy version 1, got chorus-occupancy version 2"),
         (_attr("format", "chorus-shard"), "expected chorus-occupancy version 1"),
-        (_attr("facts", "{"), "not a readable occupancy file"),
-        (_attr("facts", "[]"), "not a readable occupancy file"),
-        (_attr("facts", "{}"), "not a readable occupancy file"),
-        (lambda file: file.attrs.__delitem__("facts"), "not a readable occupancy file"),
-        (lambda file: file.__delitem__("sketch"), "not a readable occupancy file"),
+        (_attr("facts", "{"), "expected an occupancy file"),
+        (_attr("facts", "[]"), "expected an occupancy file"),
+        (_attr("facts", "{}"), "expected an occupancy file"),
+        (lambda file: file.attrs.__delitem__("facts"), "expected an occupancy file"),
+        (lambda file: file.__delitem__("sketch"), "expected an occupancy file"),
         (_replace("num_counts", np.zeros((12, 2, 2, 2), np.int32)), "num_counts: expected integers of shape"),
         (_replace("den_counts", np.zeros((12, N, N, N))), "den_counts: expected integers"),
         (_replace("group_totals", np.zeros(11, np.int64)), "group_totals: expected integers"),
@@ -320,13 +320,13 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     with pytest.raises(InputError, match="no such file"):
         load_occupancy(path)
-    with pytest.raises(InputError, match="not a readable occupancy file"):
+    with pytest.raises(InputError, match="expected an occupancy file"):
         load_occupancy(tmp_path)
     make(1).save(path)
     whole = path.read_bytes()
     for cut in (0, 10, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:cut])
-        with pytest.raises(InputError, match="not a readable occupancy file"):
+        with pytest.raises(InputError, match="expected an occupancy file"):
             load_occupancy(path)
 
 
@@ -338,7 +338,7 @@ def test_a_flipped_bit_in_the_counts_is_caught(tmp_path: Path) -> None:
     whole = bytearray(path.read_bytes())
     whole[chunk.byte_offset + chunk.size // 2] ^= 16
     path.write_bytes(whole)
-    with pytest.raises(InputError, match="not a readable occupancy file"):
+    with pytest.raises(InputError, match="expected an occupancy file"):
         load_occupancy(path)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
 from chorus.camera.solvers.problem import EXHAUSTED, FARTHEST, LEAST_DEPTH, NEAREST, STOPPED, SolverInput, SolverResult
+from chorus.kernels.jit import compiled
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8  # Adam's usual constants
 
@@ -71,7 +71,7 @@ def _loss_and_gradient(points: Any, targets: Any, s0: float, p0: Any, x: Any, gr
     return loss, distance / len(points)
 
 
-loss_and_gradient = numba.njit(nogil=True, cache=True)(_loss_and_gradient)
+loss_and_gradient = compiled()(_loss_and_gradient)
 
 
 def _adam(
@@ -117,4 +117,4 @@ def _adam(
                 x[3] = math.log(x[6] * focal / s0)
 
 
-adam = numba.njit(nogil=True, cache=True)(_adam)
+adam = compiled()(_adam)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from chorus.camera.solvers.problem import (
@@ -30,6 +29,7 @@ from chorus.camera.solvers.problem import (
     SolverInput,
     SolverResult,
 )
+from chorus.kernels.jit import compiled
 
 _INITIAL_DAMPING, _MIN_DAMPING, _MAX_DAMPING = 1e-3, 1e-12, 1e14
 _MIN_RELATIVE_REDUCTION = 1e-13  # a step with a smaller predicted reduction of the loss ends the fit
@@ -61,7 +61,7 @@ def _reprojection_loss(points: Any, targets: Any, at: Placement) -> Any:
     return loss, distance / len(points)
 
 
-reprojection_loss = numba.njit(nogil=True, cache=True)(_reprojection_loss)
+reprojection_loss = compiled()(_reprojection_loss)
 
 
 def _normal_equations(points: Any, targets: Any, at: Placement, focal_known: bool, H: Any, g: Any) -> None:
@@ -96,7 +96,7 @@ def _normal_equations(points: Any, targets: Any, at: Placement, focal_known: boo
                     H[i, k] += J[e, i] * J[e, k]
 
 
-normal_equations = numba.njit(nogil=True, cache=True)(_normal_equations)
+normal_equations = compiled()(_normal_equations)
 
 
 def _solve_damped(H: Any, g: Any, damping: float, fixed: int, L: Any, step: Any) -> bool:
@@ -132,7 +132,7 @@ def _solve_damped(H: Any, g: Any, damping: float, fixed: int, L: Any, step: Any)
     return True
 
 
-solve_damped = numba.njit(nogil=True, cache=True)(_solve_damped)
+solve_damped = compiled()(_solve_damped)
 
 
 def _fixed_unknown(q: float, g: Any, focal_known: bool) -> int:
@@ -143,7 +143,7 @@ def _fixed_unknown(q: float, g: Any, focal_known: bool) -> int:
     return unknown if outwards else -1
 
 
-fixed_unknown = numba.njit(nogil=True, cache=True)(_fixed_unknown)
+fixed_unknown = compiled()(_fixed_unknown)
 
 
 def _bound_step(step: Any, q: float, focal_known: bool) -> float:
@@ -158,7 +158,7 @@ def _bound_step(step: Any, q: float, focal_known: bool) -> float:
     return new_q
 
 
-bound_step = numba.njit(nogil=True, cache=True)(_bound_step)
+bound_step = compiled()(_bound_step)
 
 
 def _predicted_reduction(H: Any, g: Any, step: Any) -> float:
@@ -172,7 +172,7 @@ def _predicted_reduction(H: Any, g: Any, step: Any) -> float:
     return reduction
 
 
-predicted_reduction = numba.njit(nogil=True, cache=True)(_predicted_reduction)
+predicted_reduction = compiled()(_predicted_reduction)
 
 
 def _rotation_from_vector(a: Any, out: Any) -> None:
@@ -192,7 +192,7 @@ def _rotation_from_vector(a: Any, out: Any) -> None:
     out[2, 1] += first * a[0]
 
 
-rotation_from_vector = numba.njit(nogil=True, cache=True)(_rotation_from_vector)
+rotation_from_vector = compiled()(_rotation_from_vector)
 
 
 def _minimise(
@@ -248,7 +248,7 @@ def _minimise(
     return at, loss, distance, max_iterations, EXHAUSTED
 
 
-minimise = numba.njit(nogil=True, cache=True)(_minimise)
+minimise = compiled()(_minimise)
 
 
 def _levenberg_marquardt(given: SolverInput, max_iterations: int, stop_px: float, result: SolverResult) -> None:
@@ -274,4 +274,4 @@ def _levenberg_marquardt(given: SolverInput, max_iterations: int, stop_px: float
         result.parameters[i, 3] = at.q
 
 
-levenberg_marquardt = numba.njit(nogil=True, cache=True)(_levenberg_marquardt)
+levenberg_marquardt = compiled()(_levenberg_marquardt)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.cameras import Cameras
 from chorus.errors import InputError, check_array
+from chorus.kernels.jit import compiled
 
 NSIDE = 128
 """196,608 cells."""
@@ -55,7 +55,7 @@ def cell_centres(nside: int = NSIDE) -> NDArray[np.float64]:
     return np.stack([sine * np.cos(azimuth), sine * np.sin(azimuth), z[ring]], axis=1)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled()
 def _add_gaussians(
     directions: Any, z: Any, count: Any, first: Any, start: Any, sigma: float, radius: float, density: Any
 ) -> None:
