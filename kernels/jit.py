@@ -18,22 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import numba as nb
+from numba.core import config
 from numba.core.caching import FunctionCache
 
 log = logging.getLogger(__name__)
 
-if nb.config.DISABLE_JIT:
+if config.DISABLE_JIT:  # type: ignore[attr-defined]  # made by numba as it is imported
     # Not a slow path: the kernels use vector instructions that Python does not have.
     raise ImportError("NUMBA_DISABLE_JIT: expected it to be unset, for kernels that run only when compiled; got it set")
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
+class _Cache(FunctionCache):
     """numba's cache of a function's machine code, whose failures cost a compilation instead of the run."""
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """The cached code for a signature; None where there is none or it cannot be read."""
         try:
-            return super().load_overload(signature, target)
+            return super().load_overload(signature, target)  # type: ignore[no-untyped-call]
         except Exception as error:  # a damaged file makes pickle and numba raise nearly anything
             self._failed(f"{self.cache_path} could not be read", error)
             return None
@@ -41,16 +42,16 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
     def save_overload(self, signature: Any, data: Any) -> None:
         """Keep compiled code; where that fails, it is in memory alone."""
         try:
-            super().save_overload(signature, data)
+            super().save_overload(signature, data)  # type: ignore[no-untyped-call]
         except Exception as error:
             self._failed(f"{self.cache_path} could not be written", error)
 
     def _failed(self, what: str, error: Exception) -> None:
         _say_once(f"{what} ({type(error).__name__}: {error})")
         try:
-            self.flush()  # an index that cannot be read is begun anew
+            self.flush()  # type: ignore[no-untyped-call]  # an index that cannot be read is begun anew
         except Exception:
-            self.disable()
+            self.disable()  # type: ignore[no-untyped-call]
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -60,7 +61,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         dispatcher = nb.njit(nogil=True, **options)(function)
         # What follows is private to numba, which has no other way to say what code depends on, or to do without a cache.
         try:
-            cache = _Cache(function)
+            cache = _Cache(function)  # type: ignore[no-untyped-call]
             cache._cache_file._source_stamp = sources_digest(Path(function.__code__.co_filename).parent)
         except Exception as error:  # numba finds no folder to write to, or is another version
             _say_once(f"no folder for it can be written to ({error})")

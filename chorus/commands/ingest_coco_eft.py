@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import ERROR_EXIT, out, print_facts, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import ERROR_EXIT, err, out, print_facts, print_json, print_table, progress_bars, wrote
 from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, body_option, force_option, json_option
 
 
@@ -90,6 +90,8 @@ def ingest_coco_eft_command(
             progress=lambda done, total: update("categories", done, total),
         )
     facts = report.as_dict()
+    for line in report.warnings():
+        err.print(f"warning: {line}")
     written = [c.store for c in report.categories if c.store is not None]
     if report_path is not None:
         write_json(report_path, facts)
@@ -106,7 +108,7 @@ def ingest_coco_eft_command(
                 rejected = ", ".join(f"{reason} {count}" for reason, count in c.rejected.items())
                 table.add_row(c.name, str(c.annotations), f"{c.kept}{few}", rejected)
         print_table(table)
-        print_facts({name: value for name, value in facts.items() if name.startswith("eft_")})
+        print_facts({n: v for n, v in facts.items() if n.startswith("eft_") and n != "eft_differing"})
         wrote(*written)
     if not any(c.store for c in report.categories):
         if not as_json:

@@ -6,16 +6,17 @@ import json
 import math
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import InputError, check_array
+from chorus.ingest.identifiers import flag, identifier, unique
 from chorus.ingest.record import MAX_PIXELS, short_repr
 
 CROP_PX = 224
@@ -56,32 +57,43 @@ class EftFits:
 
     records     annotation id -> its first fit
     broken      annotation id -> what is wrong with its fit
-    duplicates  number of further fits of the same annotations, which are ignored
+    duplicates  number of further fits of the same annotations, which are left out
+    differing   annotation ids of those whose further fits are other than the first
     nameless    number of fits without an annotation id
     """
 
     records: dict[int, EftRecord] = field(default_factory=dict)
     broken: dict[int, str] = field(default_factory=dict)
     duplicates: int = 0
+    differing: tuple[int, ...] = ()
     nameless: int = 0
 
 
 @dataclass(frozen=True)
 class CocoAnnotations:
-    """COCO's instance annotations.
+    """COCO's instance annotations, each image, category and annotation once.
 
     images       id -> height, width in pixels
     categories   name -> id
-    by_image     image id -> its annotations as in the file, crowds included
+    by_image     image id -> its annotations, crowds included; id, image_id, category_id are integers, iscrowd is bool
+    repeated     number of images, categories and annotations that were given again, word for word, and left out
+    unknown_categories, unknown_images  category or image id that the file does not have -> annotations that name it, left out
     """
 
     images: dict[int, tuple[int, int]]
     categories: dict[str, int]
     by_image: dict[int, list[dict[str, Any]]]
+    repeated: int = 0
+    unknown_categories: dict[int, int] = field(default_factory=dict)
+    unknown_images: dict[int, int] = field(default_factory=dict)
 
 
 def read_annotations(path: str | os.PathLike[str]) -> CocoAnnotations:
-    """Read COCO's instances_*.json. InputError where the file cannot be read or does not have COCO's form."""
+    """Read COCO's instances_*.json. InputError where the file cannot be read or does not have COCO's form.
+
+    What exporters do to identifiers is undone (``chorus.ingest.identifiers``). An image, category or annotation that is given
+    twice is taken once where both agree, and refused by its id where they do not; so are two categories of one name.
+    """
     content = _read_json(path)
     lists: dict[str, list[dict[str, Any]]] = {}
     for name in ("images", "annotations", "categories"):
@@ -91,52 +103,97 @@ def read_annotations(path: str | os.PathLike[str]) -> CocoAnnotations:
                 f"{path}: {name}: expected a list of objects, as in instances_val2017.json, got {short_repr(rows)}"
             )
         lists[name] = rows
-    images: dict[int, tuple[int, int]] = {}
-    for row in lists["images"]:
-        height, width = _integer(path, row, "height"), _integer(path, row, "width")
-        if not (height > 0 and width > 0 and height * width <= MAX_PIXELS):
-            raise InputError(f"{path}: images: expected a height and width of 1 to {MAX_PIXELS} pixels in all, got {row}")
-        images[_integer(path, row, "id")] = (height, width)
+    images, images_again = _by_id(f"{path}: images", lists["images"], lambda row: _image_size(path, row))
+    names, names_again = _by_id(f"{path}: categories", lists["categories"], lambda row: _category_name(path, row))
     categories: dict[str, int] = {}
-    for row in lists["categories"]:
-        title = row.get("name")
-        if not isinstance(title, str) or not title:
-            raise InputError(f"{path}: categories: expected a name, got {short_repr(title)}")
-        categories[title] = _integer(path, row, "id")
+    for number, title in names.items():
+        if title in categories:
+            raise InputError(
+                f"{path}: categories: expected a name of its own for each, got {title!r} for {categories[title]} and {number}"
+            )
+        categories[title] = number
+    notes, notes_again = _by_id(f"{path}: annotations", lists["annotations"], lambda row: _annotation(path, row))
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in lists["annotations"]:
-        for key in ("id", "category_id"):
-            _integer(path, row, key)
-        image = _integer(path, row, "image_id")
-        if image not in images:
-            raise InputError(f"{path}: annotations: expected the id of an image in the file, got image_id {image}")
-        by_image[image].append(row)
-    return CocoAnnotations(images, categories, dict(by_image))
+    unknown_categories: Counter[int] = Counter()
+    unknown_images: Counter[int] = Counter()
+    for note in notes.values():
+        if note["image_id"] not in images:
+            unknown_images[note["image_id"]] += 1
+        elif note["category_id"] not in names:
+            unknown_categories[note["category_id"]] += 1
+        else:
+            by_image[note["image_id"]].append(note)
+    again = images_again + names_again + notes_again
+    return CocoAnnotations(images, categories, dict(by_image), again, dict(unknown_categories), dict(unknown_images))
+
+
+_Content = TypeVar("_Content")
+
+
+def _by_id(
+    where: str, rows: list[dict[str, Any]], read: Callable[[dict[str, Any]], _Content]
+) -> tuple[dict[int, _Content], int]:
+    """Contents by id, and the number of those given again."""
+    pairs = [(identifier(f"{where}: id", row.get("id")), read(row)) for row in rows]
+    found, again = unique(where, pairs, key=lambda pair: pair[0], same=lambda pair: pair[1])
+    return {number: content for number, (_, content) in found.items()}, again
+
+
+def _image_size(path: str | os.PathLike[str], row: dict[str, Any]) -> tuple[int, int]:
+    height, width = (identifier(f"{path}: images: {name}", row.get(name)) for name in ("height", "width"))
+    if not (height > 0 and width > 0 and height * width <= MAX_PIXELS):
+        raise InputError(
+            f"{path}: images: expected a height and width of 1 to {MAX_PIXELS} pixels in all, got {short_repr(row)}"
+        )
+    return height, width
+
+
+def _category_name(path: str | os.PathLike[str], row: dict[str, Any]) -> str:
+    title = row.get("name")
+    if not isinstance(title, str) or not title.strip():
+        raise InputError(f"{path}: categories: expected a name, got {short_repr(title)}")
+    return title.strip()
+
+
+def _annotation(path: str | os.PathLike[str], row: dict[str, Any]) -> dict[str, Any]:
+    """An annotation with its identifiers as integers and ``iscrowd`` as bool."""
+    where = f"{path}: annotations"
+    numbers = {name: identifier(f"{where}: {name}", row.get(name)) for name in ("id", "image_id", "category_id")}
+    crowd = flag(f"{where}: iscrowd of id {numbers['id']}", row.get("iscrowd"))
+    return {**row, **numbers, "iscrowd": crowd}
 
 
 def read_eft(paths: Iterable[str | os.PathLike[str]]) -> EftFits:
-    """Read EFT fit files, ``{"data": [...]}``. Broken fits are collected; InputError where a file is not of this form."""
+    """Read EFT fit files, ``{"data": [...]}``. Broken fits are collected; InputError where a file is not of this form.
+
+    Of several fits of one annotation the first is taken: EFT's own files for parts of COCO overlap.
+    """
+    first: dict[int, Any] = {}
     records: dict[int, EftRecord] = {}
     broken: dict[int, str] = {}
+    differing: dict[int, None] = {}
     duplicates = nameless = 0
     for path in paths:
         rows = _read_json(path).get("data")
         if not isinstance(rows, list):
             raise InputError(f"{path}: data: expected a list of fits, got {short_repr(rows)}")
         for row in rows:
-            number = row.get("annotId") if isinstance(row, dict) else None
-            if isinstance(number, float) and number.is_integer():  # as written by some exporters
-                number = int(number)
-            if type(number) is not int:
+            try:
+                number = identifier("annotId", row.get("annotId") if isinstance(row, dict) else None)
+            except InputError:
                 nameless += 1
-            elif number in records or number in broken:
+                continue
+            if number in first:
                 duplicates += 1
-            else:
-                try:
-                    records[number] = _parse_eft(number, row)
-                except InputError as error:
-                    broken[number] = str(error)
-    return EftFits(records, broken, duplicates, nameless)
+                if {**first[number], "annotId": 0} != {**row, "annotId": 0}:
+                    differing[number] = None
+                continue
+            first[number] = row
+            try:
+                records[number] = _parse_eft(number, row)
+            except InputError as error:
+                broken[number] = str(error)
+    return EftFits(records, broken, duplicates, tuple(differing), nameless)
 
 
 def _parse_eft(number: int, row: dict[str, Any]) -> EftRecord:
@@ -224,27 +281,30 @@ def annotation_box(annotation: dict[str, Any]) -> NDArray[np.float64]:
     return np.array([x, y, x + width, y + height])
 
 
-def decode_mask(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+def decode_mask(segmentation: Any, size: tuple[int, int], left_out: list[str] | None = None) -> NDArray[np.bool_]:
     """A COCO segmentation (polygons, or run lengths, compressed or not) as an (H, W) bool mask.
 
-    size  height, width in pixels
+    size      height, width in pixels
+    left_out  gains what is wrong with each polygon that cannot be used beside others that can
 
     Raises InputError for anything else and for empty masks, ImportError for polygons without pycocotools, which decides what
     pixels they cover.
     """
     height, width = size
     if isinstance(segmentation, list):
-        polygons = [_polygon(polygon) for polygon in segmentation]
+        polygons, wrong = _polygons(segmentation)
         if not polygons:
-            raise InputError("segmentation: expected polygons, got none")
+            raise InputError(wrong[0] if wrong else "segmentation: expected polygons, got none")
+        if left_out is not None:
+            left_out += wrong
         tools = _pycocotools()
         counts = _run_lengths(tools.merge(tools.frPyObjects(polygons, height, width))["counts"])
     elif isinstance(segmentation, dict):
-        if segmentation.get("size") != [height, width]:
+        if list(segmentation.get("size") or ()) != [height, width]:
             raise InputError(f"segmentation: expected the size {[height, width]}, got {short_repr(segmentation.get('size'))}")
         given = segmentation.get("counts")
         if isinstance(given, list):
-            counts = given
+            counts = [int(c) if isinstance(c, float) and c.is_integer() else c for c in given]
         elif isinstance(given, str) and given.isascii():
             counts = _run_lengths(given.encode("ascii"))
         else:
@@ -284,11 +344,17 @@ def _run_lengths(text: bytes) -> list[int]:
     return counts
 
 
-def _polygon(value: Any) -> list[float]:
-    fits = isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0
-    if not fits or not all(type(c) in (int, float) and math.isfinite(c) and abs(c) <= _LARGEST for c in value):
-        raise InputError(f"segmentation: expected polygons of three or more points x, y in pixels, got {short_repr(value)}")
-    return [float(c) for c in value]
+def _polygons(values: list[Any]) -> tuple[list[list[float]], list[str]]:
+    """The polygons that can be used, and what is wrong with the others."""
+    polygons: list[list[float]] = []
+    wrong: list[str] = []
+    for value in values:
+        fits = isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0
+        if fits and all(type(c) in (int, float) and math.isfinite(c) and abs(c) <= _LARGEST for c in value):
+            polygons.append([float(c) for c in value])
+        else:
+            wrong.append(f"segmentation: expected polygons of three or more points x, y in pixels, got {short_repr(value)}")
+    return polygons, wrong
 
 
 def _pycocotools() -> Any:
@@ -309,10 +375,3 @@ def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
-
-
-def _integer(path: str | os.PathLike[str], row: dict[str, Any], name: str) -> int:
-    value = row.get(name)
-    if type(value) is not int or not 0 <= value < 1 << 62:
-        raise InputError(f"{path}: {name}: expected an integer, 0 or more, got {short_repr(value)}")
-    return value

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from chorus.ingest.coco import (
 )
 from chorus.ingest.coco_eft_rules import PERSON, REASONS, Verdicts, judge
 from chorus.kernels.masks import PackedMasks
+from chorus.names import file_stems
 from chorus.provenance import with_given
 from chorus.store import StoreWriter
 
@@ -48,6 +48,7 @@ class CategoryReport:
     kept               images (each with one annotation) in the test set
     rejected           reason -> annotations
     failures           (key, reason, message) of images with one person and one object that are not in the set
+    polygons           (key, message) of unusable polygons that were left out of masks
     residual_px        (kept,) mean reprojection distance of the cameras kept, pixels
     store              path of the test store; None where fewer than ``min_images`` images were kept
     """
@@ -58,6 +59,7 @@ class CategoryReport:
     kept: int
     rejected: dict[str, int]
     failures: list[tuple[str, str, str]]
+    polygons: list[tuple[str, str]]
     residual_px: list[float]
     store: Path | None
 
@@ -69,7 +71,9 @@ class CocoEftReport:
     categories      a CategoryReport for each category
     min_images      images that a category needs to get a store
     eft_records     number of usable fits in the files; eft_broken, eft_duplicates, eft_nameless: see ``EftFits``
+    eft_differing   annotation ids whose further fits are other than the first, which is used
     eft_unknown     number of usable fits whose person is not in the annotation file
+    coco_repeated, coco_unknown_categories, coco_unknown_images  see ``CocoAnnotations``
     """
 
     categories: list[CategoryReport]
@@ -79,6 +83,10 @@ class CocoEftReport:
     eft_duplicates: int
     eft_nameless: int
     eft_unknown: int
+    eft_differing: tuple[int, ...] = ()
+    coco_repeated: int = 0
+    coco_unknown_categories: dict[int, int] = field(default_factory=dict)
+    coco_unknown_images: dict[int, int] = field(default_factory=dict)
 
     def table(self) -> list[tuple[str, int]]:
         """Table 5: (category, images) of the categories with at least ``min_images`` images."""
@@ -96,6 +104,7 @@ class CocoEftReport:
                 "kept": c.kept,
                 "rejected": c.rejected,
                 "failures": [list(failure) for failure in c.failures],
+                "polygons_left_out": [list(polygon) for polygon in c.polygons],
                 "store": None if c.store is None else str(c.store),
             }
             facts["residual_px"] = (
@@ -103,7 +112,33 @@ class CocoEftReport:
             )
             categories.append(facts)
         names = ("min_images", "eft_records", "eft_broken", "eft_duplicates", "eft_nameless", "eft_unknown")
-        return {"categories": categories, "table": self.table(), **{name: getattr(self, name) for name in names}}
+        return {
+            "categories": categories,
+            "table": self.table(),
+            **{name: getattr(self, name) for name in names},
+            "eft_differing": list(self.eft_differing),
+            "coco_repeated": self.coco_repeated,
+            "coco_unknown_categories": self.coco_unknown_categories,
+            "coco_unknown_images": self.coco_unknown_images,
+        }
+
+    def warnings(self) -> list[str]:
+        """One sentence for each kind of thing in the files that was left out."""
+        found = []
+        if self.coco_repeated:
+            found.append(f"{self.coco_repeated} images, categories or annotations were given again, word for word: taken once")
+        for what, unknown in (("category", self.coco_unknown_categories), ("image", self.coco_unknown_images)):
+            if unknown:
+                ids = ", ".join(map(str, list(unknown)[:5])) + (", ..." if len(unknown) > 5 else "")
+                found.append(f"{sum(unknown.values())} annotations of an unknown {what} were left out: {what} ids {ids}")
+        if self.eft_differing:
+            ids = ", ".join(map(str, self.eft_differing[:5])) + (", ..." if len(self.eft_differing) > 5 else "")
+            found.append(f"{len(self.eft_differing)} people have several fits that differ, of which the first is used: {ids}")
+        for c in self.categories:
+            if c.polygons:
+                key, words = c.polygons[0]
+                found.append(f"{c.name}: {len(c.polygons)} unusable polygons were left out of masks; image {key}: {words}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -215,9 +250,7 @@ def ingest_coco_eft(
         raise InputError(f"annotations: expected COCO's category {PERSON!r}, got {sorted(coco.categories)[:5]}")
     names = _chosen(coco, categories)
     folder = Path(output)
-    paths = {name: folder / f"{_slug(name)}.chorus" for name in names}
-    if len(set(paths.values())) < len(paths):
-        raise InputError(f"categories: expected names that differ in letters and digits, got {names}")
+    paths = {name: folder / f"{stem}.chorus" for name, stem in file_stems(names).items()}
     existing = [path for path in paths.values() if path.exists()]
     if existing:
         raise StoreError(f"output: expected no store of the category there, got {str(existing[0])!r}")
@@ -248,6 +281,10 @@ def ingest_coco_eft(
         fits.duplicates,
         fits.nameless,
         len(fits.records.keys() - people),
+        fits.differing,
+        coco.repeated,
+        coco.unknown_categories,
+        coco.unknown_images,
     )
 
 
@@ -260,11 +297,6 @@ def _chosen(coco: CocoAnnotations, categories: Iterable[str] | None) -> list[str
             known = ", ".join(sorted(coco.categories.keys() - {PERSON}))
             raise InputError(f"categories: expected one of {known}; got {name!r}")
     return names
-
-
-def _slug(name: str) -> str:
-    """A folder name from a category's name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "category"
 
 
 def _category(
@@ -315,7 +347,9 @@ def _category(
         _write(path, name, verdicts, poses, fit, status, body, provenance)
         written = path
     counted = {reason: verdicts.counted[reason] for reason in REASONS if verdicts.counted[reason]}
-    return CategoryReport(name, sum(map(len, rows.values())), len(rows), kept, counted, verdicts.failures, residuals, written)
+    return CategoryReport(
+        name, sum(map(len, rows.values())), len(rows), kept, counted, verdicts.failures, verdicts.polygons, residuals, written
+    )
 
 
 def _write(

@@ -62,18 +62,20 @@ class Verdicts:
 
     rejected  (key, size, reason)       counted   reason -> number of annotations
     failures  (key, reason, message) of images with one person and one object
+    polygons  (key, message) of polygons that were left out of masks, beside others that could be used
     """
 
     candidates: list[InteractionImage] = field(default_factory=list)
     rejected: list[tuple[str, tuple[int, int], str]] = field(default_factory=list)
     counted: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str, str]] = field(default_factory=list)
+    polygons: list[tuple[str, str]] = field(default_factory=list)
 
 
 def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits: EftFits, verdicts: Verdicts) -> None:
     """Add one image to the candidates or to the rejected ones; ``objects`` are its annotations of the category."""
     key, size = f"{image:012d}", coco.images[image]
-    crowds = sum(bool(a.get("iscrowd")) for a in objects)
+    crowds = sum(a["iscrowd"] for a in objects)
     people = [a for a in coco.by_image[image] if a["category_id"] == coco.categories[PERSON]]
     reason = words = ""
     if crowds == len(objects):
@@ -82,7 +84,7 @@ def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits
         reason = "several objects"
     elif not people:
         reason = "no person"
-    elif len(people) > 1 or people[0].get("iscrowd"):
+    elif len(people) > 1 or people[0]["iscrowd"]:
         reason = "several people"
     if reason:
         verdicts.rejected.append((key, size, reason))
@@ -91,6 +93,7 @@ def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits
         return
     target, person = objects[0], people[0]
     record = fits.records.get(person["id"])
+    left_out: list[str] = []
     try:
         if record is None:
             broken = fits.broken.get(person["id"])
@@ -102,10 +105,11 @@ def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits
         reason = "box"
         overlap = float(overlap_of_smaller(annotation_box(target), annotation_box(person)))
         reason = "object mask"
-        mask = decode_mask(target.get("segmentation"), size)
+        mask = decode_mask(target.get("segmentation"), size, left_out)
         reason = "person mask"
-        person_mask = decode_mask(person.get("segmentation"), size)
+        person_mask = decode_mask(person.get("segmentation"), size, left_out)
         verdicts.candidates.append(InteractionImage(key, size, record, (mask, person_mask), overlap))
+        verdicts.polygons += [(key, words) for words in left_out]
     except InputError as error:
         verdicts.rejected.append((key, size, reason))
         verdicts.counted[reason] += 1

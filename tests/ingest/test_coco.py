@@ -84,7 +84,7 @@ def test_masks_by_hand():
         {"size": [6, 8], "counts": [-1, 49]},
         {"size": [6, 8], "counts": [48]},
         {"size": [6, 8], "counts": None},
-        {"size": [6, 8], "counts": [24.0, 24]},
+        {"size": [6, 8], "counts": [24.5, 23.5]},
         {"size": [6, 8], "counts": "zzzzzzzzz"},
         {"size": [6, 8], "counts": ""},
         {"size": [6, 8], "counts": "\u00e9"},
