@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import textwrap
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ Reason = Literal["missing", "unreadable", "truncated", "too large", "too small",
 Source = str | os.PathLike[str] | BinaryIO
 _KINDS = "JPEG, PNG, WebP, BMP, GIF or TIFF"
 _TAIL = 4096  # bytes at the end of a file among which its end mark is looked for
+_TIFF_BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 0])  # of a value of each type; 13: of no known type
 
 
 class PictureError(InputError):
@@ -110,7 +112,7 @@ def damage(name: str, file: BinaryIO, image: Image.Image | None, error: Exceptio
     kind = _kind(head)
     if not kind:
         got = f"a file that begins with {head!r}" if head else "an empty file"
-    elif "truncated" in str(error).lower() or _ends_early(kind, head, tail, length, image):
+    elif "truncated" in str(error).lower() or _ends_early(kind, head, tail, length, file, image):
         reason, got = "truncated", f"a truncated {kind} of {length} bytes"
     else:
         got = f"a damaged {kind}: {brief(error)}"
@@ -118,7 +120,10 @@ def damage(name: str, file: BinaryIO, image: Image.Image | None, error: Exceptio
 
 
 def brief(error: Exception) -> str:
-    return textwrap.shorten(str(error) or type(error).__name__, 80)
+    """An error's message on one short line."""
+    # Pillow's own words for a file that no format takes name an object in memory.
+    text = "" if type(error).__name__ == "UnidentifiedImageError" else str(error)
+    return textwrap.shorten(text, 80) or "its header cannot be read"
 
 
 def _kind(head: bytes) -> str:
@@ -133,7 +138,7 @@ def _kind(head: bytes) -> str:
     return "BMP" if head.startswith(b"BM") and head[6:10] == bytes(4) else ""  # many a text begins with these two letters
 
 
-def _ends_early(kind: str, head: bytes, tail: bytes, length: int, image: Image.Image | None) -> bool:
+def _ends_early(kind: str, head: bytes, tail: bytes, length: int, file: BinaryIO, image: Image.Image | None) -> bool:
     """Whether a file that cannot be decoded lacks its end. Decoders do not always say so."""
     if kind == "JPEG":
         return b"\xff\xd9" not in tail
@@ -145,11 +150,28 @@ def _ends_early(kind: str, head: bytes, tail: bytes, length: int, image: Image.I
         return int.from_bytes(head[4:8], "little") + 8 > length
     if kind == "BMP":
         return int.from_bytes(head[2:6], "little") > length
-    # A TIFF: the table of its tags is often at the end; where it was read, it says how long the pixels' strips or tiles are.
-    table = int.from_bytes(head[4:8], "little" if head.startswith(b"II") else "big") + 2
-    tags = getattr(image, "tag_v2", {})
-    try:
-        ends = [np.add(tags[where], tags[many]).max() for where, many in ((273, 279), (324, 325)) if where in tags]
-    except Exception:  # damaged tags
-        return table > length
-    return bool(max([table, *ends]) > length)
+    return _end_of_tiff(head, file, image) > length
+
+
+def _end_of_tiff(head: bytes, file: BinaryIO, image: Image.Image | None) -> float:
+    """The length that a TIFF needs for its first page, as far as it says so: its table of tags and what that points to.
+
+    image  what Pillow made of the table, or None
+    """
+    order: Literal["little", "big"] = "little" if head.startswith(b"II") else "big"
+    if 43 in head[2:4]:  # a BigTIFF, whose numbers are of other lengths
+        return 0
+    file.seek(int.from_bytes(head[4:8], order))
+    count = int.from_bytes(file.read(2), order)
+    table = file.read(12 * count)
+    if len(head) < 8 or not count or len(table) < 12 * count:
+        return math.inf
+    tags = np.frombuffer(table, np.dtype("u2, u2, u4, u4").newbyteorder(order))
+    long = _TIFF_BYTES[np.minimum(tags["f1"], 13)] * tags["f2"].astype(np.int64)
+    ends = np.where(long > 4, tags["f3"] + long, 0)  # shorter values stand in the table itself
+    known = getattr(image, "tag_v2", {})
+    try:  # of damaged tags anything may come
+        pixels = [np.add(known[start], known[size]).max() for start, size in ((273, 279), (324, 325)) if start in known]
+    except Exception:
+        pixels = []
+    return float(max([*ends, *pixels]))

@@ -131,9 +131,11 @@ def _decode(name: str, image: ImageFile.ImageFile, size: tuple[int, int] | None,
         )
     if image.mode in ("I;16", "F") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
         raise PictureError(f"{name}: expected a TIFF of {image.mode} samples whose 0 is black, got one whose 0 is white")
-    kind, rawmode, said = image.format or "", _rawmode(image), _orientation(image)
+    kind, rawmode = image.format or "", _rawmode(image)
+    # Newer versions of Pillow turn a TIFF as they load it, and forget. Asked before, a PNG is loaded, and its errors are lost.
+    said = _orientation(image) if kind == "TIFF" else 1
     image.load()
-    to_do = _orientation(image)  # a PNG may say it after its pixels; Pillow has turned a TIFF by now, since version 11
+    to_do = _orientation(image)
     upright = image.transpose(_turn(to_do)) if to_do > 1 else image
     _check_size(name, upright.size, size, max(said, to_do))
     return _Decoded(name, upright, kind, rawmode)

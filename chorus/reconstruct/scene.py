@@ -76,6 +76,7 @@ def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathL
     box = record.object_box
     if box is None and record.object_mask is not None:
         box = boxes_of(record.object_mask).astype(np.float64)
+    photo_path = Path(photo) if photo is not None else _find_photo(folder)
     return Scene(
         folder.resolve().name,
         record.category or None,
@@ -86,14 +87,19 @@ def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathL
         record.object_mask,
         record.person_mask,
         box,
-        _read_photo(folder, photo, record.image_size),
+        None if photo_path is None else _read_photo(photo_path, record.image_size),
     )
 
 
-def _read_photo(folder: Path, photo: str | os.PathLike[str] | None, size: tuple[int, int]) -> NDArray[np.uint8] | None:
-    """The photograph as (H, W, 3) uint8 RGB, or None where none is given and the folder has none."""
+def _find_photo(folder: Path) -> Path | None:
     try:
-        path = photo if photo is not None else picture_file(folder, PHOTO)
-        return None if path is None else read_picture(path, size=size)
+        return picture_file(folder, PHOTO)
+    except PictureError as error:
+        raise RecordError("record", str(error)) from None
+
+
+def _read_photo(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    try:
+        return read_picture(path, size=size)
     except PictureError as error:
         raise RecordError("record", str(error)) from None
