@@ -240,11 +240,7 @@ def _inside(decoded: _Decoded) -> NDArray[np.bool_]:
     """The pixels inside a mask."""
     image, alpha = _with_alpha(decoded)
     grey = image.mode in ("1", "L", "F") or image.mode.startswith("I")
-    if grey:
-        values = np.asarray(image)
-    else:
-        r, g, b = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.uint32), -1, 0)
-        values = r << 16 | g << 8 | b
+    values = np.asarray(image) if grey else _packed(image)
     if alpha is not None and (extrema := alpha.getextrema())[0] != extrema[1]:  # the same everywhere, it says nothing
         inside = _not_zero(decoded, np.asarray(alpha))
         shown = values[inside]
@@ -257,6 +253,11 @@ def _inside(decoded: _Decoded) -> NDArray[np.bool_]:
     if decoded.sixteen_bits and not grey and not values.any():
         raise PictureError(f"{decoded.name}: expected colours of 8 bits, or of 256 and more, got less of 16 bits", "ambiguous")
     return _not_zero(decoded, values)
+
+
+def _packed(image: Image.Image) -> NDArray[np.uint32]:
+    """Each pixel's colour as one number, 0 for black."""
+    return np.asarray(np.asarray(image.convert("RGB").convert("RGBX")).view("<u4")[..., 0] & 0xFFFFFF, np.uint32)
 
 
 def _one_value(values: NDArray[Any]) -> bool:
