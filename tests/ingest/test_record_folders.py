@@ -111,7 +111,7 @@ def test_round_trip(tmp_path):
     ],
 )
 def test_masks_of_several_kinds_are_one(tmp_path, name, inside, dtype):
-    """tests/test_pictures.py has all of them."""
+    """tests/test_picture_masks.py has all of them."""
     folder = make(tmp_path / "r")
     expected = read_record(folder).object_mask
     (folder / "object_mask.png").unlink()
