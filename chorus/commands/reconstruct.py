@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--output", type=OutputFolder("reconstruction.json"), required=True, help="The folder to write to.")
 @click.option("--category", help="The object's category, instead of the record's.")
-@click.option("--photo", type=INPUT, help="The photograph; default: photo.jpg or .png in the record.")
+@click.option("--photo", type=INPUT, help="The photograph; default: photo.jpg, .png, ... in the record.")
 @click.option(
     "--threshold", type=Number(), help="The surface is around phi >= this; default: what agrees best with the object's mask."
 )
@@ -98,8 +98,8 @@ def reconstruct_command(
 ) -> None:
     """Human and object from one photograph: GLB, overlay and scores (4.5).
 
-    From a RECORD's folder: pose, camera or keypoints, object mask. Or from a PHOTO alone, a JPEG or PNG: the object whose box
-    overlaps a person's most is found among the stored categories, then the person's pose and camera.
+    From a RECORD's folder: pose, camera or keypoints, object mask. Or from a PHOTO alone: the object whose box overlaps
+    a person's most is found among the stored categories, then the person's pose and camera.
     """
     from chorus.body.model import load_body
     from chorus.errors import InputError

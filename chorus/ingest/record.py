@@ -6,11 +6,7 @@ import json
 import math
 import os
 import stat
-import struct
-import warnings
-import zlib
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -18,13 +14,14 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
 from chorus.camera.fit import MIN_JOINTS, fit_cameras, keypoint_targets
 from chorus.errors import InputError, check_array
 from chorus.kernels.kinematics import rotation_matrices
+from chorus.picture_files import PictureError, picture_file
+from chorus.pictures import read_mask
 
 RECORD, OBJECT_MASK, PERSON_MASK = "record.json", "object_mask.png", "person_mask.png"
 MAX_JSON_BYTES = 1 << 22
@@ -36,17 +33,6 @@ distance in pixels that ends it."""
 _LARGEST = 1e6  # bound of all angles, lengths, focal lengths and positions in a record
 _SAME_ROTATION = 1e-3  # tolerance between the elements of two rotations that should be equal
 _OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_DAMAGED = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    zlib.error,
-    struct.error,
-    Warning,
-    Image.DecompressionBombError,
-)
-"""What Pillow raises on damaged images, and on decompression bombs."""
 
 
 class RecordError(InputError):
@@ -158,20 +144,6 @@ def record_camera(
     except InputError as error:
         raise RecordError("camera", f"camera fit: {error}") from None
     return fit.cameras, float(fit.residual_px[0])
-
-
-@contextmanager
-def damage_refused(stage: str, expected: str, *, shorten: bool = False) -> Iterator[None]:
-    """A context in which an image is read: what Pillow raises on damaged files becomes a RecordError of this stage.
-
-    Its message is ``expected`` and Pillow's message, cut to 60 characters where ``shorten``.
-    """
-    try:
-        yield
-    except RecordError:
-        raise
-    except _DAMAGED as error:
-        raise RecordError(stage, f"{expected}: {short_repr(str(error)) if shorten else error}") from None
 
 
 def _parse(folder: Path, content: Mapping[str, Any], required: Collection[str]) -> Record:
@@ -322,29 +294,13 @@ def _read_json(folder: Path) -> dict[str, Any]:
 def _read_mask(
     folder: Path, name: str, size: tuple[int, int], stage: str, *, required: bool = False
 ) -> NDArray[np.bool_] | None:
-    """A PNG, 1-bit or 8-bit grey with 0 and one other value, as (H, W) bool; None where it is missing and not required."""
-    if not required and not os.path.lexists(folder / name):
-        return None
-    with (
-        damage_refused(stage, f"{name}: expected a PNG", shorten=True),
-        _open(folder, name, stage) as file,
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file, formats=["PNG"]) as image:
-            if image.size != size[::-1]:
-                raise RecordError(
-                    stage,
-                    f"{name}: expected the image_size, width, height {size[1]}, {size[0]}, "
-                    f"got {image.size[0]}, {image.size[1]}",
-                )
-            if image.mode not in ("1", "L"):
-                raise RecordError(stage, f"{name}: expected 1-bit or 8-bit grey, got mode {image.mode}")
-            pixels = np.asarray(image)
-    values = np.unique(pixels[pixels != 0])
-    if values.size > 1:
-        raise RecordError(
-            stage, f"{name}: expected 0 and one other value, got {values.size + 1} values; threshold soft masks first"
-        )
-    mask: NDArray[np.bool_] = pixels != 0
-    return mask
+    """A mask of the folder as (H, W) bool; None where it is missing and not required. ``name`` may end in another suffix."""
+    try:
+        path = picture_file(folder, Path(name).stem)
+        if path is None and not required:
+            return None
+        name = name if path is None else path.name
+        with _open(folder, name, stage) as file:
+            return read_mask(file, name=name, size=size, max_pixels=MAX_PIXELS)
+    except PictureError as error:
+        raise RecordError(stage, str(error)) from None

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from chorus.body.model import Body
 from chorus.boxes import boxes_of, overlap_of_smaller
 from chorus.errors import InputError
-from chorus.ingest.record import MAX_PIXELS, RecordError, damage_refused
+from chorus.ingest.record import MAX_PIXELS, RecordError
+from chorus.picture_files import PictureError
+from chorus.pictures import read_picture
 from chorus.reconstruct.scene import Scene
 
 if TYPE_CHECKING:
@@ -40,17 +41,11 @@ class Found:
 
 
 def read_photo(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """A JPEG or PNG as (H, W, 3) uint8 RGB, rotated by its EXIF orientation. RecordError for other files and too large ones."""
-    path = Path(path)
-    with (
-        damage_refused("record", f"{path.name}: expected a JPEG or PNG photograph"),
-        Image.open(path, formats=["JPEG", "PNG"]) as image,
-    ):
-        if image.width * image.height > MAX_PIXELS:
-            raise RecordError(
-                "record", f"{path.name}: expected at most {MAX_PIXELS} pixels, got {image.width} x {image.height}"
-            )
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    """A photograph as (H, W, 3) uint8 RGB, by ``chorus.pictures.read_picture``. RecordError where it cannot be used."""
+    try:
+        return read_picture(path, max_pixels=MAX_PIXELS)
+    except PictureError as error:
+        raise RecordError("record", str(error)) from None
 
 
 def find_interaction(picture: Picture, categories: Sequence[str], detector: Detector, *, category: str | None = None) -> Found:

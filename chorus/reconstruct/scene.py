@@ -10,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from chorus.body.model import Body
 from chorus.boxes import boxes_of
 from chorus.camera.cameras import Cameras
 from chorus.errors import InputError
-from chorus.ingest.record import RECORD, RecordError, damage_refused, parse_record, record_camera
+from chorus.ingest.record import RECORD, RecordError, parse_record, record_camera
+from chorus.picture_files import PictureError, picture_file
+from chorus.pictures import read_picture
 
-PHOTOS = ("photo.jpg", "photo.jpeg", "photo.png")
-"""Names of the photograph in a record's folder."""
+PHOTO = "photo"
+"""Name of the photograph in a record's folder, without its ending."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +61,9 @@ def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathL
     """Read a record's folder (docs/records.md) for reconstruction; category and object mask may be missing.
 
     ``object_box`` in record.json, [x0, y0, x1, y1] in pixels, takes the place of a missing mask. The photograph is ``photo``,
-    or photo.jpg, photo.jpeg or photo.png in the folder, if any. A record without a camera gets a fitted one (Eq. 8). Raises
-    RecordError as ``chorus.ingest.record.parse_record`` and ``record_camera`` do.
+    or the picture named photo (photo.jpg, photo.png, ...) in the folder, if any. A record without a camera gets a fitted one
+    (Eq. 8). Raises RecordError as ``chorus.ingest.record.parse_record`` and ``record_camera`` do, and for a photograph that
+    cannot be read or is, upright, not of the record's size, and for two of them.
     """
     folder = Path(folder)
     record = parse_record(folder, ignored=("prompt", "source", "betas"))
@@ -74,8 +76,7 @@ def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathL
     box = record.object_box
     if box is None and record.object_mask is not None:
         box = boxes_of(record.object_mask).astype(np.float64)
-    found = [folder / name for name in PHOTOS if (folder / name).is_file()]
-    photo_path = Path(photo) if photo is not None else found[0] if found else None
+    photo_path = Path(photo) if photo is not None else _find_photo(folder)
     return Scene(
         folder.resolve().name,
         record.category or None,
@@ -90,15 +91,15 @@ def read_scene(folder: str | os.PathLike[str], body: Body, photo: str | os.PathL
     )
 
 
+def _find_photo(folder: Path) -> Path | None:
+    try:
+        return picture_file(folder, PHOTO)
+    except PictureError as error:
+        raise RecordError("record", str(error)) from None
+
+
 def _read_photo(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    with (
-        damage_refused("record", f"{path.name}: expected a JPEG or PNG photograph"),
-        Image.open(path, formats=["JPEG", "PNG"]) as image,
-    ):
-        if image.size != size[::-1]:
-            raise RecordError(
-                "record",
-                f"{path.name}: expected the image_size, width, height {size[1]}, {size[0]}, got "
-                f"{image.size[0]}, {image.size[1]}",
-            )
-        return np.asarray(image.convert("RGB"))
+    try:
+        return read_picture(path, size=size)
+    except PictureError as error:
+        raise RecordError("record", str(error)) from None

@@ -15,7 +15,8 @@ from chorus.errors import InputError
 from chorus.frontend.registry import make
 from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
 from chorus.frontend.synthesis import folder_requests
-from chorus.frontend.synthesis.folder import LARGE, MISSING, OUTSIDE, SMALL, UNREADABLE, FolderImages
+from chorus.frontend.synthesis.folder import LARGE, MISSING, OUTSIDE, SMALL, TRUNCATED, UNREADABLE, FolderImages
+from chorus.picture_files import SUFFIXES
 
 
 def flat(mode: str, colour: object, size: tuple[int, int] = (80, 80)) -> Image.Image:
@@ -198,18 +199,18 @@ def test_refusals(tmp_path: Path) -> None:
     flat("RGB", 0, (63, 500)).save(tmp_path / "thin.png")
     flat("1", 0, (9000, 9000)).save(tmp_path / "large.png")
     flat("1", 0, (20000, 20000)).save(tmp_path / "bomb.png")
-    flat("RGB", 0).save(tmp_path / "really.gif", "GIF")
-    (tmp_path / "really.gif").rename(tmp_path / "gif.png")
+    flat("RGB", 0).save(tmp_path / "really.ppm", "PPM")
+    (tmp_path / "really.ppm").rename(tmp_path / "ppm.png")
     (tmp_path / "folder.png").mkdir()
     expected = {
         "empty.jpg": UNREADABLE,
         "text.png": UNREADABLE,
-        "cut.png": UNREADABLE,
+        "cut.png": TRUNCATED,
         "flipped.png": UNREADABLE,
         "thin.png": SMALL,
         "large.png": LARGE,
         "bomb.png": LARGE,
-        "gif.png": UNREADABLE,
+        "ppm.png": UNREADABLE,
         "folder.png": MISSING,
         "nowhere.png": MISSING,
         "nul\0.png": MISSING,
@@ -223,12 +224,13 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def test_every_truncation_is_a_refusal(tmp_path: Path) -> None:
-    for suffix in ("jpg", "png", "webp", "bmp"):
+    for suffix in ("jpg", "png", "webp", "bmp", "gif", "tif"):
         scene(64, 64).save(tmp_path / f"whole.{suffix}")
         whole = (tmp_path / f"whole.{suffix}").read_bytes()
         for part in range(0, len(whole) - 64, max(1, len(whole) // 25)):
             (tmp_path / f"cut.{suffix}").write_bytes(whole[:part])
-            assert read(tmp_path, f"cut.{suffix}") == UNREADABLE, (suffix, part)
+            expected = TRUNCATED if part >= 16 else UNREADABLE  # of fewer bytes nobody can say what they were to become
+            assert read(tmp_path, f"cut.{suffix}") == expected, (suffix, part)
 
 
 def test_nothing_outside_of_the_folder(tmp_path: Path) -> None:
@@ -260,12 +262,41 @@ def test_a_link_to_the_folder_itself(tmp_path: Path) -> None:
 
 
 def test_requests(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "notes.txt", "sub folder/c.jpeg", "sub folder/deep/d.webp", "Z/e.bmp", "f.tiff"):
+    for name in ("b.PNG", "a.jpg", "notes.txt", "sub folder/c.jpeg", "sub folder/deep/d.webp", "Z/e.bmp", "f.TIF"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = folder_requests(tmp_path, "A person rides a bicycle")
-    assert [r.key for r in found] == ["Z/e.bmp", "a.jpg", "b.PNG", "sub folder/c.jpeg", "sub folder/deep/d.webp"]
+    assert [r.key for r in found] == ["Z/e.bmp", "a.jpg", "b.PNG", "f.TIF", "sub folder/c.jpeg", "sub folder/deep/d.webp"]
     assert {(r.prompt, r.view, r.seed) for r in found} == {("A person rides a bicycle", "", -1)}
+
+
+def test_all_endings_are_listed_and_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """JPEGs are called .jfif and .jpe as well, by Windows and by image searches."""
+    forms = {".png": "PNG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF"}
+    for suffix in SUFFIXES:
+        flat("RGB", (0, 120, 0)).save(tmp_path / f"a{suffix}", forms.get(suffix, "JPEG"))
+    found = folder_requests(tmp_path, "p")
+    assert [r.key for r in found] == sorted(f"a{suffix}" for suffix in SUFFIXES)
+    for made in FolderImages(tmp_path).images(found):
+        assert isinstance(made, Picture), made
+    assert caplog.records == []
+
+
+def test_pictures_that_are_left_out_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("notes.txt", "b.heic", "sub/c.CR2", "d.avif", "e.psd"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"got 4 other pictures \('b.heic', 'd.avif', 'e.psd', ...\)"):
+        folder_requests(tmp_path, "p")
+    assert caplog.records == []  # the error says it
+    scene(80, 80).save(tmp_path / "a.png")
+    scene(80, 80).save(tmp_path / "a name without an ending", "JPEG")
+    assert [r.key for r in folder_requests(tmp_path, "p")] == ["a.png"]
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "left out" in record.message
+    assert ".jfif" in record.message
+    assert "5 other pictures ('a name without an ending', 'b.heic', 'd.avif', ...)" in record.message
 
 
 def test_prompts_of_the_folders(tmp_path: Path) -> None:

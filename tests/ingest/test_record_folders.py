@@ -101,6 +101,36 @@ def test_round_trip(tmp_path):
     assert len(open_store(tmp_path / "s.chorus")) == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "inside", "dtype"),
+    [
+        ("object_mask.png", 1, np.uint8),
+        ("object_mask.png", 65535, np.uint16),
+        ("OBJECT_MASK.TIF", 255, np.uint8),
+        ("object_mask.gif", 1, np.uint8),
+    ],
+)
+def test_masks_of_several_kinds_are_one(tmp_path, name, inside, dtype):
+    """tests/test_picture_masks.py has all of them."""
+    folder = make(tmp_path / "r")
+    expected = read_record(folder).object_mask
+    (folder / "object_mask.png").unlink()
+    Image.fromarray(expected.astype(dtype) * dtype(inside)).save(folder / name)
+    np.testing.assert_array_equal(read_record(folder).object_mask, expected)
+
+
+def test_a_mask_with_an_orientation_is_turned(tmp_path):
+    folder = make(tmp_path / "r")
+    record = read_record(folder)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, mask in (("object", record.object_mask), ("person", record.person_mask)):
+        Image.fromarray(np.rot90(mask).astype(np.uint8) * 255).save(folder / f"{name}_mask.png", exif=exif)
+    again = read_record(folder)
+    np.testing.assert_array_equal(again.object_mask, record.object_mask)
+    np.testing.assert_array_equal(again.person_mask, record.person_mask)
+
+
 def test_global_orientation_and_origin_end_up_in_the_camera(tmp_path):
     orient, origin = np.array([0.3, -1.1, 0.4]), np.array([0.0, -0.22, 0.03])
     fields = content()
@@ -184,6 +214,13 @@ def replace_by_pipe(path):
     os.mkfifo(path)
 
 
+def tagged(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).save(path, exif=exif)
+
+
+LABELS = np.tile(np.arange(WIDTH, dtype=np.uint8) % 3, (HEIGHT, 1))
 GREYS = np.tile(np.arange(WIDTH, dtype=np.uint8), (HEIGHT, 1))
 NO_KEYPOINTS = np.zeros((25, 3)).tolist()
 BAD = [
@@ -229,7 +266,16 @@ BAD = [
     (change_mask(image(np.zeros((HEIGHT, WIDTH), np.uint8))), "object mask", "none"),
     (change_mask(image(np.full((8, 9), 255, np.uint8))), "object mask", "image_size"),
     (change_mask(image(GREYS)), "object mask", "90 values"),
-    (change_mask(image(np.stack([GREYS] * 3, -1))), "object mask", "RGB"),
+    (change_mask(image(np.stack([GREYS] * 3, -1))), "object mask", "90 values"),
+    (change_mask(image(LABELS)), "object mask", "3 values"),
+    (
+        change_mask(lambda p: Image.open(p).save(p.with_suffix(".gif"))),
+        "object mask",
+        "got object_mask.gif and object_mask.png",
+    ),
+    (change_mask(lambda p: p.rename(p.with_suffix(".heic"))), "object mask", "object_mask.heic"),
+    (change_mask(lambda p: Image.open(p).convert("L").save(p, "JPEG"), "person_mask.png"), "person mask", "JPEG blurs edges"),
+    (change_mask(tagged), "object mask", "turned as the EXIF orientation 6 says; the file has 90, 120"),
     (change_mask(Path.unlink, "person_mask.png"), "person mask", "got none"),
     (change_mask(bomb, "person_mask.png"), "person mask", ""),
     (change_mask(link, "person_mask.png"), "person mask", "link"),

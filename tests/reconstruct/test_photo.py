@@ -114,9 +114,14 @@ def test_photographs_are_read_and_turned(tmp_path: Path) -> None:
     assert turned.shape == (30, 20, 3)
     assert turned[2, 17].min() > 150
     assert turned[2, 2].max() < 50
-    (tmp_path / "b.jpg").write_bytes(b"GIF89a")
-    with pytest.raises(RecordError, match=r"b\.jpg: expected a JPEG or PNG photograph"):
+    (tmp_path / "b.jpg").write_bytes(b"<html>")
+    with pytest.raises(
+        RecordError, match=r"b\.jpg: expected a picture \(JPEG, PNG, .*\), got a file that begins with b'<html>'"
+    ):
         read_photo(tmp_path / "b.jpg")
+    Image.new("1", (8193, 8192)).save(tmp_path / "c.png")
+    with pytest.raises(RecordError, match=r"c\.png: expected at most 67108864 pixels, got 8193 x 8192"):
+        read_photo(tmp_path / "c.png")
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from chorus.ingest.record import RecordError
 from chorus.occupancy.clusters import clusters, write_clusters
 from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.surfaces import surface
+from chorus.picture_files import SUFFIXES
 from chorus.reconstruct.distributions import ComparedDistribution, best_of_ties, occupancy_files
 from chorus.reconstruct.posing import Posing
 from chorus.reconstruct.scene import Scene, read_scene
@@ -276,9 +277,45 @@ def test_bad_records_say_what_is_wrong(tmp_path, changes, error):
 
 def test_a_photograph_that_is_none(tmp_path):
     folder = make_record(tmp_path / "r")
-    (folder / "photo.jpg").write_bytes(b"GIF89a")
-    with pytest.raises(RecordError, match=r"photo.jpg: expected a JPEG or PNG"):
+    (folder / "photo.jpg").write_bytes(b"<html>")
+    with pytest.raises(RecordError, match=r"photo.jpg: expected a picture \(JPEG, PNG, "):
         read_scene(folder, BODY)
+    with pytest.raises(RecordError, match=r"nowhere.png: expected a file with a picture, got none"):
+        read_scene(folder, BODY, tmp_path / "nowhere.png")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_photograph_by_any_name(tmp_path, suffix):
+    photo = np.full((*SIZE, 3), 90, np.uint8)
+    folder = make_record(tmp_path / "r")
+    Image.fromarray(photo).save(folder / "photo.png")
+    (folder / "photo.png").rename(folder / f"photo{suffix.upper()}")
+    np.testing.assert_array_equal(read_scene(folder, BODY).photo, photo)
+    other = ".png" if suffix == ".jpg" else ".jpg"
+    (folder / f"photo{other}").touch()
+    with pytest.raises(
+        RecordError, match=rf"got photo{suffix.upper()} and photo{other}|got photo{other} and photo{suffix.upper()}"
+    ):
+        read_scene(folder, BODY)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_photograph_is_turned_upright(tmp_path, orientation):
+    """Upright it must have the record's size; where it has not, the message names the orientation."""
+    photo = np.zeros((*SIZE, 3), np.uint8)
+    photo[: SIZE[0] // 2] = 255
+    quarters = {1: 0, 3: 2, 6: 1, 8: 3}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    folder = make_record(tmp_path / "r")
+    Image.fromarray(np.rot90(photo, quarters)).save(folder / "photo.png", exif=exif)
+    np.testing.assert_array_equal(read_scene(folder, BODY).photo, photo)
+    if quarters % 2:
+        Image.fromarray(photo).save(folder / "photo.png", exif=exif)
+        with pytest.raises(
+            RecordError, match=rf"got 240, 320, turned as the EXIF orientation {orientation} says; the file has 320"
+        ):
+            read_scene(folder, BODY)
 
 
 def test_command(stored, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ from chorus.errors import InputError
 from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
 from chorus.frontend.synthesis.loading import whole
 from chorus.frontend.synthesis.views import OPPOSITES
+from chorus.picture_files import SUFFIXES, PictureError, Reason, looks_like_picture
+from chorus.pictures import rgb_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,21 +25,19 @@ SIZE = 512
 LEAST = 64
 """Least pixels of a picture's shorter side; below, no person would be found."""
 
-MOST_PIXELS = 80_000_000
-"""Most pixels of a picture, checked before it is decoded: a small file can claim any size. Below Pillow's own limit."""
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-"""The formats that a file may have, whatever its name says. JPEG includes files with a second picture, as of some cameras."""
-
 FROM_FOLDERS = "from-folders"
 """Given as the prompt: each picture's prompt is the name of its folder."""
 
 MISSING = Refusal("picture missing")
 OUTSIDE = Refusal("picture outside of the folder")
 UNREADABLE = Refusal("picture unreadable")
+TRUNCATED = Refusal("picture truncated")
 SMALL = Refusal("picture too small")
 LARGE = Refusal("picture too large")
+_REFUSALS: dict[Reason, Refusal] = {"missing": MISSING, "truncated": TRUNCATED, "too small": SMALL, "too large": LARGE}
+_EXAMPLES = 3  # names in the warning about files that are left out
+
+log = logging.getLogger(__name__)
 
 
 def make(model: str, runtime: Runtime) -> FolderImages:
@@ -47,8 +48,7 @@ def make(model: str, runtime: Runtime) -> FolderImages:
 class FolderImages:
     """An ImageSource that reads pictures: a request's key is the path of one in the folder, with forward slashes.
 
-    Each is turned as its EXIF orientation says, made RGB (alpha onto white, 16 bits to 8, CMYK without its colour profile), and
-    resized and cropped by ``square``.
+    Each is made upright RGB by ``chorus.pictures.rgb_image``, and resized and cropped by ``square``.
     """
 
     def __init__(self, folder: str | Path, size: int = SIZE, least: int = LEAST) -> None:
@@ -71,27 +71,11 @@ class FolderImages:
                 return MISSING
         except (OSError, ValueError, RuntimeError):  # a loop of links, a name too long, a null in it
             return MISSING
-        image = self._decode(path)
-        if isinstance(image, Refusal):
-            return image
-        return Picture(request, np.asarray(square(_rgb(_upright(image)), self.size)))
-
-    def _decode(self, path: Path) -> Image.Image | Refusal:
-        """The picture, its pixels in memory."""
-        from PIL import Image
-
         try:
-            with Image.open(path, formats=_FORMATS) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    return LARGE
-                if min(image.size) < self.least:
-                    return SMALL
-                image.load()
-                return image
-        except Image.DecompressionBombError:
-            return LARGE
-        except Exception:  # decoders raise nearly anything on damaged data: OSError, SyntaxError, struct.error, IndexError, ...
-            return UNREADABLE
+            image = rgb_image(path, min_side=self.least)
+        except PictureError as error:
+            return _REFUSALS.get(error.reason, UNREADABLE)
+        return Picture(request, np.asarray(square(image, self.size)))
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
@@ -107,32 +91,10 @@ def square(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; as it is where the EXIF data is damaged."""
-    from PIL import ImageOps
-
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # its parser raises as decoders do
-        return image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode as 8-bit RGB: what is transparent becomes white, 16-bit grey keeps its high bytes."""
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        # Pillow's own conversion clips at 255. Of these formats only PNG has such values, of 16 bits.
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
-
-
 def folder_requests(folder: str | Path, prompt: str | None = None) -> list[ImageRequest]:
-    """A request for every picture (.jpg, .jpeg, .png, .webp, .bmp) in the folder and its sub-folders, sorted by key.
+    """A request for every picture in the folder and its sub-folders, sorted by key: the files whose names end as
+    ``chorus.picture_files.SUFFIXES`` says. A warning is logged that counts the other files that look like pictures, and names
+    some.
 
     ``prompt`` is that of all of them. None or "from-folders": the name of the sub-folder that a picture is in, with underscores
     as spaces; the name of the folder itself for pictures directly in it. Then a sub-folder named as a view augmentation of A.1
@@ -143,14 +105,28 @@ def folder_requests(folder: str | Path, prompt: str | None = None) -> list[Image
     or a file name that is not valid UTF-8.
     """
     root = _root(folder)
-    keys = []
+    keys, left_out = [], []
     for place, _, files in os.walk(root, onerror=_unreadable):
         for name in files:
+            path = Path(place, name)
             if name.lower().endswith(SUFFIXES):
-                keys.append(PurePosixPath(Path(place, name).relative_to(root).as_posix()))
+                keys.append(PurePosixPath(path.relative_to(root).as_posix()))
+            elif looks_like_picture(path):
+                left_out.append(path.relative_to(root).as_posix())
+    others = _counted(sorted(left_out))
     if not keys:
-        raise InputError(f"folder: expected pictures ({', '.join(SUFFIXES)}) in {str(folder)!r}, got none")
+        raise InputError(f"folder: expected pictures ({', '.join(SUFFIXES)}) in {str(folder)!r}, got {others or 'none'}")
+    if others:
+        log.warning("%s: left out, since their names do not end in %s: %s", folder, ", ".join(SUFFIXES), others)
     return [_request(key, prompt, root.name) for key in sorted(keys, key=str)]
+
+
+def _counted(names: Sequence[str]) -> str:
+    """A number of files and the first of their names; "" for none."""
+    if not names:
+        return ""
+    shown = ", ".join(repr(name) for name in names[:_EXAMPLES])
+    return f"{len(names)} other picture{'s' * (len(names) > 1)} ({shown}{', ...' * (len(names) > _EXAMPLES)})"
 
 
 def _request(key: PurePosixPath, prompt: str | None, root: str) -> ImageRequest:
