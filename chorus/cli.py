@@ -24,6 +24,7 @@ from chorus.commands.evaluate_worlds import evaluate_worlds_command
 from chorus.commands.filter import filter_command
 from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
 from chorus.commands.ingest_records import ingest_records_command
+from chorus.commands.interruption import Stopped, exit_code, signals_stop
 from chorus.commands.mesh import mesh_command
 from chorus.commands.pose import pose_command, roundtrip_command
 from chorus.commands.prompts import prompts_command
@@ -37,8 +38,8 @@ from chorus.commands.synthesize import ingest_images_command, remake_command, st
 class _Group(click.Group):
     """Turns every error into one line on standard error that begins "chorus: error:".
 
-    Exit codes: 2 for wrong input and a job that cannot be done with it, 1 for unexpected errors, 130 for Ctrl-C, 141 where
-    the reader of standard output has gone.
+    Exit codes: 2 for wrong input and a job that cannot be done with it, 1 for unexpected errors, 130 for Ctrl-C, 143 for
+    SIGTERM, 129 for SIGHUP, 141 where the reader of standard output has gone.
     """
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
@@ -48,14 +49,16 @@ class _Group(click.Group):
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
         try:
-            result = run(*args, standalone_mode=False, **extra)
+            with signals_stop():
+                result = run(*args, standalone_mode=False, **extra)
             sys.stdout.flush()  # a reader that has gone is noticed here, not by Python on its way out
         except click.ClickException as error:
             err.print(f"chorus: error: {_sentence(error)}")
             sys.exit(ERROR_EXIT)
-        except click.Abort:
-            err.print("chorus: stopped by Ctrl-C")
-            sys.exit(INTERRUPTED)
+        except click.Abort as aborted:
+            by = aborted.__cause__
+            err.print(f"chorus: stopped by {by if isinstance(by, Stopped) else 'Ctrl-C'}")
+            sys.exit(exit_code(by.number) if isinstance(by, Stopped) else INTERRUPTED)
         except BrokenPipeError:
             out.on_broken_pipe()
         except SystemExit:  # click's own answer to a closed pipe

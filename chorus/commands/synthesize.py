@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.commands.console import INTERRUPTED, err, out, print_json, progress_bars, wrote
+from chorus.commands.console import err, out, print_json, progress_bars, wrote
+from chorus.commands.interruption import stopping
 from chorus.commands.options import INPUT, SEED, Number, OutputFile, OutputStore, body_option, force_option, json_option
 from chorus.commands.synthesis_report import say_done, say_plan
 
@@ -284,7 +281,8 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 def _run(job: Job, body_path: Path | None, options: dict[str, Any]) -> None:
-    """Run a job, or show its plan (--dry-run); the first process prints. Exit code 130 where the run was asked to stop."""
+    """Run a job, or show its plan (--dry-run); the first process prints. Exit code 130 (Ctrl-C) or 143 (SIGTERM) where the
+    run was asked to stop."""
     from chorus.body.model import load_body
 
     first, accept_changes = job.ranks.first, options["accept_changes"]
@@ -293,7 +291,7 @@ def _run(job: Job, body_path: Path | None, options: dict[str, Any]) -> None:
         if first:
             say_plan(job, options["as_json"])
         return
-    with _stopping() as stop, progress_bars() if first else nullcontext() as update:
+    with stopping("the batches under way") as stop, progress_bars() if first else nullcontext() as update:
         report = job.run(
             load_body(body_path),
             accept_changes=accept_changes,
@@ -303,28 +301,4 @@ def _run(job: Job, body_path: Path | None, options: dict[str, Any]) -> None:
     if first:
         say_done(job, report, options["as_json"])
     if report.stopped:
-        raise click.exceptions.Exit(INTERRUPTED)
-
-
-@contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; the second time they end the run at once."""
-    stop = threading.Event()
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        # Not by print: a handler runs between any two instructions, be they of print itself or of an import.
-        os.write(2, b"\nstopping: the batches under way are finished and committed (again: at once, and they are lost)\n")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    except KeyboardInterrupt:
-        # Stages may be deep in a model's library, in threads of their own, and must not have Python torn down under them.
-        sys.stdout.flush()
-        os._exit(INTERRUPTED)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        raise click.exceptions.Exit(stop.exit_code)

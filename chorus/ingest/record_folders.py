@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from chorus.ingest.record import (
     ITERATIONS,
     MIN_CONFIDENCE,
     PERSON_MASK,
+    RECORD,
     STOP_PX,
     Record,
     RecordError,
@@ -25,11 +28,12 @@ from chorus.ingest.record import (
     record_camera,
 )
 from chorus.kernels.masks import PackedMasks
+from chorus.picture_files import PictureError, picture_file
 from chorus.provenance import with_given
 from chorus.store import StoreWriter, open_store
 from chorus.store.schema import STORE_JSON
 
-__all__ = ["IngestReport", "Record", "RecordError", "ingest_records", "read_record"]
+__all__ = ["IngestReport", "Record", "RecordError", "find_records", "ingest_records", "read_record"]
 
 MAX_KEY_BYTES = 255
 
@@ -42,12 +46,43 @@ class IngestReport:
     rejected     (folder, reason) of the records that could not be used
     present      keys that the store already had; their folders were not read
     residual_px  key -> mean reprojection distance in pixels, for records whose camera was fitted (Eq. 8)
+    stopped      whether it was asked to stop before the end
     """
 
     added: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
     residual_px: dict[str, float] = field(default_factory=dict)
+    stopped: bool = False
+
+
+def find_records(folders: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[Path, Path | None]]:
+    """The records' folders in the folders given: (folder, the folder given that its key is relative to).
+
+    A folder with record.json is a record, and what is in it is not looked at; its key is its name, so that the second is None.
+    Of another folder, all records in it are found, in the order of their names, links to folders among them but not followed
+    further. A folder without any is yielded itself, to be rejected as a record.
+    """
+    for given in folders:
+        top = Path(given)
+        if (top / RECORD).exists() or not top.is_dir():
+            yield top, None
+            continue
+        number = 0
+        for place, names, files in os.walk(top):
+            if RECORD in files:
+                names.clear()
+                number += 1
+                yield Path(place), top
+                continue
+            names.sort()
+            for name in names:
+                path = Path(place, name)
+                if path.is_symlink() and (path / RECORD).is_file():
+                    number += 1
+                    yield path, top
+        if number == 0:
+            yield top, None
 
 
 def ingest_records(
@@ -62,22 +97,26 @@ def ingest_records(
     iterations: int = ITERATIONS,
     stop_px: float = STOP_PX,
     provenance: Mapping[str, Any] | None = None,
+    stop: threading.Event | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IngestReport:
     """Read records into a new or existing store. A bad record is rejected and does not stop the rest.
 
-    root            keys are the folders' paths relative to it, with slashes; None: the folders' names
+    folders         of records, or folders that hold records at any depth (``find_records``)
+    root            keys are the folders' paths relative to it, with slashes; None: the names of records given themselves, and
+                    of others the paths relative to the folder given
     category        records of another category are rejected; None: that of the store, else of the first usable record
     person_masks    whether a new store keeps masks of the person; None: if each of the folders has one. Where the store keeps
                     them, records without one are rejected
     min_confidence  least confidence of keypoints, for the camera fit of records without a camera
     iterations, stop_px  of that fit, as in ``fit_cameras``. A residual of any size is stored; filters can reject it later
     provenance      kept in the store; the options above are added to it
+    stop            an event that ends the work after the record under way; what was read is committed
     progress        called with the number of folders done and of all
 
-    The global orientation of a pose goes into the camera; betas are stored but not used by the fit. A rejected record gets
-    a row in the store with the stage that failed as its status, unless it is of another category, its key is taken, or no
-    record could be used so that there is no store. An image that is in the store, rejected or not, is not read again.
+    The global orientation of a pose goes into the camera; betas are stored but not used by the fit. A rejected record leaves
+    nothing in the store, so that it is read again once it is repaired; an image that is in the store is not. There is no store
+    where no record could be used.
 
     Raises StoreError where the store is of another body, category or version, InputError for options of another kind.
     """
@@ -88,10 +127,10 @@ def ingest_records(
     check_budget(iterations, stop_px)
     options = {"min_confidence": min_confidence, "iterations": iterations, "stop_px": stop_px}
     stored_provenance = with_given({"ingest": options}, provenance)
-    paths = [Path(folder) for folder in folders]
+    found = list(find_records(folders))
     category, person_masks = _of_store(Path(store_path), category, person_masks)
     if person_masks is None:
-        person_masks = bool(paths) and all((path / PERSON_MASK).is_file() for path in paths)
+        person_masks = bool(found) and all(_has_person_mask(path) for path, _ in found)
     report = IngestReport()
     with ExitStack() as open_until_the_end:  # an exception drops what is not yet committed
 
@@ -106,15 +145,23 @@ def ingest_records(
             )
             return open_until_the_end.enter_context(writer)
 
-        ingest = _Ingest(body, options, person_masks, open_writer, report)
-        if category is not None:
-            ingest.open_store(category)
-        for number, path in enumerate(paths):
-            ingest.add(path, root)
+        ingest = _Ingest(body, options, person_masks, category, open_writer, report)
+        if category is not None and (Path(store_path) / STORE_JSON).exists():
+            ingest.open_store(category)  # a store that cannot take these records is refused before they are read
+        for number, (path, above) in enumerate(found):
+            if stop is not None and stop.is_set():
+                return dataclasses.replace(report, stopped=True)
+            ingest.add(path, above if root is None else root)
             if progress is not None:
-                progress(number + 1, len(paths))
-        ingest.append_rejected()
+                progress(number + 1, len(found))
     return report
+
+
+def _has_person_mask(folder: Path) -> bool:
+    try:
+        return picture_file(folder, Path(PERSON_MASK).stem) is not None
+    except PictureError:  # said when the record is read
+        return True
 
 
 def _of_store(path: Path, category: str | None, person_masks: bool | None) -> tuple[str | None, bool | None]:
@@ -131,7 +178,8 @@ class _Ingest:
     """One run of ``ingest_records``: adds folders one by one and records the outcome in ``report``.
 
     camera_fit   options of ``record_camera``
-    open_writer  opens the store for a category; called at the first usable record where the category is not known before
+    category     that the records must have; None: that of the first usable one
+    open_writer  opens the store for a category; called at the first usable record of a store that is not there yet
     """
 
     def __init__(
@@ -139,15 +187,14 @@ class _Ingest:
         body: Body,
         camera_fit: Mapping[str, Any],
         person_masks: bool,
+        category: str | None,
         open_writer: Callable[[str], StoreWriter],
         report: IngestReport,
     ) -> None:
         self._body, self._camera_fit, self._person_masks = body, camera_fit, person_masks
-        self._open_writer, self._report = open_writer, report
+        self._category, self._open_writer, self._report = category, open_writer, report
         self._writer: StoreWriter | None = None
-        self._category: str | None = None
         self._seen: set[str] = set()
-        self._failed: list[tuple[str, str]] = []  # key and stage of the rows to write at the end
 
     def open_store(self, category: str) -> StoreWriter:
         """The writer of the store, opened at the first call."""
@@ -157,7 +204,6 @@ class _Ingest:
 
     def add(self, path: Path, root: str | os.PathLike[str] | None) -> None:
         """Add one record to the store, or its reason to ``rejected``. A StoreError is not the record's fault and is raised."""
-        key = None
         try:
             key = self._new_key(path, root)
             if self._writer is not None and key in self._writer:
@@ -168,14 +214,6 @@ class _Ingest:
             raise
         except InputError as error:
             self._report.rejected.append((str(path), str(error)))
-            stage = error.stage if isinstance(error, RecordError) else "record"
-            if key is not None and stage not in ("key", "category"):
-                self._failed.append((key, stage))
-
-    def append_rejected(self) -> None:
-        """Write the rows of the records that failed, if there is a store."""
-        if self._writer is not None and self._failed:
-            self._writer.append_rejected([key for key, _ in self._failed], [stage for _, stage in self._failed])
 
     def _new_key(self, path: Path, root: str | os.PathLike[str] | None) -> str:
         key = _key(path, root)

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from chorus.cli import main
-from chorus.commands.synthesize import INTERRUPTED
+from chorus.commands.console import INTERRUPTED
 from chorus.frontend.plan import Description
 from chorus.store import open_store
 
