@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,8 @@ class _Group(click.Group):
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
         try:
-            with signals_stop():
+            with signals_stop(), warnings.catch_warnings():
+                warnings.showwarning = _show_warning
                 result = run(*args, standalone_mode=False, **extra)
             sys.stdout.flush()  # a reader that has gone is noticed here, not by Python on its way out
         except click.ClickException as error:
@@ -99,6 +101,11 @@ def _sentence(error: click.ClickException) -> str:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         text = f"{text.rstrip('.')} (see {error.ctx.command_path} --help)"
     return text
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning of ours or of a library as one line, without the place in the code that raised it."""
+    err.print(f"chorus: warning: {message}")
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

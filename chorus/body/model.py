@@ -22,6 +22,7 @@ from chorus.body.smpl_files import SMPL_JOINTS, SMPLH_JOINTS, SMPLX_JOINTS, body
 from chorus.errors import InputError, check_array, to_numpy
 from chorus.files import write_atomically
 from chorus.kernels import kinematics
+from chorus.units import check_height
 
 __all__ = ["SMPLH_JOINTS", "SMPLX_JOINTS", "SMPL_JOINTS", "Body", "info", "load_body"]
 
@@ -280,6 +281,7 @@ def load_body(path: str | os.PathLike[str] | None = None) -> Body:
     published name (SMPL_NEUTRAL.pkl, basicModel_neutral_lbs_10_207_0_v1.0.0.pkl, SMPLX_MALE.npz, model.npz, ...).
 
     Raises InputError for a path without a body or with several, a damaged file, missing arrays, and as ``Body`` does.
+    UnitWarning for a body of a height that is none in metres.
     """
     if path is None:
         with importlib.resources.as_file(importlib.resources.files("chorus") / "data" / "mannequin.npz") as file:
@@ -292,9 +294,10 @@ def load_body(path: str | os.PathLike[str] | None = None) -> Body:
             start = stream.read(2)
     except OSError as error:
         raise InputError(f"body: expected a file or folder that can be read, got {path}: {error.strerror}") from None
-    if start == b"PK":  # .npz files are zip archives; everything else must be a pickle
-        return _load_npz(path)
-    return _from_smpl(path, read_smpl_pickle(path))
+    # .npz files are zip archives; everything else must be a pickle
+    body = _load_npz(path) if start == b"PK" else _from_smpl(path, read_smpl_pickle(path))
+    check_height(path.name, body.vertices)
+    return body
 
 
 def info(body: Body) -> dict[str, str | int | float | bool]:
