@@ -19,7 +19,7 @@ help:
 	@echo 'CHORUS engine'
 	@echo
 	@echo '  make demo        learn an object from a simulated world whose truth is known; writes demo-output/'
-	@echo '  make test        lint, mypy, then pytest'
+	@echo '  make test        lint, mypy, then pytest on all processors'
 	@echo '  make bench       the benchmarks'
 	@echo '  make lint        ruff (rules and format) and import-linter (who may import whom)'
 	@echo '  make typecheck   mypy --strict alone: chorus, its kernels and bench'
@@ -63,7 +63,7 @@ demo: .venv/.complete
 	$(BIN)/chorus demo -o demo-output $(DEMO_ARGS)
 
 test: lint typecheck .venv/.complete
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 lint: .venv/.complete
 	$(BIN)/python -m ruff check .

@@ -119,8 +119,10 @@ def test_an_occupancy_has_the_name_of_one(made: Path, tmp_path: Path) -> None:
 
 
 def test_errors_inside_the_context_are_ours(made: Path) -> None:
-    with pytest.raises(InputError, match="expected numbers, got a damaged one"):
-        with hdf5.reading(made / "hat.h5", "numbers", InputError) as file:
-            file["nothing"]
+    with (
+        pytest.raises(InputError, match="expected numbers, got a damaged one"),
+        hdf5.reading(made / "hat.h5", "numbers", InputError) as file,
+    ):
+        file["nothing"]
     with pytest.raises(StoreError, match="my own"), hdf5.reading(made / "hat.h5", "numbers", InputError):
         raise StoreError("my own")

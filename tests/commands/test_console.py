@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -164,3 +165,31 @@ def test_errors_have_one_form() -> None:
         assert output == b""
         assert errors.decode().startswith(says)
         assert errors.count(b"\n") == 1
+
+
+STOPPED = """
+import os, time
+from chorus.cli import main
+
+@main.command()
+def wait():
+    os.kill(os.getpid(), {number})
+    time.sleep(10)
+
+main(["wait"])
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_command_that_is_asked_to_stop_says_so(number: signal.Signals, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED.format(number=int(number))], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr == f"chorus: stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}\n"
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + STOPPED.format(number=int(signal.SIGHUP))
+    done = subprocess.run([sys.executable, "-c", code.replace("sleep(10)", "sleep(0)")], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
