@@ -186,7 +186,7 @@ def test_a_command_that_is_asked_to_stop_says_so(number: signal.Signals, code: i
         [sys.executable, "-c", STOPPED.format(number=int(number))], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == code, done.stderr
-    assert done.stderr == f"chorus: stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}\n"
+    assert done.stderr.strip() == f"chorus: stopped by {'Ctrl-C' if number == signal.SIGINT else number.name}"
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:
