@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def say_plan(job: Job, as_json: bool) -> None:
     """Print what the job would do, as tables or as JSON."""
+    from chorus.frontend.preparing import stage_options
     from chorus.frontend.registry import find
-    from chorus.frontend.run import stage_options
 
     description, requests, present = job.description, job.requests, job.present()
     stages = []

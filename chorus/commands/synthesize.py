@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,11 @@ import click
 
 from chorus.commands.console import INTERRUPTED, err, out, print_json, progress_bars, wrote
 from chorus.commands.options import INPUT, SEED, Number, OutputFile, OutputStore, body_option, force_option, json_option
+from chorus.commands.stage_options import assigned_options
 from chorus.commands.synthesis_report import say_done, say_plan
 
 if TYPE_CHECKING:
+    from chorus.body.model import Body
     from chorus.frontend.job import Job, StageChoices
     from chorus.frontend.run import Settings
 
@@ -117,11 +119,12 @@ def synthesize_command(
     """
     from dataclasses import replace
 
+    from chorus.body.model import load_body
     from chorus.errors import InputError
     from chorus.frontend.distributed import ranks
     from chorus.frontend.job import PlanOptions, StageChoices, check_views, plan_synthesis
 
-    assigned = _assigned(options["assignments"])
+    assigned = assigned_options(options["assignments"])
     if simulated:
         _refuse_beside_simulated()
         stages = StageChoices.simulated(assigned)
@@ -131,11 +134,20 @@ def synthesize_command(
         check_views(views)
     except InputError as error:
         raise click.BadParameter(str(error).removeprefix("views: ")) from None
-    plan = PlanOptions(count, prompt_count, views, seed)
+    plan, body = PlanOptions(count, prompt_count, views, seed), load_body(body_path)
     with ranks() as processes:
-        ask = not options["dry_run"]
-        job = plan_synthesis(category, output, stages, plan, _settings(options), processes=processes, ask=ask)
-        _run(job, body_path, options)
+        job = plan_synthesis(
+            category,
+            output,
+            stages,
+            plan,
+            _settings(options),
+            body=body,
+            processes=processes,
+            accept_changes=options["accept_changes"],
+            ask=not options["dry_run"],
+        )
+        _run(job, body, options)
 
 
 @click.command("images")
@@ -150,13 +162,25 @@ def ingest_images_command(
 
     Pictures are resized to a shorter side of 512 pixels and cut to their centre, as the paper has it (B.1).
     """
+    from chorus.body.model import load_body
     from chorus.frontend.distributed import ranks
     from chorus.frontend.job import plan_folder
 
-    stages = _analysis(options, _assigned(options["assignments"]))
+    stages = _analysis(options, assigned_options(options["assignments"]))
+    body = load_body(body_path)
     with ranks() as processes:
-        job = plan_folder(folder, category, output, stages, _settings(options), prompt=prompt, processes=processes)
-        _run(job, body_path, options)
+        job = plan_folder(
+            folder,
+            category,
+            output,
+            stages,
+            _settings(options),
+            prompt=prompt,
+            body=body,
+            processes=processes,
+            accept_changes=options["accept_changes"],
+        )
+        _run(job, body, options)
 
 
 @click.command("remake")
@@ -177,8 +201,9 @@ def remake_command(store_path: Path, key: str, output: Path, device: str, dtype:
     from chorus.files import write_atomically
     from chorus.frontend.distributed import Ranks
     from chorus.frontend.plan import Description
+    from chorus.frontend.preparing import stage_options
     from chorus.frontend.registry import make
-    from chorus.frontend.run import Settings, stage_options
+    from chorus.frontend.run import Settings
     from chorus.frontend.stages import ImageRequest, Refusal, Runtime
     from chorus.store import open_store
 
@@ -258,16 +283,6 @@ def _refuse_beside_simulated() -> None:
             raise click.UsageError(f"{option}: expected none beside --simulated, which plays every stage")
 
 
-def _assigned(assignments: Sequence[str]) -> dict[str, str]:
-    """KIND.NAME -> VALUE from the command line's KIND.NAME=VALUE. InputError for texts without ``=``."""
-    from chorus.errors import InputError
-
-    for text in assignments:
-        if "=" not in text:
-            raise InputError(f"--set: expected KIND.NAME=VALUE, got {text!r}")
-    return {name: value for name, _, value in (text.partition("=") for text in assignments)}
-
-
 def _settings(options: dict[str, Any]) -> Settings:
     from chorus.frontend.run import Settings
 
@@ -283,20 +298,16 @@ def _settings(options: dict[str, Any]) -> Settings:
     )
 
 
-def _run(job: Job, body_path: Path | None, options: dict[str, Any]) -> None:
+def _run(job: Job, body: Body, options: dict[str, Any]) -> None:
     """Run a job, or show its plan (--dry-run); the first process prints. Exit code 130 where the run was asked to stop."""
-    from chorus.body.model import load_body
-
-    first, accept_changes = job.ranks.first, options["accept_changes"]
+    first = job.ranks.first
     if options["dry_run"]:
-        job.check(accept_changes=accept_changes)
         if first:
             say_plan(job, options["as_json"])
         return
     with _stopping() as stop, progress_bars() if first else nullcontext() as update:
         report = job.run(
-            load_body(body_path),
-            accept_changes=accept_changes,
+            body,
             stop=stop,
             progress=None if update is None else lambda now, total: update("images", now.images, total),
         )

@@ -209,7 +209,7 @@ def test_a_model_must_be_named() -> None:
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ImportError, match=r"pip install \"chorus-hoi\[frontend\]\""):
+    with pytest.raises(ImportError, match=r"openai, which is not installed: pip install '\.\[frontend\]' in a checkout"):
         make("prompts", "openai=m", Runtime(options={"base_url": "http://127.0.0.1:9/v1"}))
 
 

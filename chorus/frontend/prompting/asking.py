@@ -146,11 +146,3 @@ def shortened(text: str, most: int = 300) -> str:
     """A text on one line, cut to ``most`` characters, for an error message."""
     text = " ".join(text.split())
     return repr(text if len(text) <= most else f"{text[:most]}...")
-
-
-def whole(runtime: Runtime, name: str, default: int, least: int, most: int) -> int:
-    """An option as a whole number within bounds. InputError for any other text."""
-    value = runtime.number(name, default, least, most)
-    if value != int(value):
-        raise InputError(f"--set {name}: expected a whole number, got {value:g}")
-    return int(value)

@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chorus.errors import InputError
-from chorus.frontend.prompting.asking import Answer, Asking, Question, shortened, whole
+from chorus.frontend.prompting.asking import Answer, Asking, Question, shortened
+from chorus.frontend.stage_info import FRONTEND_EXTRA
 from chorus.frontend.stages import Runtime
 
 _LONGEST_WAIT = 120.0  # seconds that the SDK waits at most before it repeats a request: a server's Retry-After
@@ -39,7 +40,7 @@ class Server(Asking):
         try:
             import openai
         except ImportError as error:
-            raise ImportError('the stage "openai" needs the openai package: pip install "chorus-hoi[frontend]"') from error
+            raise ImportError(f'the stage "openai" needs the openai package: {FRONTEND_EXTRA}') from error
         self._openai = openai
         url = base_url or os.environ.get("OPENAI_BASE_URL") or None
         if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc):
@@ -146,9 +147,14 @@ def server(model: str, runtime: Runtime) -> Server:
     return Server(
         model,
         Question.of(runtime),
-        whole(runtime, "retries", 3, 0, 100),
+        runtime.whole("retries", 3, 0, 100),
         base_url=has.get("base_url"),
         temperature=runtime.number("temperature", 1.0, 0.0, 2.0) if "temperature" in has else None,
-        seed=whole(runtime, "seed", 0, 0, 2**31 - 1000) if "seed" in has else None,
+        seed=runtime.whole("seed", 0, 0, 2**31 - 1000) if "seed" in has else None,
         timeout=runtime.number("timeout", 60.0, 0.01, 3600.0),
     )
+
+
+def check(model: str, runtime: Runtime, _category: str | None) -> None:
+    """InputError for options out of bounds, an address that is none, and without a key; no server is asked."""
+    server(model, runtime)
