@@ -10,7 +10,7 @@ from chorus.commands.console import ERROR_EXIT, err, out, print_facts, print_jso
 from chorus.commands.options import INPUT, OutputStore, body_option, json_option
 
 
-@click.command("records")
+@click.command("records", short_help="Take in folders of predictions made elsewhere.")
 @click.argument("folders", nargs=-1, required=True, type=INPUT)
 @click.option("-o", "--output", type=OutputStore(), required=True, help="The store to make or add to.")
 @body_option

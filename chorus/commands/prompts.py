@@ -12,7 +12,7 @@ from chorus.commands.options import OutputFile, force_option, json_option
 from chorus.commands.stage_options import assigned_options
 
 
-@click.command("prompts")
+@click.command("prompts", short_help="Sentences about a person and an object, for images.")
 @click.argument("category")
 @click.option(
     "--prompts",
@@ -26,13 +26,17 @@ from chorus.commands.stage_options import assigned_options
 @click.option(
     "--count",
     type=click.IntRange(min=1),
-    help="At most this many; default: Table 3's number for the category, else 10; of a file all.",
+    help="At most this many; default: as many as the paper has for the category, else 10; of a file all.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="An option of the source (repeatable).")
 @click.option("--device", default="cpu", show_default=True, help="For local: cpu, cuda, cuda:1, ...")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16", "bfloat16"]))
 @click.option("-o", "--output", type=OutputFile(), help="Write them as JSON, which file=PATH reads again.")
-@click.option("--views", is_flag=True, help="Show each prompt with its 22 view augmentations, as image models are given them.")
+@click.option(
+    "--views",
+    is_flag=True,
+    help="Show each sentence with its 22 additions, such as 'side view', as image models are given them.",
+)
 @force_option
 @json_option()
 def prompts_command(
@@ -49,7 +53,8 @@ def prompts_command(
 ) -> None:
     """Sentences about a person and an object of CATEGORY, to make images from.
 
-    The question and the 22 view augmentations are those of A.1.
+    A language model is asked the paper's question. With --views each sentence is shown with the paper's 22 additions, such as
+    "side view", that make for images from all sides.
     """
     from chorus.files import write_json
     from chorus.frontend.devices import resolve

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from chorus.reconstruct.scene import Scene
 
 
-@click.command("reconstruct")
+@click.command("reconstruct", short_help="Person and object in 3D from one photograph.")
 @click.argument("record", metavar="RECORD|PHOTO", type=INPUT)
 @click.option(
     "--occupancies",

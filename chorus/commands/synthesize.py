@@ -53,7 +53,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--camera-fit",
                 default="adam",
                 show_default=True,
-                help="How Eq. 8 is solved; adam is the paper's.",
+                help="How a camera is fitted to a person's joints; adam is the paper's way.",
                 type=click.Choice(["adam", "levenberg-marquardt"]),
             ),
             click.option(
@@ -61,15 +61,16 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default="auto",
                 show_default=True,
                 type=click.Choice(["auto", "fitted", "fixed"]),
-                help="fitted is the paper's; fixed: 46.4 degrees; auto: fixed where people come with weak-perspective cameras.",
+                help="Focal length: fitted, as in the paper; fixed, to a view of 46.4 degrees across the image; auto: fixed where "
+                "the 3D pose comes with a camera without perspective.",
             ),
-            click.option("--person-masks", is_flag=True, help="Keep the masks of the person as well."),
+            click.option("--person-masks", is_flag=True, help="Keep the masks of the person as well as the object's."),
             click.option(
                 "--keep-images",
                 default="none",
                 show_default=True,
                 type=click.Choice(["none", "complete", "all"]),
-                help="Keep JPEGs beside the shards.",
+                help="Keep the pictures as JPEGs in the store: none, those with mask, pose and camera, or all.",
             ),
             click.option(
                 "--commit-seconds",
@@ -88,16 +89,23 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command("synthesize")
+@click.command("synthesize", short_help="From a category's name to a filled store, by models.")
 @click.argument("category")
 @click.option("--prompts", "prompt_source", default="builtin", show_default=True, help="Where prompts come from. " + _STAGE)
 @click.option(
-    "--prompt-count", type=click.IntRange(min=1), help="At most this many; default: Table 3's number for the category, else 10."
+    "--prompt-count",
+    type=click.IntRange(min=1),
+    help="At most this many; default: as many as the paper has for the category, else 10.",
 )
 @click.option("--images", "image_source", default="stable-diffusion", show_default=True, help="What makes images.")
-@click.option("--count", type=click.IntRange(min=1), help="Images in all; default: Table 3's number for the category.")
-@click.option("--view", "views", multiple=True, help='Only these of the 22 view augmentations (repeatable; "" for none).')
-@click.option("--seed", default=0, show_default=True, type=SEED)
+@click.option("--count", type=click.IntRange(min=1), help="Images in all; default: as many as the paper has for the category.")
+@click.option(
+    "--view",
+    "views",
+    multiple=True,
+    help='Only with this of the 22 additions to a prompt, such as "side view"; "" is none of them (repeatable).',
+)
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of the random numbers that images begin with.")
 @click.option("--simulated", is_flag=True, help="A simulated world plays every stage: to try this without any model.")
 @_run_options
 def synthesize_command(
@@ -150,7 +158,7 @@ def synthesize_command(
         _run(job, body, options)
 
 
-@click.command("images")
+@click.command("images", short_help="Take in pictures, through detection, 3D pose and camera.")
 @click.argument("folder", type=INPUT)
 @click.option("--category", required=True, help="The object that the pictures show people with.")
 @click.option("--prompt", help="The prompt of all pictures; default: the name of each picture's folder.")
@@ -160,7 +168,7 @@ def ingest_images_command(
 ) -> None:
     """Send existing pictures (an image search) through detection, keypoints, 3D pose and camera into a store.
 
-    Pictures are resized to a shorter side of 512 pixels and cut to their centre, as the paper has it (B.1).
+    Pictures are resized to a shorter side of 512 pixels and cut to their centre, as in the paper.
     """
     from chorus.body.model import load_body
     from chorus.frontend.distributed import ranks
@@ -183,11 +191,11 @@ def ingest_images_command(
         _run(job, body, options)
 
 
-@click.command("remake")
+@click.command("remake", short_help="Make one image of a store again.")
 @click.argument("store_path", metavar="STORE", type=INPUT)
 @click.argument("key")
 @click.option("-o", "--output", type=OutputFile(".png"), required=True, help="The PNG to write.")
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--dtype", help="Default: the type that the run used.")
 @force_option
 @body_option
@@ -231,7 +239,7 @@ def remake_command(store_path: Path, key: str, output: Path, device: str, dtype:
     wrote(output)
 
 
-@click.command("stages")
+@click.command("stages", short_help="What can be chosen for each stage, with licences.")
 @click.option("--kind", help="Only of this kind: prompts, images, detector, keypoints or humans.")
 @json_option()
 def stages_command(kind: str | None, as_json: bool) -> None:

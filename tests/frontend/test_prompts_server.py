@@ -162,7 +162,7 @@ def test_accepts_and_never_answers(serve: Servers) -> None:
         (gives("<html><h1>It works!</h1></html>", "text/html"), "completion in JSON, got '<html><h1>It works!"),
         (gives("", "text/plain"), "completion in JSON, got ''"),
         (gives("{", "application/json"), "completion in JSON, got '{'"),
-        (gives("[" * 100_000), r"completion in JSON, got '\[\[\[.*\.\.\.'"),
+        (gives("[" * 100_000), r"completion in JSON, got '\[\[\[.*\.\.\."),
         (gives("null"), "completion with choices, got 'null'"),
         (gives("[1, 2]"), "completion with choices"),
         (gives('{"choices": []}'), "completion with choices"),

@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chorus.errors import InputError
-from chorus.frontend.prompting.asking import Answer, Asking, Question, shortened
+from chorus.frontend.prompting.asking import Answer, Asking, Question
 from chorus.frontend.stage_info import FRONTEND_EXTRA
 from chorus.frontend.stages import Runtime
+from chorus.texts import shortened
 
 _LONGEST_WAIT = 120.0  # seconds that the SDK waits at most before it repeats a request: a server's Retry-After
 _SLACK = 1.0  # seconds for the SDK to notice its own time limit before the limit here ends
@@ -103,7 +104,7 @@ class Server(Asking):
         try:
             value = json.loads(body)
         except (ValueError, RecursionError):
-            raise InputError(f"{self._who()}: expected a chat completion in JSON, got {shortened(body)}") from None
+            raise InputError(f"{self._who()}: expected a chat completion in JSON, got {shortened(body)!r}") from None
         try:
             choice = value["choices"][0]
             message = choice["message"]
@@ -114,7 +115,7 @@ class Server(Asking):
                 raise TypeError
             return Answer(content, choice.get("finish_reason") == "length", str(refusal))
         except (LookupError, TypeError, AttributeError):
-            raise InputError(f"{self._who()}: expected a chat completion with choices, got {shortened(body)}") from None
+            raise InputError(f"{self._who()}: expected a chat completion with choices, got {shortened(body)!r}") from None
 
     def _who(self) -> str:
         facts = self.facts()
@@ -128,7 +129,7 @@ class Server(Asking):
         if isinstance(error, sdk.APIConnectionError):
             return InputError(f"{self._who()}: expected a server, got {error.__cause__ or error} {tries}")
         if isinstance(error, sdk.APIStatusError):
-            said = f"HTTP {error.status_code}: {shortened(error.response.text)}"
+            said = f"HTTP {error.status_code}: {shortened(error.response.text)!r}"
             advice = {
                 401: "the key in OPENAI_API_KEY is missing or wrong",
                 403: "the key in OPENAI_API_KEY has no right to this",
