@@ -61,8 +61,8 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default="auto",
                 show_default=True,
                 type=click.Choice(["auto", "fitted", "fixed"]),
-                help="Focal length: fitted, as in the paper; fixed, to a view of 46.4 degrees across the image; auto: fixed where "
-                "the 3D pose comes with a camera without perspective.",
+                help="Focal length: fitted, as in the paper; fixed, to a view of 46.4 degrees across the image; auto: fixed "
+                "where the 3D pose comes with a camera without perspective.",
             ),
             click.option("--person-masks", is_flag=True, help="Keep the masks of the person as well as the object's."),
             click.option(
