@@ -1,4 +1,6 @@
-"""``python -m bench.table RESULTS.json [--readme README.md] [--check]``: the README's table of votes, from a recorded run.
+"""``python -m bench.table [RESULTS.json] [--readme README.md] [--check]``: the README's table of votes, from a recorded run.
+
+Without a file it takes the newest record of ``bench/results`` that has votes.
 
 Rewrites what stands between ``<!-- bench:votes -->`` and ``<!-- /bench:votes -->`` in the README, from the last votes of the
 results file (and those of other parts of the suite run that day); prints it where no README is given. ``--check`` changes
@@ -14,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.harness.report import merged
+from bench.harness.report import RESULTS, merged
 from bench.harness.text import number
 
 BEGIN, END = "<!-- bench:votes -->", "<!-- /bench:votes -->"
@@ -73,6 +75,19 @@ def votes_table(results: dict[str, Any], source: str) -> str:
     return "\n".join(lines)
 
 
+def newest_record(folder: Path = RESULTS) -> Path:
+    """The record with votes whose last run is the latest. ValueError where there is none."""
+    dated = []
+    for path in folder.glob("*.json"):
+        runs = json.loads(path.read_text()).get("runs")
+        run = merged(runs) if runs else None
+        if run is not None and _rows(run):
+            dated.append((run["date"], path))
+    if not dated:
+        raise ValueError(f"results: expected a record with votes in {folder}, got none; python -m bench writes one")
+    return max(dated)[1]
+
+
 def replaced(text: str, table: str) -> str:
     """The README with the table between the markers. ValueError where they are not there once each, in order."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
@@ -84,13 +99,14 @@ def replaced(text: str, table: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table, or put it into the README; 1 where ``--check`` finds another one there."""
     parser = argparse.ArgumentParser(prog="python -m bench.table", description=__doc__.split("\n\n")[0])
-    parser.add_argument("results", type=Path, help="a file that python -m bench wrote")
+    parser.add_argument("results", type=Path, nargs="?", help="a file that python -m bench wrote (default: the newest)")
     parser.add_argument("--readme", type=Path, help="the file to put the table into (default: print it)")
     parser.add_argument("--check", action="store_true", help="change nothing; fail where the README is not up to date")
     options = parser.parse_args(arguments)
     if options.check and options.readme is None:
         parser.error("--check: expected --readme with it")
     try:
+        options.results = options.results or newest_record()
         table = votes_table(json.loads(options.results.read_text()), options.results.name)
         if options.readme is None:
             print(table)

@@ -18,7 +18,7 @@ from chorus import __version__
 from chorus.commands.ablate import ablate_command
 from chorus.commands.aggregate import aggregate_command, explain_command, overlay_command
 from chorus.commands.body import body_convert_command, body_info_command
-from chorus.commands.console import ERROR_EXIT, INTERRUPTED, err, escape_what_cannot_be_encoded, out
+from chorus.commands.console import ERROR_EXIT, INTERRUPTED, err, escape_what_cannot_be_encoded, log_to_stderr, out
 from chorus.commands.demo import demo_command
 from chorus.commands.evaluate_pap import evaluate_pap_command
 from chorus.commands.evaluate_worlds import evaluate_worlds_command
@@ -114,7 +114,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Log what is chosen and why (backend, caches).")
 def main(traceback: bool, verbose: bool) -> None:
     """Where is the object? 3D object occupancy around a canonical human, from very many images."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    log_to_stderr(logging.INFO if verbose else logging.WARNING)
 
 
 @main.group()

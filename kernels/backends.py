@@ -100,7 +100,7 @@ def why_not_triton() -> str | None:
         built = "" if torch.version.cuda or torch.version.hip else f" (this PyTorch, {torch.__version__}, is built without one)"
         return f"PyTorch sees no GPU{built}"
     if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed (pip install 'chorus-hoi[triton]')"
+        return "the package triton is not installed (pip install '.[triton]' in a checkout of the project)"
     if torch.version.cuda and torch.cuda.get_device_capability() < (8, 0):
         major, minor = torch.cuda.get_device_capability()
         return f"its kernels need compute capability 8.0 or more, and {torch.cuda.get_device_name()} has {major}.{minor}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,62 @@ def anchors(page: Path) -> set[str]:
     """The anchors that hosts give to headings."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture(scope="module")
+def balls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store that pages speak of, with fewer images."""
+    from chorus.simulate.images import write_world
+    from chorus.simulate.worlds import WORLDS
+
+    path = tmp_path_factory.mktemp("store") / "balls.chorus"
+    write_world(path, [WORLDS["ball-held"], WORLDS["ball-kicked"]], num_images=60)
+    return path
+
+
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+WITH_PYTHON = [page for page in PAGES if python_blocks(page) and page.name not in ("CONTRIBUTING.md", "frontend.md")]
+"""Pages whose Python is not run by tests of its own."""
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=[str(page.relative_to(ROOT)) for page in WITH_PYTHON])
+def test_python_on_a_page_runs(page: Path, balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first line to its last: every name is defined on the page."""
+    from chorus.kernels import backends
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(backends, "BACKENDS", dict(backends.BACKENDS))
+    shutil.copytree(balls, "balls.chorus")
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in python_blocks(page):
+        exec(compile(block, str(page), "exec"), names)
+
+
+def test_the_readme_shows_the_newest_votes_and_names_rows_as_the_command_does() -> None:
+    from bench.table import main as table
+
+    readme = ROOT / "README.md"
+    assert table(["--readme", str(readme), "--check"]) == 0
+    record = json.loads((ROOT / "bench" / "results" / "ablations-2026-11-24.json").read_text())
+    part = readme.read_text().split("| method | images |")[1].split("\n\n")[0]
+    named = [line.split("|")[1].strip() for line in part.splitlines()[2:]]
+    assert sorted(named) == sorted(row["name"] for row in record["rows"])
+
+
+def test_extras_are_installed_from_a_checkout() -> None:
+    """The package is not on an index: what is said to install it must work in a checkout."""
+    extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text().split("optional-dependencies]")[1], re.M))
+    sources = [
+        p for folder in ("chorus", "kernels", "docs", "bench") for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".md")
+    ]
+    said = [(path, line) for path in [*sources, *PAGES] for line in path.read_text().splitlines() if "pip install" in line]
+    assert said
+    for path, line in said:
+        assert "chorus-hoi" not in line, path
+        assert set(re.findall(r"pip install '\.\[(\w+)\]'", line)) <= extras, path
 
 
 def test_the_order_of_rooms_is_the_one_that_is_checked() -> None:

@@ -24,7 +24,7 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
     return parse
 
 
-@click.command("ablate")
+@click.command("ablate", short_help="What each part of the method is worth, with intervals.")
 @click.argument("stores", metavar="[TRAINING_STORE]...", nargs=-1, type=INPUT)
 @click.option("--test", "tests", multiple=True, type=INPUT, help="Test store (repeatable, one each).")
 @click.option("--other", type=INPUT, help="A store of one of the categories, from a second source of images.")

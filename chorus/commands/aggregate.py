@@ -49,7 +49,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
     return kind.convert(value, param, ctx)
 
 
-@click.command("aggregate")
+@click.command("aggregate", short_help="Cast the votes of a store's images into an occupancy.")
 @click.argument("store_path", metavar="STORE", type=INPUT)
 @click.option(
     "-o",
@@ -222,7 +222,7 @@ def _aggregate_all(
     wrote(folder)
 
 
-@click.command("explain")
+@click.command("explain", short_help="The images behind a place around the body.")
 @click.argument("store_path", metavar="STORE", type=INPUT)
 @click.argument("point", nargs=3, type=Number())
 @click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable).")
@@ -289,7 +289,7 @@ def explain_command(
             out.print(f"{side.replace('_', ' '):<8}  and {len(names) - show:,} more")
 
 
-@click.command("overlay")
+@click.command("overlay", short_help="Draw an occupancy posed back onto images of a store.")
 @click.argument("store_path", metavar="STORE", type=INPUT)
 @click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
 @click.option("-o", "--output", type=OutputFolder("overlays.json"), required=True, help="Folder for the pictures (PNG).")

@@ -10,7 +10,7 @@ from chorus.commands.console import print_facts, print_json, wrote
 from chorus.commands.options import INPUT, OutputFile, force_option, json_option
 
 
-@click.command("info")
+@click.command("info", short_help="Describe a body file, or the built-in mannequin.")
 @click.argument("path", required=False, type=INPUT)
 @json_option()
 def body_info_command(path: Path | None, as_json: bool) -> None:
@@ -21,7 +21,7 @@ def body_info_command(path: Path | None, as_json: bool) -> None:
     print_json(facts) if as_json else print_facts(facts)
 
 
-@click.command("convert")
+@click.command("convert", short_help="Write a body file as a plain .npz, without pickles.")
 @click.argument("source", type=INPUT)
 @click.argument("target", type=OutputFile(".npz"))
 @force_option

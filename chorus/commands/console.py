@@ -8,6 +8,7 @@ character that the output's encoding lacks is written as an escape.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 import sys
@@ -104,15 +105,47 @@ def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
     Yields a function of the stage's name, how many items are done, and how many there are in all (None: not known).
     """
     description = TextColumn("{task.description}", markup=False)
-    with Progress(description, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), console=err) as bars:
-        tasks: dict[str, Any] = {}
+    bars = Progress(description, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), console=err)
+    tasks: dict[str, Any] = {}
 
-        def update(stage: str, done: int, total: int | None) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+    def update(stage: str, done: int, total: int | None) -> None:
+        bars.start()  # not before: a command that fails until then prints its error alone
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total)
+        bars.update(tasks[stage], completed=done, total=total)
 
+    try:
         yield update
+    finally:
+        if tasks:
+            bars.stop()
+
+
+class _NotYetWritten(logging.Filter):
+    """Passes records that no logger between theirs and the root has written already, as some libraries' loggers do."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        logger: logging.Logger | None = logging.getLogger(record.name)
+        while logger is not None and logger.parent is not None:
+            if any(not isinstance(h, logging.NullHandler) and record.levelno >= h.level for h in logger.handlers):
+                return False
+            logger = logger.parent
+        return True
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def log_to_stderr(level: int) -> None:
+    """Have records from ``level`` on written to standard error, once each, as plain text; nothing where logging is set up."""
+    if logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PlainFormatter("%(name)s: %(message)s"))
+    handler.addFilter(_NotYetWritten())
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def print_json(value: Any) -> None:

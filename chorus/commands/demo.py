@@ -12,7 +12,7 @@ from chorus.commands.console import print_facts, print_table, progress_bars, wro
 from chorus.commands.options import SEED, OutputFolder
 
 
-@click.command("demo")
+@click.command("demo", short_help="See it work: a simulated world, tables and pictures.")
 @click.option("-o", "--output", type=OutputFolder(), default="demo-output", show_default=True)
 @click.option("--images", default=2000, show_default=True, type=click.IntRange(min=20))
 @click.option("--seed", default=0, show_default=True, type=SEED)

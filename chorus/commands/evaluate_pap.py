@@ -10,7 +10,7 @@ from chorus.commands.console import print_json, print_table, progress_bars, wrot
 from chorus.commands.options import INPUT, PICTURE, OutputFile, body_option, force_option, json_option
 
 
-@click.command("pap")
+@click.command("pap", short_help="Score occupancies against the masks of test images.")
 @click.argument("stores", metavar="TEST_STORE...", nargs=-1, required=True, type=INPUT)
 @click.option(
     "--occupancy",

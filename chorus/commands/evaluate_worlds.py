@@ -10,7 +10,7 @@ from chorus.commands.console import out, print_table, progress_bars, wrote
 from chorus.commands.options import OutputFile, force_option
 
 
-@click.command("worlds")
+@click.command("worlds", short_help="Does it work? Simulated worlds against their truth.")
 @click.option("--images", default=2000, show_default=True, type=click.IntRange(min=100), help="Images of each simulation.")
 @click.option(
     "--seeds",

@@ -10,7 +10,7 @@ from chorus.commands.console import out, print_json, print_table, wrote
 from chorus.commands.options import INPUT, json_option
 
 
-@click.command("filter")
+@click.command("filter", short_help="Choose which images of a store count, by their scores.")
 @click.argument("store_path", metavar="STORE", type=INPUT)
 @click.option("--set", "assignments", multiple=True, metavar="RULE=NUMBER", help="A rule's threshold: overlap=0.2; repeatable.")
 @click.option("--off", "off", multiple=True, metavar="RULE", help="Switch a rule off; repeatable.")

@@ -10,7 +10,7 @@ from chorus.commands.console import ERROR_EXIT, err, out, print_facts, print_jso
 from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, body_option, force_option, json_option
 
 
-@click.command("coco-eft")
+@click.command("coco-eft", short_help="Test stores from COCO's annotations and EFT's fits.")
 @click.argument("annotations", type=INPUT)
 @click.argument("eft", metavar="EFT...", nargs=-1, required=True, type=INPUT)
 @click.option("-o", "--output", type=OutputFolder(), required=True, help="Folder for the stores, one a category.")

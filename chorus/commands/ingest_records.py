@@ -16,7 +16,7 @@ _SHOWN = 20
 """Rejected records that are printed one by one; the rest is counted. With --json all are printed."""
 
 
-@click.command("records")
+@click.command("records", short_help="Take in folders of predictions made elsewhere.")
 @click.argument("folders", nargs=-1, type=INPUT)
 @click.option(
     "--list",

@@ -29,7 +29,7 @@ def read_volume(text: str) -> float:
         raise InputError(f"--volume: expected a number with a unit, as in 12l or 0.012m3, got {text!r}") from None
 
 
-@click.command("mesh")
+@click.command("mesh", short_help="The surface of an occupancy as GLB, PLY or OBJ.")
 @click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
 @click.option("-o", "--output", type=MESH, required=True, help="The file: .glb, .ply or .obj.")
 @click.option("--threshold", type=Number(), help=f"Around the voxels with phi >= this.  [default: {DEFAULT_THRESHOLD}]")

@@ -103,7 +103,7 @@ def posed_picture(
     save_three_sides(path, [("phi, posed", phi)], extent, body, title, vertices=vertices)
 
 
-@click.command("pose")
+@click.command("pose", short_help="An occupancy around a person in a pose.")
 @click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
 @click.argument("pose_path", metavar="POSE", type=INPUT)
 @click.option("-o", "--output", type=OutputFile(".npz"), required=True, help="The .npz file to write.")
@@ -222,7 +222,7 @@ def pose_command(
     wrote(*written)
 
 
-@click.command("roundtrip")
+@click.command("roundtrip", short_help="How far voxels land from where they were, posed and back.")
 @click.option("--poses", default=100, show_default=True, type=click.IntRange(min=1), help="Number of random poses.")
 @click.option(
     "--noise",

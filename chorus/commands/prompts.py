@@ -9,12 +9,12 @@ import click
 
 from chorus.commands.console import err, out, print_json, wrote
 from chorus.commands.options import OutputFile, force_option, json_option
+from chorus.commands.stage_options import assigned_options
 
 
-@click.command("prompts")
+@click.command("prompts", short_help="Sentences about a person and an object, for images.")
 @click.argument("category")
 @click.option(
-    "--source",
     "--prompts",
     "source",
     default="builtin",
@@ -22,21 +22,27 @@ from chorus.commands.options import OutputFile, force_option, json_option
     metavar="builtin|openai=MODEL|local=MODEL|file=PATH|module:Class",
     help="Where they come from: the project's lists, a server, a language model on this machine (hub id or folder), a file.",
 )
+@click.option("--source", "earlier_name", hidden=True)
 @click.option(
     "--count",
     type=click.IntRange(min=1),
-    help="At most this many; default: Table 3's number for the category, else 10; of a file all.",
+    help="At most this many; default: as many as the paper has for the category, else 10; of a file all.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="An option of the source (repeatable).")
 @click.option("--device", default="cpu", show_default=True, help="For local: cpu, cuda, cuda:1, ...")
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "float16", "bfloat16"]))
 @click.option("-o", "--output", type=OutputFile(), help="Write them as JSON, which file=PATH reads again.")
-@click.option("--views", is_flag=True, help="Show each prompt with its 22 view augmentations, as image models are given them.")
+@click.option(
+    "--views",
+    is_flag=True,
+    help="Show each sentence with its 22 additions, such as 'side view', as image models are given them.",
+)
 @force_option
 @json_option()
 def prompts_command(
     category: str,
     source: str,
+    earlier_name: str | None,
     count: int | None,
     assignments: tuple[str, ...],
     device: str,
@@ -47,15 +53,19 @@ def prompts_command(
 ) -> None:
     """Sentences about a person and an object of CATEGORY, to make images from.
 
-    The question and the 22 view augmentations are those of A.1.
+    A language model is asked the paper's question. With --views each sentence is shown with the paper's 22 additions, such as
+    "side view", that make for images from all sides.
     """
     from chorus.files import write_json
+    from chorus.frontend.devices import resolve
+    from chorus.frontend.preparing import make_stages
     from chorus.frontend.prompting import VIEWS, category_name, usual_count
-    from chorus.frontend.registry import make
     from chorus.frontend.stages import ImageRequest, Runtime, dropped_prompts, prompt_provenance
 
     name = category_name(category)
-    stage = make("prompts", source, Runtime(device, dtype, options=_options(assignments)))
+    where, precision = resolve(device, dtype)
+    source, options = earlier_name or source, assigned_options(assignments, "prompts")
+    stage = make_stages({"prompts": source}, options, Runtime(where, precision), name)["prompts"]
     prompts = stage.prompts(name, usual_count(name, source) if count is None else count)
     content: dict[str, Any] = {"category": name, "prompts": prompts, "source": prompt_provenance(stage, source)}
     if output is not None:
@@ -70,17 +80,3 @@ def prompts_command(
     out.print("\n".join(texts if views else prompts))
     if output is not None:
         wrote(output)
-
-
-def _options(assignments: tuple[str, ...]) -> dict[str, str]:
-    """The source's options from NAME=VALUE, or prompts.NAME=VALUE as in `chorus synthesize`. InputError for other texts."""
-    from chorus.errors import InputError
-
-    options = {}
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        name = name.removeprefix("prompts.")
-        if not equals or not name:
-            raise InputError(f"--set: expected NAME=VALUE, got {text!r}")
-        options[name] = value
-    return options

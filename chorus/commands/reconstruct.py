@@ -9,13 +9,14 @@ import click
 
 from chorus.commands.console import print_facts, print_json, progress_bars, wrote
 from chorus.commands.options import INPUT, Number, OutputFolder, body_option, force_option, json_option
+from chorus.commands.stage_options import assigned_options
 
 if TYPE_CHECKING:
     from chorus.body.model import Body
     from chorus.reconstruct.scene import Scene
 
 
-@click.command("reconstruct")
+@click.command("reconstruct", short_help="Person and object in 3D from one photograph.")
 @click.argument("record", metavar="RECORD|PHOTO", type=INPUT)
 @click.option(
     "--occupancies",
@@ -169,26 +170,18 @@ def _estimated(
     camera_fit: str,
 ) -> Scene:
     """The scene of a photograph that has no record, by stages of the front end."""
-    import torch
-
-    from chorus.errors import InputError
-    from chorus.frontend.registry import make
+    from chorus.frontend.devices import resolve
+    from chorus.frontend.preparing import check_choices, make_stages
     from chorus.frontend.stages import Runtime
     from chorus.reconstruct.distributions import stored_categories
     from chorus.reconstruct.photo import estimate_scene
 
-    options: dict[str, dict[str, str]] = {"detector": {}, "humans": {}}
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        kind, dot, option = name.partition(".")
-        if not (equals and dot and option and kind in options):
-            raise InputError(f"--set: expected detector.NAME=VALUE or humans.NAME=VALUE, got {text!r}")
-        options[kind][option] = value
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    where, dtype = resolve(device, "float32")
+    specs, options = {"detector": detector, "humans": humans}, assigned_options(assignments)
+    runtime = Runtime(where, dtype, body=body)
+    check_choices(specs, options, runtime, category)
     categories = stored_categories(occupancies)
-    specs = {"detector": detector, "humans": humans}
-    stages = {kind: make(kind, spec, Runtime(device, options=options[kind], body=body)) for kind, spec in specs.items()}
+    stages = make_stages(specs, options, runtime, category)
     return estimate_scene(
         photo, categories, stages["detector"], stages["humans"], body, category=category, method=camera_fit, estimators=specs
     )

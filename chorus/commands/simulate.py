@@ -10,7 +10,7 @@ from chorus.commands.console import print_facts, print_json, progress_bars, wrot
 from chorus.commands.options import SEED, OutputStore, body_option, json_option
 
 
-@click.command("simulate")
+@click.command("simulate", short_help="Write a store of simulated images whose truth is known.")
 @click.option("-o", "--output", type=OutputStore(), required=True, help="The store to make or complete.")
 @click.option(
     "--world",

@@ -8,9 +8,10 @@ import click
 
 from chorus.commands.console import ERROR_EXIT, out, print_facts, print_json
 from chorus.commands.options import INPUT, json_option
+from chorus.texts import counted
 
 
-@click.command("info")
+@click.command("info", short_help="Describe a store: images by status, prompts, bytes.")
 @click.argument("path", type=INPUT)
 @json_option()
 def store_info_command(path: Path, as_json: bool) -> None:
@@ -25,7 +26,7 @@ def store_info_command(path: Path, as_json: bool) -> None:
     print_facts(facts)
 
 
-@click.command("verify")
+@click.command("verify", short_help="Read a store again and check it against its digests.")
 @click.argument("path", type=INPUT)
 @json_option()
 def store_verify_command(path: Path, as_json: bool) -> None:
@@ -40,6 +41,6 @@ def store_verify_command(path: Path, as_json: bool) -> None:
     else:
         for problem in problems:
             out.print(f"{problem.shard}: {problem.dataset}: {problem.what}")
-        out.print("nothing is broken" if not problems else f"{len(problems)} problems")
+        out.print("nothing is broken" if not problems else counted(len(problems), "problem"))
     if problems:
         raise click.exceptions.Exit(ERROR_EXIT)

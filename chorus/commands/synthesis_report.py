@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from chorus.commands.console import out, print_facts, print_json, print_table, wrote
+from chorus.texts import counted, shortened
 
 if TYPE_CHECKING:
     from chorus.frontend.job import Job
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 def say_plan(job: Job, as_json: bool) -> None:
     """Print what the job would do, as tables or as JSON."""
+    from chorus.frontend.preparing import stage_options
     from chorus.frontend.registry import find
-    from chorus.frontend.run import stage_options
 
     description, requests, present = job.description, job.requests, job.present()
     stages = []
@@ -41,9 +42,10 @@ def say_plan(job: Job, as_json: bool) -> None:
         return
     cells = max(1, len({(r.prompt, r.view) for r in requests}))
     print_facts({k: v for k, v in plan.items() if k not in ("prompts", "views", "settings")})
-    out.print(f"{len(plan['prompts'])} prompts x {len(plan['views'])} views, {len(requests) / cells:,.1f} images each:")
+    each = f"{len(requests) / cells:,.1f} images" if len(requests) % cells else counted(len(requests) // cells, "image")
+    out.print(f"{counted(len(plan['prompts']), 'prompt')} x {counted(len(plan['views']), 'view')}, {each} each:")
     for prompt in plan["prompts"]:
-        out.print(f"  {prompt}")
+        out.print(f"  {shortened(prompt)}")
     table = Table("stage", "name", "model", "licence")
     for stage in stages:
         table.add_row(*(str(stage[name]) for name in ("stage", "name", "model", "licence")))

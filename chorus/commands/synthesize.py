@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,11 @@ import click
 from chorus.commands.console import err, out, print_json, progress_bars, wrote
 from chorus.commands.interruption import stopping
 from chorus.commands.options import INPUT, SEED, Number, OutputFile, OutputStore, body_option, force_option, json_option
+from chorus.commands.stage_options import assigned_options
 from chorus.commands.synthesis_report import say_done, say_plan
 
 if TYPE_CHECKING:
+    from chorus.body.model import Body
     from chorus.frontend.job import Job, StageChoices
     from chorus.frontend.run import Settings
 
@@ -48,7 +50,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--camera-fit",
                 default="adam",
                 show_default=True,
-                help="How Eq. 8 is solved; adam is the paper's.",
+                help="How a camera is fitted to a person's joints; adam is the paper's way.",
                 type=click.Choice(["adam", "levenberg-marquardt"]),
             ),
             click.option(
@@ -56,15 +58,16 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default="auto",
                 show_default=True,
                 type=click.Choice(["auto", "fitted", "fixed"]),
-                help="fitted is the paper's; fixed: 46.4 degrees; auto: fixed where people come with weak-perspective cameras.",
+                help="Focal length: fitted, as in the paper; fixed, to a view of 46.4 degrees across the image; auto: fixed "
+                "where the 3D pose comes with a camera without perspective.",
             ),
-            click.option("--person-masks", is_flag=True, help="Keep the masks of the person as well."),
+            click.option("--person-masks", is_flag=True, help="Keep the masks of the person as well as the object's."),
             click.option(
                 "--keep-images",
                 default="none",
                 show_default=True,
                 type=click.Choice(["none", "complete", "all"]),
-                help="Keep JPEGs beside the shards.",
+                help="Keep the pictures as JPEGs in the store: none, those with mask, pose and camera, or all.",
             ),
             click.option(
                 "--commit-seconds",
@@ -83,16 +86,23 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command("synthesize")
+@click.command("synthesize", short_help="From a category's name to a filled store, by models.")
 @click.argument("category")
 @click.option("--prompts", "prompt_source", default="builtin", show_default=True, help="Where prompts come from. " + _STAGE)
 @click.option(
-    "--prompt-count", type=click.IntRange(min=1), help="At most this many; default: Table 3's number for the category, else 10."
+    "--prompt-count",
+    type=click.IntRange(min=1),
+    help="At most this many; default: as many as the paper has for the category, else 10.",
 )
 @click.option("--images", "image_source", default="stable-diffusion", show_default=True, help="What makes images.")
-@click.option("--count", type=click.IntRange(min=1), help="Images in all; default: Table 3's number for the category.")
-@click.option("--view", "views", multiple=True, help='Only these of the 22 view augmentations (repeatable; "" for none).')
-@click.option("--seed", default=0, show_default=True, type=SEED)
+@click.option("--count", type=click.IntRange(min=1), help="Images in all; default: as many as the paper has for the category.")
+@click.option(
+    "--view",
+    "views",
+    multiple=True,
+    help='Only with this of the 22 additions to a prompt, such as "side view"; "" is none of them (repeatable).',
+)
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of the random numbers that images begin with.")
 @click.option("--simulated", is_flag=True, help="A simulated world plays every stage: to try this without any model.")
 @_run_options
 def synthesize_command(
@@ -114,11 +124,12 @@ def synthesize_command(
     """
     from dataclasses import replace
 
+    from chorus.body.model import load_body
     from chorus.errors import InputError
     from chorus.frontend.distributed import ranks
     from chorus.frontend.job import PlanOptions, StageChoices, check_views, plan_synthesis
 
-    assigned = _assigned(options["assignments"])
+    assigned = assigned_options(options["assignments"])
     if simulated:
         _refuse_beside_simulated()
         stages = StageChoices.simulated(assigned)
@@ -128,14 +139,23 @@ def synthesize_command(
         check_views(views)
     except InputError as error:
         raise click.BadParameter(str(error).removeprefix("views: ")) from None
-    plan = PlanOptions(count, prompt_count, views, seed)
+    plan, body = PlanOptions(count, prompt_count, views, seed), load_body(body_path)
     with ranks() as processes:
-        ask = not options["dry_run"]
-        job = plan_synthesis(category, output, stages, plan, _settings(options), processes=processes, ask=ask)
-        _run(job, body_path, options)
+        job = plan_synthesis(
+            category,
+            output,
+            stages,
+            plan,
+            _settings(options),
+            body=body,
+            processes=processes,
+            accept_changes=options["accept_changes"],
+            ask=not options["dry_run"],
+        )
+        _run(job, body, options)
 
 
-@click.command("images")
+@click.command("images", short_help="Take in pictures, through detection, 3D pose and camera.")
 @click.argument("folder", type=INPUT)
 @click.option("--category", required=True, help="The object that the pictures show people with.")
 @click.option("--prompt", help="The prompt of all pictures; default: the name of each picture's folder.")
@@ -145,22 +165,34 @@ def ingest_images_command(
 ) -> None:
     """Send existing pictures (an image search) through detection, keypoints, 3D pose and camera into a store.
 
-    Pictures are resized to a shorter side of 512 pixels and cut to their centre, as the paper has it (B.1).
+    Pictures are resized to a shorter side of 512 pixels and cut to their centre, as in the paper.
     """
+    from chorus.body.model import load_body
     from chorus.frontend.distributed import ranks
     from chorus.frontend.job import plan_folder
 
-    stages = _analysis(options, _assigned(options["assignments"]))
+    stages = _analysis(options, assigned_options(options["assignments"]))
+    body = load_body(body_path)
     with ranks() as processes:
-        job = plan_folder(folder, category, output, stages, _settings(options), prompt=prompt, processes=processes)
-        _run(job, body_path, options)
+        job = plan_folder(
+            folder,
+            category,
+            output,
+            stages,
+            _settings(options),
+            prompt=prompt,
+            body=body,
+            processes=processes,
+            accept_changes=options["accept_changes"],
+        )
+        _run(job, body, options)
 
 
-@click.command("remake")
+@click.command("remake", short_help="Make one image of a store again.")
 @click.argument("store_path", metavar="STORE", type=INPUT)
 @click.argument("key")
 @click.option("-o", "--output", type=OutputFile(".png"), required=True, help="The PNG to write.")
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--dtype", help="Default: the type that the run used.")
 @force_option
 @body_option
@@ -174,8 +206,9 @@ def remake_command(store_path: Path, key: str, output: Path, device: str, dtype:
     from chorus.files import write_atomically
     from chorus.frontend.distributed import Ranks
     from chorus.frontend.plan import Description
+    from chorus.frontend.preparing import stage_options
     from chorus.frontend.registry import make
-    from chorus.frontend.run import Settings, stage_options
+    from chorus.frontend.run import Settings
     from chorus.frontend.stages import ImageRequest, Refusal, Runtime
     from chorus.store import open_store
 
@@ -203,7 +236,7 @@ def remake_command(store_path: Path, key: str, output: Path, device: str, dtype:
     wrote(output)
 
 
-@click.command("stages")
+@click.command("stages", short_help="What can be chosen for each stage, with licences.")
 @click.option("--kind", help="Only of this kind: prompts, images, detector, keypoints or humans.")
 @json_option()
 def stages_command(kind: str | None, as_json: bool) -> None:
@@ -255,16 +288,6 @@ def _refuse_beside_simulated() -> None:
             raise click.UsageError(f"{option}: expected none beside --simulated, which plays every stage")
 
 
-def _assigned(assignments: Sequence[str]) -> dict[str, str]:
-    """KIND.NAME -> VALUE from the command line's KIND.NAME=VALUE. InputError for texts without ``=``."""
-    from chorus.errors import InputError
-
-    for text in assignments:
-        if "=" not in text:
-            raise InputError(f"--set: expected KIND.NAME=VALUE, got {text!r}")
-    return {name: value for name, _, value in (text.partition("=") for text in assignments)}
-
-
 def _settings(options: dict[str, Any]) -> Settings:
     from chorus.frontend.run import Settings
 
@@ -280,21 +303,17 @@ def _settings(options: dict[str, Any]) -> Settings:
     )
 
 
-def _run(job: Job, body_path: Path | None, options: dict[str, Any]) -> None:
+def _run(job: Job, body: Body, options: dict[str, Any]) -> None:
     """Run a job, or show its plan (--dry-run); the first process prints. Exit code 130 (Ctrl-C) or 143 (SIGTERM) where the
     run was asked to stop."""
-    from chorus.body.model import load_body
-
-    first, accept_changes = job.ranks.first, options["accept_changes"]
+    first = job.ranks.first
     if options["dry_run"]:
-        job.check(accept_changes=accept_changes)
         if first:
             say_plan(job, options["as_json"])
         return
     with stopping("the batches under way") as stop, progress_bars() if first else nullcontext() as update:
         report = job.run(
-            load_body(body_path),
-            accept_changes=accept_changes,
+            body,
             stop=stop,
             progress=None if update is None else lambda now, total: update("images", now.images, total),
         )

@@ -14,9 +14,10 @@ from chorus.errors import InputError
 from chorus.frontend.distributed import Ranks, ranks
 from chorus.frontend.pipeline import RunReport
 from chorus.frontend.plan import Description, Plan
+from chorus.frontend.preparing import check_choices, stage_options
 from chorus.frontend.prompting import PRESETS, VIEWS, category_name, preset, usual_count
-from chorus.frontend.registry import check, make
-from chorus.frontend.run import Settings, check_options, check_stages, check_store, fill_store, stage_options
+from chorus.frontend.registry import find, make
+from chorus.frontend.run import Settings, check_store, fill_store
 from chorus.frontend.stage_info import KINDS
 from chorus.frontend.stages import ImageRequest, Runtime
 from chorus.frontend.synthesis import folder_requests
@@ -85,6 +86,7 @@ class Job:
     """All images that a store is to hold and what they are made with: decided, but nothing made yet.
 
     requests  all images; those that the store has are left alone      ranks  this process among those of the run
+    accept_changes  whether the store may have been made with other stages or settings
     """
 
     output: Path
@@ -92,6 +94,7 @@ class Job:
     description: Description
     settings: Settings
     ranks: Ranks
+    accept_changes: bool = False
 
     def present(self) -> int:
         """The number of requested images that the store has already."""
@@ -100,16 +103,10 @@ class Job:
         stored = set(open_store(self.output, verify=False).rows["key"].tolist())
         return sum(request.key.encode() in stored for request in self.requests)
 
-    def check(self, *, accept_changes: bool = False) -> None:
-        """Raise the InputError or StoreError that ``run`` would begin with; no model is loaded."""
-        check_stages(self.description)
-        check_store(self.output, self.description, accept_changes)
-
     def run(
         self,
         body: Body,
         *,
-        accept_changes: bool = False,
         stop: threading.Event | None = None,
         progress: Callable[[RunReport, int], None] | None = None,
     ) -> RunReport:
@@ -121,7 +118,7 @@ class Job:
             body,
             self.settings,
             ranks=self.ranks,
-            accept_changes=accept_changes,
+            accept_changes=self.accept_changes,
             stop=stop,
             progress=progress,
         )
@@ -153,8 +150,11 @@ def synthesize(
     missing libraries, StageError where a stage fails altogether.
     """
     with ranks() as processes:
-        job = plan_synthesis(category, output, stages, plan, settings, processes=processes)
-        return job.run(load_body() if body is None else body, accept_changes=accept_changes, stop=stop, progress=progress)
+        body = load_body() if body is None else body
+        job = plan_synthesis(
+            category, output, stages, plan, settings, body=body, processes=processes, accept_changes=accept_changes
+        )
+        return job.run(body, stop=stop, progress=progress)
 
 
 def plan_synthesis(
@@ -164,28 +164,36 @@ def plan_synthesis(
     plan: PlanOptions | None = None,
     settings: Settings | None = None,
     *,
+    body: Body | None = None,
     processes: Ranks | None = None,
+    accept_changes: bool = False,
     ask: bool = True,
 ) -> Job:
     """The job of ``synthesize``. Its prompts are those of an earlier run on the store, else the source gives them now.
 
+    body       the body that poses are to belong to, where stages are to be checked against it
     processes  as ``chorus.frontend.distributed.ranks`` gives them; the first one asks for prompts, and shares them
     ask        False: no model and no server is asked, placeholders stand for their prompts; for a dry run
+
+    All that was chosen is checked before a prompt is asked for, and nothing is loaded or downloaded for that. Raises
+    InputError, StoreError and ImportError as ``synthesize``.
     """
     output, plan, processes = Path(output), plan or PlanOptions(), processes or Ranks()
     check_views(plan.views)
+    images, views = _images(category, stages, plan.images), plan.views or VIEWS
+    Plan(category, ("any",), views, images, plan.seed)  # raises for numbers out of bounds, and for views that come twice
     settings, options = _settled(settings), dict(stages.options)
-    check_options(options)
-    where = settings.resolved(processes) if ask else None
-    prompts = processes.agree(lambda: _prompts(output, category, stages, plan.prompts, where))
-    images = plan.images
-    if images is None:
-        images = SIMULATED_IMAGES if stages.numbered else _images_of_table_3(category)
-    dealt = Plan(category, tuple(prompts), plan.views or VIEWS, images, plan.seed)
-    requests = [replace(request, seed=i) for i, request in enumerate(dealt)] if stages.numbered else list(dealt)
+    device, dtype = settings.resolved(processes)
+    check_choices(stages.specs(), options, Runtime(device, dtype, settings.model_batch, body=body), category)
     described = settings.described()
-    description = Description(category, stages.specs(), options, dealt.prompts, dealt.views, plan.seed, described)
-    return Job(output, requests, description, settings, processes)
+    description = Description(category, stages.specs(), options, (), views, plan.seed, described)
+    check_store(output, description, accept_changes)
+    where = (device, dtype) if ask else None
+    prompts = processes.agree(lambda: _prompts(output, category, stages, plan.prompts, where))
+    dealt = Plan(category, tuple(prompts), views, images, plan.seed)
+    requests = [replace(request, seed=i) for i, request in enumerate(dealt)] if stages.numbered else list(dealt)
+    description = replace(description, prompts=dealt.prompts)
+    return Job(output, requests, description, settings, processes, accept_changes)
 
 
 def plan_folder(
@@ -196,19 +204,25 @@ def plan_folder(
     settings: Settings | None = None,
     *,
     prompt: str | None = None,
+    body: Body | None = None,
     processes: Ranks | None = None,
+    accept_changes: bool = False,
 ) -> Job:
     """The job of taking a folder's pictures into a store. ``stages.images`` and ``stages.prompts`` are not used.
 
     prompt  the prompt of all pictures; None: the name of each picture's folder
+
+    Other arguments, checks and errors are those of ``plan_synthesis``.
     """
-    processes, settings, options = processes or Ranks(), _settled(settings), dict(stages.options)
-    check_options(options)
+    output, processes, settings, options = Path(output), processes or Ranks(), _settled(settings), dict(stages.options)
     specs = {**stages.specs(), "images": f"folder={os.fspath(folder)}"}
     del specs["prompts"]
-    requests = processes.agree(lambda: folder_requests(Path(folder), prompt))
+    device, dtype = settings.resolved(processes)
+    check_choices(specs, options, Runtime(device, dtype, settings.model_batch, body=body), category)
     description = Description(category, specs, options, settings=settings.described())
-    return Job(Path(output), requests, description, settings, processes)
+    check_store(output, description, accept_changes)
+    requests = processes.agree(lambda: folder_requests(Path(folder), prompt))
+    return Job(output, requests, description, settings, processes, accept_changes)
 
 
 def check_views(views: Sequence[str]) -> None:
@@ -237,7 +251,7 @@ def _prompts(output: Path, category: str, stages: StageChoices, count: int | Non
         return list(stored.prompts)[:count]
     chosen, wanted = stage_options(stages.options, "prompts"), count or usual_count(category, source)
     if where is None:
-        info, _ = check("prompts", source, Runtime(options=chosen))
+        info = find("prompts", source.partition("=")[0])
         if info.name not in _KNOWN_AT_ONCE:
             return [f"(prompt {i + 1} of up to {wanted} that {source} will be asked for)" for i in range(wanted)]
     runtime = Runtime(options=chosen) if where is None else Runtime(*where, options=chosen)
@@ -245,7 +259,12 @@ def _prompts(output: Path, category: str, stages: StageChoices, count: int | Non
     return found
 
 
-def _images_of_table_3(category: str) -> int:
+def _images(category: str, stages: StageChoices, images: int | None) -> int:
+    """The number of images to make; InputError where none is given and the category has none in the paper."""
+    if images is not None:
+        return images
+    if stages.numbered:
+        return SIMULATED_IMAGES
     if category_name(category) not in PRESETS:
         raise InputError(f"--count: expected how many images to make, for {category!r} is not in the paper's Table 3; got none")
     return preset(category).images

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -32,6 +32,7 @@ from chorus.frontend.stages import (
     Picture,
     Refusal,
 )
+from chorus.names import digest, file_stem
 from chorus.store import COMPLETE, StoreWriter
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ FAILED = "failed: "
 FAILURES_IN_A_ROW = 16
 """After errors for so many images in a row the stage is taken to be broken, and the run ends."""
 JPEG_QUALITY = 90
-_FILE_NAME = 255  # bytes that a file system takes
+_PLAIN = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,198}[a-z0-9_-])?")
+"""Names that every file system takes as they are; with ".jpg" and while they are written, too."""
 _REASON = 120  # characters of an error that a status shows
 _REASONS = 100  # different statuses with details in a run; a shard's vocabulary has room for 256
 _RESULTS: dict[str, tuple[type, ...]] = {
@@ -314,23 +316,24 @@ def _boxes(rows: Sequence[PendingRow]) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def picture_path(store: Path, key: str) -> Path:
-    """The path at which an image's picture is kept. InputError for a key that would lead out of the store's folder.
+    """The path at which an image's picture is kept: its key with ".jpg", in the store's folder ``IMAGES``.
 
-    A name too long for a file system is cut and ends in part of a hash.
+    A key may be the path of a file with any name, so each of its parts that some file system would not take, would hide or
+    would not tell from another one is written as its letters and digits and a part of its SHA-256: different keys have
+    different paths also where case is ignored, and none leads out of the folder.
     """
-    parts = PurePosixPath(key).parts
-    if not parts or key.startswith("/") or ".." in parts or "\\" in key or "\0" in key:
-        raise InputError(f"key: expected a name that stays in the store's folder, got {key!r}")
-    path = store / IMAGES / f"{key}.jpg"
-    if len(path.name.encode()) <= _FILE_NAME:
-        return path
-    # A picture's own name may be as long as names can be, and then leaves no room for the ending.
-    ending = f"-{_short_hash(key)}.jpg"
-    return path.with_name(path.name.encode()[: _FILE_NAME - len(ending)].decode(errors="ignore") + ending)
+    *folders, name = key.split("/")
+    # A folder's name with a dot could be that of another key's picture.
+    return store.joinpath(IMAGES, *(_safe(folder, dots=False) for folder in folders), f"{_safe(name)}.jpg")
 
 
-def _short_hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
+def _safe(name: str, dots: bool = True) -> str:
+    """A name as it is where every file system takes it so, else a ``file_stem`` with a digest."""
+    first, dot, _ = name.partition(".")
+    reserved = file_stem(first) == f"{first}-file"  # as "con" is on Windows, with any ending
+    if _PLAIN.fullmatch(name) and not reserved and (dots or not dot):
+        return name
+    return f"{file_stem(name)}-{digest(name)[:16]}"
 
 
 def keep_picture(store: Path, row: PendingRow) -> None:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import warnings
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from chorus.errors import InputError
+from chorus.frontend.stage_info import FRONTEND_EXTRA
 from chorus.frontend.stages import Runtime
 
 if TYPE_CHECKING:
     import torch
+
+
+_PATIENCE = 10.0
+"""Seconds that the hub has for an answer."""
 
 
 def load_pretrained(model: str, runtime: Runtime, model_class: str, processor_class: str) -> tuple[Any, Any]:
@@ -21,8 +29,8 @@ def load_pretrained(model: str, runtime: Runtime, model_class: str, processor_cl
     of another class or lacks weights; ImportError, naming what to install, without the library.
     """
     transformers = import_transformers(runtime.kind)
-    where = location(model, runtime.kind, "config.json")
-    with _quietly_naming(model, runtime.kind):
+    where = reach(model, runtime.kind, "config.json")
+    with quietly_naming(model, runtime.kind):
         config = transformers.AutoConfig.from_pretrained(where)
         expected = getattr(transformers, model_class).config_class.model_type
         if config.model_type != expected:
@@ -48,7 +56,7 @@ def import_transformers(kind: str) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(f'{kind}: {error}; transformers comes with pip install "chorus-hoi[frontend]"') from error
+        raise ImportError(f"{kind}: {error}; transformers comes with {FRONTEND_EXTRA}") from error
     return transformers
 
 
@@ -77,11 +85,84 @@ def location(model: str, kind: str, index: str) -> str:
     return model
 
 
+def local_config(model: str, index: str = "config.json") -> dict[str, Any]:
+    """What the file ``index`` of a model's folder says; nothing for a hub id. InputError for a file that is no JSON object."""
+    path = os.path.join(os.path.expanduser(model), index)
+    if not os.path.isfile(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected a model's configuration in JSON, got {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a model's configuration, a JSON object, got a {type(content).__name__}")
+    return content
+
+
+def split_models(text: str, count: int, kind: str) -> list[str]:
+    """The ``count`` hub ids or folders that a text names, separated by commas. InputError for another number of them."""
+    parts = [part.strip() for part in text.split(",")] if count > 1 else [text]
+    if len(parts) != count or not all(parts):
+        raise InputError(f"--{kind}: expected {count} models, separated by commas, got {text!r}")
+    return parts
+
+
+def reach(model: str, kind: str, index: str, revision: str | None = None) -> str:
+    """``location``, after a hub id was looked up: a model's folder in the hub's cache where the hub cannot be asked.
+
+    The hub's own clients repeat what fails for half a minute, and then say that a file is missing. Here it is asked once.
+    InputError, saying what to do, where the model is neither on the hub nor on this machine. Nothing is downloaded.
+    """
+    place = location(model, kind, index)
+    if os.path.isdir(place):
+        return place
+    try:
+        _ask_hub(place, kind, revision)
+    except ConnectionError as error:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(place, index, revision=revision)
+        if isinstance(cached, str):
+            return os.path.dirname(cached)
+        raise InputError(
+            f"--{kind}: expected {model!r} from the Hugging Face hub, which cannot be reached ({error}); without a network "
+            f"name a folder with the model, which save_pretrained wrote, as in --{kind} NAME=FOLDER"
+        ) from error
+    return place
+
+
+@lru_cache(maxsize=64)
+def _ask_hub(model: str, kind: str, revision: str | None) -> None:
+    """Ask whether the hub has a model. InputError where it cannot be had, ConnectionError where the hub cannot be reached.
+
+    A model that is there is asked for once a process.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        HfApi().model_info(model, revision=revision, timeout=_PATIENCE)
+    except GatedRepoError as error:
+        terms = f"whose terms must be accepted at https://huggingface.co/{model}, and `hf auth login` done"
+        raise InputError(f"--{kind}: expected a model that you may use, got {model!r}, {terms}") from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"--set {kind}.revision: expected one that {model!r} has, got {revision!r}") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"--{kind}: expected the id of a model on the Hugging Face hub, or a folder with one; got {model!r}"
+        ) from error
+    except Exception as error:  # of the network, in the exceptions of whatever client the library uses
+        raise ConnectionError(" ".join(str(error).split())[:200] or type(error).__name__) from error
+
+
 @contextlib.contextmanager
 def naming(model: str, kind: str) -> Iterator[None]:
     """Turns errors while a model is loaded into an InputError that names the model."""
     try:
-        yield
+        with warnings.catch_warnings():  # of what the libraries deprecate in one another
+            warnings.simplefilter("ignore")
+            yield
     except (InputError, ImportError, MemoryError):
         raise
     except Exception as error:  # the hub's clients, safetensors and pickle each raise exceptions of their own
@@ -91,7 +172,7 @@ def naming(model: str, kind: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quietly_naming(model: str, kind: str) -> Iterator[None]:
+def quietly_naming(model: str, kind: str) -> Iterator[None]:
     """``naming``, with the progress bars and warnings of transformers switched off."""
     from transformers.utils import logging
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
 from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
@@ -11,11 +13,24 @@ from typing import Any
 
 from chorus.errors import InputError
 from chorus.frontend import third_party
+from chorus.frontend.pretrained import location, split_models
 from chorus.frontend.stage_info import KINDS, METHODS, StageInfo
 from chorus.frontend.stages import Runtime
 from chorus.frontend.third_party import BrokenStage
 
-__all__ = ["KINDS", "BrokenStage", "StageInfo", "broken_stages", "check", "find", "make", "package_of", "register", "stages"]
+__all__ = [
+    "KINDS",
+    "BrokenStage",
+    "StageInfo",
+    "broken_stages",
+    "check",
+    "find",
+    "hub_models",
+    "make",
+    "package_of",
+    "register",
+    "stages",
+]
 
 _PACKAGES = ("prompting", "synthesis", "detection", "keypoints", "humans", "simulated")
 """Modules of ``chorus.frontend`` that list their stages in STAGES; importing them loads no model library."""
@@ -67,24 +82,54 @@ def package_of(kind: str, name: str) -> tuple[str, str] | None:
     return None if entry is None else third_party.distribution_of(entry)
 
 
-def check(kind: str, spec: str, runtime: Runtime) -> tuple[StageInfo, str | None]:
+def check(kind: str, spec: str, runtime: Runtime, category: str | None = None) -> tuple[StageInfo, str | None]:
     """The stage and the model that ``NAME`` or ``NAME=MODEL`` names, NAME being a stage's or ``module:Class``.
 
-    No model is loaded. InputError for unknown names and options, for a model that is missing, and for a model given to a
-    stage that has none.
+    No model is loaded, and no network used. InputError for unknown names and options, for a model that is missing, a model
+    given to a stage that has none, and whatever the stage itself finds wrong (``StageInfo.checked_by``), be it with
+    ``category``; ImportError, naming what to install, where a library is missing.
     """
     name, _, model = spec.partition("=")
     info = find(kind, name)
     if info.options is None:  # not declared: the stage itself checks them
         return info, model or None
-    replace(runtime, kind=kind).check_options([option for option, _ in info.options])
+    runtime = replace(runtime, kind=kind)
+    runtime.check_options([option for option, _ in info.options])
     if info.model is None and model:
         raise InputError(f"--{kind} {name}: expected no model, this stage has none; got {model!r}")
     if info.model == "" and not model:
         raise InputError(f"--{kind} {name}: expected {name}=MODEL; {info.weights}")
     if info.local and not Path(model).expanduser().exists():
         raise InputError(f"--{kind} {name}: expected a path that exists, got {model!r}")
-    return info, model or info.model
+    for module in info.requires:
+        if not is_installed(module):
+            raise ImportError(f"--{kind} {name}: expected the module {module}, which is not installed: {info.needs}")
+    for text, index in hub_models(kind, spec):
+        location(text, kind, index)
+    chosen = str(Path(model).expanduser()) if info.local else model or info.model
+    if info.checked_by:
+        _named(info.checked_by)(chosen, runtime, category)
+    return info, chosen
+
+
+def hub_models(kind: str, spec: str) -> list[tuple[str, str]]:
+    """The hub ids or folders that a stage's models are, each with the file that such a folder holds; none for other stages.
+
+    InputError for another number of models than the stage has.
+    """
+    name, _, model = spec.partition("=")
+    info = find(kind, name)
+    if not info.hub:
+        return []
+    text = model or info.model or ""
+    return list(zip(split_models(text, len(info.hub), kind), info.hub, strict=True))
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported, without importing it."""
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return importlib.util.find_spec(module) is not None
 
 
 def make(kind: str, spec: str, runtime: Runtime) -> Any:
@@ -94,14 +139,19 @@ def make(kind: str, spec: str, runtime: Runtime) -> Any:
     ImportError, naming what to install, where a library is missing.
     """
     info, model = check(kind, spec, runtime)
-    module, _, path = info.made_by.partition(":")
-    made = third_party.construct(attrgetter(path)(importlib.import_module(module)), model, replace(runtime, kind=kind))
+    made = third_party.construct(_named(info.made_by), model, replace(runtime, kind=kind))
     if not third_party.has_method(kind, made):
         found = type(made).__name__
         raise InputError(
             f"--{kind} {info.name}: expected a stage with the method {METHODS[kind]}, got a {found}, which lacks it"
         )
     return made
+
+
+def _named(path: str) -> Any:
+    """What "module:function" or "module:Class.method" names."""
+    module, _, name = path.partition(":")
+    return attrgetter(name)(importlib.import_module(module))
 
 
 def _known() -> dict[tuple[str, str], StageInfo]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.errors import InputError, StoreError
 from chorus.files import exclusive_lock
+from chorus.frontend.devices import resolve
 from chorus.frontend.distributed import Ranks
 from chorus.frontend.pipeline import Pipeline, RunReport, Stages
 from chorus.frontend.plan import Description, batches
-from chorus.frontend.registry import KINDS, check, find, make, package_of
-from chorus.frontend.stages import ImageRequest, Runtime, check_category
+from chorus.frontend.preparing import make_stages
+from chorus.frontend.registry import KINDS, find, package_of
+from chorus.frontend.stages import ImageRequest, Runtime
 from chorus.store import StoreWriter
 from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
 from chorus.store.schema import shard_paths
@@ -56,17 +58,8 @@ class Settings:
     commit_seconds: float = 120.0
 
     def resolved(self, ranks: Ranks) -> tuple[str, str]:
-        """Device and dtype with "auto" replaced by what this machine has. InputError for an unknown dtype."""
-        import torch
-
-        device, dtype = self.device, self.dtype
-        if device == "auto":
-            device = f"cuda:{ranks.local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-        if dtype == "auto":
-            dtype = "float16" if device.startswith("cuda") else "float32"
-        if dtype not in ("float32", "float16", "bfloat16"):
-            raise InputError(f"dtype: expected auto, float32, float16 or bfloat16, got {dtype!r}")
-        return device, dtype
+        """Device and dtype with "auto" replaced by what this machine has; InputError as of ``devices.resolve``."""
+        return resolve(self.device, self.dtype, ranks.local_rank)
 
     def described(self) -> dict[str, Any]:
         """The settings that affect rows, for the store's description."""
@@ -78,36 +71,13 @@ class Settings:
         }
 
 
-def stage_options(options: Mapping[str, str], kind: str) -> dict[str, str]:
-    """The options of one kind, NAME -> value, out of "KIND.NAME" -> value."""
-    return {name.partition(".")[2]: value for name, value in options.items() if name.partition(".")[0] == kind}
-
-
-def check_options(options: Mapping[str, str]) -> None:
-    """InputError for an option whose name does not begin with a kind of stage."""
-    for name in options:
-        kind, dot, rest = name.partition(".")
-        if kind not in KINDS or not dot or not rest:
-            raise InputError(f"--set {name}: expected KIND.NAME=VALUE with a kind among {', '.join(KINDS)}; got {name!r}")
-
-
-def check_stages(description: Description) -> None:
-    """InputError for stages and options that do not exist; no model is loaded."""
-    for kind, spec in description.stages.items():
-        check(kind, spec, Runtime(options=stage_options(description.options, kind)))
-
-
-def make_stages(description: Description, settings: Settings, ranks: Ranks, body: Body) -> Stages:
-    """The stages of a description, ready to work; raises as ``registry.make`` does."""
-    check_stages(description)
+def make_all(description: Description, settings: Settings, ranks: Ranks, body: Body) -> Stages:
+    """The stages of a description, ready to work; raises as ``make_stages`` does."""
     device, dtype = settings.resolved(ranks)
-    made = {}
-    for kind in STAGE_KINDS:
-        runtime = Runtime(device, dtype, settings.model_batch, stage_options(description.options, kind), body)
-        made[kind] = make(kind, description.stages[kind], runtime)
-    stages = Stages(made["images"], made["detector"], made["keypoints"], made["humans"])
-    check_category(stages.detector, description.category)
-    return stages
+    specs = {kind: description.stages[kind] for kind in STAGE_KINDS}
+    options = {name: value for name, value in description.options.items() if name.partition(".")[0] in specs}
+    made = make_stages(specs, options, Runtime(device, dtype, settings.model_batch, body=body), description.category)
+    return Stages(**made)
 
 
 def check_store(path: Path, description: Description, accept_changes: bool = False) -> None:
@@ -153,7 +123,7 @@ def fill_store(
     """
     settings, ranks = settings or Settings(), ranks or Ranks()
     ranks.agree(lambda: check_store(path, description, accept_changes))
-    stages = stages or make_stages(description, settings, ranks, body)
+    stages = stages or make_all(description, settings, ranks, body)
 
     def open_writer() -> StoreWriter:
         return StoreWriter(

@@ -29,7 +29,17 @@ _DEFAULT_CONFIDENCE = 0.9  # of keypoints for which the world simulates no confi
 
 _ALL = "the project's own code and body (Apache-2.0, CC0); no weights"
 STAGES: tuple[StageInfo, ...] = tuple(
-    StageInfo(kind, "simulated", f"chorus.frontend.simulated:{cls}.made", what, None, _ALL, "none", "", options)
+    StageInfo(
+        kind,
+        "simulated",
+        f"chorus.frontend.simulated:{cls}.made",
+        what,
+        None,
+        _ALL,
+        "none",
+        options=options,
+        checked_by="chorus.frontend.simulated:check",
+    )
     for kind, cls, what, options in (
         ("prompts", "SimulatedPrompts", "the prompts of the simulated worlds of the category", ()),
         ("images", "SimulatedImages", "paints a simulated world", (("size", "height and width in pixels (512)"),)),
@@ -43,6 +53,22 @@ STAGES: tuple[StageInfo, ...] = tuple(
         ),
     )
 )
+
+
+def check(_model: None, runtime: Runtime, category: str | None) -> None:
+    """InputError for options out of bounds, and for a category of no world."""
+    _size(runtime)
+    _camera(runtime)
+    if category is not None and runtime.kind in ("prompts", "detector"):
+        SimulatedPrompts().prompts(category, 1)
+
+
+def _size(runtime: Runtime) -> int:
+    return runtime.whole("size", 512, 16, 4096)
+
+
+def _camera(runtime: Runtime) -> str:
+    return runtime.one_of("camera", ("known", "fitted"))
 
 
 def world_of(prompt: str) -> World:
@@ -96,7 +122,7 @@ class SimulatedImages(_Stage):
 
     @classmethod
     def made(cls, model: str | None, runtime: Runtime) -> SimulatedImages:
-        side = int(runtime.number("size", 512, 16, 4096))
+        side = _size(runtime)
         return cls(_body(runtime), (side, side))
 
     def images(self, requests: Sequence[ImageRequest]) -> Sequence[Picture | Refusal]:
@@ -181,10 +207,7 @@ class SimulatedHumans(_Stage):
 
     @classmethod
     def made(cls, model: str | None, runtime: Runtime) -> SimulatedHumans:
-        camera = runtime.options.get("camera", "known")
-        if camera not in ("known", "fitted"):
-            raise InputError(f"--set humans.camera: expected known or fitted, got {camera!r}")
-        return cls(_body(runtime), camera)
+        return cls(_body(runtime), _camera(runtime))
 
     def humans(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> Sequence[Human | Refusal]:
         return [self._human(picture) for picture in pictures]

@@ -10,7 +10,7 @@ METHODS = {"prompts": "prompts", "images": "images", "detector": "detect", "keyp
 KINDS = tuple(METHODS)
 """The stages that can be chosen, in the order in which they run."""
 
-FRONTEND_EXTRA = 'pip install "chorus-hoi[frontend]"'
+FRONTEND_EXTRA = "pip install '.[frontend]' in a checkout of the project"
 """``needs`` of stages whose libraries come with the project's extra."""
 
 
@@ -24,10 +24,14 @@ class StageInfo:
     what      what it does, in a line         model     the default model; "" where it has no default and one must be named;
                                               None where the stage has no model
     licence   of the code and of the weights  weights   where they come from
-    needs     what to install for it
+    needs     what to install for it         requires  modules without which it cannot be made
     options   what ``--set KIND.NAME=VALUE`` can say, name -> meaning; None where the stage declares neither its model nor its
               options: what is given is passed on, for the stage to judge
     local     the model is a path of this machine, which must exist
+    hub       the model is a hub id, or a folder that holds this file; several files: as many models, separated by commas
+    checked_by  "module:function", called with (model, runtime, category) before anything is loaded or downloaded: it raises
+              InputError for what can be known to be wrong by then, such as the value of an option. ``category`` is None where
+              it is not known yet, and ``runtime.body`` may be
     """
 
     kind: str
@@ -40,3 +44,6 @@ class StageInfo:
     needs: str = ""
     options: tuple[tuple[str, str], ...] | None = ()
     local: bool = False
+    requires: tuple[str, ...] = ()
+    hub: tuple[str, ...] = ()
+    checked_by: str = ""

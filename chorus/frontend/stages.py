@@ -297,3 +297,17 @@ class Runtime:
         if not least <= value <= most:
             raise InputError(f"{self.option_name(name)}: expected a number from {least:g} to {most:g}, got {text!r}")
         return value
+
+    def whole(self, name: str, default: int, least: int, most: int) -> int:
+        """An option as a whole number, ``default`` where it is not set. InputError for other texts and outside the bounds."""
+        value = self.number(name, default, least, most)
+        if value != int(value):
+            raise InputError(f"{self.option_name(name)}: expected a whole number, got {self.options[name]!r}")
+        return int(value)
+
+    def one_of(self, name: str, known: Sequence[str]) -> str:
+        """An option with few choices, the first of which is the default. InputError for any other text."""
+        value = self.options.get(name, known[0])
+        if value not in known:
+            raise InputError(f"{self.option_name(name)}: expected {' or '.join(known)}, got {value!r}")
+        return value

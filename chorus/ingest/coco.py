@@ -361,7 +361,9 @@ def _pycocotools() -> Any:
     try:
         from pycocotools import mask
     except ImportError:
-        raise ImportError("COCO's masks need pycocotools, which is not installed: pip install 'chorus-hoi[coco]'") from None
+        raise ImportError(
+            "COCO's masks need pycocotools, which is not installed: pip install '.[coco]' in a checkout"
+        ) from None
     return mask
 
 

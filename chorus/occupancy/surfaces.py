@@ -198,7 +198,7 @@ def _package(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"surfaces need trimesh and scikit-image, the extra `mesh` (pip install 'chorus-hoi[mesh]'): {error}"
+            f"surfaces need trimesh and scikit-image, the extra `mesh` (pip install '.[mesh]' in a checkout): {error}"
         ) from error
 
 

@@ -159,10 +159,12 @@ def test_stages_are_listed_with_licences_and_options() -> None:
 def test_a_dry_run_asks_no_server_and_loads_no_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("x.pt").touch()
-    for source in ("openai=gpt", f"local={tmp_path / 'none'}"):
+    for source in ("openai=gpt", "local=someone/no-such-model"):
         told = chorus(
             "synthesize",
             "hula hoop",
+            "--detector",
+            "owlv2-sam",
             "--prompts",
             source,
             "-o",

@@ -93,9 +93,13 @@ def test_people_are_called_baby_in_lvis(library: FakeDetectron2) -> None:
         stage.check("person")
 
 
-def test_point_rend_by_path(library: FakeDetectron2, tmp_path: Path) -> None:
+def test_point_rend_by_path(library: FakeDetectron2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "pointrend.yaml"
     file.write_text("MODEL.POINT_HEAD.NAME: StandardPointHead\nMODEL.WEIGHTS: detectron2://ImageNetPretrained/FAIR/X.pkl\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InputError, match=r"--detector detectron2: expected a file that exists, got '~/weights\.pkl'"):
+        make("detector", f"detectron2={file},~/weights.pkl", Runtime())
+    (tmp_path / "weights.pkl").touch()
     stage = make("detector", f"detectron2={file},~/weights.pkl", Runtime())
     stage.check("surfboard")
     assert library.point_rend == 1
@@ -110,10 +114,14 @@ def test_what_cannot_be_loaded(library: FakeDetectron2, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model zoo or a YAML file, got 'nope\.yaml': nope\.yaml not available in Model Zoo"):
         make("detector", "detectron2=nope.yaml", Runtime())
     with pytest.raises(InputError, match=r"expected weights that can be loaded, got .*missing"):
-        make("detector", f"detectron2={ZOO},missing.pkl", Runtime())
+        make("detector", f"detectron2={ZOO},https://zoo/missing.pkl", Runtime())
+    with pytest.raises(InputError, match=r"expected a file that exists, got 'none\.pkl'"):
+        make("detector", f"detectron2={ZOO},none.pkl", Runtime())
+    with pytest.raises(InputError, match=r"expected a file that exists, got '/none\.yaml'"):
+        make("detector", f"detectron2={ZOO}", Runtime(options={"objects": "/none.yaml"}))
     (tmp_path / "odd.yaml").write_text("DATASETS.TEST: my_val\n")
     with pytest.raises(InputError, match="expected a dataset whose classes detectron2 knows, got 'my_val'"):
-        make("detector", f"detectron2={tmp_path / 'odd.yaml'},w.pkl", Runtime())
+        make("detector", f"detectron2={tmp_path / 'odd.yaml'},https://zoo/w.pkl", Runtime())
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_words_that_cannot_be_told(folders: dict[str, str]) -> None:
         with pytest.raises(InputError, match="expected a kind of object"):
             stage.check("person")
     for wrong in ("kite. dog", "kite?", "zzz"):  # the last is no word of the tiny vocabulary
-        with pytest.raises(InputError, match="expected words without dots or question marks that the model knows"):
+        with pytest.raises(InputError, match=r"expected words (without dots or question marks|that the model knows), got"):
             dino.check(wrong)
     with pytest.raises(InputError, match="at most 32 tokens"):
         dino.check("kite " * 40)
@@ -168,7 +168,7 @@ def test_words_that_cannot_be_told(folders: dict[str, str]) -> None:
 
 def test_two_models_are_named(folders: dict[str, str], tmp_path: Path) -> None:
     for wrong in ("one", "one,two,three", "one,"):
-        with pytest.raises(InputError, match="expected two models, DETECTOR,SAM"):
+        with pytest.raises(InputError, match="expected 2 models, separated by commas, got"):
             make("detector", f"owlv2-sam={wrong}", Runtime())
     with pytest.raises(InputError, match="expected a model of type 'owlv2', got"):
         make("detector", f"owlv2-sam={folders['grounding-dino-sam']}", Runtime())

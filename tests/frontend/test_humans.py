@@ -344,12 +344,12 @@ def test_bad_choices_are_named(tmp_path, monkeypatch):
     for spec, runtime, message in (
         ("hmr", Runtime(body=BODY), "expected hmr=MODEL.*FrankMocap"),
         (f"hmr={path}", Runtime(), "body: expected"),
-        (f"hmr={path}", Runtime(body=BODY, options={"projection": "x"}), "frankmocap, spin; got 'x'"),
+        (f"hmr={path}", Runtime(body=BODY, options={"projection": "x"}), "frankmocap or spin, got 'x'"),
         (f"hmr={path}", Runtime(body=BODY, options={"crop_scale": "9"}), "crop_scale"),
         (f"hmr={path}", Runtime(body=BODY, options={"colour": "9"}), "colour"),
     ):
         with pytest.raises(InputError, match=message):
             registry.make("humans", spec, runtime)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"chorus-hoi\[frontend\]"):
+    with pytest.raises(ImportError, match=r"transformers, which is not installed: pip install '\.\[frontend\]' in a checkout"):
         registry.make("humans", f"hmr={path}", Runtime(body=BODY))

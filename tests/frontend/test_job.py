@@ -58,17 +58,16 @@ def test_what_nobody_says_is_as_in_the_command(tmp_path: Path) -> None:
     assert [*job.description.stages] == [stage["stage"] for stage in facts["stages"]]
     assert (len(job.requests), job.present()) == (facts["images"], facts["present"]) == (73920, 0)
     assert job.description.views == VIEWS
-    job.check()
     assert len(plan_synthesis("sports ball", tmp_path / "b.chorus", STAGES).requests) == 100
     assert not (tmp_path / "b.chorus").exists()
 
 
 def test_a_look_ahead_asks_no_model(tmp_path: Path) -> None:
-    stages = StageChoices("records=x.npz", prompts="local=/none/at/all")
+    poses = tmp_path / "x.npz"
+    poses.touch()
+    stages = StageChoices(f"records={poses}", "grounding-dino-sam", prompts="local=someone/no-such-model")
     job = plan_synthesis("piano", tmp_path / "s.chorus", stages, PlanOptions(images=6, prompts=2), ask=False)
     assert job.description.prompts == tuple(f"(prompt {i} of up to 2 that {stages.prompts} will be asked for)" for i in (1, 2))
-    with pytest.raises(InputError, match="--humans records: expected a path that exists"):
-        job.check()
 
 
 def test_a_folder_is_a_job_as_well(tmp_path: Path) -> None:
@@ -76,8 +75,8 @@ def test_a_folder_is_a_job_as_well(tmp_path: Path) -> None:
 
     (tmp_path / "p").mkdir()
     Image.new("RGB", (80, 80)).save(tmp_path / "p" / "a.png")
-    job = plan_folder(tmp_path / "p", "kite", tmp_path / "s.chorus", STAGES, SETTINGS, prompt="A person flies a kite")
-    assert [(r.key, r.prompt) for r in job.requests] == [("a.png", "A person flies a kite")]
+    job = plan_folder(tmp_path / "p", "hat", tmp_path / "s.chorus", STAGES, SETTINGS, prompt="A person wears a hat")
+    assert [(r.key, r.prompt) for r in job.requests] == [("a.png", "A person wears a hat")]
     assert list(job.description.stages) == ["images", "detector", "keypoints", "humans"]
     assert job.description.stages["images"] == f"folder={tmp_path / 'p'}"
 

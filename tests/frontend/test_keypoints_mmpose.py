@@ -50,6 +50,9 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMmpose:
     fake = FakeMmpose(tmp_path, dict(enumerate(COCO_KEYPOINTS)))
     apis = {"init_model": fake.init_model, "inference_topdown": fake.inference_topdown}
     install(monkeypatch, {"mmpose": {"__file__": str(fake.file)}, "mmpose.apis": apis})
+    monkeypatch.chdir(tmp_path)
+    for name in ("hrnet.pth", "mine.py", "mine.pth", "wholebody.py", "wholebody.pth"):
+        Path(name).touch()
     return fake
 
 
@@ -92,8 +95,10 @@ def test_other_keypoints_are_refused(library: FakeMmpose) -> None:
 def test_what_cannot_be_loaded(library: FakeMmpose) -> None:
     with pytest.raises(InputError, match=r"expected mmpose=.*; a checkpoint of td-hm_hrnet-w48_dark"):
         make("keypoints", "mmpose", Runtime())
-    with pytest.raises(InputError, match=r"expected CHECKPOINT or CONFIG,CHECKPOINT of mmpose, got 'missing\.pth'"):
-        make("keypoints", "mmpose=missing.pth", Runtime())
+    with pytest.raises(InputError, match=r"expected CHECKPOINT or CONFIG,CHECKPOINT of mmpose, got 'https://a/missing\.pth'"):
+        make("keypoints", "mmpose=https://a/missing.pth", Runtime())
+    with pytest.raises(InputError, match=r"expected CHECKPOINT or CONFIG,CHECKPOINT, files that exist; got 'none\.pth'"):
+        make("keypoints", "mmpose=mine.py,none.pth", Runtime())
     library.shipped.unlink()
     with pytest.raises(InputError, match="beside mmpose, there is none: give CONFIG,CHECKPOINT"):
         make("keypoints", "mmpose=hrnet.pth", Runtime())
@@ -102,5 +107,5 @@ def test_what_cannot_be_loaded(library: FakeMmpose) -> None:
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mmpose", "mmpose.apis"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"install it with pip install .mmpose"):
+    with pytest.raises(ImportError, match=r"the module mmpose, which is not installed: pip install .mmpose"):
         make("keypoints", "mmpose=hrnet.pth", Runtime())

@@ -156,10 +156,11 @@ def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
 
 
 def test_folders_that_hold_no_model(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected a hub id, or a folder with a language model; got"):
+    with pytest.raises(InputError, match="--prompts: expected a hub id, or a folder that save_pretrained wrote; got"):
         make("prompts", f"local={tmp_path / 'none'}", Runtime())
-    with pytest.raises(InputError, match="expected a language model and its tokenizer, got"):
+    with pytest.raises(InputError, match=r"--prompts: expected a folder that holds config\.json, got"):
         make("prompts", f"local={tmp_path}", Runtime())
+    (tmp_path / "config.json").write_text("{}")
     tokenizer("A").save_pretrained(tmp_path)
     with pytest.raises(InputError, match="expected a language model and its tokenizer, got"):
         make("prompts", f"local={tmp_path}", Runtime())
@@ -178,5 +179,5 @@ def test_a_broken_weights_file(random: Path, tmp_path: Path) -> None:
 
 def test_without_the_library(random: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"pip install \"chorus-hoi\[frontend\]\""):
+    with pytest.raises(ImportError, match=r"transformers, which is not installed: pip install '\.\[frontend\]' in a checkout"):
         make("prompts", f"local={random}", Runtime())

@@ -145,5 +145,5 @@ def test_without_the_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with monkeypatch.context() as context:
             context.setitem(sys.modules, missing, None)
             for kind in ("stable-diffusion", "diffusers"):
-                with pytest.raises(ImportError, match=r"chorus-hoi\[frontend\]"):
+                with pytest.raises(ImportError, match=r"which is not installed: pip install '\.\[frontend\]' in a checkout"):
                     make("images", f"{kind}={folder}", Runtime(options=BASE))

@@ -407,7 +407,7 @@ except ImportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'chorus-hoi[coco]'" in done.stdout
+    assert "pip install '.[coco]' in a checkout" in done.stdout
     assert not out.exists()
 
 

@@ -11,13 +11,24 @@ from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
 _FOLDER = "a hub id, or a folder that save_pretrained wrote; the default: the Hugging Face hub"
 _FOLDERS = "two hub ids or folders that save_pretrained wrote, DETECTOR,SAM; the default: the Hugging Face hub"
 
+MASK2FORMER = "facebook/mask2former-swin-large-coco-instance"
+"""The default model, which knows the categories of COCO."""
+
+DETECTRON2_NEEDS = (
+    "detectron2 is not on PyPI: install torch first, then build it from source with "
+    "python -m pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
+)
+
 STAGES: tuple[StageInfo, ...] = (
     StageInfo(
         kind="detector",
         name="mask2former",
         made_by="chorus.frontend.detection.mask2former:make",
+        checked_by="chorus.frontend.detection.mask2former:check",
+        requires=("transformers",),
+        hub=("config.json",),
         what="instances of people and of the 80 categories of COCO by Mask2Former; boxes are those of the masks",
-        model="facebook/mask2former-swin-large-coco-instance",
+        model=MASK2FORMER,
         licence="code: transformers, Apache-2.0; weights: as their model card says (the default's were released beside code "
         "under the MIT licence and trained on COCO)",
         weights=_FOLDER,
@@ -28,6 +39,12 @@ STAGES: tuple[StageInfo, ...] = (
         kind="detector",
         name="grounding-dino-sam",
         made_by="chorus.frontend.detection.open_vocabulary:make_grounding_dino",
+        checked_by="chorus.frontend.detection.open_vocabulary:check_grounding_dino",
+        requires=("transformers",),
+        hub=(
+            "config.json",
+            "config.json",
+        ),
         what="any category by its name: boxes by GroundingDINO, their masks by SAM",
         model="IDEA-Research/grounding-dino-base,facebook/sam-vit-huge",
         licence="code: transformers, Apache-2.0; weights: both Apache-2.0, others as their model card says",
@@ -39,6 +56,12 @@ STAGES: tuple[StageInfo, ...] = (
         kind="detector",
         name="owlv2-sam",
         made_by="chorus.frontend.detection.open_vocabulary:make_owlv2",
+        checked_by="chorus.frontend.detection.open_vocabulary:check_owlv2",
+        requires=("transformers",),
+        hub=(
+            "config.json",
+            "config.json",
+        ),
         what="any category by its name: boxes by OWLv2, their masks by SAM",
         model="google/owlv2-base-patch16-ensemble,facebook/sam-vit-huge",
         licence="code: transformers, Apache-2.0; weights: both Apache-2.0, others as their model card says",
@@ -50,12 +73,14 @@ STAGES: tuple[StageInfo, ...] = (
         kind="detector",
         name="detectron2",
         made_by="chorus.frontend.detection.detectron2:make",
+        checked_by="chorus.frontend.detection.detectron2:check",
+        requires=("detectron2",),
         what="the paper's: PointRend for the categories of COCO, Mask R-CNN for those of LVIS; one picture at a time",
         model="COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x.yaml",
         licence="code: detectron2, Apache-2.0; weights of its model zoo: CC BY-SA 3.0",
         weights="CONFIG or CONFIG,WEIGHTS: a name of detectron2's model zoo, or a YAML file and a checkpoint, as for "
         "PointRend, whose files lie under projects/PointRend of detectron2's source; weights: dl.fbaipublicfiles.com",
-        needs="detectron2 from its source (it is not on PyPI)",
+        needs=DETECTRON2_NEEDS,
         options=(
             ("threshold", "least score of an instance (0.8 for LVIS as in A.3, 0.5 for COCO)"),
             ("objects", "CONFIG or CONFIG,WEIGHTS of a second model, for the category alone; people then by the first"),

@@ -15,6 +15,28 @@ from chorus.frontend.stages import PERSON, Instances, Picture
 
 _R = TypeVar("_R")
 
+COCO_CATEGORIES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "fire hydrant",
+    "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra",
+    "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
+    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork",
+    "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut",
+    "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard",
+    "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
+    "hair drier", "toothbrush",
+)  # fmt: skip
+"""The 80 categories of COCO, in its order."""
+
+_NAMES_OF_VOC = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+"""Names of Pascal VOC, by which some models trained on COCO call its categories -> COCO's."""
+
 MOST_PICTURES = 16
 """Most pictures of a first batch. Ten times as many are hardly faster, and the next stage waits for them."""
 
@@ -38,8 +60,9 @@ def by_confidence(
 
 
 def same_name(name: str) -> str:
-    """A category's name for comparing: "Sports_Ball" and "sports ball" are one."""
-    return " ".join(name.lower().replace("_", " ").split())
+    """A category's name for comparing: "Sports_Ball" and "sports ball" are one, and so are "motorbike" and "motorcycle"."""
+    plain = " ".join(name.lower().replace("_", " ").split())
+    return _NAMES_OF_VOC.get(plain, plain)
 
 
 def find_category(category: str, names: Sequence[str], source: str) -> int:

@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 
 from chorus.errors import InputError
+from chorus.frontend.detection import DETECTRON2_NEEDS
 from chorus.frontend.detection.boxes import by_confidence, find_category, refuse_person, same_name
 from chorus.frontend.stages import PERSON, Instances, Picture, Runtime
 
-_NEEDS = (
-    "detectron2 is not on PyPI: install torch first, then build it from source with "
-    "python -m pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
-)
 _LVIS_THRESHOLD = 0.8
 """The score threshold of A.3 for LVIS."""
 _COCO_THRESHOLD = 0.5
@@ -27,10 +24,22 @@ def make(model: str, runtime: Runtime) -> Detectron2:
     try:
         import detectron2  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"{runtime.kind}: {error}; {_NEEDS}") from error
+        raise ImportError(f"{runtime.kind}: {error}; {DETECTRON2_NEEDS}") from error
     first = Predictor(model, runtime)
     objects = runtime.options.get("objects")
     return Detectron2(first, Predictor(objects, runtime) if objects else first)
+
+
+def check(model: str, runtime: Runtime, category: str | None) -> None:
+    """InputError for a threshold out of bounds, files that are not there, and people as a category."""
+    runtime.number("threshold", _COCO_THRESHOLD)
+    for text in (model, runtime.options.get("objects", "")):
+        config, _, weights = (part.strip() for part in text.partition(","))
+        for path in (config if os.path.isabs(os.path.expanduser(config)) else "", weights):
+            if path and "://" not in path and not os.path.isfile(os.path.expanduser(path)):
+                raise InputError(f"--{runtime.kind} detectron2: expected a file that exists, got {path!r}")
+    if category is not None:
+        refuse_person(category)
 
 
 class Detectron2:

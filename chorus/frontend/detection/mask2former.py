@@ -9,7 +9,9 @@ import numpy as np
 
 from chorus.boxes import boxes_of
 from chorus.frontend.batching import BatchLimit
+from chorus.frontend.detection import MASK2FORMER
 from chorus.frontend.detection.boxes import (
+    COCO_CATEGORIES,
     MOST_PICTURES,
     by_confidence,
     find_category,
@@ -17,7 +19,7 @@ from chorus.frontend.detection.boxes import (
     of_one_size,
     refuse_person,
 )
-from chorus.frontend.pretrained import load_pretrained
+from chorus.frontend.pretrained import load_pretrained, local_config
 from chorus.frontend.stages import PERSON, Instances, Picture, Runtime
 
 _BYTES_PER_PICTURE = 1 << 30
@@ -30,6 +32,20 @@ def make(model: str, runtime: Runtime) -> Mask2Former:
     return Mask2Former(
         network, processor, runtime.number("threshold", 0.5), BatchLimit.of(runtime, _BYTES_PER_PICTURE, MOST_PICTURES)
     )
+
+
+def check(model: str, runtime: Runtime, category: str | None) -> None:
+    """InputError for a threshold out of bounds, and a category that the model lacks, as far as its names are at hand."""
+    runtime.number("threshold", 0.5)
+    if category is None:
+        return
+    refuse_person(category)
+    if model == MASK2FORMER:
+        find_category(category, COCO_CATEGORIES, "this model")
+        return
+    names = local_config(model).get("id2label")
+    if isinstance(names, dict) and names:
+        find_category(category, [str(name) for name in names.values()], "this model")
 
 
 class Mask2Former:

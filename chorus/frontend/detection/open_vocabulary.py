@@ -12,11 +12,14 @@ from chorus.errors import InputError
 from chorus.frontend.batching import BatchLimit
 from chorus.frontend.detection.boxes import MOST_PICTURES, by_confidence, of_one_size, refuse_person, same_name
 from chorus.frontend.detection.sam import Sam
-from chorus.frontend.pretrained import load_pretrained
+from chorus.frontend.pretrained import load_pretrained, split_models
 from chorus.frontend.stages import PERSON, Instances, Picture, Runtime
 
 _BYTES_PER_PICTURE = 1 << 30
 """A rough figure of the memory for one picture, beside the weights. It only sets the first batch's size."""
+
+_DINO_THRESHOLD, _OWL_THRESHOLD = 0.35, 0.2
+"""Least scores of boxes where none is set."""
 
 _Boxes = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]
 """Boxes (N, 4) x0, y0, x1, y1 in pixels, scores (N,), and the index (N,) of the word that each box is of."""
@@ -38,14 +41,29 @@ class WordDetector(Protocol):
 
 def make_grounding_dino(model: str, runtime: Runtime) -> OpenVocabulary:
     """The stage ``grounding-dino-sam``; see docs/detection.md."""
-    detector, masks = _two_models(model, runtime)
+    detector, masks = split_models(model, 2, runtime.kind)
     return OpenVocabulary(GroundingDino(detector, runtime), Sam(masks, runtime))
 
 
 def make_owlv2(model: str, runtime: Runtime) -> OpenVocabulary:
     """The stage ``owlv2-sam``; see docs/detection.md."""
-    detector, masks = _two_models(model, runtime)
+    detector, masks = split_models(model, 2, runtime.kind)
     return OpenVocabulary(Owlv2(detector, runtime), Sam(masks, runtime))
+
+
+def check_grounding_dino(_model: str, runtime: Runtime, category: str | None) -> None:
+    """InputError for a threshold out of bounds and a category that cannot be a phrase."""
+    runtime.number("threshold", _DINO_THRESHOLD)
+    if category is not None:
+        refuse_person(category)
+        _refuse_ends_of_phrases(category)
+
+
+def check_owlv2(_model: str, runtime: Runtime, category: str | None) -> None:
+    """InputError for a threshold out of bounds, and for people as a category."""
+    runtime.number("threshold", _OWL_THRESHOLD)
+    if category is not None:
+        refuse_person(category)
 
 
 class OpenVocabulary:
@@ -86,15 +104,15 @@ class GroundingDino:
         self._network, self._processor = load_pretrained(
             model, runtime, "GroundingDinoForObjectDetection", "GroundingDinoProcessor"
         )
-        self._threshold = runtime.number("threshold", 0.35)
+        self._threshold = runtime.number("threshold", _DINO_THRESHOLD)
         self.limit = BatchLimit.of(runtime, _BYTES_PER_PICTURE, MOST_PICTURES)
 
     def check(self, words: Sequence[str]) -> None:
         tokenizer = self._processor.tokenizer
         for word in words:
-            # A dot ends a phrase, and so, by the model's rule, does a question mark.
-            if "." in word or "?" in word or tokenizer.unk_token in tokenizer.tokenize(word):
-                raise InputError(f"category: expected words without dots or question marks that the model knows, got {word!r}")
+            _refuse_ends_of_phrases(word)
+            if tokenizer.unk_token in tokenizer.tokenize(word):
+                raise InputError(f"category: expected words that the model knows, got {word!r}")
         tokens, room = len(tokenizer(_phrases(words), verbose=False)["input_ids"]), self._network.config.max_text_len
         if tokens > room:
             raise InputError(f"category: expected at most {room} tokens with {PERSON!r}, got {tokens} of {words[-1]!r}")
@@ -137,7 +155,7 @@ class Owlv2:
 
     def __init__(self, model: str, runtime: Runtime) -> None:
         self._network, self._processor = load_pretrained(model, runtime, "Owlv2ForObjectDetection", "Owlv2Processor")
-        self._threshold = runtime.number("threshold", 0.2)
+        self._threshold = runtime.number("threshold", _OWL_THRESHOLD)
         self.limit = BatchLimit.of(runtime, _BYTES_PER_PICTURE, MOST_PICTURES)
 
     def check(self, words: Sequence[str]) -> None:
@@ -197,9 +215,7 @@ def _captions(words: Sequence[str]) -> list[str]:
     return [f"a photo of a {word}" for word in words]
 
 
-def _two_models(model: str, runtime: Runtime) -> tuple[str, str]:
-    """The detector's model and SAM's, from "DETECTOR,SAM"."""
-    parts = [part.strip() for part in model.split(",")]
-    if len(parts) != 2 or not all(parts):
-        raise InputError(f"--{runtime.kind}: expected two models, DETECTOR,SAM, got {model!r}")
-    return parts[0], parts[1]
+def _refuse_ends_of_phrases(word: str) -> None:
+    """InputError for what GroundingDINO would take for the end of a phrase: a dot and, by its rule, a question mark."""
+    if "." in word or "?" in word:
+        raise InputError(f"category: expected words without dots or question marks, got {word!r}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,26 +52,43 @@ _BYTES_PER_CROP = 60 << 20  # activations of a ResNet-50 in float32, with what c
 
 def make(model: str, runtime: Runtime) -> HmrEstimator:
     """The stage, from a checkpoint's path. Errors of ``load_regressor``; InputError without a body with SMPL's joints."""
-    projection = runtime.options.get("projection", PROJECTIONS[0])
-    if projection not in PROJECTIONS:
-        raise InputError(f"--set projection: expected one of {', '.join(PROJECTIONS)}; got {projection!r}")
+    settings = _settings(runtime)
     if runtime.body is None:
         raise InputError("body: expected the body that poses belong to, got none")
-    crop_scale = runtime.number("crop_scale", CROP_SCALE, 0.5, 4.0)
-    min_side = runtime.number("min_side", MIN_SIDE, 0.0, 1e4)
+    check_joints(runtime.body)
     regressor = load_regressor(model)
     regressor.backbone.to(dtype=getattr(torch, runtime.dtype))
     regressor.to(runtime.device)
     limit = BatchLimit.of(runtime, _BYTES_PER_CROP, _MOST_CROPS)
-    return HmrEstimator(
-        regressor,
-        runtime.body,
-        limit,
-        projection=projection,
-        crop_scale=crop_scale,
-        min_side=min_side,
-        name=f"hmr {projection} {Path(model).name}",
-    )
+    name = f"hmr {settings['projection']} {Path(model).name}"
+    return HmrEstimator(regressor, runtime.body, limit, **settings, name=name)
+
+
+def check(model: str, runtime: Runtime, _category: str | None) -> None:
+    """InputError for options out of bounds, a path that is no file, and a body without SMPL's joints."""
+    _settings(runtime)
+    if not Path(model).is_file():
+        raise InputError(f"--{runtime.kind} hmr: expected a checkpoint, a file, got {model!r}")
+    if runtime.body is not None:
+        check_joints(runtime.body)
+
+
+def check_joints(body: Body) -> None:
+    """InputError for a body that lacks SMPL's joints, or whose first is not the pelvis."""
+    missing = set(SMPL_JOINTS[:22]) - set(body.joint_names)  # bodies with fingers have no joint "hand"
+    if missing:
+        raise InputError(f"body.joint_names: expected SMPL's, got none named {', '.join(sorted(missing))}")
+    if body.joint_names[0] != SMPL_JOINTS[0]:
+        raise InputError(f"body.joint_names: expected the pelvis first, got {body.joint_names[0]!r}")
+
+
+def _settings(runtime: Runtime) -> dict[str, Any]:
+    """The arguments of ``HmrEstimator`` that are options."""
+    return {
+        "projection": runtime.one_of("projection", PROJECTIONS),
+        "crop_scale": runtime.number("crop_scale", CROP_SCALE, 0.5, 4.0),
+        "min_side": runtime.number("min_side", MIN_SIDE, 0.0, 1e4),
+    }
 
 
 class HmrEstimator:
@@ -96,11 +114,7 @@ class HmrEstimator:
             raise InputError(f"decpose.weight: expected 6 numbers for {len(SMPL_JOINTS)} joints, got {joints} joints")
         if regressor.head.deccam.out_features != 3:
             raise InputError(f"deccam.weight: expected a camera of 3 numbers, got {regressor.head.deccam.out_features}")
-        missing = set(SMPL_JOINTS[:22]) - set(body.joint_names)  # bodies with fingers have no joint "hand"
-        if missing:
-            raise InputError(f"body.joint_names: expected SMPL's, got none named {', '.join(sorted(missing))}")
-        if body.joint_names[0] != SMPL_JOINTS[0]:
-            raise InputError(f"body.joint_names: expected the pelvis first, got {body.joint_names[0]!r}")
+        check_joints(body)
         self.regressor, self.body, self.limit, self.name = regressor, body, limit, name
         self.projection, self.crop_scale, self.min_side = projection, crop_scale, min_side
         shared = [joint for joint in SMPL_JOINTS if joint in body.joint_names]

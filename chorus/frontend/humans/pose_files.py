@@ -87,6 +87,11 @@ def make(model: str, runtime: Runtime) -> PosesFromFiles:
     return PosesFromFiles(model, runtime.body)
 
 
+def check(model: str, _runtime: Runtime, _category: str | None) -> None:
+    """InputError for a path without files to read; they are not read yet."""
+    _files(Path(model))
+
+
 class PosesFromFiles:
     """HumanEstimator that looks predictions up by the pictures' keys; boxes are not used.
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chorus.errors import InputError
+from chorus.frontend.stage_info import FRONTEND_EXTRA
 
 ITERATIONS = 3
 """Corrections of the mean pose; what the checkpoints are trained with."""
@@ -133,7 +134,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             from safetensors import SafetensorError
             from safetensors.torch import load_file
         except ImportError:
-            raise ImportError(f'{path}: needs safetensors: pip install "chorus-hoi[frontend]"') from None
+            raise ImportError(f"{path}: needs safetensors: {FRONTEND_EXTRA}") from None
         try:
             content = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
@@ -172,7 +173,7 @@ def build_regressor(state: Mapping[str, Tensor]) -> Regressor:
     try:
         from transformers import ResNetConfig, ResNetModel
     except ImportError:
-        raise ImportError('humans hmr: needs transformers: pip install "chorus-hoi[frontend]"') from None
+        raise ImportError(f"humans hmr: needs transformers: {FRONTEND_EXTRA}") from None
     depths, widths = [], []
     for stage in range(1, 5):
         blocks = {int(m[1]) for key in state if (m := re.match(rf"layer{stage}\.(\d+)\.", key))}

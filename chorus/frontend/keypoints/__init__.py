@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
 
+MMPOSE_NEEDS = 'pip install "mmpose>=1.3" "mmengine>=0.10" "mmcv>=2.0.1"; mmcv and chumpy are hard to build on current Pythons'
+
 STAGES: tuple[StageInfo, ...] = (
     StageInfo(
         kind="keypoints",
         name="vitpose",
         made_by="chorus.frontend.keypoints.vitpose:make",
+        checked_by="chorus.frontend.keypoints.vitpose:check",
+        requires=("transformers",),
+        hub=("config.json",),
         what="ViTPose, decoded with DARK",
         model="usyd-community/vitpose-base-simple",
         licence="code: transformers, Apache-2.0; weights: Apache-2.0, others as their model card says",
@@ -23,11 +28,13 @@ STAGES: tuple[StageInfo, ...] = (
         kind="keypoints",
         name="mmpose",
         made_by="chorus.frontend.keypoints.mmpose:make",
+        checked_by="chorus.frontend.keypoints.mmpose:check",
+        requires=("mmpose",),
         what="the paper's: HRNet-w48 with DARK at 384 x 288, or any top-down model of mmpose for COCO's keypoints",
         model="",
         licence="code: mmpose, Apache-2.0; weights of its model zoo: Apache-2.0",
         weights="a checkpoint of td-hm_hrnet-w48_dark-8xb32-210e_coco-384x288 from mmpose's model zoo "
         "(download.openmmlab.com), or CONFIG,CHECKPOINT",
-        needs='pip install "mmpose>=1.3" "mmengine>=0.10" "mmcv>=2.0.1"; mmcv and chumpy are hard to build on current Pythons',
+        needs=MMPOSE_NEEDS,
     ),
 )

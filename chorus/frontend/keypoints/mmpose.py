@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import InputError
+from chorus.frontend.keypoints import MMPOSE_NEEDS
 from chorus.frontend.keypoints.order import check_boxes, check_order, keypoints_of
 from chorus.frontend.stages import COCO_KEYPOINTS, Picture, Runtime
 
 CONFIG = "td-hm_hrnet-w48_dark-8xb32-210e_coco-384x288.py"
 """The paper's model, as mmpose ships it."""
-
-_NEEDS = 'install it with pip install "mmpose>=1.3" "mmengine>=0.10" "mmcv>=2.0.1"'
 
 
 def make(model: str, runtime: Runtime) -> MmPose:
@@ -24,7 +23,7 @@ def make(model: str, runtime: Runtime) -> MmPose:
     try:
         from mmpose.apis import init_model
     except ImportError as error:
-        raise ImportError(f"{runtime.kind}: {error}; {_NEEDS}") from error
+        raise ImportError(f"{runtime.kind}: {error}; {MMPOSE_NEEDS}") from error
     first, _, second = (os.path.expanduser(part.strip()) for part in model.partition(","))
     config, checkpoint = (first, second) if second else (_shipped(), first)
     try:
@@ -34,6 +33,15 @@ def make(model: str, runtime: Runtime) -> MmPose:
             f"--{runtime.kind}: expected CHECKPOINT or CONFIG,CHECKPOINT of mmpose, got {model!r}: {error}"
         ) from error
     return MmPose(network)
+
+
+def check(model: str, runtime: Runtime, _category: str | None) -> None:
+    """InputError for files that are not there; addresses of the web are not looked up."""
+    for path in (part.strip() for part in model.split(",")):
+        if "://" not in path and not os.path.isfile(os.path.expanduser(path)):
+            raise InputError(
+                f"--{runtime.kind} mmpose: expected CHECKPOINT or CONFIG,CHECKPOINT, files that exist; got {path!r}"
+            )
 
 
 class MmPose:

@@ -27,7 +27,16 @@ def make(model: str, runtime: Runtime) -> VitPose:
     """The stage ``vitpose``; see docs/detection.md."""
     network, processor = load_pretrained(model, runtime, "VitPoseForPoseEstimation", "AutoImageProcessor")
     limit = BatchLimit.of(runtime, _BYTES_PER_PICTURE, _MOST_PEOPLE)
-    return VitPose(network, processor, limit, int(runtime.number("dataset", 0, 0, 1000)))
+    return VitPose(network, processor, limit, _dataset(runtime))
+
+
+def check(_model: str, runtime: Runtime, _category: str | None) -> None:
+    """InputError for an option out of bounds."""
+    _dataset(runtime)
+
+
+def _dataset(runtime: Runtime) -> int:
+    return runtime.whole("dataset", 0, 0, 1000)
 
 
 class VitPose:

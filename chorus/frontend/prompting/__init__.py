@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chorus.frontend.prompting.table3 import PRESETS, VIEWS, Preset, category_name, preset, usual_count
-from chorus.frontend.stage_info import StageInfo
+from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
 
 __all__ = ["PRESETS", "STAGES", "VIEWS", "Preset", "category_name", "preset", "usual_count"]
 
@@ -22,6 +22,7 @@ STAGES: tuple[StageInfo, ...] = (
         model=None,
         licence="Apache-2.0, part of the project",
         weights="none",
+        checked_by="chorus.frontend.prompting.fixed:check_builtin",
     ),
     StageInfo(
         kind="prompts",
@@ -31,7 +32,9 @@ STAGES: tuple[StageInfo, ...] = (
         model="",
         licence="openai SDK Apache-2.0; the model's and the server's own terms",
         weights="the model goes by its name on the server",
-        needs="openai",
+        needs=FRONTEND_EXTRA,
+        requires=("openai",),
+        checked_by="chorus.frontend.prompting.servers:check",
         options=(
             ("base_url", "the server, as in http://localhost:8000/v1; default: $OPENAI_BASE_URL, else OpenAI"),
             ("temperature", "0 .. 2; default: the server's"),
@@ -48,7 +51,10 @@ STAGES: tuple[StageInfo, ...] = (
         model="",
         licence="transformers Apache-2.0; the model's own licence",
         weights="a hub id or a folder with a causal language model and its tokenizer",
-        needs="transformers",
+        needs=FRONTEND_EXTRA,
+        requires=("transformers",),
+        hub=("config.json",),
+        checked_by="chorus.frontend.prompting.local:check",
         options=(
             ("temperature", "0 .. 2; 0 takes the likeliest word each time; default 0.7"),
             ("seed", "of the sampling of words; default 0"),
@@ -65,5 +71,6 @@ STAGES: tuple[StageInfo, ...] = (
         local=True,
         licence="yours",
         weights="a file .json or .txt",
+        checked_by="chorus.frontend.prompting.fixed:check_file",
     ),
 )

@@ -14,6 +14,7 @@ from chorus.frontend.prompting.fixed import check_count
 from chorus.frontend.prompting.parsing import Collected, Dropped
 from chorus.frontend.prompting.table3 import category_name
 from chorus.frontend.stages import Runtime
+from chorus.texts import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -135,22 +136,8 @@ class Asking(ABC):
         if not found.prompts:
             raise InputError(
                 f"prompts: expected sentences about a person and {found.category!r}, got none in {self.asked} answers; "
-                f"the last one: {shortened(last)}"
+                f"the last one: {shortened(last)!r}"
             )
         if len(found.prompts) < count:
             logger.warning("%d of %d prompts for %r%s", len(found.prompts), count, found.category, why)
         return found.prompts
-
-
-def shortened(text: str, most: int = 300) -> str:
-    """A text on one line, cut to ``most`` characters, for an error message."""
-    text = " ".join(text.split())
-    return repr(text if len(text) <= most else f"{text[:most]}...")
-
-
-def whole(runtime: Runtime, name: str, default: int, least: int, most: int) -> int:
-    """An option as a whole number within bounds. InputError for any other text."""
-    value = runtime.number(name, default, least, most)
-    if value != int(value):
-        raise InputError(f"--set {name}: expected a whole number, got {value:g}")
-    return int(value)

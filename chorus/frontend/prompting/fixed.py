@@ -112,6 +112,19 @@ def builtin(_model: None, _runtime: Runtime) -> Builtin:
     return Builtin()
 
 
+def check_builtin(_model: None, _runtime: Runtime, category: str | None) -> None:
+    """InputError for a category without a list."""
+    if category is not None:
+        Builtin().prompts(category, 1)
+
+
 def file(path: str, _runtime: Runtime) -> FromFile:
     """The stage ``file=PATH``."""
     return FromFile(Path(path))
+
+
+def check_file(path: str, runtime: Runtime, category: str | None) -> None:
+    """InputError for a file that holds no prompts, or those of another category."""
+    source = file(path, runtime)
+    if category is not None:
+        source.prompts(category, 1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from chorus.errors import InputError
-from chorus.frontend.prompting.asking import Answer, Asking, Question, whole
+from chorus.frontend.pretrained import quietly_naming, reach
+from chorus.frontend.prompting.asking import Answer, Asking, Question
+from chorus.frontend.stage_info import FRONTEND_EXTRA
 from chorus.frontend.stages import Runtime
 
 
@@ -33,19 +34,22 @@ class LocalModel(Asking):
             import torch
             from transformers import AutoModelForCausalLM, AutoTokenizer
         except ImportError as error:
-            raise ImportError('the stage "local" needs transformers: pip install "chorus-hoi[frontend]"') from error
+            raise ImportError(f'the stage "local" needs transformers: {FRONTEND_EXTRA}') from error
         self._torch = torch
         self.model, self.temperature, self.seed, self.max_tokens = model, temperature, seed, max_tokens
         self._device, self._dtype = device, dtype
-        place = os.path.expanduser(model)
-        if not os.path.isdir(place) and (os.path.exists(place) or model.startswith((".", "~", os.sep)) or model.count("/") > 1):
-            raise InputError(f"--prompts local: expected a hub id, or a folder with a language model; got {model!r}")
+        place = reach(model, "prompts", "config.json")
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(place)
-            self._model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype)).to(device).eval()
-        except Exception as error:  # the hub's clients, safetensors and pickle each raise exceptions of their own
-            first = str(error).strip().split("\n")[0]
+            with quietly_naming(model, "prompts"):
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(place)
+                loaded: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype))
+        except InputError as error:
+            first = str(error.__cause__ or error).strip().split("\n")[0]
             raise InputError(f"--prompts local: expected a language model and its tokenizer, got {model!r}: {first}") from error
+        try:
+            self._model: Any = loaded.to(device).eval()
+        except (RuntimeError, AssertionError) as error:  # AssertionError: "Torch not compiled with CUDA enabled"
+            raise InputError(f"device: expected one that holds the model, got {device!r}: {error}") from error
         words, rows = len(self._tokenizer), self._model.get_input_embeddings().num_embeddings
         if words > rows:
             raise InputError(f"--prompts local: expected a tokenizer of at most the model's {rows} tokens, got one of {words}")
@@ -103,13 +107,20 @@ class LocalModel(Asking):
 
 def local(model: str, runtime: Runtime) -> LocalModel:
     """The stage ``local=MODEL``."""
-    return LocalModel(
-        model,
-        Question.of(runtime),
-        whole(runtime, "retries", 3, 0, 100),
-        temperature=runtime.number("temperature", 0.7, 0.0, 2.0),
-        seed=whole(runtime, "seed", 0, 0, 2**31 - 1000),
-        max_tokens=whole(runtime, "max_tokens", 1024, 1, 100_000),
-        device=runtime.device,
-        dtype=runtime.dtype,
-    )
+    question, settings = _settings(runtime)
+    return LocalModel(model, question, **settings, device=runtime.device, dtype=runtime.dtype)
+
+
+def check(_model: str, runtime: Runtime, _category: str | None) -> None:
+    """InputError for options out of bounds; no model is loaded."""
+    _settings(runtime)
+
+
+def _settings(runtime: Runtime) -> tuple[Question, dict[str, Any]]:
+    """The question, and the other arguments of ``LocalModel`` that are options."""
+    return Question.of(runtime), {
+        "retries": runtime.whole("retries", 3, 0, 100),
+        "temperature": runtime.number("temperature", 0.7, 0.0, 2.0),
+        "seed": runtime.whole("seed", 0, 0, 2**31 - 1000),
+        "max_tokens": runtime.whole("max_tokens", 1024, 1, 100_000),
+    }

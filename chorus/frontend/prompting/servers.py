@@ -9,8 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chorus.errors import InputError
-from chorus.frontend.prompting.asking import Answer, Asking, Question, shortened, whole
+from chorus.frontend.prompting.asking import Answer, Asking, Question
+from chorus.frontend.stage_info import FRONTEND_EXTRA
 from chorus.frontend.stages import Runtime
+from chorus.texts import shortened
 
 _LONGEST_WAIT = 120.0  # seconds that the SDK waits at most before it repeats a request: a server's Retry-After
 _SLACK = 1.0  # seconds for the SDK to notice its own time limit before the limit here ends
@@ -39,7 +41,7 @@ class Server(Asking):
         try:
             import openai
         except ImportError as error:
-            raise ImportError('the stage "openai" needs the openai package: pip install "chorus-hoi[frontend]"') from error
+            raise ImportError(f'the stage "openai" needs the openai package: {FRONTEND_EXTRA}') from error
         self._openai = openai
         url = base_url or os.environ.get("OPENAI_BASE_URL") or None
         if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc):
@@ -102,7 +104,7 @@ class Server(Asking):
         try:
             value = json.loads(body)
         except (ValueError, RecursionError):
-            raise InputError(f"{self._who()}: expected a chat completion in JSON, got {shortened(body)}") from None
+            raise InputError(f"{self._who()}: expected a chat completion in JSON, got {shortened(body)!r}") from None
         try:
             choice = value["choices"][0]
             message = choice["message"]
@@ -113,7 +115,7 @@ class Server(Asking):
                 raise TypeError
             return Answer(content, choice.get("finish_reason") == "length", str(refusal))
         except (LookupError, TypeError, AttributeError):
-            raise InputError(f"{self._who()}: expected a chat completion with choices, got {shortened(body)}") from None
+            raise InputError(f"{self._who()}: expected a chat completion with choices, got {shortened(body)!r}") from None
 
     def _who(self) -> str:
         facts = self.facts()
@@ -127,7 +129,7 @@ class Server(Asking):
         if isinstance(error, sdk.APIConnectionError):
             return InputError(f"{self._who()}: expected a server, got {error.__cause__ or error} {tries}")
         if isinstance(error, sdk.APIStatusError):
-            said = f"HTTP {error.status_code}: {shortened(error.response.text)}"
+            said = f"HTTP {error.status_code}: {shortened(error.response.text)!r}"
             advice = {
                 401: "the key in OPENAI_API_KEY is missing or wrong",
                 403: "the key in OPENAI_API_KEY has no right to this",
@@ -146,9 +148,14 @@ def server(model: str, runtime: Runtime) -> Server:
     return Server(
         model,
         Question.of(runtime),
-        whole(runtime, "retries", 3, 0, 100),
+        runtime.whole("retries", 3, 0, 100),
         base_url=has.get("base_url"),
         temperature=runtime.number("temperature", 1.0, 0.0, 2.0) if "temperature" in has else None,
-        seed=whole(runtime, "seed", 0, 0, 2**31 - 1000) if "seed" in has else None,
+        seed=runtime.whole("seed", 0, 0, 2**31 - 1000) if "seed" in has else None,
         timeout=runtime.number("timeout", 60.0, 0.01, 3600.0),
     )
+
+
+def check(model: str, runtime: Runtime, _category: str | None) -> None:
+    """InputError for options out of bounds, an address that is none, and without a key; no server is asked."""
+    server(model, runtime)

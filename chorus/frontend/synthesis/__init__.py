@@ -7,6 +7,7 @@ pictures that exist. What each guarantees about seeds and batches is in docs/syn
 from __future__ import annotations
 
 from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
+from chorus.frontend.stages import Runtime
 from chorus.frontend.synthesis.folder import folder_requests
 
 __all__ = ["STAGES", "folder_requests"]
@@ -22,11 +23,22 @@ _GUIDED = (
     ("revision", "commit, tag or branch of a model of the hub"),
 )
 
+
+def check_folder(model: str, runtime: Runtime, _category: str | None) -> None:
+    """InputError for a folder that is none, and options out of bounds; no picture is read."""
+    from chorus.frontend.synthesis.folder import make
+
+    make(model, runtime)
+
+
 STAGES: tuple[StageInfo, ...] = (
     StageInfo(
         kind="images",
         name="stable-diffusion",
         made_by="chorus.frontend.synthesis.stable_diffusion:make",
+        checked_by="chorus.frontend.synthesis.stable_diffusion:check",
+        requires=("diffusers", "transformers"),
+        hub=("model_index.json",),
         what="Stable Diffusion 1 and 2 with PLMS, by default as in A.2: v1.4, 50 steps, guidance 7.5, 512 px",
         model="CompVis/stable-diffusion-v1-4",
         licence="code: diffusers and transformers, Apache-2.0; weights: CreativeML OpenRAIL-M (uses are restricted), others as "
@@ -49,6 +61,9 @@ STAGES: tuple[StageInfo, ...] = (
         kind="images",
         name="diffusers",
         made_by="chorus.frontend.synthesis.any_pipeline:make",
+        checked_by="chorus.frontend.synthesis.any_pipeline:check",
+        requires=("diffusers", "transformers"),
+        hub=("model_index.json",),
         what="any text-to-image pipeline of diffusers, with its own scheduler and its own defaults",
         model="",
         licence="code: diffusers and transformers, Apache-2.0; weights: as the model card says",
@@ -69,7 +84,8 @@ STAGES: tuple[StageInfo, ...] = (
         kind="images",
         name="folder",
         made_by="chorus.frontend.synthesis.folder:make",
-        what="pictures of a folder (JPEG, PNG, WebP, BMP, GIF, TIFF), the shorter side resized, centre crop, as in B.1",
+        checked_by="chorus.frontend.synthesis:check_folder",
+        what="pictures of a folder (JPEG, PNG, WebP, BMP, GIF, TIFF), the shorter side resized to 512 px, centre crop",
         model="",
         local=True,
         licence="code: Pillow, MIT-CMU; the pictures: as whoever holds their rights says",

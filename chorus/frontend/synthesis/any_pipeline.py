@@ -8,7 +8,7 @@ from typing import Any
 
 from chorus.errors import InputError
 from chorus.frontend.batching import BatchLimit, in_batches
-from chorus.frontend.pretrained import dtype_of
+from chorus.frontend.pretrained import dtype_of, local_config
 from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
 from chorus.frontend.synthesis import loading, views
 
@@ -32,13 +32,29 @@ def make(model: str, runtime: Runtime) -> AnyPipeline:
         if "requires_safety_checker" in index:
             without["requires_safety_checker"] = False
     settings = {"revision": revision, "dtype": dtype_of(runtime), **without}
-    with loading.quietly(model) as place:
+    with loading.quietly(model, revision) as place:
         try:
             pipeline = diffusers.AutoPipelineForText2Image.from_pretrained(place, **settings)
         except ValueError:
             # The automatic class knows the common pipelines; others are loaded as their model_index.json says.
             pipeline = diffusers.DiffusionPipeline.from_pretrained(place, **settings)
     return AnyPipeline(pipeline, runtime)
+
+
+def check(model: str, runtime: Runtime, _category: str | None) -> None:
+    """InputError for options out of bounds, and for a folder with a pipeline that brings no wanted safety checker."""
+    _chosen(runtime)
+    runtime.one_of("safety", loading.SAFETY)
+    index = local_config(model, loading.INDEX)
+    if index:
+        loading.unchecked(index, runtime, model)
+
+
+def _chosen(runtime: Runtime) -> tuple[int, int, float | None, str]:
+    """The options size and steps, 0 for the pipeline's own, guidance, None for the pipeline's own, and view_control."""
+    guidance = runtime.number("guidance", 0, 0, 100) if "guidance" in runtime.options else None
+    size, steps = runtime.whole("size", 0, 0, 4096), runtime.whole("steps", 0, 0, 1000)
+    return size, steps, guidance, runtime.one_of("view_control", VIEW_CONTROL)
 
 
 class AnyPipeline:
@@ -48,13 +64,10 @@ class AnyPipeline:
         self._takes = inspect.signature(pipeline.__call__).parameters
         if "prompt" not in self._takes:
             raise InputError(f"--images: expected a pipeline that makes images from text, got a {type(pipeline).__name__}")
-        size = loading.whole(runtime, "size", 0, 0, 4096)
-        steps = loading.whole(runtime, "steps", 0, 0, 1000)
-        self.view_control = loading.one_of(runtime, "view_control", VIEW_CONTROL)
+        size, steps, guidance, self.view_control = _chosen(runtime)
         self.negative = runtime.options.get("negative", "")
         chosen: dict[str, Any] = {"height": size or None, "width": size or None, "num_inference_steps": steps or None}
-        if "guidance" in runtime.options:
-            chosen["guidance_scale"] = runtime.number("guidance", 0, 0, 100)
+        chosen["guidance_scale"] = guidance
         # An option that was set and that the pipeline lacks is an error; options not set keep the pipeline's defaults.
         self.arguments = {name: value for name, value in chosen.items() if value is not None}
         asked = {"height": "size", "width": "size", "num_inference_steps": "steps", "guidance_scale": "guidance"}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from chorus.errors import InputError
 from chorus.frontend import pretrained
+from chorus.frontend.stage_info import FRONTEND_EXTRA
 from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
 
 if TYPE_CHECKING:
@@ -21,6 +22,14 @@ UNSAFE = Refusal("unsafe image")
 
 BROKEN = Refusal("broken image")
 """It holds numbers that are not finite, as half precision makes them when it overflows."""
+
+whole = Runtime.whole
+
+INDEX = "model_index.json"
+"""The file that a pipeline's folder holds."""
+
+SAFETY = ("on", "off")
+"""Choices of the option "safety"."""
 
 _BYTES_PER_PIXEL = 2500
 """Memory per pixel of an image with guidance in half precision, on the safe side: 0.6 GiB at 512 px, twice that in float32.
@@ -36,8 +45,7 @@ def import_diffusers() -> Any:
         import diffusers
         import transformers  # noqa: F401
     except ImportError as error:
-        needs = 'diffusers and transformers come with pip install "chorus-hoi[frontend]"'
-        raise ImportError(f"images: {error}; {needs}") from error
+        raise ImportError(f"images: {error}; diffusers and transformers come with {FRONTEND_EXTRA}") from error
     return diffusers
 
 
@@ -62,44 +70,28 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quietly(model: str) -> Iterator[str]:
+def quietly(model: str, revision: str | None) -> Iterator[str]:
     """Yields the model as diffusers takes it; errors become an InputError that names it, and nothing else is printed."""
     with pretrained.naming(model, "images"), quiet():
-        yield pretrained.location(model, "images", "model_index.json")
+        yield pretrained.reach(model, "images", INDEX, revision)
 
 
 def index_of(model: str, revision: str | None) -> dict[str, Any]:
     """The contents of a pipeline's model_index.json, from the hub or a folder. InputError where it cannot be read."""
     diffusers = import_diffusers()
-    with quietly(model) as place:
+    with quietly(model, revision) as place:
         return dict(diffusers.DiffusionPipeline.load_config(place, revision=revision))
 
 
 def unchecked(index: dict[str, Any], runtime: Runtime, model: str) -> bool:
     """Whether the safety checker is to be left out, by the option "safety". InputError where it is wanted and there is none."""
-    choice = one_of(runtime, "safety", ("on", "off"))
+    choice = runtime.one_of("safety", SAFETY)
     brings_one = bool((index.get("safety_checker") or [None])[0])
     if choice == "on" and not brings_one:
         raise InputError(
             f"--set images.safety: expected off for {model!r}, which brings no safety checker: nothing is checked then"
         )
     return choice == "off"
-
-
-def one_of(runtime: Runtime, name: str, known: Sequence[str]) -> str:
-    """An option with few choices, the first of which is the default. InputError for any other text."""
-    value = runtime.options.get(name, known[0])
-    if value not in known:
-        raise InputError(f"{runtime.option_name(name)}: expected {' or '.join(known)}, got {value!r}")
-    return value
-
-
-def whole(runtime: Runtime, name: str, default: int, least: int, most: int) -> int:
-    """An option that is a whole number within bounds. InputError for any other text."""
-    value = runtime.number(name, default, least, most)
-    if value != int(value):
-        raise InputError(f"{runtime.option_name(name)}: expected a whole number, got {runtime.options[name]!r}")
-    return int(value)
 
 
 def settle(pipeline: Any, runtime: Runtime) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from chorus.errors import InputError
 from chorus.frontend.batching import BatchLimit, in_batches
-from chorus.frontend.pretrained import dtype_of
+from chorus.frontend.pretrained import dtype_of, local_config
 from chorus.frontend.stages import ImageRequest, Picture, Refusal, Runtime
 from chorus.frontend.synthesis import loading, perp_neg, views
 
@@ -33,18 +34,63 @@ def make(model: str, runtime: Runtime) -> StableDiffusion:
     diffusers = loading.import_diffusers()
     revision = runtime.options.get("revision")
     index = loading.index_of(model, revision)
-    if index.get("_class_name") != "StableDiffusionPipeline":
-        kind = index.get("_class_name")
-        raise InputError(f"--images: expected a StableDiffusionPipeline, got {model!r}, a {kind}: try diffusers={model}")
+    _check_class(index, model)
     # Without these keywords the model's own safety checker is loaded.
     without: dict[str, Any] = {}
     if loading.unchecked(index, runtime, model):
         without = {"safety_checker": None, "requires_safety_checker": False}
-    with loading.quietly(model) as place:
+    with loading.quietly(model, revision) as place:
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             place, revision=revision, dtype=dtype_of(runtime), **without
         )
     return StableDiffusion(pipeline, runtime)
+
+
+def check(model: str, runtime: Runtime, _category: str | None) -> None:
+    """InputError for options out of bounds or that make no sense together, and for a folder with another pipeline."""
+    Choices.of(runtime)
+    runtime.one_of("safety", loading.SAFETY)
+    index = local_config(model, loading.INDEX)
+    if index:
+        _check_class(index, model)
+        loading.unchecked(index, runtime, model)
+
+
+def _check_class(index: dict[str, Any], model: str) -> None:
+    kind = index.get("_class_name")
+    if kind != "StableDiffusionPipeline":
+        raise InputError(f"--images: expected a StableDiffusionPipeline, got {model!r}, a {kind}: try diffusers={model}")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the options say, as far as it can be judged without the model."""
+
+    steps: int
+    guidance: float
+    size: int
+    view_control: str
+    view_weight: float
+    negative: str
+
+    @classmethod
+    def of(cls, runtime: Runtime) -> Choices:
+        """InputError for options out of bounds, and for those that make no sense together."""
+        chosen = cls(
+            runtime.whole("steps", STEPS, 1, 999),
+            runtime.number("guidance", GUIDANCE, 0, 100),
+            runtime.whole("size", SIZE, 8, 4096),
+            runtime.one_of("view_control", VIEW_CONTROL),
+            runtime.number("view_weight", VIEW_WEIGHT, 0, 100),
+            runtime.options.get("negative", ""),
+        )
+        if chosen.guidance <= 1 and (chosen.negative or chosen.view_control != "suffix"):
+            raise InputError(
+                f"--set guidance: expected more than 1 for negative prompts to have an effect, got {chosen.guidance:g}"
+            )
+        if "view_weight" in runtime.options and chosen.view_control != "perp-neg":
+            raise InputError(f"--set view_weight: expected only with view_control=perp-neg, got {chosen.view_control!r}")
+        return chosen
 
 
 def plms(scheduler: Any) -> Any:
@@ -63,32 +109,23 @@ class StableDiffusion:
     """ImageSource on a StableDiffusionPipeline. Options: see the stage's entry in the registry."""
 
     def __init__(self, pipeline: Any, runtime: Runtime) -> None:
-        self.steps = loading.whole(runtime, "steps", STEPS, 1, 999)
-        self.guidance = runtime.number("guidance", GUIDANCE, 0, 100)
-        self.size = loading.whole(runtime, "size", SIZE, 8, 4096)
-        self.view_control = loading.one_of(runtime, "view_control", VIEW_CONTROL)
-        self.view_weight = runtime.number("view_weight", VIEW_WEIGHT, 0, 100)
-        self.negative = runtime.options.get("negative", "")
-        self._check(pipeline, runtime)
+        chosen = Choices.of(runtime)
+        self.steps, self.guidance, self.size = chosen.steps, chosen.guidance, chosen.size
+        self.view_control, self.view_weight, self.negative = chosen.view_control, chosen.view_weight, chosen.negative
+        self._check(pipeline)
         pipeline.scheduler = plms(pipeline.scheduler)
         self.pipeline = loading.settle(pipeline, runtime)
         most = max(len(names) for names in views.OPPOSITES.values())
         branches = 2 + (most if self.view_control == "perp-neg" else 0)
         self.limit = BatchLimit.of(runtime, loading.bytes_per_image(self.size, runtime, branches))
 
-    def _check(self, pipeline: Any, runtime: Runtime) -> None:
-        """InputError for options that make no sense together, or not with this model."""
-        if self.guidance <= 1 and (self.negative or self.view_control != "suffix"):
-            raise InputError(
-                f"--set guidance: expected more than 1 for negative prompts to have an effect, got {self.guidance:g}"
-            )
+    def _check(self, pipeline: Any) -> None:
+        """InputError for options that make no sense with this model."""
         if self.size % pipeline.vae_scale_factor:
             raise InputError(f"--set images.size: expected a multiple of {pipeline.vae_scale_factor}, got {self.size}")
         trained = int(pipeline.scheduler.config.get("num_train_timesteps", 0))
         if self.steps >= trained:
             raise InputError(f"--set images.steps: expected fewer than the {trained} of the model's training, got {self.steps}")
-        if "view_weight" in runtime.options and self.view_control != "perp-neg":
-            raise InputError(f"--set view_weight: expected only with view_control=perp-neg, got {self.view_control!r}")
         if self.view_control == "perp-neg" and pipeline.unet.config.time_cond_proj_dim is not None:
             raise InputError("--set view_control: expected suffix for a model distilled to need no guidance, got perp-neg")
 
