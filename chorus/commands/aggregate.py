@@ -19,6 +19,8 @@ from chorus.commands.options import (
     body_option,
     filter_option,
     force_option,
+    joined_part_option,
+    joined_prompt_option,
     json_option,
 )
 
@@ -294,33 +296,67 @@ def explain_command(
 @click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
 @click.option("-o", "--output", type=OutputFolder("overlays.json"), required=True, help="Folder for the pictures (PNG).")
 @click.option("--images", default=8, show_default=True, type=click.IntRange(min=1), help="How many images, spread evenly.")
+@joined_prompt_option
+@joined_part_option
 @filter_option
 @force_option
 @body_option
+@json_option()
 def overlay_command(
-    store_path: Path, occupancy_path: Path, output: Path, images: int, filter_name: str, body_path: Path | None
+    store_path: Path,
+    occupancy_path: Path,
+    output: Path,
+    images: int,
+    prompts: tuple[str, ...],
+    part: str | None,
+    filter_name: str,
+    body_path: Path | None,
+    as_json: bool,
 ) -> None:
-    """Draw an occupancy posed back into images of a store, over body and mask."""
+    """Draw an occupancy posed back into images of a store.
+
+    The images are those of the occupancy's own prompts and body parts, unless others are asked for. The folder gets a picture
+    for each, and overlays.json: which picture is of which image, and the mean probability on the object's mask.
+    """
     import numpy as np
 
     from chorus.body.model import load_body
     from chorus.errors import InputError
     from chorus.field import CanonicalField
     from chorus.figures.overlays import save_posed_back
+    from chorus.files import write_json
+    from chorus.names import file_stems
     from chorus.occupancy.counts import load_occupancy
+    from chorus.occupancy.joins import check_store, join
     from chorus.store import open_store
-    from chorus.store.filters import filter_rows
 
     occupancy, opened = load_occupancy(occupancy_path), open_store(store_path)
+    check_store(occupancy, opened)
     field = CanonicalField.from_parameters(load_body(body_path), occupancy.parameters, occupancy.body_hash)
-    rows, _, filtered = filter_rows(opened, opened.select(), filter_name)
-    if len(rows) == 0:
-        raise InputError(f"STORE: expected an image to draw, got none{'' if filtered is None else f' ({filtered})'}")
-    batch = opened.batch(rows[np.unique(np.linspace(0, len(rows) - 1, images).astype(int))])
+    chosen = join(occupancy, opened, field, list(prompts) or None, part, filter=filter_name)
+    if len(chosen.rows) == 0:
+        raise InputError(f"STORE: expected an image to draw, got {chosen}")
+    rows = chosen.rows[np.unique(np.linspace(0, len(chosen.rows) - 1, images).astype(int))]
+    batch = opened.batch(rows)
+    keys = [key.decode() for key in batch.keys]
+    stems = file_stems(keys)
     output.mkdir(parents=True, exist_ok=True)
-    for row, key in enumerate(batch.keys):
-        name = key.decode()
-        path = output / f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}.png"
-        on_mask = save_posed_back(path, occupancy, field, batch, row, name)
-        out.print(f"{name}: mean phi on the mask {on_mask:.2f}")
-        wrote(path)
+    drawn: dict[str, dict[str, Any]] = {}
+    with progress_bars() as update:
+        for row, key in enumerate(keys):
+            name = f"{stems[key]}.png"
+            prompt = "" if batch.prompts is None else str(batch.prompts[row])
+            title = f"{key}: {prompt}" if prompt else key
+            on_mask = save_posed_back(output / name, occupancy, field, batch, row, title)
+            drawn[key] = {"file": name, "mean_phi_on_mask": round(on_mask, 4)}
+            update("draw images", row + 1, len(keys))
+    table = output / "overlays.json"
+    write_json(table, {"occupancy": str(occupancy_path), "store": opened.id, "images": chosen.to_json(), "overlays": drawn})
+    written = [*(output / facts["file"] for facts in drawn.values()), table]
+    if as_json:
+        print_json({"images": chosen.to_json(), "overlays": drawn, "wrote": written})
+        return
+    out.print(str(chosen))
+    for key, facts in drawn.items():
+        out.print(f"{key}: mean probability on the mask {facts['mean_phi_on_mask']:.2f}")
+    wrote(*written)

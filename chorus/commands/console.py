@@ -115,6 +115,19 @@ def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
         yield update
 
 
+@contextmanager
+def kept_when_stopped(words: Callable[[], str]) -> Iterator[None]:
+    """Where Ctrl-C stops the work inside, say on standard error what is kept of it and how to go on.
+
+    words  called then; the command still ends as stopped, with the exit code INTERRUPTED
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print(f"chorus: {words()}")
+        raise
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output, in ASCII."""
     out.file.write(json.dumps(value, indent=1, default=str) + "\n")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PIXELS = 168
 """Side of each projection in the picture."""
 LONGEST_NAME = 40
-"""Longer category names (those of merged occupancies) are cut, so that they fit on a line."""
+"""Longer category names are cut, so that they fit on a line."""
 
 SIDES = {
     "from the front": ((0, 1), (2, -1), (1, -1)),

@@ -44,7 +44,14 @@ def test_simulate_aggregate_picture_overlay(store: Path, tmp_path: Path) -> None
     result = chorus("overlay", store, out, "-o", tmp_path / "overlays", "--images", "2")
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "overlays").glob("*.png"))) == 2
-    assert result.stdout.count("wrote") == 2
+    assert result.stdout.count("wrote") == 3
+    table = json.loads((tmp_path / "overlays" / "overlays.json").read_text())
+    assert table["images"]["prompts"] == [prompt]
+    for key, facts in table["overlays"].items():
+        assert key.startswith("ball-held-3-")
+        assert (tmp_path / "overlays" / facts["file"]).is_file()
+        assert 0 <= facts["mean_phi_on_mask"] <= 1
+    assert prompt in result.stdout
 
 
 def test_the_backends_write_the_same_counts_but_for_pixel_edges(store: Path, tmp_path: Path) -> None:
