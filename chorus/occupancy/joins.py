@@ -10,20 +10,22 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import InputError, MismatchError
 from chorus.field import CanonicalField
-from chorus.occupancy.counts import Occupancy
 from chorus.store import Store, open_store
 from chorus.store.filters import Filtered, FilterSpec, filter_rows
 from chorus.votes.contacts import contacts_by_key
 from chorus.votes.explain import Explanation, explain
 from chorus.votes.parts import EPSILON, interaction_regions
 from chorus.votes.selection import PartQuery, Source, matching_prompts
+
+if TYPE_CHECKING:
+    from chorus.occupancy.counts import Occupancy
 
 ANY = "*"
 """As prompt or part: images of any."""
