@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chorus.commands.console import err, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import err, kept_when_stopped, out, print_json, print_table, progress_bars, wrote
 from chorus.commands.options import INPUT, PICTURE, Number, OutputFile, OutputFolder, body_option, force_option, json_option
 
 
@@ -135,7 +135,7 @@ def ablate_command(
 
     from chorus.body.model import load_body
     from chorus.errors import InputError
-    from chorus.evaluate.ablation.report import as_markdown, as_rich, mechanism_lines, to_json
+    from chorus.evaluate.ablation.report import as_markdown, as_rich, mechanism_lines, partial_table, to_json
     from chorus.evaluate.ablation.rows import AblationOptions, has_keypoints, keypoint_filter
     from chorus.evaluate.ablation.run import ablate
     from chorus.evaluate.ablation.simulated_stores import (
@@ -146,13 +146,21 @@ def ablate_command(
         mechanisms,
         simulate_stores,
     )
+    from chorus.evaluate.unfinished import Unfinished
     from chorus.files import write_json
     from chorus.store import open_store
 
     if (simulate is None) != bool(stores and tests) or (simulate is not None and (stores or tests or other)):
         raise InputError("stores: expected training stores and --test stores, or --simulate FOLDER alone")
-    body = load_body(body_path)
-    with progress_bars() as update:
+    body, unfinished = load_body(body_path), Unfinished.beside(output)
+
+    def kept() -> str:
+        if output is None and unfinished:
+            print_table(partial_table(unfinished))
+        stores_kept = "" if simulate is None else f"the images simulated stay in {simulate}; "
+        return stores_kept + unfinished.where()
+
+    with kept_when_stopped(kept), progress_bars() as update:
         if simulate is not None:
             made = simulate_stores(
                 simulate,
@@ -195,12 +203,15 @@ def ablate_command(
             backend=backend,
             min_images=min_images,
             progress=update,
+            unfinished=unfinished,
+            where_text="" if no_filter else f"keypoints >= {keypoint_confidence}",
             source_names=source_names or ((FIRST_SOURCE, OTHER_SOURCE) if simulate else ("first source", "other source")),
         )
     claims = mechanisms(table) if simulate is not None else []
     written = [simulate] if simulate is not None else []
     if output is not None:
         write_json(output, to_json(table, claims))
+        unfinished.finish()
         written.append(output)
     if picture is not None:
         from chorus.figures.ablation_bars import save_ablations

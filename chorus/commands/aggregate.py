@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from chorus.commands.console import out, print_facts, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import kept_when_stopped, out, print_facts, print_json, print_table, progress_bars, wrote
 from chorus.commands.options import (
     INPUT,
     PICTURE,
@@ -195,7 +195,19 @@ def _aggregate_all(
     store = open_store(store_path)
     chosen = find_filter(filter_name, store_path) or "none"
     _, _, filtered = filter_rows(store, store.select(), chosen)
-    with progress_bars() as update:
+    steps = [0, 0]
+
+    def count(done: int, total: int) -> None:
+        steps[:] = done, total
+        update("prompts and parts", done, total)
+
+    def kept() -> str:
+        return (
+            f"{steps[0]} of {steps[1]} combinations of prompt and part were aggregated; the distributions written so far stay "
+            f"in {folder}, without clusters.json, which lists them; the same command begins anew"
+        )
+
+    with kept_when_stopped(kept), progress_bars() as update:
         found = clusters(
             store,
             field,
@@ -205,7 +217,7 @@ def _aggregate_all(
             backend=backend,
             scheme=scheme,
             filter=chosen,
-            progress=lambda done, total: update("prompts and parts", done, total),
+            progress=count,
         )
         rows = write_clusters(folder, found)
     if as_json:

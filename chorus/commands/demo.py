@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from chorus.commands.console import print_facts, print_table, progress_bars, wrote
+from chorus.commands.console import kept_when_stopped, print_facts, print_table, progress_bars, wrote
 from chorus.commands.options import SEED, OutputFolder
 
 
@@ -21,7 +21,8 @@ def demo_command(output: Path, images: int, seed: int) -> None:
     from chorus.demo import THRESHOLD, run_demo
 
     start = time.perf_counter()
-    with progress_bars() as update:
+    kept = f"{output} keeps the images simulated and the files written so far; the same command goes on with these images"
+    with kept_when_stopped(lambda: kept), progress_bars() as update:
         report = run_demo(output, images, seed, progress=update)
     table = Table(title="learned from images, against the known truth", title_justify="left")
     for column in ("prompt", "images", f"IoU (phi >= {THRESHOLD})", "IoU, other prompt", "centre off"):

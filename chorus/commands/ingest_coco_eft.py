@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import ERROR_EXIT, out, print_facts, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import (
+    ERROR_EXIT,
+    kept_when_stopped,
+    out,
+    print_facts,
+    print_json,
+    print_table,
+    progress_bars,
+    wrote,
+)
 from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, body_option, force_option, json_option
 
 
@@ -73,7 +82,19 @@ def ingest_coco_eft_command(
     from chorus.files import write_json
     from chorus.ingest.coco_eft import ingest_coco_eft
 
-    with progress_bars() as update:
+    steps = [0, 0]
+
+    def count(done: int, total: int) -> None:
+        steps[:] = done, total
+        update("categories", done, total)
+
+    def kept() -> str:
+        return (
+            f"{steps[0]} of {steps[1]} categories are done; their stores stay in {output}; go on with --category for each of "
+            "the others"
+        )
+
+    with kept_when_stopped(kept), progress_bars() as update:
         report = ingest_coco_eft(
             annotations,
             eft,
@@ -87,7 +108,7 @@ def ingest_coco_eft_command(
             reject_px=reject_px,
             method=method,
             use_betas=use_betas,
-            progress=lambda done, total: update("categories", done, total),
+            progress=count,
         )
     facts = report.as_dict()
     written = [c.store for c in report.categories if c.store is not None]

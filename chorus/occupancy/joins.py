@@ -133,6 +133,7 @@ def join(
 
     field     the occupancy's, or a function that makes it, called only where a condition on parts has to be computed
     prompt    a prompt, several, or patterns of them; "*" for any; default: the occupancy's own, where the store has prompts
+              (a store whose prompts are empty or its category's name, as COCO's, has none)
     part      a condition on the parts that the object touches; "*" for none; default: the occupancy's own
     category, filter, backend  as in ``check_store`` and ``chorus.aggregate``
 
@@ -195,7 +196,7 @@ def _prompts(own: LearnedFrom, store: Store, asked: str | Sequence[str] | None) 
         wanted = [asked] if isinstance(asked, str) else list(asked)
         found = None if ANY in wanted else matching_prompts(wanted, store.prompts)
         return None if found is None else tuple(found)
-    if own.prompts is None or not any(store.prompts):
+    if own.prompts is None or not _has_prompts(store):
         return None
     found = []
     for wanted_prompt in own.prompts:
@@ -211,13 +212,18 @@ def _prompts(own: LearnedFrom, store: Store, asked: str | Sequence[str] | None) 
     return tuple(sorted(set(found)))
 
 
+def _has_prompts(store: Store) -> bool:
+    """Whether a store's prompts tell uses of the object apart: those of test sets are empty or just name the category."""
+    return any(name and name.casefold() != store.category.casefold() for name in store.prompts)
+
+
 def _why(own: LearnedFrom, store: Store, prompt: str | Sequence[str] | None, part: str | None) -> str:
     """Where the prompts and the condition on parts come from, in words."""
     if prompt is not None and part is not None:
         return "as asked for"
     if not own.known:
         default = "the occupancy does not say which images it was learned from"
-    elif prompt is None and own.prompts is not None and not any(store.prompts):
+    elif prompt is None and own.prompts is not None and not _has_prompts(store):
         default = "the store has no prompts to choose by"
     else:
         default = "like those that the occupancy was learned from"

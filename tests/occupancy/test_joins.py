@@ -104,10 +104,11 @@ def test_images_are_of_the_occupancys_own_parts(balls: Store, field: CanonicalFi
 
 def test_stores_without_these_prompts(balls: Store, held: Occupancy, field: CanonicalField, tmp_path: Path) -> None:
     number = len(balls.select())
-    without = copy_of(balls, tmp_path / "without", None)
-    chosen = join(held, without, field)
-    assert len(chosen.rows) == number
-    assert "no prompts" in chosen.why
+    for name, prompts in (("without", None), ("like COCO's", ["Sports ball"] * number)):
+        chosen = join(held, copy_of(balls, tmp_path / name, prompts), field)
+        assert len(chosen.rows) == number
+        assert chosen.prompts is None
+        assert "no prompts" in chosen.why
     others = copy_of(balls, tmp_path / "others", ["a person throws a ball"] * number)
     with pytest.raises(MismatchError, match=r"expected images of the occupancy's own, 'a person holds .* got 'a person throws"):
         join(held, others, field)
