@@ -55,7 +55,7 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
     default=0.7,
     show_default=True,
     type=Number(0, 1),
-    help="The filter: least confidence of a shoulder and a hip (A.3).",
+    help="The filter: least confidence of a shoulder and a hip .",
 )
 @click.option("--no-filter", is_flag=True, help="The stores keep no keypoint scores: leave the filter and its row out.")
 @click.option(
@@ -79,16 +79,16 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
     callback=_numbers(int),
     default="1,100",
     show_default=True,
-    help="Numbers of nearest vertices (Eq. 4), instead of 30.",
+    help="Numbers of nearest vertices that a voxel's weights come from, instead of 30.",
 )
 @click.option(
     "--tau",
     callback=_numbers(float),
     default="0.4,1.6",
     show_default=True,
-    help="De-weighting distances (Eq. 10), metres, instead of 0.8.",
+    help="Distances from the body, metres, at which voxels become rigid with the pelvis, instead of 0.8.",
 )
-@click.option("--table2", is_flag=True, help="Only the rows of Table 2.")
+@click.option("--table2", is_flag=True, help="Only the rows of the paper's table (Table 2).")
 @click.option(
     "--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Test images that a category needs."
 )
@@ -126,10 +126,12 @@ def ablate_command(
     as_json: bool,
     body_path: Path | None,
 ) -> None:
-    """What each part of the method is worth: Table 2's rows and more, mean PAP over seeds with 95 % intervals.
+    """What each part of the method is worth.
 
+    The rows of the paper's Table 2 and more: mean projective average precision (PAP) over seeds, with 95 % intervals.
     Learns from the training stores (one a category), scores on the test stores. With --simulate both are made, each seed has
-    training images of its own, and the exit code is 1 where a claim about those worlds does not hold.
+    training images of its own, and the exit code is 1 where a claim about those worlds does not hold. Stopped by Ctrl-C, what
+    is scored is kept beside the file of -o, and the same command goes on.
     """
     from dataclasses import replace
 

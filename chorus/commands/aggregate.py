@@ -27,14 +27,14 @@ from chorus.commands.options import (
 _parts_option = click.option(
     "--parts",
     type=INPUT,
-    help="A JSON file {part: [vertices or joints]}, instead of the 12 parts of Table 4.",
+    help="A JSON file {part: [vertices or joints]}, instead of the 12 parts of the body.",
 )
 _epsilon_option = click.option(
     "--epsilon",
     default=0.13,
     show_default=True,
     type=Number(min=0, min_open=True),
-    help="Radius of the parts' regions, metres (Eq. 12).",
+    help="Radius of the parts' regions, metres.",
 )
 _fold_option = click.option(
     "--fold",
@@ -86,9 +86,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 @filter_option
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
 @click.option("--no-canonicalize", is_flag=True, help="The ablation: every voxel rigid with the pelvis.")
-@click.option(
-    "--weighting", default="azimuth", show_default=True, help="View weights (A.6): azimuth, azimuth-elevation or none."
-)
+@click.option("--weighting", default="azimuth", show_default=True, help="View weights: azimuth, azimuth-elevation or none.")
 @click.option("--scheme", help="How to group the counts, e.g. azimuth-elevation+folds; default: what the weighting needs.")
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
 @click.option("--picture", type=PICTURE, help="Also draw it with the body from three sides (PNG).")
@@ -171,6 +169,8 @@ def aggregate_command(
     if as_json:
         print_json({**facts, "wrote": written})
         return
+    seen, highest = facts.pop("voxels_seen"), facts.pop("largest_phi")
+    facts |= {"highest probability": highest, "seen by some image": f"{seen:,} of {occupancy.support.size:,} voxels"}
     print_facts(facts)
     wrote(*written)
 
@@ -224,8 +224,8 @@ def _aggregate_all(
         print_json(rows)
         return
     table = Table(title=f"with at least {min_images} images", title_justify="left")
-    for column in ("prompt", "part", "images", "largest phi", "file"):
-        table.add_column(column, justify="right" if column in ("images", "largest phi") else "left", overflow="fold")
+    for column in ("prompt", "part", "images", "highest probability", "file"):
+        table.add_column(column, justify="right" if column in ("images", "highest probability") else "left", overflow="fold")
     for row in rows:
         table.add_row(
             row["prompt"] or "any", row["part"] or "any", f"{row['images']:,}", f"{row['largest_phi']:.2f}", row["file"]
@@ -265,7 +265,10 @@ def explain_command(
     body_path: Path | None,
     as_json: bool,
 ) -> None:
-    """The images behind the voxel at POINT (x y z, metres, canonical frame): which voted for it and which against."""
+    """The images that voted for and against a voxel.
+
+    It is the voxel at POINT: x y z in metres, in the canonical frame (+x the person's left, +y up, +z forward).
+    """
     from chorus.body.model import load_body
     from chorus.field import CanonicalField
     from chorus.votes.explain import explain

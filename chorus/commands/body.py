@@ -21,7 +21,7 @@ def body_info_command(path: Path | None, as_json: bool) -> None:
     print_json(facts) if as_json else print_facts(facts)
 
 
-@click.command("convert")
+@click.command("convert", short_help="Write a body file in a plain format.")
 @click.argument("source", type=INPUT)
 @click.argument("target", type=OutputFile(".npz"))
 @force_option

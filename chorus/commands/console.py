@@ -115,6 +115,20 @@ def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
         yield update
 
 
+def doubt_surface(pieces: int, volume_m3: float) -> None:
+    """Warn on standard error of a surface that is hardly that of one object."""
+    from chorus.occupancy.surfaces import doubts
+
+    words = doubts(pieces, volume_m3)
+    if words:
+        err.print(f"chorus: warning: {words}")
+
+
+def counted(number: int, thing: str) -> str:
+    """A number with what it counts: "1 prompt", "2,000 prompts"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 @contextmanager
 def kept_when_stopped(words: Callable[[], str]) -> Iterator[None]:
     """Where Ctrl-C stops the work inside, say on standard error what is kept of it and how to go on.

@@ -17,7 +17,10 @@ from chorus.commands.options import SEED, OutputFolder
 @click.option("--images", default=2000, show_default=True, type=click.IntRange(min=20))
 @click.option("--seed", default=0, show_default=True, type=SEED)
 def demo_command(output: Path, images: int, seed: int) -> None:
-    """Simulate two ways to use a ball, aggregate the images, compare with the truth, draw pictures."""
+    """The main job from end to end on a simulated world.
+
+    Simulates two ways to use a ball, aggregates the images, compares with the truth and draws pictures.
+    """
     from chorus.demo import THRESHOLD, run_demo
 
     start = time.perf_counter()

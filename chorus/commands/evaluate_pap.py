@@ -50,7 +50,7 @@ from chorus.commands.options import (
     type=click.Choice(["blend_of_inverses", "inverse_of_blend"]),
     default="blend_of_inverses",
     show_default=True,
-    help="How voxels are taken back to the rest pose (Eq. 11).",
+    help="How voxels are taken back to the rest pose.",
 )
 @click.option(
     "--min-images",

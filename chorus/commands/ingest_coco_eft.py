@@ -1,4 +1,4 @@
-"""``chorus ingest coco-eft``: the extended COCO-EFT test set (B.1)."""
+"""``chorus ingest coco-eft``: the extended COCO-EFT test set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chorus.commands.console import (
 from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, body_option, force_option, json_option
 
 
-@click.command("coco-eft")
+@click.command("coco-eft", short_help="Test stores from COCO's annotations and EFT's fits.")
 @click.argument("annotations", type=INPUT)
 @click.argument("eft", metavar="EFT...", nargs=-1, required=True, type=INPUT)
 @click.option("-o", "--output", type=OutputFolder(), required=True, help="Folder for the stores, one a category.")
@@ -37,7 +37,7 @@ from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, bod
     default=3000,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Most iterations of the camera fit (Eq. 8).",
+    help="Most iterations of the camera fit.",
 )
 @click.option("--stop-px", default=0.5, show_default=True, type=Number(min=0), help="Mean distance at which the fit stops.")
 @click.option(
@@ -52,7 +52,7 @@ from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, bod
     type=click.Choice(["adam", "levenberg-marquardt"]),
     default="adam",
     show_default=True,
-    help="How Eq. 8 is solved.",
+    help="How cameras are fitted.",
 )
 @click.option("--betas", "use_betas", is_flag=True, help="Fit cameras to the joints of EFT's shapes, not the template's.")
 @click.option("--report", "report_path", type=OutputFile(), help="Also write all counts and reasons as JSON.")

@@ -10,7 +10,7 @@ from chorus.commands.console import ERROR_EXIT, err, out, print_facts, print_jso
 from chorus.commands.options import INPUT, OutputStore, body_option, json_option
 
 
-@click.command("records")
+@click.command("records", short_help="Images analysed elsewhere, as folders of files.")
 @click.argument("folders", nargs=-1, required=True, type=INPUT)
 @click.option("-o", "--output", type=OutputStore(), required=True, help="The store to make or add to.")
 @body_option
@@ -29,7 +29,7 @@ def ingest_records_command(folders: tuple[Path, ...], output: Path, body_path: P
         for folder, reason in report.rejected:
             err.print(f"rejected {folder}: {reason}")
         for key, residual in report.residual_px.items():
-            out.print(f"{key}: camera fitted to its keypoints (Eq. 8), mean distance {residual:.1f} px")
+            out.print(f"{key}: camera fitted to its keypoints, mean distance {residual:.1f} px")
         print_facts({"added": len(report.added), "present already": len(report.present), "rejected": len(report.rejected)})
         wrote(output)
     if not report.added and not report.present:

@@ -11,7 +11,7 @@ from chorus.commands.console import err, out, print_json, wrote
 from chorus.commands.options import OutputFile, force_option, json_option
 
 
-@click.command("prompts")
+@click.command("prompts", short_help="Sentences about a person and an object, to make images from.")
 @click.argument("category")
 @click.option(
     "--source",
@@ -47,7 +47,7 @@ def prompts_command(
 ) -> None:
     """Sentences about a person and an object of CATEGORY, to make images from.
 
-    The question and the 22 view augmentations are those of A.1.
+    The question and the 22 view augmentations are the paper's.
     """
     from chorus.files import write_json
     from chorus.frontend.prompting import VIEWS, category_name, usual_count

@@ -25,7 +25,7 @@ def store_info_command(path: Path, as_json: bool) -> None:
     print_facts(facts)
 
 
-@click.command("verify")
+@click.command("verify", short_help="Check a store against its digests.")
 @click.argument("path", type=INPUT)
 @json_option()
 def store_verify_command(path: Path, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from chorus.commands.console import out, print_facts, print_json, print_table, wrote
+from chorus.commands.console import counted, out, print_facts, print_json, print_table, wrote
 
 if TYPE_CHECKING:
     from chorus.frontend.job import Job
@@ -41,7 +41,8 @@ def say_plan(job: Job, as_json: bool) -> None:
         return
     cells = max(1, len({(r.prompt, r.view) for r in requests}))
     print_facts({k: v for k, v in plan.items() if k not in ("prompts", "views", "settings")})
-    out.print(f"{len(plan['prompts'])} prompts x {len(plan['views'])} views, {len(requests) / cells:,.1f} images each:")
+    combinations = f"{counted(len(plan['prompts']), 'prompt')} x {counted(len(plan['views']), 'view')}"
+    out.print(f"{combinations}, {len(requests) / cells:,.1f} images each:")
     for prompt in plan["prompts"]:
         out.print(f"  {prompt}")
     table = Table("stage", "name", "model", "licence")

@@ -86,7 +86,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command("synthesize")
+@click.command("synthesize", short_help="From a category's name to a filled store.")
 @click.argument("category")
 @click.option("--prompts", "prompt_source", default="builtin", show_default=True, help="Where prompts come from. " + _STAGE)
 @click.option(
@@ -138,7 +138,7 @@ def synthesize_command(
         _run(job, body_path, options)
 
 
-@click.command("images")
+@click.command("images", short_help="Pictures through all stages into a store.")
 @click.argument("folder", type=INPUT)
 @click.option("--category", required=True, help="The object that the pictures show people with.")
 @click.option("--prompt", help="The prompt of all pictures; default: the name of each picture's folder.")
@@ -148,7 +148,7 @@ def ingest_images_command(
 ) -> None:
     """Send existing pictures (an image search) through detection, keypoints, 3D pose and camera into a store.
 
-    Pictures are resized to a shorter side of 512 pixels and cut to their centre, as the paper has it (B.1).
+    Pictures are resized to a shorter side of 512 pixels and cut to their centre, as the paper has it.
     """
     from chorus.frontend.distributed import ranks
     from chorus.frontend.job import plan_folder
@@ -159,7 +159,7 @@ def ingest_images_command(
         _run(job, body_path, options)
 
 
-@click.command("remake")
+@click.command("remake", short_help="Make one image of a store again.")
 @click.argument("store_path", metavar="STORE", type=INPUT)
 @click.argument("key")
 @click.option("-o", "--output", type=OutputFile(".png"), required=True, help="The PNG to write.")
@@ -206,7 +206,7 @@ def remake_command(store_path: Path, key: str, output: Path, device: str, dtype:
     wrote(output)
 
 
-@click.command("stages")
+@click.command("stages", short_help="List what can be chosen for each stage.")
 @click.option("--kind", help="Only of this kind: prompts, images, detector, keypoints or humans.")
 @json_option()
 def stages_command(kind: str | None, as_json: bool) -> None:
