@@ -22,7 +22,7 @@ from chorus.commands.console import ERROR_EXIT, INTERRUPTED, err, escape_what_ca
 from chorus.commands.demo import demo_command
 from chorus.commands.evaluate_pap import evaluate_pap_command
 from chorus.commands.evaluate_worlds import evaluate_worlds_command
-from chorus.commands.filter import filter_command
+from chorus.commands.filter import FilterGroup, filter_set_command, filter_show_command
 from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
 from chorus.commands.ingest_records import ingest_records_command
 from chorus.commands.interruption import Stopped, exit_code, signals_stop
@@ -132,6 +132,11 @@ def store() -> None:
     """Look at image stores."""
 
 
+@main.group("filter", cls=FilterGroup)
+def filter_group() -> None:
+    """Which images of a store count."""
+
+
 @main.group()
 def evaluate() -> None:
     """Measure how good the results are."""
@@ -145,7 +150,6 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         synthesize_command,
         remake_command,
         stages_command,
-        filter_command,
         aggregate_command,
         explain_command,
         overlay_command,
@@ -156,6 +160,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
     ),
     body: (body_info_command, body_convert_command),
     ingest: (ingest_records_command, ingest_images_command, ingest_coco_eft_command),
+    filter_group: (filter_show_command, filter_set_command),
     store: (store_info_command, store_verify_command, store_stats_command),
     evaluate: (evaluate_pap_command, evaluate_worlds_command, roundtrip_command),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chorus.commands.console import err, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import err, kept_when_stopped, out, print_json, print_table, progress_bars, wrote
 from chorus.commands.options import INPUT, PICTURE, Number, OutputFile, OutputFolder, body_option, force_option, json_option
 
 
@@ -55,7 +55,7 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
     default=0.7,
     show_default=True,
     type=Number(0, 1),
-    help="The filter: least confidence of a shoulder and a hip (A.3).",
+    help="The filter: least confidence of a shoulder and a hip .",
 )
 @click.option("--no-filter", is_flag=True, help="The stores keep no keypoint scores: leave the filter and its row out.")
 @click.option(
@@ -79,16 +79,16 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
     callback=_numbers(int),
     default="1,100",
     show_default=True,
-    help="Numbers of nearest vertices (Eq. 4), instead of 30.",
+    help="Numbers of nearest vertices that a voxel's weights come from, instead of 30.",
 )
 @click.option(
     "--tau",
     callback=_numbers(float),
     default="0.4,1.6",
     show_default=True,
-    help="De-weighting distances (Eq. 10), metres, instead of 0.8.",
+    help="Distances from the body, metres, at which voxels become rigid with the pelvis, instead of 0.8.",
 )
-@click.option("--table2", is_flag=True, help="Only the rows of Table 2.")
+@click.option("--table2", is_flag=True, help="Only the rows of the paper's table (Table 2).")
 @click.option(
     "--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Test images that a category needs."
 )
@@ -126,16 +126,18 @@ def ablate_command(
     as_json: bool,
     body_path: Path | None,
 ) -> None:
-    """What each part of the method is worth: Table 2's rows and more, mean PAP over seeds with 95 % intervals.
+    """What each part of the method is worth.
 
+    The rows of the paper's Table 2 and more: mean projective average precision (PAP) over seeds, with 95 % intervals.
     Learns from the training stores (one a category), scores on the test stores. With --simulate both are made, each seed has
-    training images of its own, and the exit code is 1 where a claim about those worlds does not hold.
+    training images of its own, and the exit code is 1 where a claim about those worlds does not hold. Stopped by Ctrl-C, what
+    is scored is kept beside the file of -o, and the same command goes on.
     """
     from dataclasses import replace
 
     from chorus.body.model import load_body
     from chorus.errors import InputError
-    from chorus.evaluate.ablation.report import as_markdown, as_rich, mechanism_lines, to_json
+    from chorus.evaluate.ablation.report import as_markdown, as_rich, mechanism_lines, partial_table, to_json
     from chorus.evaluate.ablation.rows import AblationOptions, has_keypoints, keypoint_filter
     from chorus.evaluate.ablation.run import ablate
     from chorus.evaluate.ablation.simulated_stores import (
@@ -146,13 +148,21 @@ def ablate_command(
         mechanisms,
         simulate_stores,
     )
+    from chorus.evaluate.unfinished import Unfinished
     from chorus.files import write_json
     from chorus.store import open_store
 
     if (simulate is None) != bool(stores and tests) or (simulate is not None and (stores or tests or other)):
         raise InputError("stores: expected training stores and --test stores, or --simulate FOLDER alone")
-    body = load_body(body_path)
-    with progress_bars() as update:
+    body, unfinished = load_body(body_path), Unfinished.beside(output)
+
+    def kept() -> str:
+        if output is None and unfinished:
+            print_table(partial_table(unfinished))
+        stores_kept = "" if simulate is None else f"the images simulated stay in {simulate}; "
+        return stores_kept + unfinished.where()
+
+    with kept_when_stopped(kept), progress_bars() as update:
         if simulate is not None:
             made = simulate_stores(
                 simulate,
@@ -195,12 +205,15 @@ def ablate_command(
             backend=backend,
             min_images=min_images,
             progress=update,
+            unfinished=unfinished,
+            where_text="" if no_filter else f"keypoints >= {keypoint_confidence}",
             source_names=source_names or ((FIRST_SOURCE, OTHER_SOURCE) if simulate else ("first source", "other source")),
         )
     claims = mechanisms(table) if simulate is not None else []
     written = [simulate] if simulate is not None else []
     if output is not None:
         write_json(output, to_json(table, claims))
+        unfinished.finish()
         written.append(output)
     if picture is not None:
         from chorus.figures.ablation_bars import save_ablations

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from chorus.commands.console import out, print_facts, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import kept_when_stopped, out, print_facts, print_json, print_table, progress_bars, wrote
 from chorus.commands.options import (
     INPUT,
     PICTURE,
@@ -19,20 +19,22 @@ from chorus.commands.options import (
     body_option,
     filter_option,
     force_option,
+    joined_part_option,
+    joined_prompt_option,
     json_option,
 )
 
 _parts_option = click.option(
     "--parts",
     type=INPUT,
-    help="A JSON file {part: [vertices or joints]}, instead of the 12 parts of Table 4.",
+    help="A JSON file {part: [vertices or joints]}, instead of the 12 parts of the body.",
 )
 _epsilon_option = click.option(
     "--epsilon",
     default=0.13,
     show_default=True,
     type=Number(min=0, min_open=True),
-    help="Radius of the parts' regions, metres (Eq. 12).",
+    help="Radius of the parts' regions, metres.",
 )
 _fold_option = click.option(
     "--fold",
@@ -84,9 +86,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 @filter_option
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
 @click.option("--no-canonicalize", is_flag=True, help="The ablation: every voxel rigid with the pelvis.")
-@click.option(
-    "--weighting", default="azimuth", show_default=True, help="View weights (A.6): azimuth, azimuth-elevation or none."
-)
+@click.option("--weighting", default="azimuth", show_default=True, help="View weights: azimuth, azimuth-elevation or none.")
 @click.option("--scheme", help="How to group the counts, e.g. azimuth-elevation+folds; default: what the weighting needs.")
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
 @click.option("--picture", type=PICTURE, help="Also draw it with the body from three sides (PNG).")
@@ -169,6 +169,8 @@ def aggregate_command(
     if as_json:
         print_json({**facts, "wrote": written})
         return
+    seen, highest = facts.pop("voxels_seen"), facts.pop("largest_phi")
+    facts |= {"highest probability": highest, "seen by some image": f"{seen:,} of {occupancy.support.size:,} voxels"}
     print_facts(facts)
     wrote(*written)
 
@@ -193,7 +195,19 @@ def _aggregate_all(
     store = open_store(store_path)
     chosen = find_filter(filter_name, store_path) or "none"
     _, _, filtered = filter_rows(store, store.select(), chosen)
-    with progress_bars() as update:
+    steps = [0, 0]
+
+    def count(done: int, total: int) -> None:
+        steps[:] = done, total
+        update("prompts and parts", done, total)
+
+    def kept() -> str:
+        return (
+            f"{steps[0]} of {steps[1]} combinations of prompt and part were aggregated; the distributions written so far stay "
+            f"in {folder}, without clusters.json, which lists them; the same command begins anew"
+        )
+
+    with kept_when_stopped(kept), progress_bars() as update:
         found = clusters(
             store,
             field,
@@ -203,15 +217,15 @@ def _aggregate_all(
             backend=backend,
             scheme=scheme,
             filter=chosen,
-            progress=lambda done, total: update("prompts and parts", done, total),
+            progress=count,
         )
         rows = write_clusters(folder, found)
     if as_json:
         print_json(rows)
         return
     table = Table(title=f"with at least {min_images} images", title_justify="left")
-    for column in ("prompt", "part", "images", "largest phi", "file"):
-        table.add_column(column, justify="right" if column in ("images", "largest phi") else "left", overflow="fold")
+    for column in ("prompt", "part", "images", "highest probability", "file"):
+        table.add_column(column, justify="right" if column in ("images", "highest probability") else "left", overflow="fold")
     for row in rows:
         table.add_row(
             row["prompt"] or "any", row["part"] or "any", f"{row['images']:,}", f"{row['largest_phi']:.2f}", row["file"]
@@ -251,7 +265,10 @@ def explain_command(
     body_path: Path | None,
     as_json: bool,
 ) -> None:
-    """The images behind the voxel at POINT (x y z, metres, canonical frame): which voted for it and which against."""
+    """The images that voted for and against a voxel.
+
+    It is the voxel at POINT: x y z in metres, in the canonical frame (+x the person's left, +y up, +z forward).
+    """
     from chorus.body.model import load_body
     from chorus.field import CanonicalField
     from chorus.votes.explain import explain
@@ -294,33 +311,67 @@ def explain_command(
 @click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
 @click.option("-o", "--output", type=OutputFolder("overlays.json"), required=True, help="Folder for the pictures (PNG).")
 @click.option("--images", default=8, show_default=True, type=click.IntRange(min=1), help="How many images, spread evenly.")
+@joined_prompt_option
+@joined_part_option
 @filter_option
 @force_option
 @body_option
+@json_option()
 def overlay_command(
-    store_path: Path, occupancy_path: Path, output: Path, images: int, filter_name: str, body_path: Path | None
+    store_path: Path,
+    occupancy_path: Path,
+    output: Path,
+    images: int,
+    prompts: tuple[str, ...],
+    part: str | None,
+    filter_name: str,
+    body_path: Path | None,
+    as_json: bool,
 ) -> None:
-    """Draw an occupancy posed back into images of a store, over body and mask."""
+    """Draw an occupancy posed back into images of a store.
+
+    The images are those of the occupancy's own prompts and body parts, unless others are asked for. The folder gets a picture
+    for each, and overlays.json: which picture is of which image, and the mean probability on the object's mask.
+    """
     import numpy as np
 
     from chorus.body.model import load_body
     from chorus.errors import InputError
     from chorus.field import CanonicalField
     from chorus.figures.overlays import save_posed_back
+    from chorus.files import write_json
+    from chorus.names import file_stems
     from chorus.occupancy.counts import load_occupancy
+    from chorus.occupancy.joins import check_store, join
     from chorus.store import open_store
-    from chorus.store.filters import filter_rows
 
     occupancy, opened = load_occupancy(occupancy_path), open_store(store_path)
+    check_store(occupancy, opened)
     field = CanonicalField.from_parameters(load_body(body_path), occupancy.parameters, occupancy.body_hash)
-    rows, _, filtered = filter_rows(opened, opened.select(), filter_name)
-    if len(rows) == 0:
-        raise InputError(f"STORE: expected an image to draw, got none{'' if filtered is None else f' ({filtered})'}")
-    batch = opened.batch(rows[np.unique(np.linspace(0, len(rows) - 1, images).astype(int))])
+    chosen = join(occupancy, opened, field, list(prompts) or None, part, filter=filter_name)
+    if len(chosen.rows) == 0:
+        raise InputError(f"STORE: expected an image to draw, got {chosen}")
+    rows = chosen.rows[np.unique(np.linspace(0, len(chosen.rows) - 1, images).astype(int))]
+    batch = opened.batch(rows)
+    keys = [key.decode() for key in batch.keys]
+    stems = file_stems(keys)
     output.mkdir(parents=True, exist_ok=True)
-    for row, key in enumerate(batch.keys):
-        name = key.decode()
-        path = output / f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)}.png"
-        on_mask = save_posed_back(path, occupancy, field, batch, row, name)
-        out.print(f"{name}: mean phi on the mask {on_mask:.2f}")
-        wrote(path)
+    drawn: dict[str, dict[str, Any]] = {}
+    with progress_bars() as update:
+        for row, key in enumerate(keys):
+            name = f"{stems[key]}.png"
+            prompt = "" if batch.prompts is None else str(batch.prompts[row])
+            title = f"{key}: {prompt}" if prompt else key
+            on_mask = save_posed_back(output / name, occupancy, field, batch, row, title)
+            drawn[key] = {"file": name, "mean_phi_on_mask": round(on_mask, 4)}
+            update("draw images", row + 1, len(keys))
+    table = output / "overlays.json"
+    write_json(table, {"occupancy": str(occupancy_path), "store": opened.id, "images": chosen.to_json(), "overlays": drawn})
+    written = [*(output / facts["file"] for facts in drawn.values()), table]
+    if as_json:
+        print_json({"images": chosen.to_json(), "overlays": drawn, "wrote": written})
+        return
+    out.print(str(chosen))
+    for key, facts in drawn.items():
+        out.print(f"{key}: mean probability on the mask {facts['mean_phi_on_mask']:.2f}")
+    wrote(*written)

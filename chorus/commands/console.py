@@ -148,6 +148,28 @@ def log_to_stderr(level: int) -> None:
     logging.basicConfig(level=level, handlers=[handler])
 
 
+def doubt_surface(pieces: int, volume_m3: float) -> None:
+    """Warn on standard error of a surface that is hardly that of one object."""
+    from chorus.occupancy.surfaces import doubts
+
+    words = doubts(pieces, volume_m3)
+    if words:
+        err.print(f"chorus: warning: {words}")
+
+
+@contextmanager
+def kept_when_stopped(words: Callable[[], str]) -> Iterator[None]:
+    """Where Ctrl-C stops the work inside, say on standard error what is kept of it and how to go on.
+
+    words  called then; the command still ends as stopped, with the exit code INTERRUPTED
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print(f"chorus: {words()}")
+        raise
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output, in ASCII."""
     out.file.write(json.dumps(value, indent=1, default=str) + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from chorus.commands.console import print_facts, print_table, progress_bars, wrote
+from chorus.commands.console import kept_when_stopped, print_facts, print_table, progress_bars, wrote
 from chorus.commands.options import SEED, OutputFolder
 
 
@@ -17,11 +17,15 @@ from chorus.commands.options import SEED, OutputFolder
 @click.option("--images", default=2000, show_default=True, type=click.IntRange(min=20))
 @click.option("--seed", default=0, show_default=True, type=SEED)
 def demo_command(output: Path, images: int, seed: int) -> None:
-    """Simulate two ways to use a ball, aggregate the images, compare with the truth, draw pictures."""
+    """The main job from end to end on a simulated world.
+
+    Simulates two ways to use a ball, aggregates the images, compares with the truth and draws pictures.
+    """
     from chorus.demo import THRESHOLD, run_demo
 
     start = time.perf_counter()
-    with progress_bars() as update:
+    kept = f"{output} keeps the images simulated and the files written so far; the same command goes on with these images"
+    with kept_when_stopped(lambda: kept), progress_bars() as update:
         report = run_demo(output, images, seed, progress=update)
     table = Table(title="learned from images, against the known truth", title_justify="left")
     for column in ("prompt", "images", f"IoU (phi >= {THRESHOLD})", "IoU, other prompt", "centre off"):

@@ -6,8 +6,17 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import print_json, print_table, progress_bars, wrote
-from chorus.commands.options import INPUT, PICTURE, OutputFile, body_option, force_option, json_option
+from chorus.commands.console import kept_when_stopped, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.options import (
+    INPUT,
+    PICTURE,
+    OutputFile,
+    body_option,
+    force_option,
+    joined_part_option,
+    joined_prompt_option,
+    json_option,
+)
 
 
 @click.command("pap", short_help="Score occupancies against the masks of test images.")
@@ -20,6 +29,8 @@ from chorus.commands.options import INPUT, PICTURE, OutputFile, body_option, for
     type=INPUT,
     help="An occupancy of `chorus aggregate` (repeatable, one for each category).",
 )
+@joined_prompt_option
+@joined_part_option
 @click.option(
     "--splat",
     type=click.Choice(["centre", "footprint"]),
@@ -39,7 +50,7 @@ from chorus.commands.options import INPUT, PICTURE, OutputFile, body_option, for
     type=click.Choice(["blend_of_inverses", "inverse_of_blend"]),
     default="blend_of_inverses",
     show_default=True,
-    help="How voxels are taken back to the rest pose (Eq. 11).",
+    help="How voxels are taken back to the rest pose.",
 )
 @click.option(
     "--min-images",
@@ -60,6 +71,8 @@ from chorus.commands.options import INPUT, PICTURE, OutputFile, body_option, for
 def evaluate_pap_command(
     stores: tuple[Path, ...],
     occupancies: tuple[Path, ...],
+    prompts: tuple[str, ...],
+    part: str | None,
     splat: str,
     interpolation: str,
     inverse: str,
@@ -73,7 +86,11 @@ def evaluate_pap_command(
     body_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Score occupancies, posed, against the masks of test images (4.2, B.2)."""
+    """Score occupancies, posed, against the masks of test images.
+
+    The score is the projective average precision (PAP) of the paper. Scored are the complete images of the occupancy's own
+    prompts and body parts, unless others are asked for; of a test store without prompts, such as those of COCO, all.
+    """
     from chorus.body.model import load_body
     from chorus.evaluate.pap.categories import category_table, evaluate_pap, posing
     from chorus.evaluate.pap.pixels import PapProtocol
@@ -82,7 +99,16 @@ def evaluate_pap_command(
 
     body = load_body(body_path)
     loaded = [load_occupancy(path) for path in occupancies]
-    with progress_bars() as update:
+    scored = [0, 0]
+
+    def count(done: int, total: int) -> None:
+        scored[:] = done, total
+        update("score images", done, total)
+
+    with (
+        kept_when_stopped(lambda: f"{scored[0]:,} of {scored[1]:,} images were scored; nothing is written"),
+        progress_bars() as update,
+    ):
         report = evaluate_pap(
             loaded,
             stores,
@@ -92,7 +118,9 @@ def evaluate_pap_command(
             protocol=PapProtocol(splat=splat, interpolation=interpolation),
             min_images=min_images,
             device=device,
-            progress=lambda done, total: update("score images", done, total),
+            prompt=list(prompts) or None,
+            part=part,
+            progress=count,
         )
     written = []
     if output is not None:
@@ -110,4 +138,7 @@ def evaluate_pap_command(
         print_json({**report.to_json(), "wrote": written})
         return
     print_table(category_table(report))
+    for source in report.sources:
+        for store in source["stores"]:
+            out.print(f"{store['path']}: {store['selected']['text']}")
     wrote(*written)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import out, print_table, progress_bars, wrote
+from chorus.commands.console import kept_when_stopped, out, print_table, progress_bars, wrote
 from chorus.commands.options import OutputFile, force_option
 
 
@@ -23,11 +23,23 @@ from chorus.commands.options import OutputFile, force_option
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @force_option
 def evaluate_worlds_command(images: int, seeds: int, output: Path | None, markdown: bool) -> None:
-    """Does it work? Simulated worlds against their truth, and what each part of the method adds."""
-    from chorus.evaluate.worlds import as_markdown, as_rich, run
+    """Does it work? Simulated worlds against their truth.
 
-    with progress_bars() as update:
-        table = run(images, seeds, output, progress=lambda done, total: update("images", done, total))
+    Also what each part of the method adds. Stopped by Ctrl-C, what is scored is kept beside the file of -o, and the same
+    command goes on.
+    """
+    from chorus.evaluate.unfinished import Unfinished
+    from chorus.evaluate.worlds import as_markdown, as_rich, partial_table, run
+
+    unfinished = Unfinished.beside(output)
+
+    def kept() -> str:
+        if output is None and unfinished:
+            print_table(partial_table(unfinished))
+        return unfinished.where()
+
+    with kept_when_stopped(kept), progress_bars() as update:
+        table = run(images, seeds, output, lambda done, total: update("images", done, total), unfinished)
     if markdown:
         out.print(as_markdown(table))
     else:

@@ -1,4 +1,4 @@
-"""``chorus filter``: which images of a store are used, decided by the scores that it keeps."""
+"""``chorus filter show`` and ``set``: which images of a store are used, decided by the scores that it keeps."""
 
 from __future__ import annotations
 
@@ -7,20 +7,55 @@ from pathlib import Path
 import click
 
 from chorus.commands.console import out, print_json, print_table, wrote
-from chorus.commands.options import INPUT, json_option
+from chorus.commands.options import INPUT, filter_option, json_option
 
 
-@click.command("filter", short_help="Choose which images of a store count, by their scores.")
+class FilterGroup(click.Group):
+    """The group ``filter``. A store in place of a command, which once wrote the filter, is told the two commands."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command, as ``click.Group`` has it; UsageError for a word that is none."""
+        if self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"filter: expected `chorus filter show STORE` or `chorus filter set STORE ...`, got {args[0]!r}")
+        found: tuple[str | None, click.Command | None, list[str]] = super().resolve_command(ctx, args)
+        return found
+
+
+@click.command("show")
 @click.argument("store_path", metavar="STORE", type=INPUT)
-@click.option("--set", "assignments", multiple=True, metavar="RULE=NUMBER", help="A rule's threshold: overlap=0.2; repeatable.")
+@filter_option
+@json_option()
+def filter_show_command(store_path: Path, filter_name: str, as_json: bool) -> None:
+    """What a store's filter keeps, and what each rule rejects.
+
+    Nothing is written. --filter shows what another filter would keep.
+    """
+    from chorus.store import open_store
+    from chorus.store.filters import Filter, find_filter
+    from chorus.store.filters.report import filter_report, report_table
+
+    store = open_store(store_path, verify=False)
+    chosen = find_filter(filter_name, store_path)
+    report = filter_report(chosen or Filter.none(), store.rows)
+    if as_json:
+        print_json({"store": store_path, "has_filter": chosen is not None, **report.to_json()})
+        return
+    if chosen is None:
+        out.print("no filter: every complete image counts")
+    print_table(report_table(report))
+
+
+@click.command("set")
+@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.option("--rule", "assignments", multiple=True, metavar="RULE=NUMBER", help="A threshold: overlap=0.2; repeatable.")
 @click.option("--off", "off", multiple=True, metavar="RULE", help="Switch a rule off; repeatable.")
-@click.option("--torso-mode", type=click.Choice(["any", "all"]), help="A shoulder and a hip (A.3), or all four (3.2).")
+@click.option("--torso-mode", type=click.Choice(["any", "all"]), help="A shoulder and a hip must be sure, or all four joints.")
 @click.option("--soft/--hard", "soft", default=None, help="Weigh each image by its scores, or keep it or not.")
 @click.option("--from", "start", metavar="NAME|PATH", help="Begin with paper, none, soft or a filter's file.")
 @click.option("--reset", is_flag=True, help="Begin with the paper's rules, not with the filter that the store has.")
 @click.option("--dry-run", is_flag=True, help="Say what it would do and write nothing.")
 @json_option()
-def filter_command(
+def filter_set_command(
     store_path: Path,
     assignments: tuple[str, ...],
     off: tuple[str, ...],
@@ -31,10 +66,11 @@ def filter_command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Choose the images of a store that count, without running a model again.
+    """Choose the images of a store that count.
 
-    Begins with the store's filter, or the paper's rules (A.3) where it has none, and changes what is asked for. The result is
-    kept as filter.json in the store's folder and used by all commands that aggregate it, unless they are told otherwise.
+    Begins with the store's filter, or the paper's rules where it has none, and changes what is asked for; no model is run. The
+    result is kept as filter.json in the store's folder and used by all commands that aggregate it, unless they are told
+    otherwise.
 
     \b
     Rules: one-person, one-object, person-confidence, object-confidence, overlap, overlap-smaller, person-side, torso, residual;
@@ -79,10 +115,10 @@ def _assigned(assignments: tuple[str, ...]) -> dict[str, float | None]:
     for text in assignments:
         name, equals, number = text.partition("=")
         if not equals:
-            raise InputError(f"--set: expected RULE=NUMBER, as overlap=0.2; got {text!r}")
+            raise InputError(f"--rule: expected RULE=NUMBER, as overlap=0.2; got {text!r}")
         try:
             value = float(number)
         except ValueError:
-            raise InputError(f"--set {rule(name).name}: expected a number, got {number!r}") from None
+            raise InputError(f"--rule {rule(name).name}: expected a number, got {number!r}") from None
         thresholds[name] = rule(name).threshold(value)
     return thresholds

@@ -1,4 +1,4 @@
-"""``chorus ingest coco-eft``: the extended COCO-EFT test set (B.1)."""
+"""``chorus ingest coco-eft``: the extended COCO-EFT test set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import ERROR_EXIT, err, out, print_facts, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import (
+    ERROR_EXIT,
+    err,
+    kept_when_stopped,
+    out,
+    print_facts,
+    print_json,
+    print_table,
+    progress_bars,
+    wrote,
+)
 from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, body_option, force_option, json_option
 
 
@@ -28,7 +38,7 @@ from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, bod
     default=3000,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Most iterations of the camera fit (Eq. 8).",
+    help="Most iterations of the camera fit.",
 )
 @click.option("--stop-px", default=0.5, show_default=True, type=Number(min=0), help="Mean distance at which the fit stops.")
 @click.option(
@@ -43,7 +53,7 @@ from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, bod
     type=click.Choice(["adam", "levenberg-marquardt"]),
     default="adam",
     show_default=True,
-    help="How Eq. 8 is solved.",
+    help="How cameras are fitted.",
 )
 @click.option("--betas", "use_betas", is_flag=True, help="Fit cameras to the joints of EFT's shapes, not the template's.")
 @click.option("--report", "report_path", type=OutputFile(), help="Also write all counts and reasons as JSON.")
@@ -73,7 +83,19 @@ def ingest_coco_eft_command(
     from chorus.files import write_json
     from chorus.ingest.coco_eft import ingest_coco_eft
 
-    with progress_bars() as update:
+    steps = [0, 0]
+
+    def count(done: int, total: int) -> None:
+        steps[:] = done, total
+        update("categories", done, total)
+
+    def kept() -> str:
+        return (
+            f"{steps[0]} of {steps[1]} categories are done; their stores stay in {output}; go on with --category for each of "
+            "the others"
+        )
+
+    with kept_when_stopped(kept), progress_bars() as update:
         report = ingest_coco_eft(
             annotations,
             eft,
@@ -87,7 +109,7 @@ def ingest_coco_eft_command(
             reject_px=reject_px,
             method=method,
             use_betas=use_betas,
-            progress=lambda done, total: update("categories", done, total),
+            progress=count,
         )
     facts = report.as_dict()
     for line in report.warnings():

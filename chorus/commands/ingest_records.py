@@ -56,7 +56,7 @@ def ingest_records_command(
         if len(report.rejected) > _SHOWN:
             err.print(f"rejected {len(report.rejected) - _SHOWN} more (--json lists all)")
         for key, residual in report.residual_px.items():
-            out.print(f"{key}: camera fitted to its keypoints (Eq. 8), mean distance {residual:.1f} px")
+            out.print(f"{key}: camera fitted to its keypoints, mean distance {residual:.1f} px")
         print_facts({"added": len(report.added), "present already": len(report.present), "rejected": len(report.rejected)})
         if report.stopped:
             out.print("stopped before the end; the same command goes on from here")

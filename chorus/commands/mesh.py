@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from chorus.commands.console import print_facts, print_json, progress_bars, wrote
+from chorus.commands.console import doubt_surface, print_facts, print_json, progress_bars, wrote
 from chorus.commands.options import INPUT, MESH, Number, body_option, json_option
 from chorus.commands.pose import inverse_option, load_given_body, read_pose
 
@@ -32,8 +32,10 @@ def read_volume(text: str) -> float:
 @click.command("mesh", short_help="The surface of an occupancy as GLB, PLY or OBJ.")
 @click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
 @click.option("-o", "--output", type=MESH, required=True, help="The file: .glb, .ply or .obj.")
-@click.option("--threshold", type=Number(), help=f"Around the voxels with phi >= this.  [default: {DEFAULT_THRESHOLD}]")
-@click.option("--mass", type=Number(), help="Around the fewest voxels that hold this share (0 to 1) of the sum of phi.")
+@click.option(
+    "--threshold", type=Number(), help=f"Around the voxels of at least this probability.  [default: {DEFAULT_THRESHOLD}]"
+)
+@click.option("--mass", type=Number(), help="Around the fewest voxels that hold this share (0 to 1) of all probability.")
 @click.option("--volume", help="Enclosing this volume, in litres or m^3: 12l, 0.012m3.")
 @click.option(
     "--pose",
@@ -48,7 +50,7 @@ def read_volume(text: str) -> float:
     type=click.Choice(["nearest", "trilinear"]),
     default="trilinear",
     show_default=True,
-    help="With --pose: how phi is read between voxels; nearest makes a surface of steps.",
+    help="With --pose: how the probability is read between voxels; nearest makes a surface of steps.",
 )
 @body_option
 @json_option()
@@ -65,7 +67,11 @@ def mesh_command(
     body_path: Path | None,
     as_json: bool,
 ) -> None:
-    """The surface of an occupancy (marching cubes), in metres: +x the person's left, +y up, +z forward."""
+    """The surface of an occupancy, as a file for 3D tools.
+
+    By marching cubes; in metres: +x the person's left, +y up, +z forward. Needs the extra `mesh`: pip install '.[mesh]' in a
+    checkout.
+    """
     from dataclasses import asdict
 
     from chorus.errors import InputError
@@ -122,7 +128,9 @@ def mesh_command(
         "interpolation": interpolation,
     }
     write_meshes(output, meshes, made_of)
-    facts: dict[str, Any] = {"threshold": round(chosen, 6), **asdict(describe(found))}
+    described = describe(found)
+    facts: dict[str, Any] = {"threshold": round(chosen, 6), **asdict(described)}
+    doubt_surface(described.pieces, described.volume_m3)
     if as_json:
         print_json({**facts, "wrote": [output]})
         return

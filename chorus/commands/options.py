@@ -175,3 +175,15 @@ body_option = click.option(
     type=INPUT,
     help="A body file (SMPL .pkl or .npz); default: the built-in mannequin.",
 )
+joined_prompt_option = click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="Only images of this prompt, or pattern with *; '*': of any (repeatable).  [default: the occupancy's own]",
+)
+"""For commands that join an occupancy with a store; a command's function gets it as ``prompts``."""
+joined_part_option = click.option(
+    "--part",
+    help="Only images whose object touches these body parts; '*': whatever it touches.  [default: the occupancy's own]",
+)
+"""For commands that join an occupancy with a store."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.commands.console import print_facts, print_json, print_table, progress_bars, wrote
+from chorus.commands.console import doubt_surface, print_facts, print_json, print_table, progress_bars, wrote
 from chorus.commands.options import INPUT, MESH, PICTURE, SEED, Number, OutputFile, body_option, force_option, json_option
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ inverse_option = click.option(
     type=click.Choice(["blend_of_inverses", "inverse_of_blend"]),
     default="blend_of_inverses",
     show_default=True,
-    help="How points are taken back to the rest pose (Eq. 11).",
+    help="How points are taken back to the rest pose.",
 )
 
 
@@ -113,13 +113,17 @@ def posed_picture(
     type=click.Choice(["nearest", "trilinear"]),
     default="nearest",
     show_default=True,
-    help="Read phi at the nearest voxel (the paper's), or between the eight nearest.",
+    help="Read the probability of the nearest voxel (the paper's), or between the eight nearest.",
 )
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
 @click.option("--picture", type=PICTURE, help="Also draw it with the posed body from three sides (PNG).")
 @click.option("--mesh", "mesh_path", type=MESH, help="Also write surface and posed body (.glb, .ply, .obj).")
 @click.option(
-    "--threshold", default=0.5, show_default=True, type=Number(), help="With --mesh: the surface is around phi >= this."
+    "--threshold",
+    default=0.5,
+    show_default=True,
+    type=Number(),
+    help="With --mesh: around voxels of this probability or more.",
 )
 @click.option("--betas", "betas_text", help="The person's shape coefficients, separated by commas.")
 @force_option
@@ -139,9 +143,10 @@ def pose_command(
     body_path: Path | None,
     as_json: bool,
 ) -> None:
-    """An occupancy around a person in a pose (Eq. 11).
+    """An occupancy around a person in a pose.
 
-    POSE is a .npy or .npz file, (J, 3) axis-angle in radians with a zero first row or (n, J, 3), or a record's folder.
+    Each point around the posed person takes the probability of its canonical voxel (Eq. 11 of the paper). POSE is a .npy or
+    .npz file, (J, 3) axis-angle in radians with a zero first row or (n, J, 3), or a record's folder.
     """
     import json
     import time
@@ -213,11 +218,14 @@ def pose_command(
             **({} if betas is None else {"betas": betas.tolist()}),
         }
         write_meshes(mesh_path, {OBJECT: found, PERSON: person}, made_of)
-        facts["surface"] = asdict(describe(found))
+        described = describe(found)
+        facts["surface"] = asdict(described)
+        doubt_surface(described.pieces, described.volume_m3)
         written.append(mesh_path)
     if as_json:
         print_json({**facts, "wrote": written})
         return
+    facts["highest probability"] = facts.pop("largest_phi")
     print_facts(facts)
     wrote(*written)
 
@@ -240,7 +248,10 @@ def pose_command(
 def roundtrip_command(
     poses: int, noise: float, resolution: int, seed: int, output: Path | None, body_path: Path | None, as_json: bool
 ) -> None:
-    """How far voxels land from where they were, moved into random poses (Eq. 5) and back (Eq. 11)."""
+    """How well posing can be undone.
+
+    How far voxels land from where they were, moved into random poses (Eq. 5 of the paper) and back (its Eq. 11).
+    """
     from chorus.body.model import load_body
     from chorus.evaluate.roundtrip import as_rich, roundtrip
     from chorus.field import CanonicalField

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chorus.commands.console import print_facts, print_json, progress_bars, wrote
+from chorus.commands.console import doubt_surface, print_facts, print_json, progress_bars, wrote
 from chorus.commands.options import INPUT, Number, OutputFolder, body_option, force_option, json_option
 from chorus.commands.stage_options import assigned_options
+from chorus.texts import counted
 
 if TYPE_CHECKING:
     from chorus.body.model import Body
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 @click.option("--category", help="The object's category, instead of the record's.")
 @click.option("--photo", type=INPUT, help="The photograph; default: photo.jpg, .png, ... in the record.")
 @click.option(
-    "--threshold", type=Number(), help="The surface is around phi >= this; default: what agrees best with the object's mask."
+    "--threshold",
+    type=Number(),
+    help="Around voxels of this probability or more; default: what agrees best with the object's mask.",
 )
-@click.option("--mass", type=Number(), help="Instead of --threshold: the surface holds this share of the sum of phi.")
+@click.option("--mass", type=Number(), help="Instead of --threshold: the surface holds this share of all probability.")
 @click.option(
     "--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Images that a distribution needs."
 )
@@ -47,14 +50,14 @@ if TYPE_CHECKING:
     default=0.2,
     show_default=True,
     type=Number(min=0, min_open=True, infinite=True),
-    help="Posed voxels whose canonical voxel Eq. 5 carries farther away than this, metres, are emptied; inf: none are.",
+    help="Posed voxels whose canonical voxel is posed farther away than this, metres, are emptied; inf: none are.",
 )
 @click.option(
     "--inverse",
     type=click.Choice(["blend_of_inverses", "inverse_of_blend"]),
     default="blend_of_inverses",
     show_default=True,
-    help="How voxels are taken back to the rest pose (Eq. 11).",
+    help="How voxels are taken back to the rest pose.",
 )
 @click.option("--backend", default="auto", show_default=True, help="For the posed field: auto, triton, numba or reference.")
 @click.option(
@@ -71,7 +74,7 @@ if TYPE_CHECKING:
     default="levenberg-marquardt",
     show_default=True,
     type=click.Choice(["levenberg-marquardt", "adam"]),
-    help="Of a PHOTO: Eq. 8; adam is the paper's.",
+    help="Of a PHOTO: how the camera is fitted to the joints; adam is the paper's.",
 )
 @force_option
 @body_option
@@ -97,10 +100,10 @@ def reconstruct_command(
     body_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Human and object from one photograph: GLB, overlay and scores (4.5).
+    """Human and object in 3D from one photograph.
 
-    From a RECORD's folder: pose, camera or keypoints, object mask. Or from a PHOTO alone: the object whose box overlaps
-    a person's most is found among the stored categories, then the person's pose and camera.
+    Writes a GLB, an overlay and scores. From a RECORD's folder: pose, camera or keypoints, object mask. Or from a PHOTO alone:
+    the object whose box overlaps a person's most is found among the stored categories, then the person's pose and camera.
     """
     from chorus.body.model import load_body
     from chorus.errors import InputError
@@ -135,6 +138,7 @@ def reconstruct_command(
         )
     written = write_reconstruction(output, result)
     facts = result.to_json()
+    doubt_surface(facts["object"]["pieces"], facts["object"]["volume_m3"])
     if as_json:
         print_json({**facts, "wrote": written})
         return
@@ -149,7 +153,7 @@ def reconstruct_command(
             "candidates": f"{sum(not c['skipped'] for c in facts['candidates'])} of {len(facts['candidates'])} stored",
             "threshold": f"{facts['threshold']['value']:.3f} ({facts['threshold']['from']})",
             "camera": facts["camera"]["from"] + ("" if residual is None else f", mean distance {residual:.1f} px"),
-            "object": f"{1000 * shape['volume_m3']:.1f} litres in {shape['pieces']} pieces, centre "
+            "object": f"{1000 * shape['volume_m3']:.1f} litres in {counted(shape['pieces'], 'piece')}, centre "
             + ", ".join(f"{c:.2f}" for c in shape["centre"])
             + " m",
             "silhouette_iou": "no mask" if shape["silhouette_iou"] is None else f"{shape['silhouette_iou']:.2f}",

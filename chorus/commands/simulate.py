@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import print_facts, print_json, progress_bars, wrote
+from chorus.commands.console import kept_when_stopped, print_facts, print_json, progress_bars, wrote
 from chorus.commands.options import SEED, OutputStore, body_option, json_option
 
 
@@ -26,7 +26,10 @@ from chorus.commands.options import SEED, OutputStore, body_option, json_option
 def simulate_command(
     output: Path, worlds: tuple[str, ...], images: int, seed: int, biased: bool, body_path: Path | None, as_json: bool
 ) -> None:
-    """Write a store of simulated images whose truth is known."""
+    """Write a store of simulated images whose truth is known.
+
+    A store of the same worlds and seed is completed; stopped by Ctrl-C, it keeps what it has.
+    """
     from chorus.body.model import load_body
     from chorus.errors import InputError
     from chorus.simulate.images import DEMO, WORLDS, write_world
@@ -37,15 +40,22 @@ def simulate_command(
     chosen = [WORLDS[name] for name in worlds] or list(DEMO)
     if biased:
         chosen = [world.biased() for world in chosen]
-    with progress_bars() as update:
-        made = write_world(
-            output,
-            chosen,
-            images,
-            seed,
-            load_body(body_path),
-            progress=lambda done, total: update("simulate images", done, total),
+    body, there = load_body(body_path), 0
+
+    def count(done: int, total: int) -> None:
+        nonlocal there
+        there = done
+        update("simulate images", done, total)
+
+    def kept() -> str:
+        return (
+            f"{output} has the {there:,} of {images:,} images drawn so far; the same command goes on"
+            if there
+            else "nothing is kept"
         )
+
+    with kept_when_stopped(kept), progress_bars() as update:
+        made = write_world(output, chosen, images, seed, body, progress=count)
     if as_json:
         print_json({"store": output, "images": made})
         return

@@ -21,7 +21,10 @@ from chorus.commands.options import INPUT, PICTURE, OutputFile, filter_option, f
 def store_stats_command(
     paths: tuple[Path, ...], picture: Path | None, by_view: bool, filter_name: str, output: Path | None, as_json: bool
 ) -> None:
-    """Images, what was kept, why the rest was rejected, and how evenly the cameras stood."""
+    """Numbers of images: kept, rejected and why.
+
+    Also how evenly the cameras stood around the person.
+    """
     from chorus.evaluate.statistics.stores import reasons_table, statistics_json, statistics_table, store_statistics
     from chorus.evaluate.statistics.views import views_table
     from chorus.files import write_json

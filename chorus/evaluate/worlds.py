@@ -22,6 +22,7 @@ from rich.table import Table
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError, check_array
 from chorus.evaluate.intervals import CONFIDENCE, t_interval
+from chorus.evaluate.unfinished import Unfinished
 from chorus.field import CanonicalField
 from chorus.files import check_output_file, write_json
 from chorus.images import ImageBatch
@@ -150,6 +151,7 @@ def worlds_table(
     resolution: int = 48,
     batch_size: int = 128,
     progress: Progress | None = None,
+    unfinished: Unfinished | None = None,
 ) -> WorldsTable:
     """Simulate, vote and score every world, variant and seed.
 
@@ -158,6 +160,7 @@ def worlds_table(
     worlds      names in chorus.simulate.worlds.WORLDS
     body        default: the built-in one
     progress    called with images simulated and images in all, after each batch
+    unfinished  where each world and seed is kept once it is scored, and taken from where it is there already
 
     Simulation uses every core and takes nearly all of the time; the result does not depend on how it is split. Raises
     InputError for unknown worlds and numbers out of range.
@@ -178,15 +181,35 @@ def worlds_table(
     }
     total = SIMULATIONS * num_images * len(seeds) * len(worlds)
     counter = _ProgressCounter(total, progress)
+    unfinished = Unfinished() if unfinished is None else unfinished
+    unfinished.begin({"images": num_images, "body": body.hash, "resolution": resolution, "variants": list(VARIANTS)})
     rows = []
     for name in worlds:
         truth = true_occupancy(WORLDS[name], fields["full"].centres, variants=TRUTH_VARIANTS, body=body) >= 0.5
-        results = [_score_seed(WORLDS[name], seed, num_images, fields, truth, batch_size, counter) for seed in seeds]
+        results = []
+        for seed in seeds:
+            scored = _kept_seed(unfinished, name, seed)
+            if scored is None:
+                scored = _score_seed(WORLDS[name], seed, num_images, fields, truth, batch_size, counter)
+                unfinished.keep(_seed_name(name, seed), {v: [c.tolist(), n] for v, (c, n) in scored.items()})
+            else:
+                counter.add(SIMULATIONS * num_images)
+            results.append(scored)
         rows += [_row(name, variant, [result[variant] for result in results]) for variant in VARIANTS]
     p = fields["full"].parameters
     return WorldsTable(
         tuple(rows), num_images, seeds, p.resolution, p.extent, body.name, body.hash, time.perf_counter() - began
     )
+
+
+def _seed_name(world: str, seed: int) -> str:
+    return f"{world}, seed {seed}"
+
+
+def _kept_seed(unfinished: Unfinished, world: str, seed: int) -> dict[str, tuple[NDArray[np.float64], int]] | None:
+    """What ``_score_seed`` gave in an interrupted run; None where it is not kept."""
+    kept = unfinished.get(_seed_name(world, seed))
+    return None if kept is None else {variant: (np.array(curve), int(images)) for variant, (curve, images) in kept.items()}
 
 
 class _ProgressCounter:
@@ -261,16 +284,45 @@ def _floats(values: NDArray[Any]) -> tuple[float, ...]:
     return tuple(round(float(v), 6) for v in values)
 
 
-def run(images: int = 2000, seeds: int = 5, output: str | Path | None = None, progress: Progress | None = None) -> WorldsTable:
+def partial_table(unfinished: Unfinished) -> Table:
+    """What an interrupted ``worlds_table`` has scored, for a terminal; worlds of a single seed have no interval yet."""
+    by_world: dict[str, list[dict[str, tuple[NDArray[np.float64], int]]]] = {}
+    for name, _ in unfinished.items():
+        world, _, seed = name.partition(", seed ")
+        by_world.setdefault(world, []).append(_kept_seed(unfinished, world, int(seed)) or {})
+    table = Table(title="Does it work? (partial: stopped before all was scored)")
+    table.add_column("world")
+    table.add_column("seeds", justify="right")
+    for heading in VARIANTS.values():
+        table.add_column(heading, justify="right")
+    for world, results in by_world.items():
+        enough = len(results) > 1
+        cells = [_cell(_row(world, v, [result[v] for result in results])) if enough else "-" for v in VARIANTS]
+        table.add_row(world, str(len(results)), *cells)
+    return table
+
+
+def run(
+    images: int = 2000,
+    seeds: int = 5,
+    output: str | Path | None = None,
+    progress: Progress | None = None,
+    unfinished: Unfinished | None = None,
+) -> WorldsTable:
     """The table over seeds 0 .. seeds - 1, written as JSON to ``output`` where that is given.
 
-    Raises InputError as ``worlds_table`` does and, before any work, where ``output`` cannot be written.
+    An interrupted call can be repeated: each seed of a world is kept in ``unfinished`` (default: the file ``output`` +
+    ".unfinished") once it is scored. Raises InputError as ``worlds_table`` does and, before any work, where ``output`` cannot
+    be written.
     """
     if output is not None:
         check_output_file("output", Path(output))
-    table = worlds_table(images, range(seeds), progress=progress)
+    if unfinished is None:
+        unfinished = Unfinished.beside(None if output is None else Path(output))
+    table = worlds_table(images, range(seeds), progress=progress, unfinished=unfinished)
     if output is not None:
         write_json(Path(output), table.to_json())
+        unfinished.finish()
     return table
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
+from chorus.errors import MismatchError
 from chorus.field import CanonicalField
 from chorus.figures.saving import save_figure
 from chorus.figures.three_sides import COLOURS
@@ -22,6 +23,8 @@ from chorus.render.rasterize import face_normals, render_mesh, shade
 
 OBJECT = np.array([0.86, 0.27, 0.12])
 """Colour of the object's mask, RGB in 0..1."""
+FAINTEST = 0.05
+"""Smallest phi that is drawn over an image."""
 
 
 def body_on_mask(
@@ -55,8 +58,11 @@ def project_occupancy(
 ) -> NDArray[np.float32]:
     """The distribution warped into an image's pose and projected: the largest phi over each pixel, (H, W) float32.
 
-    Voxels are warped by LBS (Eq. 5) and drawn as discs of their projected width.
+    Voxels are warped by LBS (Eq. 5) and drawn as discs of their projected width. Raises MismatchError for another field than
+    the one that the occupancy's votes were cast through.
     """
+    if field.hash != occupancy.field_hash:
+        raise MismatchError(f"field: expected the occupancy's, with hash {occupancy.field_hash[:12]}, got {field.hash[:12]}")
     height, width = (int(c) for c in cameras.image_size[row])
     phi = occupancy.probability.ravel()
     order = np.argsort(phi)
@@ -78,6 +84,18 @@ def project_occupancy(
     return drawn
 
 
+def with_haze(image: NDArray[np.uint8], phi: NDArray[np.float32]) -> NDArray[np.float64]:
+    """An image (H, W, 3) uint8 with phi (H, W) over it: (H, W, 3) in 0..1. The opacity rises with phi, from FAINTEST on.
+
+    Most pixels around the person have a phi of a few percent, by chance votes; drawn at that opacity in the dark colours of a
+    small phi they would be a veil over half of the picture.
+    """
+    shown = np.clip(phi.astype(np.float64), 0, 1)[..., None]
+    opacity = 0.85 * np.clip((shown - FAINTEST) / (1 - FAINTEST), 0, 1)
+    mixed: NDArray[np.float64] = (1 - opacity) * image / 255 + opacity * COLOURS(phi)[..., :3]
+    return mixed
+
+
 def save_posed_back(
     path: str | Path, occupancy: Occupancy, field: CanonicalField, images: ImageBatch, row: int, title: str
 ) -> float:
@@ -89,12 +107,11 @@ def save_posed_back(
     left, right = figure.subplots(1, 2)
     left.imshow(image)
     left.set_title("object mask over the projected body", fontsize=9)
-    value = np.clip(drawn, 0, 1)[..., None]
-    right.imshow((1 - 0.85 * value) * image / 255 + 0.85 * value * COLOURS(drawn)[..., :3])
+    right.imshow(with_haze(image, drawn))
     right.contour(mask, [0.5], colors="deepskyblue", linewidths=1.2)
     right.set_title("occupancy posed back (outline: the mask)", fontsize=9)
     for ax in (left, right):
         ax.set_axis_off()
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(textwrap.fill(title, 90, max_lines=3, placeholder=" ..."), fontsize=10)
     save_figure(path, figure)
-    return float(drawn[mask].mean())
+    return float(drawn[mask].mean()) if mask.any() else 0.0

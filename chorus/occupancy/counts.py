@@ -209,10 +209,13 @@ class Occupancy:
     def __add__(self, other: Occupancy) -> Occupancy:
         """The exact sum of counts from disjoint images.
 
-        Raises MismatchError for another body, field, scheme or weighting; warns where the two share images.
+        Raises MismatchError for another category, body, field, scheme or weighting; warns where the two share images. They
+        may be of different prompts or parts: the sum is then of all these images, and its provenance says of which.
         """
         if not isinstance(other, Occupancy):
             return NotImplemented
+        if self.category and other.category and self.category != other.category:
+            raise MismatchError(f"cannot add occupancies of different category: {self.category!r} and {other.category!r}")
         for name, mine, theirs in (
             ("body", self.body_hash, other.body_hash),
             ("field", self.parameters, other.parameters),
@@ -224,14 +227,13 @@ class Occupancy:
         shared = np.intersect1d(self.sketch, other.sketch).size
         if shared:
             warnings.warn(f"the occupancies added share images (at least {shared} keys): those are counted twice", stacklevel=2)
-        categories = dict.fromkeys(c for c in (self.category, other.category) if c)
         return dataclasses.replace(
             self,
             num_counts=self.num_counts.astype(np.int64) + other.num_counts,
             den_counts=self.den_counts.astype(np.int64) + other.den_counts,
             group_totals=self.group_totals + other.group_totals,
             group_images=self.group_images + other.group_images,
-            category=" + ".join(categories),
+            category=self.category or other.category,
             sketch=np.union1d(self.sketch, other.sketch)[:SKETCH_SIZE],
             provenance=[*self.provenance, *other.provenance],
         )
@@ -290,13 +292,14 @@ class Occupancy:
         """The images of a source behind the voxel at a point (3,) in metres, for and against: ``chorus.votes.explain.explain``.
 
         canonical  the field that the votes were cast through; MismatchError for another
-        selection  prompt, part, ... as the occupancy was made with
-        """
-        from chorus.votes.explain import explain
+        selection  prompt, part, ... as for ``chorus.votes.explain.explain``; where none is given, prompt, part and folds are
+                   those that the occupancy was made with, as far as its provenance has them
 
-        if canonical.hash != self.field_hash:
-            raise MismatchError(f"field: expected the one with hash {self.field_hash[:12]}, got {canonical.hash[:12]}")
-        return explain(point, source, canonical, **selection)
+        Raises MismatchError for a store of another body or category.
+        """
+        from chorus.occupancy.joins import explain_occupancy
+
+        return explain_occupancy(self, point, source, canonical, selection)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a compressed HDF5 file, atomically: complete or not at all."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PIXELS = 168
 """Side of each projection in the picture."""
 LONGEST_NAME = 40
-"""Longer category names (those of merged occupancies) are cut, so that they fit on a line."""
+"""Longer category names are cut, so that they fit on a line."""
 
 SIDES = {
     "from the front": ((0, 1), (2, -1), (1, -1)),
@@ -60,7 +60,7 @@ def text(occupancy: Summarised) -> str:
         f"Occupancy({_short(occupancy.category)!r}, {occupancy.num_images:,} images, scheme {occupancy.scheme.name!r}, "
         f"weighting {occupancy.weighting!r},\n"
         f"          {_grid(occupancy)}, body {occupancy.body_hash[:12] or 'not known'},\n"
-        f"          phi at most {occupancy.probability.max():.3f})"
+        f"          probability at most {occupancy.probability.max():.3f})"
     )
 
 
@@ -74,7 +74,7 @@ def html(occupancy: Summarised) -> str:
         "grid": _grid(occupancy),
         "scheme": f"{occupancy.scheme.name}, {occupancy.scheme.num_groups} groups",
         "weighting": occupancy.weighting,
-        "phi at most": f"{phi.max():.3f}, at ({x:.2f}, {y:.2f}, {z:.2f}) m",
+        "highest probability": f"{phi.max():.3f}, at ({x:.2f}, {y:.2f}, {z:.2f}) m",
         "images that saw a voxel": f"{support.min():,} to {support.max():,}",
         "body": occupancy.body_hash[:12] or "not known",
         "field": occupancy.field_hash[:12],
@@ -88,7 +88,7 @@ def html(occupancy: Summarised) -> str:
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:center">'
         f'<figure style="margin:0"><img alt="phi {sides}" src="data:image/png;base64,{picture}">'
-        f"<figcaption>largest phi {sides}; {occupancy.parameters.extent:g} m across</figcaption></figure>"
+        f"<figcaption>highest probability {sides}; {occupancy.parameters.extent:g} m across</figcaption></figure>"
         f"<table><caption>Occupancy</caption>{rows}</table></div>"
     )
 

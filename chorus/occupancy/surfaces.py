@@ -28,6 +28,8 @@ OBJECT, PERSON = "object", "person"
 """Names of the two nodes of a scene."""
 COLOURS: Mapping[str, tuple[float, float, float]] = {OBJECT: (0.93, 0.42, 0.13), PERSON: (0.62, 0.66, 0.72)}
 """RGB in 0..1 of meshes by name; others are grey."""
+MANY_PIECES, LARGE = 20, 1.0
+"""From so many pieces, or cubic metres, on a surface is hardly that of one object that a person holds, wears or rides."""
 _GREY = (0.7, 0.7, 0.7)
 _MARGIN = 1e-4
 """Share of the largest phi that every voxel is kept away from the level, so that no two vertices coincide."""
@@ -52,6 +54,19 @@ class SurfaceFacts:
     area_m2: float
     low: tuple[float, float, float]
     high: tuple[float, float, float]
+
+
+def doubts(pieces: int, volume_m3: float) -> str:
+    """Why a surface is hardly that of one object, in words; "" where nothing speaks against it.
+
+    A share of the sum of phi, or a low threshold, may enclose the veil of small probabilities around the person too.
+    """
+    if pieces < MANY_PIECES and volume_m3 < LARGE:
+        return ""
+    return (
+        f"{1000 * volume_m3:,.4g} litres in {pieces:,} piece{'' if pieces == 1 else 's'} are hardly one object; a higher "
+        "threshold or a smaller share of the sum encloses less"
+    )
 
 
 def describe(mesh: Trimesh) -> SurfaceFacts:
@@ -80,7 +95,7 @@ def surface(phi: Any, extent: float, threshold: float) -> Trimesh:
     to half a voxel outside. Raises InputError where no voxel is inside, ImportError without the extra ``mesh``.
     """
     values = _checked(phi, extent)
-    level = _checked_threshold(values, threshold)
+    level = _checked_threshold(values, extent, threshold)
     vertices, faces = _march(values, extent, level)
     mesh: Trimesh = _package("trimesh").Trimesh(vertices, faces, process=False)
     return mesh
@@ -211,14 +226,23 @@ def _checked(phi: Any, extent: float) -> NDArray[np.float32]:
     return values
 
 
-def _checked_threshold(values: NDArray[np.float32], threshold: float) -> float:
-    """The level for marching cubes, such that voxels at the threshold are inside; InputError where none is."""
+def _checked_threshold(values: NDArray[np.float32], extent: float, threshold: float) -> float:
+    """The level for marching cubes, such that voxels at the threshold are inside; InputError where none is.
+
+    The error names a threshold that would do, and the volume that it encloses.
+    """
     level = np.float32(threshold)
     if not (np.isfinite(level) and level > 0):
         raise InputError(f"threshold: expected a positive number, got {threshold}")
-    largest = values.max()
-    if largest < level:
-        raise InputError(f"threshold: expected at most the largest phi, {largest:.4g}, got {threshold:.4g}")
+    highest = float(values.max())
+    if highest < level:
+        would_do = "the probability is 0 everywhere"
+        if highest > 0:
+            lower = float(f"{2 / 3 * highest:.1g}") if highest > 1e-3 else highest / 2
+            would_do = f"a threshold of {lower:g} encloses {1000 * _volume(values, extent, lower):,.4g} litres"
+        raise InputError(
+            f"threshold: expected at most the highest probability, {highest:.4g}, got {threshold:.4g} ({would_do})"
+        )
     if not (values == level).any():
         return float(level)
     outside = values[values < level]
@@ -242,6 +266,6 @@ def _march(values: NDArray[np.float32], extent: float, level: float) -> tuple[ND
 
 def _volume(values: NDArray[np.float32], extent: float, level: float) -> float:
     """The volume that the surface at a level encloses, in m^3."""
-    vertices, faces = _march(values, extent, _checked_threshold(values, level))
+    vertices, faces = _march(values, extent, _checked_threshold(values, extent, level))
     a, b, c = vertices[faces].transpose(1, 0, 2)
     return float(np.einsum("fa,fa->", a, np.cross(b, c)) / 6)

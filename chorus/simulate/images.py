@@ -18,6 +18,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,12 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.cameras import Cameras
-from chorus.errors import InputError, check_array
+from chorus.errors import InputError, StoreError, check_array
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, pack_mask
 from chorus.render.rasterize import draw_inverse_depth, skin
 from chorus.simulate.objects import OBJECTS, ObjectClass, Shape, joint_index
-from chorus.simulate.worlds import DEMO, WORLDS, CameraDistribution, MaskNoise, Pose, PoseEstimation, World
+from chorus.simulate.worlds import DEMO, WORLDS, CameraDistribution, MaskNoise, Pose, PoseEstimation, World, check_made_alike
 
 if TYPE_CHECKING:
     from chorus.body.model import Body
@@ -300,9 +301,11 @@ def write_world(
     the store had already, as "already there".
 
     ``num_images`` in all are divided evenly over the worlds (the first ones get one more). Keys are ``image_key``; images
-    that the store has already are not drawn again, so that an interrupted call can be repeated.
+    that the store has already are not drawn again, so that an interrupted call can be repeated: on KeyboardInterrupt the
+    images drawn so far are committed.
     ``progress(done, num_images)`` is called after each batch. Raises InputError for no worlds, worlds of differing
-    category, the same name twice, and as ``simulate`` and the store's writer do.
+    category, the same name twice, and as ``simulate`` and the store's writer do, MismatchError for a store that was made with
+    another seed, with other worlds or by other means.
     """
     from chorus.store import StoreWriter
 
@@ -313,33 +316,39 @@ def write_world(
         raise InputError(f"worlds: expected differing names and one category, got {listed}")
     body = _or_default(body)
     done, counts = 0, Counter[str]()
-    provenance = {"simulated": {"seed": seed, "worlds": [asdict(w) for w in worlds]}}
+    made = {"seed": seed, "worlds": [asdict(w) for w in worlds]}
+    check_made_alike(Path(path), made)
     with StoreWriter(
         path,
         category=worlds[0].category,
         num_joints=body.num_joints,
         body_hash=body.hash,
-        provenance=provenance,
+        provenance={"simulated": made},
         person_masks=True,
     ) as writer:
-        for number, world in enumerate(worlds):
-            share = num_images // len(worlds) + (number < num_images % len(worlds))
-            missing = [i for i in range(share) if image_key(world, seed, i) not in writer]
-            done += share - len(missing)
-            counts["already there"] += share - len(missing)
-            for batch in _checked_batches(world, missing, seed, body, batch_size, workers):
-                writer.append(
-                    batch.images,
-                    views=batch.views,
-                    seeds=batch.seeds,
-                    scores=batch.scores,
-                    status=batch.status,
-                    person_masks=batch.person_masks,
-                )
-                counts.update(batch.status.tolist())
-                done += len(batch)
-                if progress is not None:
-                    progress(done, num_images)
+        try:
+            for number, world in enumerate(worlds):
+                share = num_images // len(worlds) + (number < num_images % len(worlds))
+                missing = [i for i in range(share) if image_key(world, seed, i) not in writer]
+                done += share - len(missing)
+                counts["already there"] += share - len(missing)
+                for batch in _checked_batches(world, missing, seed, body, batch_size, workers):
+                    writer.append(
+                        batch.images,
+                        views=batch.views,
+                        seeds=batch.seeds,
+                        scores=batch.scores,
+                        status=batch.status,
+                        person_masks=batch.person_masks,
+                    )
+                    counts.update(batch.status.tolist())
+                    done += len(batch)
+                    if progress is not None:
+                        progress(done, num_images)
+        except KeyboardInterrupt:
+            with suppress(StoreError):  # it struck within a commit that was as good as done
+                writer.flush()
+            raise
     return {status: count for status, count in counts.items() if count}
 
 

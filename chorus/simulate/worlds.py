@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from chorus.errors import InputError
+from chorus.errors import InputError, MismatchError
 from chorus.render.rasterize import displace
 from chorus.simulate.objects import OBJECTS
+from chorus.store.schema import STORE_JSON, read_store_json
 
 
 @dataclass(frozen=True)
@@ -324,3 +328,32 @@ WORLDS: dict[str, World] = {
 
 DEMO = (WORLDS["ball-held"], WORLDS["ball-kicked"])
 """Two ways to meet a ball: one category, two prompts."""
+
+
+def check_made_alike(path: Path, made: dict[str, Any]) -> None:
+    """MismatchError where ``path`` is a store that was not simulated like this: images of two runs would mix in it.
+
+    made  "seed", and "worlds" as dictionaries: what a store of simulated images keeps in its provenance
+    """
+    if not (path / STORE_JSON).is_file():
+        return
+    _, fields = read_store_json(path)
+    found = (fields.get("provenance") or {}).get("simulated")
+    if not isinstance(found, dict):
+        raise MismatchError(f"path: expected a new store or one of simulated images, got {str(path)!r}, made by other means")
+    if found.get("seed") != made["seed"]:
+        raise MismatchError(
+            f"path: expected a new store or one simulated with seed {made['seed']}, got {str(path)!r} of seed "
+            f"{found.get('seed')}"
+        )
+    ours, theirs = json.loads(json.dumps(made["worlds"])), found.get("worlds") or []
+    names = [", ".join(str(world.get("name")) for world in worlds) for worlds in (ours, theirs)]
+    # Releases differ in what a world has: only what both know can tell them apart.
+    alike = len(ours) == len(theirs) and all(
+        all(mine[name] == its[name] for name in mine.keys() & its.keys()) for mine, its in zip(ours, theirs, strict=True)
+    )
+    if not alike:
+        what = f"the worlds {names[1]}" if names[0] != names[1] else "worlds of these names with other settings"
+        raise MismatchError(
+            f"path: expected a new store or one simulated with the worlds {names[0]}, got {str(path)!r} of {what}"
+        )

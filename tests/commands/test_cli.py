@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from chorus.cli import main
+from chorus.commands.console import counted
 from chorus.demo import iou, run_demo
 from chorus.occupancy.counts import load_occupancy
 from chorus.store import open_store
@@ -44,7 +48,14 @@ def test_simulate_aggregate_picture_overlay(store: Path, tmp_path: Path) -> None
     result = chorus("overlay", store, out, "-o", tmp_path / "overlays", "--images", "2")
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "overlays").glob("*.png"))) == 2
-    assert result.stdout.count("wrote") == 2
+    assert result.stdout.count("wrote") == 3
+    table = json.loads((tmp_path / "overlays" / "overlays.json").read_text())
+    assert table["images"]["prompts"] == [prompt]
+    for key, facts in table["overlays"].items():
+        assert key.startswith("ball-held-3-")
+        assert (tmp_path / "overlays" / facts["file"]).is_file()
+        assert 0 <= facts["mean_phi_on_mask"] <= 1
+    assert prompt in result.stdout
 
 
 def test_the_backends_write_the_same_counts_but_for_pixel_edges(store: Path, tmp_path: Path) -> None:
@@ -142,3 +153,75 @@ def test_iou_by_hand() -> None:
     a, b = np.array([1, 1, 1, 0], bool), np.array([0, 1, 1, 1], bool)
     assert iou(a, b) == 0.5  # 2 of 4
     assert iou(~(a | ~a), ~(a | ~a)) == 0.0
+
+
+def test_summaries_of_commands_are_whole_sentences() -> None:
+    """Cut at the 80 columns of a plain terminal, click would end them in three dots."""
+
+    def groups(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+        yield path
+        for name, command in group.commands.items():
+            if isinstance(command, click.Group):
+                yield from groups(command, (*path, name))
+
+    found = list(groups(main))
+    assert ("filter",) in found
+    for path in found:
+        result = CliRunner().invoke(main, [*path, "--help"], terminal_width=80)
+        commands = result.stdout.partition("Commands:\n")[2].splitlines()
+        assert commands
+        assert [line for line in commands if line.endswith("...")] == []
+
+
+def test_no_help_sends_the_reader_to_sections_of_the_paper() -> None:
+    """Equations and tables are named where they add something; bare numbers of sections say nothing."""
+
+    def texts(command: click.Command) -> Iterator[str]:
+        yield command.help or ""
+        yield from (parameter.help or "" for parameter in command.params if isinstance(parameter, click.Option))
+        if isinstance(command, click.Group):
+            for part in command.commands.values():
+                yield from texts(part)
+
+    everything = list(texts(main))
+    assert len(everything) > 150
+    assert [text for text in everything if re.search(r"\b[AB]\.\d|\(\d\.\d|\(Eq\. \d+\)", text)] == []
+
+
+def test_results_are_told_in_plain_words(store: Path, tmp_path: Path) -> None:
+    told = chorus("aggregate", store, "-o", tmp_path / "o.h5", "--resolution", "12")
+    assert told.exit_code == 0, told.output
+    assert re.search(r"highest probability +0\.\d+\n", told.stdout)
+    assert re.search(r"seen by some image +[\d,]+ of 1,728 voxels\n", told.stdout)
+    facts = json.loads(chorus("aggregate", store, "-o", tmp_path / "o.h5", "--resolution", "12", "--json", "--force").stdout)
+    assert {"largest_phi", "voxels_seen"} <= facts.keys()  # names for programs stay
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 views"), (1, "1 view"), (2000, "2,000 views")])
+def test_numbers_with_what_they_count(number: int, words: str) -> None:
+    assert counted(number, "view") == words
+
+
+def test_an_occupancy_is_drawn_into_its_own_images(store: Path, tmp_path: Path) -> None:
+    held, kicked = sorted(open_store(store).prompts, key=lambda prompt: "kicks" in prompt)
+    own, hats = tmp_path / "held.h5", tmp_path / "hats.chorus"
+    assert chorus("aggregate", store, "-o", own, "--prompt", held, "--resolution", "12").exit_code == 0
+    drawn = chorus("overlay", store, own, "-o", tmp_path / "a", "--images", "3", "--json")
+    assert drawn.exit_code == 0, drawn.output
+    facts = json.loads(drawn.stdout)
+    assert all(key.startswith("ball-held") for key in facts["overlays"])
+    assert len({entry["file"] for entry in facts["overlays"].values()}) == 3
+    other = chorus("overlay", store, own, "-o", tmp_path / "b", "--images", "1", "--prompt", "*kicks*")
+    assert other.exit_code == 0, other.output
+    assert kicked in other.stdout
+    assert "as asked for" in other.stdout
+    assert chorus("simulate", "-o", hats, "--world", "hat", "--images", "3").exit_code == 0
+    for command in (["overlay", hats, own, "-o", tmp_path / "c"], ["evaluate", "pap", hats, "--occupancy", own]):
+        refused = chorus(*command)
+        assert refused.exit_code == 2
+        assert "sports ball" in refused.stderr
+        assert "'hat'" in refused.stderr
+    assert not (tmp_path / "c").exists()
+    scored = chorus("evaluate", "pap", store, "--occupancy", own, "--no-aware", "--min-images", "1")
+    assert scored.exit_code == 0, scored.output
+    assert f"complete images: prompt {held!r} (like those that the occupancy was learned from)" in scored.stdout

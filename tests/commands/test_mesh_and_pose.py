@@ -76,7 +76,7 @@ def test_the_mesh_command(kept: Path, raised: Path, body: Body, tmp_path: Path) 
     assert mass["threshold"] == pytest.approx(threshold_of_mass(load_occupancy(kept).probability, 0.5), abs=1e-5)
     with pytest.raises(InputError, match="expected one of them, got threshold and mass"):
         run(mesh_command, kept, "-o", plain, "--mass", 0.5, "--threshold", 0.2)
-    with pytest.raises(InputError, match="threshold: expected at most the largest phi"):
+    with pytest.raises(InputError, match="threshold: expected at most the highest probability"):
         run(mesh_command, kept, "-o", plain, "--threshold", 1.5)
     with pytest.raises(InputError, match="--output: expected a name ending in"):
         run(mesh_command, kept, "-o", tmp_path / "x.fbx")

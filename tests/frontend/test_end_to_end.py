@@ -111,7 +111,7 @@ def test_one_command_from_a_category_to_a_filled_store(made: tuple[Path, Result]
 def test_the_filled_store_answers(made: tuple[Path, Result], tmp_path: Path) -> None:
     """What the front end wrote goes through votes, filters and statistics."""
     path, _ = made
-    shown = chorus("filter", path, "--dry-run", "--json")
+    shown = chorus("filter", "show", path, "--json")
     assert shown.exit_code == 0, shown.output
     write_store_filter(path, Filter.none())
     done = chorus("aggregate", path, "-o", tmp_path / "occ.h5", "--resolution", 16, "--json")

@@ -37,7 +37,7 @@ def test_repr_is_three_lines() -> None:
     assert repr(one_voxel()) == (
         "Occupancy('cup', 40 images, scheme 'azimuth', weighting 'azimuth',\n"
         "          24^3 voxels in a cube of 3 m, body bbbbbbbbbbbb,\n"
-        "          phi at most 0.250)"
+        "          probability at most 0.250)"
     )
 
 
@@ -48,7 +48,7 @@ def test_repr_is_three_lines() -> None:
         ({"category": "two\nlines"}, r"'two\nlines'"),
         ({"category": "", "body_hash": ""}, "body not known"),
         ({"parameters": FieldParameters(N, EXTENT, canonicalize=False)}, "3 m, not canonicalized"),
-        ({name: one_voxel().num_counts * 0 for name in ("num_counts", "den_counts")}, "phi at most 0.000"),
+        ({name: one_voxel().num_counts * 0 for name in ("num_counts", "den_counts")}, "probability at most 0.000"),
     ],
 )
 def test_repr_stays_three_lines_for_all_there_is(facts: dict[str, object], words: str) -> None:
@@ -95,7 +95,7 @@ def test_html_is_whole_and_needs_nothing_from_elsewhere() -> None:
     assert facts["category"] == "<b>cup & saucer</b>"  # as text, not as an element
     assert facts["images"] == "40"
     assert facts["grid"] == "24^3 voxels in a cube of 3 m"
-    assert facts["phi at most"] == "0.250, at (-0.81, 0.19, -0.06) m"
+    assert facts["highest probability"] == "0.250, at (-0.81, 0.19, -0.06) m"
     assert facts["images that saw a voxel"] == "40 to 40"
     assert facts["body"] == "b" * 12
     assert facts["field"] == one_voxel().field_hash[:12]

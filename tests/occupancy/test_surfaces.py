@@ -27,6 +27,7 @@ from chorus.occupancy.surfaces import (
     body_mesh,
     choose_threshold,
     describe,
+    doubts,
     surface,
     threshold_of_mass,
     threshold_of_volume,
@@ -146,10 +147,33 @@ def test_exactly_the_voxels_at_or_above_the_threshold_are_inside() -> None:
             assert np.array_equal(crossings % 2 == 1, phi[:, j, k] >= 0.75)
 
 
+def test_the_error_names_a_threshold_that_would_do() -> None:
+    phi = np.zeros((12, 12, 12))
+    phi[4:8, 4:8, 4:8] = 0.31
+    with pytest.raises(InputError) as caught:
+        surface(phi, 1.2, 0.5)
+    found = re.search(r"got 0\.5 \(a threshold of ([\d.]+) encloses ([\d.]+) litres\)", str(caught.value))
+    assert found is not None
+    assert float(found[1]) == 0.2
+    assert 1000 * surface(phi, 1.2, 0.2).volume == pytest.approx(float(found[2]), rel=1e-3)
+    assert 40 < float(found[2]) < 130  # 64 voxels of a litre
+    tiny = np.full((3, 3, 3), 1e-9)
+    with pytest.raises(InputError, match="a threshold of 5e-10 encloses"):
+        surface(tiny, 1.0, 0.5)
+
+
+def test_what_is_hardly_one_object_is_doubted() -> None:
+    assert doubts(1, 0.01) == ""
+    assert doubts(19, 0.999) == ""
+    assert doubts(138, 2.553).startswith("2,553 litres in 138 pieces are hardly one object")
+    assert doubts(138, 0.01).startswith("10 litres in 138 pieces")
+    assert doubts(1, 2.0).startswith("2,000 litres in 1 piece are")
+
+
 def test_nothing_above_the_threshold_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"threshold: expected at most the largest phi, 0\.25, got 0\.5"):
+    with pytest.raises(InputError, match=r"threshold: expected at most the highest probability, 0\.25, got 0\.5 "):
         surface(np.full((4, 4, 4), 0.25), 1.0, 0.5)
-    with pytest.raises(InputError, match=r"expected at most the largest phi, 0, got 0\.5"):
+    with pytest.raises(InputError, match=r"expected at most the highest probability, 0, got 0\.5"):
         surface(np.zeros((4, 4, 4)), 1.0, 0.5)
     for call in (lambda phi: threshold_of_mass(phi, 0.5), lambda phi: threshold_of_volume(phi, 1.0, 0.1)):
         with pytest.raises(InputError, match="phi: expected some of it to be positive, got 0 everywhere"):

@@ -183,7 +183,7 @@ def test_without_mask_or_box_the_cluster_of_most_images(stored, tmp_path):
     assert by_mass.object.volume > 2 * result.object.volume
     with pytest.raises(InputError, match="threshold, mass: expected at most one"):
         reconstruct(scene, [stored], threshold=0.5, mass=0.5)
-    with pytest.raises(InputError, match="at most the largest phi, 1"):
+    with pytest.raises(InputError, match="at most the highest probability, 1"):
         reconstruct(scene, [stored], threshold=1.5)
 
 

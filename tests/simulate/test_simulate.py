@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy import ndimage
 
 from chorus.body.model import Body, load_body
-from chorus.errors import InputError
+from chorus.cli import main
+from chorus.errors import InputError, MismatchError
 from chorus.simulate.images import (
     DEMO,
     WORLDS,
@@ -28,7 +30,7 @@ from chorus.simulate.images import (
     write_world,
 )
 from chorus.simulate.objects import KINDS, OBJECTS, SIZE_SPREAD, Shape, joint_index
-from chorus.store import open_store
+from chorus.store import StoreWriter, open_store
 
 
 @pytest.fixture(scope="module")
@@ -381,6 +383,29 @@ def test_write_world(body: Body, tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.poses[order], given.images.poses)
     assert write_world(path, worlds, 23, 5, body) == {"already there": 21, "complete": 2}
     assert len(open_store(path)) == 23
+
+
+def test_a_store_holds_the_images_of_one_run(body: Body, tmp_path: Path) -> None:
+    path, worlds = tmp_path / "ball.chorus", [small(w) for w in DEMO]
+    write_world(path, worlds, 4, 5, body)
+    before = open_store(path).id
+    sector = replace(worlds[0], cameras=CameraDistribution(sector_share=0.5))
+    for others, seed, says in (
+        (worlds, 6, "simulated with seed 6, got .* of seed 5"),
+        (worlds[:1], 5, f"the worlds {worlds[0].name}, got .* of the worlds {worlds[0].name}, {worlds[1].name}"),
+        ([w.biased() for w in worlds], 5, "-biased, got"),
+        ([sector, worlds[1]], 5, "worlds of these names with other settings"),
+    ):
+        with pytest.raises(MismatchError, match=says):
+            write_world(path, others, 6, seed, body)
+    assert open_store(path).id == before
+    with StoreWriter(tmp_path / "photos", category="sports ball", body_hash=body.hash, person_masks=True):
+        pass
+    with pytest.raises(MismatchError, match="made by other means"):
+        write_world(tmp_path / "photos", worlds, 6, 5, body)
+    result = CliRunner().invoke(main, ["simulate", "-o", str(path), "--seed", "3"])
+    assert result.exit_code == 2
+    assert "expected a new store or one simulated with seed 3" in result.stderr
 
 
 @pytest.mark.parametrize(

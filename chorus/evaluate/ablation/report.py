@@ -15,8 +15,9 @@ from chorus.evaluate.ablation.rows import FULL, Sample, Setting
 from chorus.evaluate.ablation.run import AblationRow, AblationTable
 from chorus.evaluate.ablation.simulated_stores import Mechanism
 from chorus.evaluate.intervals import CONFIDENCE
-from chorus.evaluate.pap.categories import mean_headings
+from chorus.evaluate.pap.categories import mean_headings, percent
 from chorus.evaluate.pap.metric import METRICS
+from chorus.evaluate.unfinished import Unfinished
 from chorus.provenance import machine, versions
 
 VOLATILE = ("date", "seconds", "machine")
@@ -198,3 +199,23 @@ def _verdict(mechanism: Mechanism) -> str:
     if not mechanism.holds:
         return "DOES NOT HOLD"
     return "holds" if mechanism.clear else "holds, though the interval reaches zero"
+
+
+def partial_table(unfinished: Unfinished) -> Table:
+    """What an interrupted ``ablate`` has scored, for a terminal: mean vanilla PAP of each row over what is there so far."""
+    by_row: dict[str, list[float | None]] = {}
+    for _, found in unfinished.items():
+        for row, (_, scores) in found.items():
+            by_row.setdefault(row, []).append(scores["vanilla"])
+    table = Table(
+        title="partial: stopped before all was scored",
+        title_justify="left",
+        caption="Rows of differing numbers of categories and seeds are not to be compared.",
+        caption_justify="left",
+    )
+    for heading in ("row", "categories x seeds", "PAP so far"):
+        table.add_column(heading, justify="left" if heading == "row" else "right")
+    for row, values in by_row.items():
+        scored = [value for value in values if value is not None]
+        table.add_row(row, str(len(values)), percent(sum(scored) / len(scored) if scored else None))
+    return table

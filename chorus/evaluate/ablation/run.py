@@ -27,6 +27,7 @@ from chorus.evaluate.intervals import t_interval
 from chorus.evaluate.pap.categories import MIN_IMAGES, CategoryPap
 from chorus.evaluate.pap.metric import METRICS
 from chorus.evaluate.pap.pixels import PAPER, PapProtocol
+from chorus.evaluate.unfinished import Unfinished
 from chorus.field import CanonicalField, FieldParameters
 from chorus.store import Store
 
@@ -119,6 +120,8 @@ def ablate(
     protocol: PapProtocol = PAPER,
     min_images: int = MIN_IMAGES,
     progress: Progress | None = None,
+    unfinished: Unfinished | None = None,
+    where_text: str = "",
 ) -> AblationTable:
     """Every row of ``settings(options)``, on the same test images, over seeds.
 
@@ -132,6 +135,9 @@ def ablate(
     backend       for votes and posing, as in ``aggregate``
     protocol      of PAP; rows of other resolutions always use splat="footprint"
     progress      called with (stage, done, total)
+    unfinished    where the scores of a field, category and seed are kept once they are there, and taken from if they are
+                  there already: an interrupted call can be repeated
+    where_text    what ``where`` is, in words: with it ``unfinished`` tells filters apart
 
     Raises InputError for stores, seeds and options that do not match, MismatchError for stores of another body.
     """
@@ -152,8 +158,6 @@ def ablate(
                 f"tests: expected at least {min_images} complete images of {category!r}, some with an object, "
                 f"got {len(of_category)}, {with_object} with one"
             )
-    runner = _Runner(body, where, seeds, by_seed, others, images, backend, protocol, progress or (lambda *_: None))
-    found = runner.run(rows)
     facts = {
         "resolution": options.resolution,
         "extent": options.extent,
@@ -172,6 +176,10 @@ def ablate(
     }
     if others:
         facts["other_images"] = {others[0].category: [len(store) for store in others]}
+    unfinished = Unfinished() if unfinished is None else unfinished
+    unfinished.begin({**facts, "filter": where_text, "rows": [row.name for row in rows]})
+    told = progress or (lambda *_: None)
+    found = _Runner(body, where, seeds, by_seed, others, images, backend, protocol, told, unfinished).run(rows)
     counts = {c: len(of_category) for c, of_category in images.items()}
     replicated = len(training) > 1
     return AblationTable(tuple(found), counts, seeds, replicated, facts, time.perf_counter() - began)
@@ -220,6 +228,7 @@ class _Runner:
     backend: str
     protocol: PapProtocol
     progress: Progress
+    unfinished: Unfinished
 
     def run(self, settings: Sequence[Setting]) -> list[AblationRow]:
         rows = [AblationRow(setting, {}, {}) for setting in settings]
@@ -234,16 +243,31 @@ class _Runner:
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for parameters, field in fields.items():
                 for category, images in self.images.items():
-                    voxels = []
-                    for target in images:
-                        voxels.append(posed_voxels(target, parameters, self.body, self.backend))
-                        posed += 1
-                        self.progress("pose test images", posed, poses)
-                    for s in range(len(self.seeds)):
-                        self._score_seed(s, category, field, rows_of_field[parameters], voxels, pool)
-                        scored += len(rows_of_field[parameters])
+                    members, voxels = rows_of_field[parameters], []
+                    names = [f"{field.hash[:16]}, {category}, seed {seed}" for seed in self.seeds]
+                    if any(self._kept(name, members) is None for name in names):
+                        for number, target in enumerate(images):
+                            voxels.append(posed_voxels(target, parameters, self.body, self.backend))
+                            self.progress("pose test images", posed + number + 1, poses)
+                    posed += len(images)
+                    for s, name in enumerate(names):
+                        found = self._kept(name, members)
+                        if found is None:
+                            found = self._score_seed(s, category, field, members, voxels, pool)
+                            self.unfinished.keep(name, found)
+                        for row in members:
+                            if row.name in found:
+                                row.images.setdefault(category, []).append(found[row.name][0])
+                                row.scores.setdefault(category, []).append(found[row.name][1])
+                        scored += len(members)
                         self.progress("vote and score", scored, scores)
         return rows
+
+    def _kept(self, name: str, rows: Sequence[AblationRow]) -> dict[str, tuple[int, Scores]] | None:
+        """What ``_score_seed`` gave in an interrupted run of the same rows; None where it is not kept."""
+        kept: dict[str, tuple[int, Scores]] | None = self.unfinished.get(name)
+        expected = {row.name for row in rows if row.setting.sample.kind != "matched"}
+        return kept if kept is not None and expected <= kept.keys() else None
 
     def _score_seed(
         self,
@@ -253,8 +277,12 @@ class _Runner:
         rows: Sequence[AblationRow],
         voxels: Sequence[NDArray[np.int32]],
         pool: ThreadPoolExecutor,
-    ) -> None:
-        """Count the votes of seed number ``s`` and a category through one field, and score the rows of that field."""
+    ) -> dict[str, tuple[int, Scores]]:
+        """Count the votes of seed number ``s`` and a category through one field, and score the rows of that field.
+
+        Row -> number of images that voted, and its scores; without the rows that the category has not.
+        """
+        found: dict[str, tuple[int, Scores]] = {}
         by_cell = any(row.setting.weighting == "azimuth-elevation" for row in rows)
         groups: dict[tuple[bool, str], list[AblationRow]] = {}
         for row in rows:
@@ -274,5 +302,5 @@ class _Runner:
                 score_target = partial(score, occupancy.probability, extent=field.extent, protocol=protocol)
                 results = tuple(pool.map(score_target, self.images[category], voxels))
                 scored = CategoryPap(category, results)
-                row.images.setdefault(category, []).append(occupancy.num_images)
-                row.scores.setdefault(category, []).append({which: scored.mean(which) for which in METRICS})
+                found[row.name] = occupancy.num_images, {which: scored.mean(which) for which in METRICS}
+        return found

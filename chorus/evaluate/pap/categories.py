@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from chorus.body.model import Body
-from chorus.errors import InputError, MismatchError
+from chorus.errors import InputError
 from chorus.evaluate.pap.metric import METRICS, ImagePap, pap
 from chorus.evaluate.pap.pixels import PAPER, PapImage, PapProtocol
+from chorus.field import CanonicalField
 from chorus.files import write_text
 from chorus.occupancy.counts import Occupancy
+from chorus.occupancy.joins import JoinedImages, join
 from chorus.occupancy.posed import body_of, posed_occupancy
 from chorus.provenance import machine, versions
 from chorus.store import Store, open_store
@@ -166,6 +169,8 @@ def evaluate_pap(
     min_images: int = MIN_IMAGES,
     threads: int | None = None,
     device: torch.device | str | None = None,
+    prompt: str | Sequence[str] | None = None,
+    part: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PapReport:
     """Score occupancies on the test images of their categories.
@@ -177,8 +182,12 @@ def evaluate_pap(
     aware           whether to compute the occlusion-aware scores too
     min_images      see MIN_IMAGES            progress  called with (done, total) after each image
     threads, device see ``pap``
+    prompt, part    which complete images of the stores are scored; default: those of the prompts and parts that the category's
+                    occupancy was learned from, and "*" for those of any (``chorus.occupancy.joins.join``). A store without
+                    prompts is scored whole
 
-    Raises InputError for a category without occupancy or without test images, MismatchError for another body.
+    Raises InputError for a category without occupancy or without test images, MismatchError for another body and for a store
+    without images of the occupancy's own prompts.
     """
     began = time.perf_counter()
     by_category = _by_category(occupancies)
@@ -195,27 +204,32 @@ def evaluate_pap(
     if type(min_images) is not int or min_images < 1:
         raise InputError(f"min_images: expected a positive integer, got {min_images!r}")
     bodies = {category: body_of(occupancy.body_hash, body) for category, occupancy in by_category.items()}
-    for store in opened:
-        if store.body_hash not in (None, bodies[store.category].hash):
-            raise MismatchError(
-                f"stores: {store.path} was made with the body {store.body_hash}, the occupancy with "
-                f"{bodies[store.category].hash}"
-            )
+    joined = [
+        join(
+            by_category[store.category],
+            store,
+            partial(CanonicalField.from_parameters, bodies[store.category], by_category[store.category].parameters),
+            prompt,
+            part,
+            category=store.category,
+        )
+        for store in opened
+    ]
     pose_occupancy = posing(body) if pose_occupancy is None else pose_occupancy
-    rows = [store.select() for store in opened]
-    total, done = sum(map(len, rows)), 0
+    total, done = sum(len(images.rows) for images in joined), 0
     results: dict[str, list[ImagePap]] = {category: [] for category in categories}
     incomplete = dict.fromkeys(categories, 0)
-    for store, chosen in zip(opened, rows, strict=True):
-        incomplete[store.category] += len(store) - len(chosen)
+    for store, of_store in zip(opened, joined, strict=True):
+        incomplete[store.category] += len(store) - of_store.complete
         posed_body = bodies[store.category] if aware else None
-        images = _images(store, chosen, by_category[store.category], pose_occupancy, posed_body)
+        images = _images(store, of_store.rows, by_category[store.category], pose_occupancy, posed_body)
         for result in pap(images, protocol, threads, device):
             results[store.category].append(result)
             done += 1
             if progress is not None:
                 progress(done, total)
-    sources = [_source(occupancy, [s for s in opened if s.category == c]) for c, occupancy in by_category.items()]
+    pairs = list(zip(opened, joined, strict=True))
+    sources = [_source(occupancy, [p for p in pairs if p[0].category == c]) for c, occupancy in by_category.items()]
     scored = tuple(CategoryPap(c, tuple(found), incomplete[c]) for c, found in results.items())
     return PapReport(scored, protocol, min_images, tuple(sources), time.perf_counter() - began)
 
@@ -248,14 +262,17 @@ def _images(
             yield PapImage(phi, extent, batch.cameras[i : i + 1], batch.masks.unpack(i), vertices, key.decode())
 
 
-def _source(occupancy: Occupancy, stores: Sequence[Store]) -> dict[str, Any]:
+def _source(occupancy: Occupancy, stores: Sequence[tuple[Store, JoinedImages]]) -> dict[str, Any]:
     return {
-        "category": stores[0].category,
+        "category": stores[0][0].category,
         "parameters": asdict(occupancy.parameters),
         "body_hash": occupancy.body_hash,
         "weighting": occupancy.weighting,
         "images": occupancy.num_images,
-        "stores": [{"path": str(store.path), "id": store.id} for store in stores],
+        "stores": [
+            {"path": str(store.path), "id": store.id, "selected": {**chosen.to_json(), "text": str(chosen)}}
+            for store, chosen in stores
+        ],
     }
 
 

@@ -240,7 +240,7 @@ def read_store_filter(path: str | os.PathLike[str]) -> Filter | None:
     except StoreError:
         raise
     except InputError as error:
-        raise StoreError(f"{error}; `chorus filter STORE --reset` writes a new one") from None
+        raise StoreError(f"{error}; `chorus filter set STORE --reset` writes a new one") from None
 
 
 def write_store_filter(path: str | os.PathLike[str], chosen: Filter) -> Path:

@@ -103,10 +103,10 @@ def filter_report(chosen: Filter, rows: Columns) -> FilterReport:
 
 
 def report_table(report: FilterReport) -> Table:
-    """For a terminal: the images, how many each stage and each rule rejects and leaves, and how many are kept."""
+    """For a terminal: the images, how many each stage and each rule rejects, how many remain, and how many are kept."""
     table = Table(caption=_caption(report), caption_justify="left")
     table.add_column("")
-    for heading in ("fail it, of all", "of complete", "not kept for it", "left"):
+    for heading in ("fail it, of all", "of complete", "not kept for it", "remaining"):
         table.add_column(heading, justify="right")
     left = report.images
     table.add_row("images", "", "", "", f"{left:,}")

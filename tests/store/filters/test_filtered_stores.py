@@ -111,13 +111,13 @@ def test_damaged_filters(content: bytes, says: str, store_path: Path, tmp_path: 
         read_filter(path)
     assert len(str(caught.value)) < 400
     (store_path / FILTER_JSON).write_bytes(content)
-    with pytest.raises(StoreError, match=r"filter\.json: .*chorus filter STORE --reset"):
+    with pytest.raises(StoreError, match=r"filter\.json: .*chorus filter set STORE --reset"):
         chorus.aggregate(store_path, field)
     result = run("aggregate", store_path, "-o", tmp_path / "o.h5")
     assert result.exit_code == 2
     assert "filter.json" in result.stderr
     assert chorus.aggregate(store_path, field, filter="none").num_images == 90
-    assert run("filter", store_path, "--reset").exit_code == 0
+    assert run("filter", "set", store_path, "--reset").exit_code == 0
     assert read_store_filter(store_path) == Filter.paper()
 
 
@@ -292,12 +292,12 @@ def test_filtering_writes_one_file_and_replaces_it_whole(store_path: Path, monke
 
 def test_the_command(store_path: Path) -> None:
     store_json = (store_path / "store.json").read_bytes()
-    result = run("filter", store_path, "--dry-run")
+    result = run("filter", "set", store_path, "--dry-run")
     assert result.exit_code == 0, result.output
     assert "nothing is written" in result.stdout
     assert not (store_path / FILTER_JSON).exists()
 
-    result = run("filter", store_path, "--set", "overlap=0.5", "--off", "torso", "--json")
+    result = run("filter", "set", store_path, "--rule", "overlap=0.5", "--off", "torso", "--json")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert (facts["images"], facts["complete"], facts["kept"]) == (94, 90, 46)
@@ -311,47 +311,73 @@ def test_the_command(store_path: Path) -> None:
     assert read_store_filter(store_path) == Filter.paper().changed({"overlap": 0.5, "torso": None})
 
     # It goes on from there; --reset begins anew; --from takes another.
-    result = run("filter", store_path, "--set", "residual=3", "--torso-mode", "all")
+    result = run("filter", "set", store_path, "--rule", "residual=3", "--torso-mode", "all")
     assert result.exit_code == 0, result.output
     for words in ("overlap >= 0.5", "residual <= 3", "kept", "wrote "):
         assert words in result.stdout
     saved = read_store_filter(store_path)
     assert saved is not None
     assert (saved.thresholds["overlap"], saved.thresholds["residual"], saved.torso_mode) == (0.5, 3, "all")
-    assert run("filter", store_path, "--reset", "--soft").exit_code == 0
+    assert run("filter", "set", store_path, "--reset", "--soft").exit_code == 0
     assert read_store_filter(store_path) == Filter.paper(soft=True)
-    assert "images kept count as" in run("filter", store_path, "--dry-run").stdout
-    assert run("filter", store_path, "--hard").exit_code == 0
+    assert "images kept count as" in run("filter", "set", store_path, "--dry-run").stdout
+    assert run("filter", "set", store_path, "--hard").exit_code == 0
     assert read_store_filter(store_path) == Filter.paper()
-    assert run("filter", store_path, "--from", "none").exit_code == 0
+    assert run("filter", "set", store_path, "--from", "none").exit_code == 0
     assert read_store_filter(store_path) == Filter.none()
     assert (store_path / "store.json").read_bytes() == store_json
+
+
+def test_showing_writes_nothing(store_path: Path) -> None:
+    before = contents(store_path)
+    shown = run("filter", "show", store_path)
+    assert shown.exit_code == 0, shown.output
+    assert "no filter: every complete image counts" in shown.stdout
+    assert json.loads(run("filter", "show", store_path, "--json").stdout)["kept"] == 90
+    assert json.loads(run("filter", "show", store_path, "--json").stdout)["has_filter"] is False
+    other = json.loads(run("filter", "show", store_path, "--filter", "paper", "--json").stdout)
+    assert other["filter"]["rules"] == Filter.paper().to_json()["rules"]
+    assert contents(store_path) == before
+
+    assert run("filter", "set", store_path, "--from", "none", "--rule", "overlap=0.5").exit_code == 0
+    facts = json.loads(run("filter", "show", store_path, "--json").stdout)
+    assert (facts["has_filter"], facts["kept"]) == (True, 46)
+    assert "overlap >= 0.5" in run("filter", "show", store_path).stdout
+    assert "no filter" not in run("filter", "show", store_path).stdout
+
+
+def test_the_old_form_names_the_two_commands(store_path: Path) -> None:
+    for arguments in ([store_path], [store_path, "--soft"], [store_path, "--dry-run"]):
+        result = run("filter", *arguments)
+        assert result.exit_code == 2
+        assert "expected `chorus filter show STORE` or `chorus filter set STORE ...`" in result.stderr
+        assert not (store_path / FILTER_JSON).exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--set", "overlap"], "--set: expected RULE=NUMBER"),
-        (["--set", "overlap=much"], "--set overlap: expected a number, got 'much'"),
-        (["--set", "overlap=2"], "overlap: expected a number from 0 to 1, got 2.0"),
-        (["--set", "size=2"], "rule: expected one of one-person"),
+        (["--rule", "overlap"], "--rule: expected RULE=NUMBER"),
+        (["--rule", "overlap=much"], "--rule overlap: expected a number, got 'much'"),
+        (["--rule", "overlap=2"], "overlap: expected a number from 0 to 1, got 2.0"),
+        (["--rule", "size=2"], "rule: expected one of one-person"),
         (["--off", "size"], "rule: expected one of one-person"),
         (["--off", "pose"], "pose: this rule is always on"),
-        (["--set", "person-side=20"], "person-side: expected a store with 'score/person_side'"),
-        (["--set", "torso=1", "--off", "torso"], "torso is set and switched off"),
+        (["--rule", "person-side=20"], "person-side: expected a store with 'score/person_side'"),
+        (["--rule", "torso=1", "--off", "torso"], "torso is set and switched off"),
         (["--from", "nothing.json"], "filter: expected store, none, paper, soft or the path"),
         (["--from", "none", "--reset"], "give no --from with it"),
     ],
 )
 def test_bad_arguments_leave_the_store_alone(arguments: list[str], says: str, store_path: Path) -> None:
-    result = run("filter", store_path, *arguments)
+    result = run("filter", "set", store_path, *arguments)
     assert result.exit_code == 2
     assert says in result.stderr
     assert not (store_path / FILTER_JSON).exists()
 
 
 def test_the_other_commands_say_what_the_filter_did(store_path: Path, tmp_path: Path) -> None:
-    assert run("filter", store_path, "--from", "none", "--set", "overlap=0.5").exit_code == 0
+    assert run("filter", "set", store_path, "--from", "none", "--rule", "overlap=0.5").exit_code == 0
     common = ["--resolution", "8"]
     result = run("aggregate", store_path, "-o", tmp_path / "o.h5", *common)
     assert result.exit_code == 0, result.output
