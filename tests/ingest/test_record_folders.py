@@ -392,7 +392,7 @@ def test_real_records(tmp_path, name, least, record_property):
     assert report.added == [name], report.rejected
     camera = open_store(tmp_path / "s").batch([0]).cameras
     iou = overlap(record, camera)
-    record_property("iou", iou)
+    record_property("iou", float(iou))
     print(f"{name}: IoU {iou:.3f}, residual {report.residual_px.get(name, math.nan):.2f} px")
     assert iou > least
     if name == "sports_ball":  # 11.1 px, of a person 330 px tall
