@@ -61,8 +61,9 @@ class Numbers(click.ParamType[tuple[Any, ...]]):
         if not isinstance(value, str):
             return tuple(value)
         words = [word.strip() for word in value.split(",") if word.strip()]
+        convert: Callable[..., Any] = self.kind.convert  # of texts; its own type is that of the numbers
         try:
-            return tuple(self.kind.convert(word, param, ctx) for word in words)
+            return tuple(convert(word, param, ctx) for word in words)
         except click.BadParameter as error:
             self.fail(f"expected numbers with commas between them, got {value!r}: {error.message}", param, ctx)
 
