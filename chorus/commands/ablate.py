@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from chorus.commands.console import err, kept_when_stopped, out, print_json, print_table, progress_bars, wrote
-from chorus.commands.options import INPUT, PICTURE, Number, OutputFile, OutputFolder, body_option, force_option, json_option
-
-
-def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    """A callback for options of numbers: "1,2,3" becomes a tuple of ``kind``, "" an empty tuple."""
-
-    def parse(_: click.Context, parameter: click.Parameter, text: str | None) -> Any:
-        try:
-            return None if text is None else tuple(kind(word) for word in text.split(",") if word.strip())
-        except ValueError:
-            raise click.BadParameter(f"expected numbers with commas between them, got {text!r}", param=parameter) from None
-
-    return parse
+from chorus.commands.options import (
+    INPUT,
+    PICTURE,
+    Count,
+    Number,
+    Numbers,
+    OutputFile,
+    OutputFolder,
+    body_option,
+    force_option,
+    json_option,
+)
 
 
 @click.command("ablate", short_help="What each part of the method is worth, with intervals.")
@@ -38,18 +35,18 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
     "--images",
     default=2000,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=Count(),
     help="With --simulate: training images of each category and seed.",
 )
 @click.option(
     "--test-images",
     default=40,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=Count(),
     help="With --simulate: test images of each category.",
 )
 @click.option("--category", "categories", multiple=True, help="With --simulate: a category (repeatable); default: all four.")
-@click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=2), help="Number of repetitions.")
+@click.option("--seeds", default=5, show_default=True, type=Count(2), help="Number of repetitions.")
 @click.option(
     "--keypoint-confidence",
     default=0.7,
@@ -60,38 +57,40 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[click.Context, click.Param
 @click.option("--no-filter", is_flag=True, help="The stores keep no keypoint scores: leave the filter and its row out.")
 @click.option(
     "--shares",
-    callback=_numbers(float),
+    type=Numbers(Number(0, 1, min_open=True)),
     default="0.01,0.1",
     show_default=True,
     help="Shares of each prompt's images to learn from.",
 )
 @click.option(
     "--sizes",
-    callback=_numbers(int),
+    type=Numbers(Count()),
     help="Numbers of images to draw from each source.  [default: 1201,9408; simulated: 256,2000]",
 )
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=256), help="Voxels along an edge.")
 @click.option(
-    "--resolutions", callback=_numbers(int), default="24,64", show_default=True, help="Other resolutions to compare with it."
+    "--resolutions",
+    type=Numbers(click.IntRange(2, 256)),
+    default="24,64",
+    show_default=True,
+    help="Other resolutions to compare with it.",
 )
 @click.option(
     "--k",
-    callback=_numbers(int),
+    type=Numbers(Count()),
     default="1,100",
     show_default=True,
     help="Numbers of nearest vertices that a voxel's weights come from, instead of 30.",
 )
 @click.option(
     "--tau",
-    callback=_numbers(float),
+    type=Numbers(Number(0, min_open=True)),
     default="0.4,1.6",
     show_default=True,
     help="Distances from the body, metres, at which voxels become rigid with the pelvis, instead of 0.8.",
 )
 @click.option("--table2", is_flag=True, help="Only the rows of the paper's table (Table 2).")
-@click.option(
-    "--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Test images that a category needs."
-)
+@click.option("--min-images", default=30, show_default=True, type=Count(), help="Test images that a category needs.")
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
 @click.option("-o", "--output", type=OutputFile(), help="Also write everything as JSON.")
 @click.option("--picture", type=PICTURE, help="Also draw the rows with their intervals (PNG).")

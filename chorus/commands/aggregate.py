@@ -13,6 +13,7 @@ from chorus.commands.console import kept_when_stopped, out, print_facts, print_j
 from chorus.commands.options import (
     INPUT,
     PICTURE,
+    Count,
     Number,
     OutputFile,
     OutputFolder,
@@ -80,7 +81,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
     "--min-images",
     default=100,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=Count(),
     help="With --all: images that a distribution needs.",
 )
 @filter_option
@@ -246,9 +247,7 @@ def _aggregate_all(
 @_fold_option
 @filter_option
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
-@click.option(
-    "--show", default=10, show_default=True, type=click.IntRange(min=0), help="How many keys to list, on the mask and off it."
-)
+@click.option("--show", default=10, show_default=True, type=Count(0), help="How many keys to list, on the mask and off it.")
 @body_option
 @json_option()
 def explain_command(
@@ -310,7 +309,7 @@ def explain_command(
 @click.argument("store_path", metavar="STORE", type=INPUT)
 @click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
 @click.option("-o", "--output", type=OutputFolder("overlays.json"), required=True, help="Folder for the pictures (PNG).")
-@click.option("--images", default=8, show_default=True, type=click.IntRange(min=1), help="How many images, spread evenly.")
+@click.option("--images", default=8, show_default=True, type=Count(), help="How many images, spread evenly.")
 @joined_prompt_option
 @joined_part_option
 @filter_option

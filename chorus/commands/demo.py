@@ -9,12 +9,12 @@ import click
 from rich.table import Table
 
 from chorus.commands.console import kept_when_stopped, print_facts, print_table, progress_bars, wrote
-from chorus.commands.options import SEED, OutputFolder
+from chorus.commands.options import SEED, Count, OutputFolder
 
 
 @click.command("demo", short_help="See it work: a simulated world, tables and pictures.")
 @click.option("-o", "--output", type=OutputFolder(), default="demo-output", show_default=True)
-@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=20))
+@click.option("--images", default=2000, show_default=True, type=Count(20))
 @click.option("--seed", default=0, show_default=True, type=SEED)
 def demo_command(output: Path, images: int, seed: int) -> None:
     """The main job from end to end on a simulated world.

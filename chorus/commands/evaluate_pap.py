@@ -10,6 +10,7 @@ from chorus.commands.console import kept_when_stopped, out, print_json, print_ta
 from chorus.commands.options import (
     INPUT,
     PICTURE,
+    Count,
     OutputFile,
     body_option,
     force_option,
@@ -56,7 +57,7 @@ from chorus.commands.options import (
     "--min-images",
     default=30,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=Count(),
     help="Test images that a category needs to enter mPAP.",
 )
 @click.option("--no-aware", is_flag=True, help="Leave out the occlusion-aware scores.")

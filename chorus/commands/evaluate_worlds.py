@@ -7,16 +7,16 @@ from pathlib import Path
 import click
 
 from chorus.commands.console import kept_when_stopped, out, print_table, progress_bars, wrote
-from chorus.commands.options import OutputFile, force_option
+from chorus.commands.options import Count, OutputFile, force_option
 
 
 @click.command("worlds", short_help="Does it work? Simulated worlds against their truth.")
-@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=100), help="Images of each simulation.")
+@click.option("--images", default=2000, show_default=True, type=Count(100), help="Images of each simulation.")
 @click.option(
     "--seeds",
     default=5,
     show_default=True,
-    type=click.IntRange(min=2),
+    type=Count(2),
     help="Repetitions; thresholds are chosen on the other seeds.",
 )
 @click.option("-o", "--output", type=OutputFile(), help="Also write the figures as JSON.")

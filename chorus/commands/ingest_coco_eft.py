@@ -17,7 +17,7 @@ from chorus.commands.console import (
     progress_bars,
     wrote,
 )
-from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, body_option, force_option, json_option
+from chorus.commands.options import INPUT, Count, Number, OutputFile, OutputFolder, body_option, force_option, json_option
 
 
 @click.command("coco-eft", short_help="Test stores from COCO's annotations and EFT's fits.")
@@ -25,7 +25,7 @@ from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, bod
 @click.argument("eft", metavar="EFT...", nargs=-1, required=True, type=INPUT)
 @click.option("-o", "--output", type=OutputFolder(), required=True, help="Folder for the stores, one a category.")
 @click.option("--category", "categories", multiple=True, help="COCO's name (repeatable); default: all but person.")
-@click.option("--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Images that a category needs.")
+@click.option("--min-images", default=30, show_default=True, type=Count(), help="Images that a category needs.")
 @click.option(
     "--min-overlap",
     default=0.5,
@@ -37,7 +37,7 @@ from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, bod
     "--iterations",
     default=3000,
     show_default=True,
-    type=click.IntRange(min=0),
+    type=Count(0),
     help="Most iterations of the camera fit.",
 )
 @click.option("--stop-px", default=0.5, show_default=True, type=Number(min=0), help="Mean distance at which the fit stops.")

@@ -17,8 +17,18 @@ _Callback = TypeVar("_Callback", bound=Callable[..., Any])
 SEED = click.IntRange(0, 2**62 - 1)
 """A random seed. Images of a run have seeds of their own, seed plus number, and all must fit 64 bits."""
 
+MOST = 2**31 - 1
+"""Bound of counts of images and the like, which must fit 32 bits with a sign."""
+
 _FORCE = "chorus.force"
 _OUTPUTS = "chorus.outputs"
+
+
+class Count(click.IntRange):
+    """How many: an integer from ``low`` to ``MOST``."""
+
+    def __init__(self, low: int = 1) -> None:
+        super().__init__(low, MOST)
 
 
 class Number(click.FloatRange):
@@ -36,6 +46,26 @@ class Number(click.FloatRange):
         if math.isnan(number) or (math.isinf(number) and not self.infinite):
             self.fail(f"expected a finite number, got {value!r}", param, ctx)
         return number
+
+
+class Numbers(click.ParamType[tuple[Any, ...]]):
+    """Numbers with commas between them, each as ``kind`` has it; an empty text is none of them."""
+
+    name = "numbers"
+
+    def __init__(self, kind: click.IntRange | Number) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """The numbers, or click's BadParameter."""
+        if not isinstance(value, str):
+            return tuple(value)
+        words = [word.strip() for word in value.split(",") if word.strip()]
+        convert: Callable[..., Any] = self.kind.convert  # of texts; its own type is that of the numbers
+        try:
+            return tuple(convert(word, param, ctx) for word in words)
+        except click.BadParameter as error:
+            self.fail(f"expected numbers with commas between them, got {value!r}: {error.message}", param, ctx)
 
 
 class InputPath(click.ParamType[Path]):

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus.commands.console import doubt_surface, print_facts, print_json, print_table, progress_bars, wrote
-from chorus.commands.options import INPUT, MESH, PICTURE, SEED, Number, OutputFile, body_option, force_option, json_option
+from chorus.commands.options import (
+    INPUT,
+    MESH,
+    PICTURE,
+    SEED,
+    Count,
+    Number,
+    OutputFile,
+    body_option,
+    force_option,
+    json_option,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -231,7 +242,7 @@ def pose_command(
 
 
 @click.command("roundtrip", short_help="How far voxels land from where they were, posed and back.")
-@click.option("--poses", default=100, show_default=True, type=click.IntRange(min=1), help="Number of random poses.")
+@click.option("--poses", default=100, show_default=True, type=Count(), help="Number of random poses.")
 @click.option(
     "--noise",
     default=0.25,

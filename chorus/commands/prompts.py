@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from chorus.commands.console import err, out, print_json, wrote
-from chorus.commands.options import OutputFile, force_option, json_option
+from chorus.commands.options import Count, OutputFile, force_option, json_option
 from chorus.commands.stage_options import assigned_options
 
 
@@ -25,7 +25,7 @@ from chorus.commands.stage_options import assigned_options
 @click.option("--source", "earlier_name", hidden=True)
 @click.option(
     "--count",
-    type=click.IntRange(min=1),
+    type=Count(),
     help="At most this many; default: as many as the paper has for the category, else 10; of a file all.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="An option of the source (repeatable).")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chorus.commands.console import doubt_surface, print_facts, print_json, progress_bars, wrote
-from chorus.commands.options import INPUT, Number, OutputFolder, body_option, force_option, json_option
+from chorus.commands.options import INPUT, Count, Number, OutputFolder, body_option, force_option, json_option
 from chorus.commands.stage_options import assigned_options
 from chorus.texts import counted
 
@@ -35,14 +35,12 @@ if TYPE_CHECKING:
     help="Around voxels of this probability or more; default: what agrees best with the object's mask.",
 )
 @click.option("--mass", type=Number(), help="Instead of --threshold: the surface holds this share of all probability.")
-@click.option(
-    "--min-images", default=30, show_default=True, type=click.IntRange(min=1), help="Images that a distribution needs."
-)
+@click.option("--min-images", default=30, show_default=True, type=Count(), help="Images that a distribution needs.")
 @click.option(
     "--min-support",
     default=5,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=Count(),
     help="Images that must have seen a voxel; else it is empty.",
 )
 @click.option(

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from chorus.commands.console import kept_when_stopped, print_facts, print_json, progress_bars, wrote
-from chorus.commands.options import SEED, OutputStore, body_option, json_option
+from chorus.commands.options import SEED, Count, OutputStore, body_option, json_option
 
 
 @click.command("simulate", short_help="Write a store of simulated images whose truth is known.")
@@ -18,7 +18,7 @@ from chorus.commands.options import SEED, OutputStore, body_option, json_option
     multiple=True,
     help="A simulated world (repeatable; a wrong name lists all); default: those of the demo.",
 )
-@click.option("--images", default=2000, show_default=True, type=click.IntRange(min=1), help="In all, split over the worlds.")
+@click.option("--images", default=2000, show_default=True, type=Count(), help="In all, split over the worlds.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--biased", is_flag=True, help="80 % of the cameras in front of the person.")
 @body_option

@@ -11,7 +11,7 @@ import click
 
 from chorus.commands.console import err, out, print_json, progress_bars, wrote
 from chorus.commands.interruption import stopping
-from chorus.commands.options import INPUT, SEED, Number, OutputFile, OutputStore, body_option, force_option, json_option
+from chorus.commands.options import INPUT, SEED, Count, Number, OutputFile, OutputStore, body_option, force_option, json_option
 from chorus.commands.stage_options import assigned_options
 from chorus.commands.synthesis_report import say_done, say_plan
 
@@ -38,12 +38,12 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--batch",
                 default=16,
                 show_default=True,
-                type=click.IntRange(min=1),
+                type=Count(),
                 help="Images that go through the stages together.",
             ),
             click.option(
                 "--model-batch",
-                type=click.IntRange(min=1),
+                type=Count(),
                 help="Most images given to a model at a time; default: what memory holds.",
             ),
             click.option(
@@ -91,11 +91,11 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--prompts", "prompt_source", default="builtin", show_default=True, help="Where prompts come from. " + _STAGE)
 @click.option(
     "--prompt-count",
-    type=click.IntRange(min=1),
+    type=Count(),
     help="At most this many; default: as many as the paper has for the category, else 10.",
 )
 @click.option("--images", "image_source", default="stable-diffusion", show_default=True, help="What makes images.")
-@click.option("--count", type=click.IntRange(min=1), help="Images in all; default: as many as the paper has for the category.")
+@click.option("--count", type=Count(), help="Images in all; default: as many as the paper has for the category.")
 @click.option(
     "--view",
     "views",

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from chorus.cli import main
-from chorus.commands.options import INPUT, SEED, InputPath, Number, OutputFile, OutputFolder, OutputStore
+from chorus.commands.options import INPUT, SEED, Count, InputPath, Number, Numbers, OutputFile, OutputFolder, OutputStore
 from chorus.errors import InputError
 from chorus.files import check_output_file, check_output_folder
 from chorus.store.writer import check_output_store
@@ -34,7 +34,8 @@ def test_every_path_and_number_has_a_type_that_checks_it(name: str) -> None:
     for parameter in COMMANDS[name].params:
         kind = parameter.type
         assert not isinstance(kind, click.types.FloatParamType) or isinstance(kind, Number), parameter.name
-        assert kind is not click.INT or parameter.name == "k", parameter.name
+        assert kind is not click.INT, parameter.name
+        assert not isinstance(kind, click.IntRange) or None not in (kind.min, kind.max), parameter.name
         if isinstance(kind, click.Path):
             assert parameter.callback is not None, parameter.name  # aggregate's output: a file or a folder
         if parameter.name == "seed":
@@ -149,6 +150,21 @@ def _values(kind: click.ParamType[object], text: str) -> object:
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "x", "1e400"])
 def test_numbers_are_finite(text: str) -> None:
     assert _values(Number(), text).exit_code == 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "9" * 30, "2147483648"])
+def test_counts_are_bounded(text: str) -> None:
+    assert _values(Count(), text).exit_code == 2  # type: ignore[attr-defined]
+
+
+def test_lists_of_numbers() -> None:
+    for text, shown in (("1,2, 3", "(1, 2, 3)"), ("", "()"), (" , ", "()"), ("7", "(7,)")):
+        assert _values(Numbers(Count()), text).stdout.strip() == shown  # type: ignore[attr-defined]
+    for text in ("one", "1;2", "0", "1,nan"):
+        result = _values(Numbers(Count()), text)
+        assert result.exit_code == 2  # type: ignore[attr-defined]
+        assert "expected numbers with commas between them" in result.output  # type: ignore[attr-defined]
+    assert _values(Numbers(Number(0, 1)), "0.5,nan").exit_code == 2  # type: ignore[attr-defined]
 
 
 def test_infinity_where_it_means_something() -> None:
