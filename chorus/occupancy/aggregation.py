@@ -122,10 +122,8 @@ def aggregate(
                 "images": voted.num_images,
                 "backend": chosen.name,
                 "body": field.body.name,
-                "prompts": None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt),
-                "folds": None if folds is None else [int(fold) for fold in folds],
+                **images.asked,
                 **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals, "selected": images.read}),
-                **({} if images.own_parts is None else {"parts": images.own_parts}),
                 **({} if images.filtered is None else {"filter": images.filtered.to_json()}),
             }
         ],

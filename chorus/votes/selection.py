@@ -150,8 +150,10 @@ class SelectedImages:
         self._source, self._field, self._folds, self._backend = source, field, folds, backend
         self._regions = None if part is None else interaction_regions(field, parts, epsilon)
         self._query = None if part is None or self._regions is None else PartQuery.parse(part, self._regions.names)
-        self.own_parts = None if self._regions is None or parts is None else list(self._regions.names)
-        """Names of the parts, where they are the user's; None where they are those of Table 4, and without a condition."""
+        self.asked: dict[str, Any] = {"prompts": prompt, "folds": folds}
+        """For the provenance: prompts or patterns and folds, None for any, and the names of parts of the user's own."""
+        if self._regions is not None and parts is not None:
+            self.asked["parts"] = list(self._regions.names)
         self.filtered: Filtered | None = None
         self.source_id, self.category = "memory", ""
         self.total: int | None = None
