@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +66,54 @@ def check_array(name: str, value: Any, shape: tuple[int | str, ...], dtype: DTyp
     elif finite:
         _refuse(name, f"numbers that fit {converted.dtype}", array, ~np.isfinite(converted))
     return converted
+
+
+def check_kind(name: str, value: Any, kind: type[Any]) -> None:
+    """InputError, beginning with ``name``, for a value that is no ``kind``."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise InputError(f"{name}: expected {article} {kind.__name__}, got {_short(value)}")
+
+
+def check_texts(name: str, value: Any) -> list[str]:
+    """A text or a sequence of texts as a list; InputError, beginning with ``name``, for anything else."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
+    if not isinstance(value, Sequence) or not all(isinstance(text, str) for text in value):
+        raise InputError(f"{name}: expected a text or a list of texts, got {_short(value)}")
+    return list(value)
+
+
+def check_whole(name: str, value: Any, least: int) -> int:
+    """A whole number that is at least ``least``; InputError, beginning with ``name``, for anything else."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < least:
+        raise InputError(f"{name}: expected a whole number of at least {least}, got {_short(value)}")
+    return int(value)
+
+
+def check_number(name: str, value: Any) -> float:
+    """A real, finite number; InputError, beginning with ``name``, for anything else."""
+    array = to_numpy(value) if isinstance(value, (int, float, np.number, np.ndarray)) or hasattr(value, "detach") else None
+    if array is None or array.ndim or array.dtype.kind not in "iuf" or not np.isfinite(array):
+        raise InputError(f"{name}: expected a finite number, got {_short(value)}")
+    return float(array)
+
+
+def check_path(name: str, value: Any) -> Path:
+    """A path; InputError, beginning with ``name``, for what is none."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f"{name}: expected a path, got {_short(value)}")
+    return Path(value)
+
+
+def _short(value: Any) -> str:
+    """A value for a message: itself where that is short, else its type and, for arrays, shape."""
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} of shape {value.shape}"
+    text = repr(value)
+    return text if isinstance(value, (str, int, float, type(None))) and len(text) < 80 else f"a {type(value).__name__}"
 
 
 def _refuse(name: str, expected: str, array: NDArray[Any], bad: NDArray[np.bool_]) -> None:

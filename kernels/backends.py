@@ -208,6 +208,8 @@ def choose_backend(name: str = "auto") -> Backend:
     Its device is the current one. Raises InputError for a name that is not known, BackendUnavailableError where what was asked
     for cannot run here.
     """
+    if not isinstance(name, str):
+        raise InputError(f"backend: expected auto, {', '.join(_known())}; got a {type(name).__name__}")
     chosen = _choose(name)
     modules = BACKENDS[chosen] if chosen in BACKENDS else _installed()[chosen]
     return Backend(chosen, modules.device(), modules)

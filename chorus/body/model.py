@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from chorus.body.smpl_files import SMPL_JOINTS, SMPLH_JOINTS, SMPLX_JOINTS, body_arrays, is_smpl_key, read_smpl_pickle
-from chorus.errors import InputError, check_array, to_numpy
+from chorus.errors import InputError, check_array, check_path, to_numpy
 from chorus.files import write_atomically
 from chorus.kernels import kinematics
 from chorus.units import check_height
@@ -286,7 +286,7 @@ def load_body(path: str | os.PathLike[str] | None = None) -> Body:
     if path is None:
         with importlib.resources.as_file(importlib.resources.files("chorus") / "data" / "mannequin.npz") as file:
             return _load_npz(file)
-    path = Path(path)
+    path = check_path("path", path)
     if path.is_dir():
         path = _find_body(path)
     try:

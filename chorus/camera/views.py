@@ -70,7 +70,7 @@ class Scheme:
     name: str = "azimuth"
 
     def __post_init__(self) -> None:
-        if self.name not in SCHEMES:
+        if not isinstance(self.name, str) or self.name not in SCHEMES:
             raise InputError(f"scheme: expected one of {', '.join(SCHEMES)}; got {self.name!r}")
 
     @property
@@ -106,7 +106,7 @@ class Scheme:
         ``azimuth``: 1 / images in the azimuth bin (the paper); ``azimuth-elevation``: 1 / images in the cell; ``none``: 1.
         Raises InputError for another name, and for azimuth-elevation with a scheme without elevation.
         """
-        if weighting not in WEIGHTINGS:
+        if not isinstance(weighting, str) or weighting not in WEIGHTINGS:
             raise InputError(f"weighting: expected one of {', '.join(WEIGHTINGS)}; got {weighting!r}")
         if weighting == "azimuth-elevation" and not self.has_elevation:
             raise InputError(

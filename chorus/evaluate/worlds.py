@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from chorus.body.model import Body, load_body
-from chorus.errors import InputError, check_array
+from chorus.errors import InputError, check_array, check_texts, check_whole
 from chorus.evaluate.intervals import CONFIDENCE, t_interval
 from chorus.evaluate.unfinished import Unfinished
 from chorus.field import CanonicalField
@@ -165,9 +165,8 @@ def worlds_table(
     Simulation uses every core and takes nearly all of the time; the result does not depend on how it is split. Raises
     InputError for unknown worlds and numbers out of range.
     """
-    seeds = tuple(int(s) for s in seeds)
-    if num_images < 1:
-        raise InputError(f"num_images: expected at least 1, got {num_images}")
+    seeds = tuple(check_array("seeds", list(seeds) if isinstance(seeds, range) else seeds, ("S",), np.int64).tolist())
+    num_images, worlds = check_whole("num_images", num_images, 1), check_texts("worlds", worlds)
     if len(seeds) < 2 or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise InputError(f"seeds: expected at least two different ones >= 0, got {list(seeds)}")
     unknown = [name for name in worlds if name not in WORLDS]

@@ -75,7 +75,7 @@ def aggregate(
     """
     chosen = choose_backend(backend)
     grouping = _grouping(scheme, weighting)
-    if totals not in ("before", "after"):
+    if not isinstance(totals, str) or totals not in ("before", "after"):
         raise InputError(f"totals: expected 'before' or 'after', got {totals!r}")
     batch_size = _batch_size(batch_size, chosen)
     images = SelectedImages(
@@ -122,10 +122,8 @@ def aggregate(
                 "images": voted.num_images,
                 "backend": chosen.name,
                 "body": field.body.name,
-                "prompts": None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt),
-                "folds": None if folds is None else [int(fold) for fold in folds],
+                **images.asked,
                 **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals, "selected": images.read}),
-                **({} if images.own_parts is None else {"parts": images.own_parts}),
                 **({} if images.filtered is None else {"filter": images.filtered.to_json()}),
             }
         ],
@@ -134,7 +132,8 @@ def aggregate(
 
 def _grouping(scheme: str | None, weighting: str) -> Scheme:
     """The scheme asked for, or the coarsest that the weighting needs; InputError where the two do not fit together."""
-    grouping = Scheme(scheme or ("azimuth-elevation" if weighting == "azimuth-elevation" else "azimuth"))
+    needed = "azimuth-elevation" if isinstance(weighting, str) and weighting == "azimuth-elevation" else "azimuth"
+    grouping = Scheme(needed if scheme is None else scheme)
     grouping.weights(weighting, np.zeros(grouping.num_groups, np.int64))
     return grouping
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chorus.errors import InputError
+from chorus.errors import check_kind, check_whole
 from chorus.field import CanonicalField
 from chorus.files import write_json
 from chorus.names import file_stems
@@ -52,8 +52,8 @@ def clusters(
     are those of ``chorus.aggregate``; a filter file is read once. ``progress`` is called with the number of aggregations done
     and of all. Raises InputError for a ``min_images`` below 1, and as ``chorus.aggregate`` does.
     """
-    if min_images < 1:
-        raise InputError(f"min_images: expected a positive number, got {min_images!r}")
+    check_kind("store", store, Store)
+    check_whole("min_images", min_images, 1)
     chosen = find_filter(filter, store.path) or "none"
     names = interaction_regions(field, parts, epsilon).names
     prompts = list(store.prompts)

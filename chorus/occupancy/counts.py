@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from chorus import hdf5
 from chorus.camera.views import FOLDS, Scheme, fold_of_hash
-from chorus.errors import InputError, MismatchError
+from chorus.errors import InputError, MismatchError, check_array, check_path, check_whole
 from chorus.field import FieldParameters, voxel_centres
 from chorus.files import check_output_file, write_atomically
 
@@ -141,6 +140,7 @@ class Occupancy:
 
     def probability_with(self, min_support: int) -> NDArray[np.float32]:
         """phi of Eq. 6, (N, N, N) float32, set to 0 where fewer than ``min_support`` images (weights summed) saw the voxel."""
+        min_support = check_whole("min_support", min_support, 0)
         phi = _ratio(*self._sums).astype(np.float32)
         phi[self.support < min_support] = 0.0
         return phi
@@ -172,6 +172,7 @@ class Occupancy:
 
     def of_folds(self, folds: list[int]) -> Occupancy:
         """The counts of some folds (0 .. 9) only; arrays keep their shapes. InputError where the scheme has no folds."""
+        folds = check_array("folds", folds, ("n",), np.int64).tolist()
         keep = self._fold_mask(folds)
         shape = (-1, 1, 1, 1)
         return dataclasses.replace(
@@ -302,8 +303,8 @@ class Occupancy:
         return explain_occupancy(self, point, source, canonical, selection)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a compressed HDF5 file, atomically: complete or not at all."""
-        path = Path(path)
+        """Write a compressed HDF5 file, atomically: complete or not at all. InputError for a name that does not end in .h5."""
+        path = check_path("path", path)
         facts = {
             "scheme": self.scheme.name,
             "weighting": self.weighting,
@@ -328,7 +329,7 @@ class Occupancy:
 
 def load_occupancy(path: str | os.PathLike[str]) -> Occupancy:
     """Read what ``Occupancy.save`` wrote. Raises InputError where the file is missing, damaged or of another kind."""
-    path = Path(path)
+    path = check_path("path", path)
     with hdf5.reading(path, "an occupancy file, as `chorus aggregate` writes it", InputError) as file:
         found = file.attrs.get("format"), file.attrs.get("version")
         if found != (FORMAT, VERSION):

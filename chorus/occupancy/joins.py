@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.errors import InputError, MismatchError
+from chorus.errors import InputError, MismatchError, check_kind, check_texts
 from chorus.field import CanonicalField
 from chorus.store import Store, open_store
 from chorus.store.filters import Filtered, FilterSpec, filter_rows
@@ -141,6 +141,9 @@ def join(
     InputError for a prompt that the store lacks and a part that is none. The selection may be empty.
     """
     check_store(occupancy, store, category)
+    prompt = None if prompt is None else check_texts("prompt", prompt)
+    if part is not None:
+        check_kind("part", part, str)
     own = learned_from(occupancy)
     rows = store.select()
     complete, prompts = len(rows), _prompts(own, store, prompt)
@@ -166,8 +169,7 @@ def explain_occupancy(
     occupancy: Occupancy, point: Any, source: Source, field: CanonicalField, selection: Mapping[str, Any]
 ) -> Explanation:
     """``Occupancy.explain``: the images of a source behind one of its voxels, by default of its own prompts, part and folds."""
-    if not isinstance(field, CanonicalField):
-        raise InputError(f"canonical: expected a CanonicalField, got a {type(field).__name__}")
+    check_kind("canonical", field, CanonicalField)
     if field.hash != occupancy.field_hash:
         raise MismatchError(f"field: expected the one with hash {occupancy.field_hash[:12]}, got {field.hash[:12]}")
     if isinstance(source, (str, os.PathLike)):

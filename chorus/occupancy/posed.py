@@ -15,7 +15,7 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from chorus.body.model import Body, load_body
-from chorus.errors import InputError, MismatchError, check_array, to_numpy
+from chorus.errors import InputError, MismatchError, check_array, check_kind, to_numpy
 from chorus.field import FieldParameters
 from chorus.kernels import kinematics
 from chorus.kernels.arrays import Lattice, cube
@@ -84,6 +84,7 @@ def _built_in() -> Body:
 def body_of(body_hash: str, body: Body | None = None) -> Body:
     """The body given (None: the built-in one), checked to have this hash. MismatchError where it has another."""
     given = _built_in() if body is None else body
+    check_kind("body", given, Body)
     if given.hash != body_hash:
         what = f"{given.name} {given.hash[:12]}" + ("" if body is not None else ", the built-in one (give yours)")
         raise MismatchError(f"body: expected the one with hash {body_hash[:12]}, got {what}")
@@ -269,7 +270,7 @@ def posed_occupancy(
     p, N = parameters, parameters.resolution
     values = check_array("phi", phi, (N, N, N), np.float32)
     for name, value, known in (("inverse", inverse, INVERSES), ("interpolation", interpolation, INTERPOLATIONS)):
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise InputError(f"{name}: expected {' or '.join(known)}, got {value!r}")
     body = body_of(body_hash, body)
     batch = to_numpy(pose).ndim == 3

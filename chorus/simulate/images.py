@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.cameras import Cameras
-from chorus.errors import InputError, StoreError, check_array
+from chorus.errors import InputError, StoreError, check_array, check_kind, check_path, check_whole
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, pack_mask
 from chorus.render.rasterize import draw_inverse_depth, skin
@@ -260,8 +260,7 @@ def simulate(
     a status that says so. Raises InputError for negative numbers and for bodies without the joints needed.
     """
     for name, value in (("num_images", num_images), ("start", start)):
-        if value < 0:
-            raise InputError(f"{name}: expected at least 0, got {value}")
+        check_whole(name, value, 0)
     return _checked_batches(world, range(start, start + num_images), seed, _or_default(body), batch_size, workers)
 
 
@@ -271,18 +270,19 @@ def _checked_batches(
     """The batches of ``simulate``; arguments are checked at the call, not at the first batch."""
     workers = (os.cpu_count() or 1) if workers is None else workers
     for name, value, least in (("seed", seed, 0), ("batch_size", batch_size, 1), ("workers", workers, 1)):
-        if value < least:
-            raise InputError(f"{name}: expected at least {least}, got {value}")
+        check_whole(name, value, least)
+    check_kind("world", world, World)
     for joint in (*KEYPOINTS, OBJECTS[world.object_class].joint, *(name for pose in world.key_poses for name in pose)):
         joint_index(body, joint)
     return _simulate(world, seed, body, indices, batch_size, workers)
 
 
 def _or_default(body: Body | None) -> Body:
-    if body is not None:
-        return body
-    from chorus.body.model import load_body
+    from chorus.body.model import Body, load_body
 
+    if body is not None:
+        check_kind("body", body, Body)
+        return body
     return load_body()
 
 
@@ -309,15 +309,20 @@ def write_world(
     """
     from chorus.store import StoreWriter
 
+    check_kind("worlds", worlds, Sequence)
+    for world in worlds:
+        check_kind("worlds", world, World)
     if not worlds:
         raise InputError("worlds: expected at least one, got none")
+    path = check_path("path", path)
+    num_images, seed = check_whole("num_images", num_images, 0), check_whole("seed", seed, 0)
     if len({w.category for w in worlds}) > 1 or len({w.name for w in worlds}) < len(worlds):
         listed = ", ".join(f"{w.name} ({w.category})" for w in worlds)
         raise InputError(f"worlds: expected differing names and one category, got {listed}")
     body = _or_default(body)
     done, counts = 0, Counter[str]()
     made = {"seed": seed, "worlds": [asdict(w) for w in worlds]}
-    check_made_alike(Path(path), made)
+    check_made_alike(path, made)
     with StoreWriter(
         path,
         category=worlds[0].category,
@@ -362,10 +367,9 @@ def true_occupancy(
     shape and fewer than one variant.
     """
     points = check_array("centres", centres, ("Nx", "Ny", "Nz", 3), np.float64)
-    if variants < 1:
-        raise InputError(f"variants: expected at least 1, got {variants}")
-    if seed < 0:
-        raise InputError(f"seed: expected at least 0, got {seed}")
+    check_kind("world", world, World)
+    check_whole("variants", variants, 1)
+    check_whole("seed", seed, 0)
     body = _or_default(body)
     kind = OBJECTS[world.object_class]
     rng = np.random.default_rng([seed, zlib.crc32(f"truth|{world.object_class}".encode())])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.cameras import Cameras
-from chorus.errors import InputError, StoreError, to_numpy
+from chorus.errors import InputError, StoreError, check_path, check_texts, to_numpy
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, words_in_box
 from chorus.store.schema import CODED, COMPLETE, Header, read_store_json, shard_paths, store_digest
@@ -176,7 +176,7 @@ class Store:
         for column, wanted in (("prompt", prompt), ("status", status)):
             if wanted is None:
                 continue
-            wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+            wanted = check_texts(column, wanted)
             known = self._vocabulary(column) if self.shards else wanted
             for word in wanted:
                 if word not in known:
@@ -185,6 +185,8 @@ class Store:
                 [np.zeros(0, np.bool_)] + [np.isin(s.vocabulary(column), wanted)[s.array(CODED[column])] for s in self.shards]
             )
         if where is not None:
+            if not callable(where):
+                raise InputError(f"where: expected a function of the rows' columns, got a {type(where).__name__}")
             answer = to_numpy(where(self.rows))
             if answer.shape != (len(self),) or answer.dtype != np.bool_:
                 raise InputError(
@@ -294,7 +296,7 @@ def open_store(path: str | Path, *, verify: bool = True) -> Store:
 
     Raises StoreError that names the shard and the array of the first problem. ``verify_store`` lists all.
     """
-    root = Path(path)
+    root = check_path("path", path)
     header, fields = read_store_json(root)
 
     def checked(file: Path) -> Shard:

@@ -18,7 +18,7 @@ import numpy as np
 
 from chorus import hdf5
 from chorus._version import __version__
-from chorus.errors import InputError, StoreError
+from chorus.errors import InputError, StoreError, check_path
 from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, remove_leftovers, write_new
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks
@@ -102,7 +102,7 @@ class StoreWriter:
         for name, value in (("num_joints", num_joints), ("shard_size", shard_size)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise InputError(f"{name}: expected a positive integer, got {value!r}")
-        self.path = Path(path)
+        self.path = check_path("path", path)
         self.shard_size = int(shard_size)
         self._provenance = with_given({"software": f"chorus {__version__}"}, provenance)
         self._header = Header(category, int(num_joints), body_hash, bool(person_masks))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chorus.errors import InputError
+from chorus.errors import InputError, check_array, check_kind
 from chorus.field import CanonicalField
 from chorus.images import vote_images
 from chorus.kernels.arrays import VoxelField
@@ -77,9 +77,11 @@ def explain(point: Any, source: Source, field: CanonicalField, *, backend: str =
 
 def voxel_of(field: CanonicalField, point: Any) -> tuple[int, int, int]:
     """The voxel (ix, iy, iz) that holds a point (3,) in metres of the rest pose's person frame; InputError outside the grid."""
-    at = np.asarray(point, np.float64)
-    if at.shape != (3,) or not np.isfinite(at).all():
-        raise InputError(f"point: expected three coordinates in metres, got {point!r}")
+    check_kind("field", field, CanonicalField)
+    try:
+        at = check_array("point", point, (3,), np.float64)
+    except InputError as error:
+        raise InputError(f"point: expected three coordinates in metres, got {point!r} ({error})") from None
     index = np.floor((at + field.extent / 2) / field.parameters.spacing).astype(int)
     if (index < 0).any() or (index >= field.resolution).any():
         raise InputError(f"point: expected coordinates within +-{field.extent / 2:g} m, got {at.tolist()}")

@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from chorus.body.model import Body
-from chorus.errors import InputError, check_array
+from chorus.errors import InputError, check_array, check_number, check_path
 from chorus.field import CanonicalField
 
 EPSILON = 0.13
@@ -98,7 +97,7 @@ def load_parts(path: str | os.PathLike[str], body: Body) -> dict[str, NDArray[np
 
     Raises InputError for a file that is not such JSON, and as ``check_parts`` does.
     """
-    path = Path(path)
+    path = check_path("parts", path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except OSError as error:
@@ -217,7 +216,7 @@ def interaction_regions(
     voxel: no image could ever touch it.
     """
     body = field.body
-    if not np.isfinite(epsilon) or epsilon <= 0:
+    if check_number("epsilon", epsilon) <= 0:
         raise InputError(f"epsilon: expected a positive number of metres, got {epsilon!r}")
     if parts is None:
         chosen = body_parts(body)

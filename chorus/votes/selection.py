@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.views import FOLDS, fold_of_hash, key_hash
-from chorus.errors import InputError, MismatchError
+from chorus.errors import InputError, MismatchError, check_array, check_kind, check_texts
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
 from chorus.store import Store, open_store
@@ -83,7 +83,7 @@ def matching_prompts(wanted: str | Sequence[str] | None, known: Sequence[str]) -
     if wanted is None:
         return None
     found: set[str] = set()
-    for text in [wanted] if isinstance(wanted, str) else wanted:
+    for text in check_texts("prompt", wanted):
         if text in known:
             found.add(text)
             continue
@@ -136,15 +136,25 @@ class SelectedImages:
         backend: str = "auto",
         batch_size: int = 4096,
     ) -> None:
-        if folds is not None and (not len(folds) or any(f not in range(FOLDS) for f in folds)):
-            raise InputError(f"folds: expected numbers 0 .. {FOLDS - 1}, got {list(folds)}")
+        check_kind("field", field, CanonicalField)
+        if where is not None and not callable(where):
+            raise InputError(f"where: expected a predicate over a store's rows, got a {type(where).__name__}")
+        if part is not None:
+            check_kind("part", part, str)
+        if folds is not None:
+            folds = check_array("folds", folds, ("n",), np.int64).tolist()
+            if not folds or any(f not in range(FOLDS) for f in folds):
+                raise InputError(f"folds: expected numbers 0 .. {FOLDS - 1}, got {folds}")
+        prompt = None if prompt is None else check_texts("prompt", prompt)
         if isinstance(source, (str, os.PathLike)):
             source = open_store(Path(source))
         self._source, self._field, self._folds, self._backend = source, field, folds, backend
         self._regions = None if part is None else interaction_regions(field, parts, epsilon)
         self._query = None if part is None or self._regions is None else PartQuery.parse(part, self._regions.names)
-        self.own_parts = None if self._regions is None or parts is None else list(self._regions.names)
-        """Names of the parts, where they are the user's; None where they are those of Table 4, and without a condition."""
+        self.asked: dict[str, Any] = {"prompts": prompt, "folds": folds}
+        """For the provenance: prompts or patterns and folds, None for any, and the names of parts of the user's own."""
+        if self._regions is not None and parts is not None:
+            self.asked["parts"] = list(self._regions.names)
         self.filtered: Filtered | None = None
         self.source_id, self.category = "memory", ""
         self.total: int | None = None

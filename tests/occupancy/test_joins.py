@@ -145,7 +145,7 @@ def test_explain_takes_the_occupancys_own_images(balls: Store, held: Occupancy, 
     assert len(everything.on_mask) + len(everything.off_mask) + everything.unseen == len(balls.select())
     with pytest.raises(MismatchError, match="category 'hat', got 'sports ball'"):
         replace(held, category="hat").explain(point, balls.path, field)
-    with pytest.raises(InputError, match="canonical: expected a CanonicalField, got a int"):
+    with pytest.raises(InputError, match="canonical: expected a CanonicalField, got 3"):
         held.explain(point, balls, 3)  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from chorus.body.model import Body
-from chorus.errors import InputError
+from chorus.errors import InputError, check_kind, check_path
 from chorus.evaluate.pap.metric import METRICS, ImagePap, pap
 from chorus.evaluate.pap.pixels import PAPER, PapImage, PapProtocol
 from chorus.field import CanonicalField
@@ -191,7 +191,8 @@ def evaluate_pap(
     """
     began = time.perf_counter()
     by_category = _by_category(occupancies)
-    opened = [store if isinstance(store, Store) else open_store(Path(store)) for store in stores]
+    check_kind("stores", stores, Sequence)
+    opened = [store if isinstance(store, Store) else open_store(check_path("stores", store)) for store in stores]
     categories = dict.fromkeys(store.category for store in opened)
     for category in categories:
         if category not in by_category:
@@ -236,9 +237,13 @@ def evaluate_pap(
 
 def _by_category(occupancies: Sequence[Occupancy] | Mapping[str, Occupancy]) -> dict[str, Occupancy]:
     if isinstance(occupancies, Mapping):
+        for occupancy in occupancies.values():
+            check_kind("occupancies", occupancy, Occupancy)
         return dict(occupancies)
     by_category: dict[str, Occupancy] = {}
+    check_kind("occupancies", occupancies, Sequence)
     for number, occupancy in enumerate(occupancies):
+        check_kind("occupancies", occupancy, Occupancy)
         if not occupancy.category:
             raise InputError(
                 f"occupancies: expected a category in each, got none in number {number}; give a mapping from category"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.errors import InputError, StoreError
+from chorus.errors import InputError, StoreError, check_kind
 from chorus.files import PART_SUFFIX, exclusive_lock, write_atomically
 from chorus.store.filters.rules import RULES, TORSO_MODES, Columns, Rule, rule
 from chorus.store.reader import Store
@@ -86,6 +86,7 @@ class Filter:
 
     def changed(self, thresholds: Mapping[str, float | None], torso_mode: str | None = None) -> Filter:
         """The same filter with some thresholds changed, None for off. Rules switched on here are required."""
+        check_kind("thresholds", thresholds, Mapping)
         kept = set(self.required or ()) - set(thresholds)
         asked = {name for name, value in thresholds.items() if value is not None and name != ALWAYS}
         return Filter({**self.thresholds, **thresholds}, torso_mode or self.torso_mode, self.soft, frozenset(kept | asked))
@@ -269,6 +270,8 @@ def find_filter(spec: FilterSpec, store: str | os.PathLike[str] | None) -> Filte
     """
     if isinstance(spec, Filter):
         return spec
+    if not isinstance(spec, (str, os.PathLike)):
+        raise InputError(f"filter: expected a Filter, {', '.join(NAMES)} or a path, got a {type(spec).__name__}")
     if spec == "store":
         return None if store is None else read_store_filter(store)
     if spec in ("paper", "soft"):
@@ -277,8 +280,6 @@ def find_filter(spec: FilterSpec, store: str | os.PathLike[str] | None) -> Filte
         return None
     if isinstance(spec, str) and not Path(spec).is_file():
         raise InputError(f"filter: expected {', '.join(NAMES)} or the path of a filter file, got {spec!r}")
-    if not isinstance(spec, (str, os.PathLike)):
-        raise InputError(f"filter: expected a Filter, {', '.join(NAMES)} or a path, got a {type(spec).__name__}")
     return read_filter(spec)
 
 
