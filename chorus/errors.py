@@ -93,11 +93,11 @@ def check_whole(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def check_number(name: str, value: Any) -> float:
-    """A real, finite number; InputError, beginning with ``name``, for anything else."""
+def check_number(name: str, value: Any, *, finite: bool = True) -> float:
+    """A real number, finite unless not asked for; InputError, beginning with ``name``, for anything else."""
     array = to_numpy(value) if isinstance(value, (int, float, np.number, np.ndarray)) or hasattr(value, "detach") else None
-    if array is None or array.ndim or array.dtype.kind not in "iuf" or not np.isfinite(array):
-        raise InputError(f"{name}: expected a finite number, got {_short(value)}")
+    if array is None or array.ndim or array.dtype.kind not in "iuf" or (finite and not np.isfinite(array)):
+        raise InputError(f"{name}: expected a {'finite ' if finite else ''}number, got {_short(value)}")
     return float(array)
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from chorus.body.model import Body
-from chorus.errors import InputError, MismatchError, check_kind, check_number, check_whole
+from chorus.errors import InputError, MismatchError, check_kind, check_number
 from chorus.files import write_atomically
 from chorus.kernels.arrays import VoxelField, cube
 from chorus.kernels.cpu.skinning import NearWeights, near_weights
@@ -68,7 +68,7 @@ class FieldParameters:
             object.__setattr__(self, name, int(value))  # plain numbers: equal parameters have equal hashes
         for name in ("extent", "tau", "s"):
             value = getattr(self, name)
-            if check_number(name, value) <= 0:
+            if not 0 < check_number(name, value, finite=False) < np.inf:
                 raise InputError(f"{name}: expected a positive number, got {value!r}")
             object.__setattr__(self, name, float(value))
 
@@ -118,11 +118,8 @@ class CanonicalField:
         cache: bool = True,
     ) -> None:
         check_kind("body", body, Body)
-        check_whole("resolution", resolution, 1)
-        check_number("extent", extent)
         if smoothing_steps is None:
-            spacing = extent / resolution if resolution else 0.0
-            smoothing_steps = default_smoothing_steps(spacing) if spacing > 0 else 0
+            smoothing_steps = default_smoothing_steps(FieldParameters(resolution, extent).spacing)
         self.body = body
         self.parameters = FieldParameters(resolution, extent, bool(canonicalize), k, tau, s, smoothing_steps)
         if canonicalize and k > len(body.vertices):

@@ -107,7 +107,7 @@ def threshold_of_mass(phi: Any, share: float) -> float:
     phi (N, N, N). Raises InputError for a share out of range and where phi is 0 everywhere.
     """
     values = _checked(phi, 1.0)
-    if not 0 < check_number("mass", share) <= 1:
+    if not 0 < check_number("mass", share, finite=False) <= 1:
         raise InputError(f"mass: expected a share of the sum of phi, more than 0 and at most 1, got {share}")
     falling = np.sort(values[values > 0])[::-1]
     if not falling.size:
@@ -123,7 +123,7 @@ def threshold_of_volume(phi: Any, extent: float, cubic_metres: float) -> float:
     with positive phi can fill.
     """
     values = _checked(phi, extent)
-    if not check_number("volume", cubic_metres) > 0:
+    if not 0 < check_number("volume", cubic_metres, finite=False) < np.inf:
         raise InputError(f"volume: expected a positive number of m^3, got {cubic_metres}")
     positive = values[values > 0]
     if not positive.size:
@@ -231,8 +231,8 @@ def _checked_threshold(values: NDArray[np.float32], extent: float, threshold: fl
 
     The error names a threshold that would do, and the volume that it encloses.
     """
-    level = np.float32(check_number("threshold", threshold))
-    if not level > 0:
+    level = np.float32(check_number("threshold", threshold, finite=False))
+    if not (np.isfinite(level) and level > 0):
         raise InputError(f"threshold: expected a positive number, got {threshold}")
     highest = float(values.max())
     if highest < level:

@@ -216,7 +216,7 @@ def interaction_regions(
     voxel: no image could ever touch it.
     """
     body = field.body
-    if check_number("epsilon", epsilon) <= 0:
+    if not 0 < check_number("epsilon", epsilon, finite=False) < np.inf:
         raise InputError(f"epsilon: expected a positive number of metres, got {epsilon!r}")
     if parts is None:
         chosen = body_parts(body)
