@@ -59,7 +59,10 @@ class _Group(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Log what is chosen and why (backend, caches).")
 def main(traceback: bool, verbose: bool) -> None:
     """Where is the object? 3D object occupancy around a canonical human, from very many images."""
+    from chorus.commands.library_warnings import print_library_warnings
+
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    click.get_current_context().with_resource(print_library_warnings())
 
 
 @main.group()

@@ -22,6 +22,7 @@ from chorus.body.smpl_files import SMPL_JOINTS, SMPLH_JOINTS, SMPLX_JOINTS, body
 from chorus.errors import InputError, check_array, to_numpy
 from chorus.files import write_atomically
 from chorus.kernels import kinematics
+from chorus.units import UnitCheck
 
 __all__ = ["SMPLH_JOINTS", "SMPLX_JOINTS", "SMPL_JOINTS", "Body", "info", "load_body"]
 
@@ -279,6 +280,8 @@ def load_body(path: str | os.PathLike[str] | None = None) -> Body:
     not; read without chumpy and without executing any code in it). A folder stands for the one file in it that has a
     published name (SMPL_NEUTRAL.pkl, basicModel_neutral_lbs_10_207_0_v1.0.0.pkl, SMPLX_MALE.npz, model.npz, ...).
 
+    A body of another size than a person's is warned of (``chorus.units.UnitsWarning``): it may not be in metres.
+
     Raises InputError for a path without a body or with several, a damaged file, missing arrays, and as ``Body`` does.
     """
     if path is None:
@@ -292,9 +295,12 @@ def load_body(path: str | os.PathLike[str] | None = None) -> Body:
             start = stream.read(2)
     except OSError as error:
         raise InputError(f"body: expected a file or folder that can be read, got {path}: {error.strerror}") from None
-    if start == b"PK":  # .npz files are zip archives; everything else must be a pickle
-        return _load_npz(path)
-    return _from_smpl(path, read_smpl_pickle(path))
+    # .npz files are zip archives; everything else must be a pickle
+    body = _load_npz(path) if start == b"PK" else _from_smpl(path, read_smpl_pickle(path))
+    units = UnitCheck()
+    units.body(str(path), body.vertices)
+    units.warn()
+    return body
 
 
 def info(body: Body) -> dict[str, str | int | float | bool]:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from chorus.ingest.coco_eft_rules import PERSON, REASONS, Verdicts, judge
 from chorus.kernels.masks import PackedMasks
 from chorus.provenance import with_given
 from chorus.store import StoreWriter
+from chorus.units import UnitCheck
 
 __all__ = ["REASONS", "SMPL_PELVIS", "CategoryReport", "CocoEftReport", "eft_targets", "ingest_coco_eft"]
 
@@ -70,6 +71,7 @@ class CocoEftReport:
     min_images      images that a category needs to get a store
     eft_records     number of usable fits in the files; eft_broken, eft_duplicates, eft_nameless: see ``EftFits``
     eft_unknown     number of usable fits whose person is not in the annotation file
+    unit_warnings   what can hardly be in pixels or metres, a sentence a field; also warned of (``UnitsWarning``)
     """
 
     categories: list[CategoryReport]
@@ -79,6 +81,7 @@ class CocoEftReport:
     eft_duplicates: int
     eft_nameless: int
     eft_unknown: int
+    unit_warnings: list[str] = field(default_factory=list)
 
     def table(self) -> list[tuple[str, int]]:
         """Table 5: (category, images) of the categories with at least ``min_images`` images."""
@@ -103,7 +106,12 @@ class CocoEftReport:
             )
             categories.append(facts)
         names = ("min_images", "eft_records", "eft_broken", "eft_duplicates", "eft_nameless", "eft_unknown")
-        return {"categories": categories, "table": self.table(), **{name: getattr(self, name) for name in names}}
+        return {
+            "categories": categories,
+            "table": self.table(),
+            **{name: getattr(self, name) for name in names},
+            "unit_warnings": self.unit_warnings,
+        }
 
 
 @dataclass(frozen=True)
@@ -234,11 +242,14 @@ def ingest_coco_eft(
         "pelvis": options.pelvis.tolist(),
     }
     origin = with_given({"coco_eft": made_with}, provenance)
-    reports = []
+    reports, units = [], UnitCheck()
+    units.lengths("pelvis", options.pelvis[None], ["the option"])
+    units.warn()
     for done, name in enumerate(names):
-        reports.append(_category(name, coco, fits, paths[name], body, int(min_images), options, origin))
+        reports.append(_category(name, coco, fits, paths[name], body, int(min_images), options, origin, units))
         if progress is not None:
             progress(done + 1, len(names))
+    units.warn(again=True)
     people = {a["id"] for rows in coco.by_image.values() for a in rows if a["category_id"] == coco.categories[PERSON]}
     return CocoEftReport(
         reports,
@@ -248,6 +259,7 @@ def ingest_coco_eft(
         fits.duplicates,
         fits.nameless,
         len(fits.records.keys() - people),
+        units.sentences(),
     )
 
 
@@ -276,6 +288,7 @@ def _category(
     min_images: int,
     options: _Options,
     provenance: Mapping[str, Any],
+    units: UnitCheck,
 ) -> CategoryReport:
     number = coco.categories[name]
     rows = {image: [a for a in found if a["category_id"] == number] for image, found in coco.by_image.items()}
@@ -283,6 +296,8 @@ def _category(
     verdicts = Verdicts()
     for image, objects in rows.items():
         judge(image, objects, coco, fits, verdicts)
+    units.add(verdicts.units)
+    units.warn()
     poses, joints, targets, R0 = eft_targets(
         [c.record for c in verdicts.candidates], body, use_betas=options.use_betas, pelvis=options.pelvis
     )
@@ -337,7 +352,7 @@ def _write(
             part, category=name, num_joints=24, body_hash=body.hash, person_masks=True, provenance=provenance
         ) as writer:
             objects, people = (PackedMasks.pack(c.masks[i] for c in found) for i in range(2))
-            batch = ImageBatch(objects, fit.cameras, poses, [c.key for c in found], prompts=[name] * len(found))
+            batch = ImageBatch(objects, fit.cameras, poses, [c.key for c in found], prompts=[name] * len(found), warn=False)
             writer.append(
                 batch,
                 scores={"overlap": np.array([c.overlap for c in found])},

@@ -28,6 +28,7 @@ from chorus.kernels.masks import PackedMasks
 from chorus.provenance import with_given
 from chorus.store import StoreWriter, open_store
 from chorus.store.schema import STORE_JSON
+from chorus.units import UnitCheck
 
 __all__ = ["IngestReport", "Record", "RecordError", "ingest_records", "read_record"]
 
@@ -42,8 +43,10 @@ class IngestReport:
     rejected     (folder, reason) of the records that could not be used
     present      keys that the store already had; their folders were not read
     residual_px  key -> mean reprojection distance in pixels, for records whose camera was fitted (Eq. 8)
+    warnings     what can hardly be in metres, radians or pixels, a sentence a field; also warned of (``UnitsWarning``)
     """
 
+    warnings: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
@@ -107,6 +110,7 @@ def ingest_records(
             return open_until_the_end.enter_context(writer)
 
         ingest = _Ingest(body, options, person_masks, open_writer, report)
+        open_until_the_end.callback(ingest.warn)
         if category is not None:
             ingest.open_store(category)
         for number, path in enumerate(paths):
@@ -144,6 +148,7 @@ class _Ingest:
     ) -> None:
         self._body, self._camera_fit, self._person_masks = body, camera_fit, person_masks
         self._open_writer, self._report = open_writer, report
+        self._units = UnitCheck()
         self._writer: StoreWriter | None = None
         self._category: str | None = None
         self._seen: set[str] = set()
@@ -163,7 +168,10 @@ class _Ingest:
             if self._writer is not None and key in self._writer:
                 self._report.present.append(key)
             else:
-                self._add(key, self._usable(path))
+                units = UnitCheck()
+                self._add(key, self._usable(path, units))
+                self._units.add(units)
+                self._units.warn()  # at the first of a kind: before hours of work on them
         except StoreError:
             raise
         except InputError as error:
@@ -177,6 +185,11 @@ class _Ingest:
         if self._writer is not None and self._failed:
             self._writer.append_rejected([key for key, _ in self._failed], [stage for _, stage in self._failed])
 
+    def warn(self) -> None:
+        """Warn of units of which more was found since the first warning, and put them all into the report."""
+        self._units.warn(again=True)
+        self._report.warnings[:] = self._units.sentences()
+
     def _new_key(self, path: Path, root: str | os.PathLike[str] | None) -> str:
         key = _key(path, root)
         if key in self._seen:
@@ -184,8 +197,8 @@ class _Ingest:
         self._seen.add(key)
         return key
 
-    def _usable(self, path: Path) -> Record:
-        record = read_record(path)
+    def _usable(self, path: Path, units: UnitCheck) -> Record:
+        record = read_record(path, units=units)
         if self._category is not None and record.category != self._category:
             raise RecordError("category", f"category: expected {self._category!r}, got {record.category!r}")
         if self._person_masks and record.person_mask is None:
@@ -197,7 +210,7 @@ class _Ingest:
         assert record.object_mask is not None  # ``read_record`` requires it; ``_usable`` checks the person's
         person = record.person_mask if self._person_masks else None
         self.open_store(record.category).append(
-            ImageBatch(record.object_mask[None], camera, record.pose[None], [key], prompts=[record.prompt]),
+            ImageBatch(record.object_mask[None], camera, record.pose[None], [key], prompts=[record.prompt], warn=False),
             betas=None if record.betas is None else record.betas[None],
             residual_px=[residual],
             estimators=record.source,
