@@ -152,9 +152,8 @@ def test_a_batch_is_warned_of_once(tmp_path: Path) -> None:
 def test_more_of_the_same_is_counted_and_said_at_the_end() -> None:
     units, other = UnitCheck(), UnitCheck()
     for check, keys in ((units, ["a", "b"]), (other, ["c"])):
-        check.cameras(
-            "camera", np.full((len(keys), 3), 900.0), np.tile(K, (len(keys), 1, 1)), np.tile(SIZE, (len(keys), 1)), keys
-        )
+        n = len(keys)
+        check.cameras("camera", np.full((n, 3), 900.0), np.tile(K, (n, 1, 1)), np.tile(SIZE, (n, 1)), keys)
     with pytest.warns(UnitsWarning, match="for 'a' and 1 more: "):
         units.warn()
     units.add(other)
@@ -172,7 +171,7 @@ DEGREES = [[0, 0, 0], *[[0, 0, 30]] * 23]
 CAMERA = content()["camera"]
 WRONG = [
     ({"camera": {**CAMERA, "t": [100, 200, 4000]}}, "camera.t", "got 4006 m for 'r'"),
-    ({"camera": {**CAMERA, "origin": [-1.8, -223.3, 28.2]}}, "camera.origin", "got 225.1 m for 'r'"),
+    ({"camera": {**CAMERA, "t": [0, 0, 80], "origin": [-1.8, -223.3, 28.2]}}, "camera.origin", "got 225.1 m for 'r'"),
     ({"camera": {**CAMERA, "K": matrix(1.6, 1.2, 0.5, 0.5)}}, "camera.K", "fx = 1.6, fy = 1.2 in an image of 90 x 120 px"),
     ({"pose_axis_angle": DEGREES}, "pose_axis_angle", "got 30 of joint 1 for 'r'"),
     ({"global_orient_axis_angle": [180, 0, 0]}, "global_orient_axis_angle", "got 180 of joint 0"),
@@ -199,10 +198,8 @@ def test_records_of_one_kind_are_one_warning(tmp_path: Path) -> None:
     make(tmp_path / "e", {**far, "category": "other"})
     with pytest.warns(UnitsWarning) as caught:
         report = ingest_records([*folders, tmp_path / "e"], tmp_path / "s", BODY)
-    assert [str(w.message).split(": are")[0][-14:] for w in caught] == [
-        "4000 m for 'a'",
-        "'a' and 2 more",
-    ]  # at once; in the end
+    ends = [str(w.message).split(": are")[0][-14:] for w in caught]
+    assert ends == ["4000 m for 'a'", "'a' and 2 more"]  # at once, and in the end
     assert len(report.warnings) == 1
     assert "for 'a' and 2 more" in report.warnings[0]
 
@@ -219,7 +216,8 @@ def test_the_command_says_it_in_one_line(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "chorus.cli", "ingest", "records", "r", "-o", "s"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True, env=_env())
     assert [line for line in done.stderr.splitlines() if "camera.t" in line] == [
-        "warning: camera.t: expected the person at most 100 metres away, got 4000 m for 'r': are these millimetres or centimetres?"
+        "warning: camera.t: expected the person at most 100 metres away, got 4000 m for 'r': "
+        "are these millimetres or centimetres?"
     ]
     assert "units.py" not in done.stderr
     assert "warnings.warn" not in done.stderr
