@@ -14,6 +14,7 @@ from chorus.camera.cameras import Cameras
 from chorus.errors import InputError, check_array, to_numpy
 from chorus.kernels.arrays import VoteImages
 from chorus.kernels.masks import PackedMasks
+from chorus.units import UnitCheck, other_rotations
 
 
 @dataclass(frozen=True, init=False)
@@ -26,6 +27,9 @@ class ImageBatch:
     keys     (I,) fixed-width bytes, unique names of the images; "image-0", ... if not given
     weights  (I,) uint8 integer weights (a quantised confidence), or None for 1 each
     prompts  (I,) str, the prompt each image was made from, or None
+
+    Numbers that can hardly be in metres, radians and pixels are warned of once (``chorus.units.UnitsWarning``), unless
+    ``warn`` is False: for cameras that were fitted here, and numbers that have been looked at where they came from.
 
     Raises InputError for arrays of other shapes or types, masks of another size than their camera's image, a global
     orientation that is not zero, and keys that are not unique.
@@ -46,6 +50,8 @@ class ImageBatch:
         keys: Any = None,
         weights: Any = None,
         prompts: Any = None,
+        *,
+        warn: bool = True,
     ) -> None:
         if not isinstance(cameras, Cameras):
             raise InputError(f"cameras: expected Cameras, got a {type(cameras).__name__}")
@@ -70,7 +76,7 @@ class ImageBatch:
                 f"masks: expected the size of the camera's image, height, width {cameras.image_size[row].tolist()}, "
                 f"got {masks.size[row].tolist()} in row {row}"
             )
-        poses = check_array("poses", poses, (n, "J", 3), np.float32)
+        poses = _checked_poses(poses, n)
         if poses.shape[1] == 0:
             raise InputError(f"poses: expected at least one joint, got shape {poses.shape}")
         bad = np.flatnonzero(poses[:, 0].any(1))
@@ -105,6 +111,11 @@ class ImageBatch:
             ("prompts", prompts),
         ):
             object.__setattr__(self, name, value)
+        if warn:
+            units = UnitCheck()
+            units.cameras("cameras", cameras.t, cameras.K, cameras.image_size, keys)
+            units.poses("poses", poses, keys)
+            units.warn()
 
     def __len__(self) -> int:
         return len(self.cameras)
@@ -134,6 +145,15 @@ class ImageBatch:
         for name, value in arrays.items():
             object.__setattr__(made, name, value)
         return made
+
+
+def _checked_poses(poses: Any, count: int) -> NDArray[np.float32]:
+    poses = to_numpy(poses)
+    try:
+        checked: NDArray[np.float32] = check_array("poses", poses, (count, "J", 3), np.float32)
+    except InputError as error:
+        raise InputError(f"{error}{other_rotations(poses, 3)}") from None
+    return checked
 
 
 def _checked_weights(weights: Any, count: int) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ from chorus.body.smpl_files import SMPL_JOINTS, SMPLH_JOINTS, SMPLX_JOINTS, body
 from chorus.errors import InputError, check_array, check_path, to_numpy
 from chorus.files import write_atomically
 from chorus.kernels import kinematics
-from chorus.units import check_height
+from chorus.units import UnitCheck
 
 __all__ = ["SMPLH_JOINTS", "SMPLX_JOINTS", "SMPL_JOINTS", "Body", "info", "load_body"]
 
@@ -280,8 +280,9 @@ def load_body(path: str | os.PathLike[str] | None = None) -> Body:
     not; read without chumpy and without executing any code in it). A folder stands for the one file in it that has a
     published name (SMPL_NEUTRAL.pkl, basicModel_neutral_lbs_10_207_0_v1.0.0.pkl, SMPLX_MALE.npz, model.npz, ...).
 
+    A body of another size than a person's is warned of (``chorus.units.UnitsWarning``): it may not be in metres.
+
     Raises InputError for a path without a body or with several, a damaged file, missing arrays, and as ``Body`` does.
-    UnitWarning for a body of a height that is none in metres.
     """
     if path is None:
         with importlib.resources.as_file(importlib.resources.files("chorus") / "data" / "mannequin.npz") as file:
@@ -296,7 +297,9 @@ def load_body(path: str | os.PathLike[str] | None = None) -> Body:
         raise InputError(f"body: expected a file or folder that can be read, got {path}: {error.strerror}") from None
     # .npz files are zip archives; everything else must be a pickle
     body = _load_npz(path) if start == b"PK" else _from_smpl(path, read_smpl_pickle(path))
-    check_height(path.name, body.vertices)
+    units = UnitCheck()
+    units.body(str(path), body.vertices)
+    units.warn()
     return body
 
 

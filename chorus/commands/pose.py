@@ -51,6 +51,7 @@ def read_pose(path: Path) -> NDArray[np.float64]:
 
     from chorus.errors import InputError, check_array
     from chorus.ingest.record import read_record
+    from chorus.units import UnitCheck, other_rotations
 
     if path.is_dir():
         return read_record(path).pose
@@ -69,7 +70,15 @@ def read_pose(path: Path) -> NDArray[np.float64]:
         raise InputError(f"POSE: expected a .npy or .npz file or a record's folder, got {path}, which does not exist") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"POSE: expected a .npy or .npz file of numbers, got {path} ({error})") from None
-    pose: NDArray[np.float64] = check_array("POSE", loaded, ("n", "J", 3) if np.ndim(loaded) == 3 else ("J", 3), np.float64)
+    shape = np.shape(loaded)
+    several = len(shape) == 3 and shape != (shape[0], 3, 3)  # (24, 3, 3) are 24 rotation matrices, not 24 poses of 3 joints
+    try:
+        pose: NDArray[np.float64] = check_array("POSE", loaded, ("n", "J", 3) if several else ("J", 3), np.float64)
+    except InputError as error:
+        raise InputError(f"{error}{other_rotations(loaded, 3 if len(shape) > 3 or several else 2)}") from None
+    units = UnitCheck()
+    units.poses("POSE", pose.reshape(-1, *pose.shape[-2:]), range(len(pose)) if several else [path.name])
+    units.warn()
     return pose
 
 

@@ -20,6 +20,7 @@ from chorus.frontend.cameras import calibrate
 from chorus.frontend.detection.duplicates import without_duplicates
 from chorus.frontend.flow import Flow, StageTime
 from chorus.frontend.rows import PendingRow, append, take_instances, take_keypoints
+from chorus.frontend.stage_units import StageUnits
 from chorus.frontend.stages import (
     COCO_KEYPOINTS,
     Detector,
@@ -77,12 +78,14 @@ class RunReport:
 
     rows     status -> number of images         seconds  from the first request to the last commit
     times    of the stages                      stopped  whether it was asked to stop and left something undone
+    warnings what can hardly be in metres, radians or pixels, a sentence a field; also warned of (``UnitsWarning``)
     """
 
     rows: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     times: list[StageTime] = field(default_factory=list)
     stopped: bool = False
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def images(self) -> int:
@@ -125,6 +128,7 @@ class Pipeline:
         self._commit_images, self._commit_seconds = commit_images, commit_seconds
         self._failures: Counter[str] = Counter()
         self._reasons: set[str] = set()
+        self._units = StageUnits()
 
     def run(
         self,
@@ -189,6 +193,7 @@ class Pipeline:
         start = time.perf_counter()
         writer.flush()
         report.times[-1].busy += time.perf_counter() - start
+        report.warnings = self._units.finish()
         report.seconds, report.stopped = time.perf_counter() - began, flow.cut_short
         return report
 
@@ -231,6 +236,7 @@ class Pipeline:
                     f"detector: expected masks of height, width {row.size}, as the picture, got {found.masks.shape[1:]}"
                 )
             take_instances(row, without_duplicates(found, overlap, sure), self.category)
+        self._units.look_at("detector", batch)
 
     def _find_keypoints(self, batch: list[PendingRow]) -> None:
         def find(live: list[PendingRow]) -> Sequence[Any]:
@@ -240,6 +246,7 @@ class Pipeline:
             if keypoints.shape != (len(COCO_KEYPOINTS), 3):
                 raise StageError(f"keypoints: expected ({len(COCO_KEYPOINTS)}, 3) of each image, got {keypoints.shape}")
             take_keypoints(row, keypoints)
+        self._units.look_at("keypoints", batch)
 
     def _find_humans(self, batch: list[PendingRow]) -> None:
         def find(live: list[PendingRow]) -> Sequence[Any]:
@@ -252,6 +259,7 @@ class Pipeline:
                 raise StageError(f"humans: expected {self.body.num_joints} joints, as the body has, got {len(human.pose)}")
             else:
                 row.human = human
+        self._units.look_at("humans", batch)
 
     def _fit_cameras(self, batch: list[PendingRow]) -> None:
         def fit(live: list[PendingRow]) -> Sequence[Any]:

@@ -115,6 +115,7 @@ def _append_complete(writer: StoreWriter, rows: Sequence[PendingRow], estimator:
         np.stack([human.pose for human in humans]),
         [row.request.key for row in rows],
         prompts=[row.request.prompt for row in rows],
+        warn=False,  # the pipeline has looked at what the stages gave
     )
     betas = [human.betas for human in humans if human.betas is not None]
     writer.append(

@@ -32,6 +32,7 @@ from chorus.kernels.masks import PackedMasks
 from chorus.names import file_stems
 from chorus.provenance import with_given
 from chorus.store import StoreWriter
+from chorus.units import UnitCheck
 
 __all__ = ["REASONS", "SMPL_PELVIS", "CategoryReport", "CocoEftReport", "eft_targets", "ingest_coco_eft"]
 
@@ -74,6 +75,7 @@ class CocoEftReport:
     eft_differing   annotation ids whose further fits are other than the first, which is used
     eft_unknown     number of usable fits whose person is not in the annotation file
     coco_repeated, coco_unknown_categories, coco_unknown_images  see ``CocoAnnotations``
+    unit_warnings   what can hardly be in pixels or metres, a sentence a field; also warned of (``UnitsWarning``)
     """
 
     categories: list[CategoryReport]
@@ -87,6 +89,7 @@ class CocoEftReport:
     coco_repeated: int = 0
     coco_unknown_categories: dict[int, int] = field(default_factory=dict)
     coco_unknown_images: dict[int, int] = field(default_factory=dict)
+    unit_warnings: list[str] = field(default_factory=list)
 
     def table(self) -> list[tuple[str, int]]:
         """Table 5: (category, images) of the categories with at least ``min_images`` images."""
@@ -120,6 +123,7 @@ class CocoEftReport:
             "coco_repeated": self.coco_repeated,
             "coco_unknown_categories": self.coco_unknown_categories,
             "coco_unknown_images": self.coco_unknown_images,
+            "unit_warnings": self.unit_warnings,
         }
 
     def warnings(self) -> list[str]:
@@ -267,11 +271,14 @@ def ingest_coco_eft(
         "pelvis": options.pelvis.tolist(),
     }
     origin = with_given({"coco_eft": made_with}, provenance)
-    reports = []
+    reports, units = [], UnitCheck()
+    units.lengths("pelvis", options.pelvis[None], ["the option"])
+    units.warn()
     for done, name in enumerate(names):
-        reports.append(_category(name, coco, fits, paths[name], body, int(min_images), options, origin))
+        reports.append(_category(name, coco, fits, paths[name], body, int(min_images), options, origin, units))
         if progress is not None:
             progress(done + 1, len(names))
+    units.warn(again=True)
     people = {a["id"] for rows in coco.by_image.values() for a in rows if a["category_id"] == coco.categories[PERSON]}
     return CocoEftReport(
         reports,
@@ -285,6 +292,7 @@ def ingest_coco_eft(
         coco.repeated,
         coco.unknown_categories,
         coco.unknown_images,
+        units.sentences(),
     )
 
 
@@ -308,6 +316,7 @@ def _category(
     min_images: int,
     options: _Options,
     provenance: Mapping[str, Any],
+    units: UnitCheck,
 ) -> CategoryReport:
     number = coco.categories[name]
     rows = {image: [a for a in found if a["category_id"] == number] for image, found in coco.by_image.items()}
@@ -315,6 +324,8 @@ def _category(
     verdicts = Verdicts()
     for image, objects in rows.items():
         judge(image, objects, coco, fits, verdicts)
+    units.add(verdicts.units)
+    units.warn()
     poses, joints, targets, R0 = eft_targets(
         [c.record for c in verdicts.candidates], body, use_betas=options.use_betas, pelvis=options.pelvis
     )
@@ -371,7 +382,7 @@ def _write(
             part, category=name, num_joints=24, body_hash=body.hash, person_masks=True, provenance=provenance
         ) as writer:
             objects, people = (PackedMasks.pack(c.masks[i] for c in found) for i in range(2))
-            batch = ImageBatch(objects, fit.cameras, poses, [c.key for c in found], prompts=[name] * len(found))
+            batch = ImageBatch(objects, fit.cameras, poses, [c.key for c in found], prompts=[name] * len(found), warn=False)
             writer.append(
                 batch,
                 scores={"overlap": np.array([c.overlap for c in found])},

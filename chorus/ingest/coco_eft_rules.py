@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from chorus.boxes import overlap_of_smaller
 from chorus.errors import InputError
 from chorus.ingest.coco import (
+    BOX_UNIT_PX,
     CocoAnnotations,
     EftFits,
     EftRecord,
@@ -19,6 +20,7 @@ from chorus.ingest.coco import (
     decode_mask,
     image_number,
 )
+from chorus.units import UnitCheck
 
 REASONS = (
     "crowd",
@@ -60,11 +62,13 @@ class InteractionImage:
 class Verdicts:
     """The images of one category: candidates, whose overlap and camera are tested later, and the rejected ones.
 
+    units     what can hardly be in the unit that it should be in
     rejected  (key, size, reason)       counted   reason -> number of annotations
     failures  (key, reason, message) of images with one person and one object
     polygons  (key, message) of polygons that were left out of masks, beside others that could be used
     """
 
+    units: UnitCheck = field(default_factory=UnitCheck)
     candidates: list[InteractionImage] = field(default_factory=list)
     rejected: list[tuple[str, tuple[int, int], str]] = field(default_factory=list)
     counted: Counter[str] = field(default_factory=Counter)
@@ -103,7 +107,9 @@ def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits
         if image_number(record.image_name) != image:
             raise InputError(f"imageName: expected image {image}, got {record.image_name!r}")
         reason = "box"
-        overlap = float(overlap_of_smaller(annotation_box(target), annotation_box(person)))
+        boxes = annotation_box(target), annotation_box(person)
+        _check_units(boxes, record, size, key, verdicts.units)
+        overlap = float(overlap_of_smaller(*boxes))
         reason = "object mask"
         mask = decode_mask(target.get("segmentation"), size, left_out)
         reason = "person mask"
@@ -114,3 +120,14 @@ def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits
         verdicts.rejected.append((key, size, reason))
         verdicts.counted[reason] += 1
         verdicts.failures.append((key, reason, str(error)))
+
+
+def _check_units(
+    boxes: tuple[NDArray[np.float64], ...], record: EftRecord, size: tuple[int, int], key: str, units: UnitCheck
+) -> None:
+    """Add what of an image can hardly be in pixels or metres to ``units``: boxes (4,) of object and person, and the fit."""
+    keys, sizes = [key], np.array([size])
+    units.pixels("bbox", np.reshape(boxes, (1, 4, 2)), sizes, keys)
+    units.pixels("bbox_center", record.box_centre[None, None], sizes, keys)
+    units.crops("bbox_scale", [BOX_UNIT_PX * record.box_scale], sizes, keys)
+    units.weak_cameras("parm_cam", [record.camera[0]], keys)

@@ -19,9 +19,11 @@ from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
 from chorus.camera.fit import MIN_JOINTS, fit_cameras, keypoint_targets
 from chorus.errors import InputError, check_array
+from chorus.ingest.record_units import check_units
 from chorus.kernels.kinematics import rotation_matrices
 from chorus.picture_files import PictureError, picture_file
 from chorus.pictures import read_mask
+from chorus.units import UnitCheck, other_rotations
 
 RECORD, OBJECT_MASK, PERSON_MASK = "record.json", "object_mask.png", "person_mask.png"
 MAX_JSON_BYTES = 1 << 22
@@ -73,20 +75,27 @@ class Record:
     person_mask: NDArray[np.bool_] | None
 
 
-def read_record(folder: str | os.PathLike[str]) -> Record:
+def read_record(folder: str | os.PathLike[str], *, units: UnitCheck | None = None) -> Record:
     """Read a record for a store (docs/records.md); it must have a category and an object mask.
 
-    The prompt defaults to the category; ``object_box`` is ignored. Raises RecordError as ``parse_record`` does.
+    The prompt defaults to the category; ``object_box`` is ignored. ``units`` and errors as in ``parse_record``.
     """
-    record = parse_record(folder, required=("category", "object_mask"), ignored=("object_box",))
+    record = parse_record(folder, required=("category", "object_mask"), ignored=("object_box",), units=units)
     return replace(record, prompt=record.prompt or record.category)
 
 
-def parse_record(folder: str | os.PathLike[str], *, required: Collection[str] = (), ignored: Collection[str] = ()) -> Record:
+def parse_record(
+    folder: str | os.PathLike[str],
+    *,
+    required: Collection[str] = (),
+    ignored: Collection[str] = (),
+    units: UnitCheck | None = None,
+) -> Record:
     """Read a record's folder: record.json and its masks. The layout, its units and frames: docs/records.md.
 
     required  which of "category" and "object_mask" must be given; image_size and pose_axis_angle always must
     ignored   fields of record.json that are not read
+    units     gains what can hardly be in metres, radians or pixels; None: it is warned of (``UnitsWarning``)
 
     The files must be regular files in the folder; links are not followed. Raises RecordError where one is missing, too
     large, damaged or of another form, where sizes differ, numbers are not finite, or the object mask is empty.
@@ -94,11 +103,16 @@ def parse_record(folder: str | os.PathLike[str], *, required: Collection[str] = 
     folder = Path(folder)
     content = {name: value for name, value in _read_json(folder).items() if name not in ignored}
     try:
-        return _parse(folder, content, required)
+        record = _parse(folder, content, required)
     except RecordError:
         raise
     except InputError as error:
         raise RecordError("record", f"{RECORD}: {error}") from None
+    found = UnitCheck() if units is None else units
+    check_units(content, record.camera, record.image_size, folder.name or str(folder), found)
+    if units is None:
+        found.warn()
+    return record
 
 
 def record_camera(
@@ -149,7 +163,7 @@ def record_camera(
 def _parse(folder: Path, content: Mapping[str, Any], required: Collection[str]) -> Record:
     category = _text(content, "category", required="category" in required)
     size = _image_size(content)
-    pose = _numbers("pose_axis_angle", content.get("pose_axis_angle"), ("J", 3))
+    pose = _pose(content.get("pose_axis_angle"))
     if len(pose) == 0:
         raise InputError("pose_axis_angle: expected one row for each joint, got none")
     orientation = _orientation(pose[0], content)
@@ -178,6 +192,14 @@ def _parse(folder: Path, content: Mapping[str, Any], required: Collection[str]) 
         object_mask,
         _read_mask(folder, PERSON_MASK, size, "person mask"),
     )
+
+
+def _pose(given: Any) -> NDArray[np.float64]:
+    """(J, 3) axis-angle in radians, from pose_axis_angle."""
+    try:
+        return _numbers("pose_axis_angle", given, ("J", 3))
+    except InputError as error:
+        raise InputError(f"{error}{other_rotations(given, 2)}") from None
 
 
 def _image_size(content: Mapping[str, Any]) -> tuple[int, int]:
@@ -245,6 +267,8 @@ def _numbers(name: str, value: Any, shape: tuple[int | str, ...], *, integers: b
         array = np.asarray(value)
     except (ValueError, OverflowError):
         raise InputError(f"{name}: expected an array of numbers, got rows of different lengths") from None
+    if integers and array.dtype.kind == "f" and (array == np.rint(array)).all():  # 640.0, as some exporters write
+        array = np.clip(array, -2 * _LARGEST, 2 * _LARGEST).astype(np.int64)
     if array.dtype.kind not in ("iu" if integers else "iuf"):
         raise InputError(f"{name}: expected {'integers' if integers else 'numbers'}, got {short_repr(value)}")
     checked: NDArray[np.float64] = check_array(name, array, shape, np.float64)

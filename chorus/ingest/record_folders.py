@@ -32,6 +32,7 @@ from chorus.picture_files import PictureError, picture_file
 from chorus.provenance import with_given
 from chorus.store import StoreWriter, open_store
 from chorus.store.schema import STORE_JSON
+from chorus.units import UnitCheck
 
 __all__ = ["IngestReport", "Record", "RecordError", "find_records", "ingest_records", "read_record"]
 
@@ -47,8 +48,10 @@ class IngestReport:
     present      keys that the store already had; their folders were not read
     residual_px  key -> mean reprojection distance in pixels, for records whose camera was fitted (Eq. 8)
     stopped      whether it was asked to stop before the end
+    warnings     what can hardly be in metres, radians or pixels, a sentence a field; also warned of (``UnitsWarning``)
     """
 
+    warnings: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
@@ -146,6 +149,7 @@ def ingest_records(
             return open_until_the_end.enter_context(writer)
 
         ingest = _Ingest(body, options, person_masks, category, open_writer, report)
+        open_until_the_end.callback(ingest.warn)
         if category is not None and (Path(store_path) / STORE_JSON).exists():
             ingest.open_store(category)  # a store that cannot take these records is refused before they are read
         for number, (path, above) in enumerate(found):
@@ -193,6 +197,7 @@ class _Ingest:
     ) -> None:
         self._body, self._camera_fit, self._person_masks = body, camera_fit, person_masks
         self._category, self._open_writer, self._report = category, open_writer, report
+        self._units = UnitCheck()
         self._writer: StoreWriter | None = None
         self._seen: set[str] = set()
 
@@ -209,11 +214,19 @@ class _Ingest:
             if self._writer is not None and key in self._writer:
                 self._report.present.append(key)
             else:
-                self._add(key, self._usable(path))
+                units = UnitCheck()
+                self._add(key, self._usable(path, units))
+                self._units.add(units)
+                self._units.warn()  # at the first of a kind: before hours of work on them
         except StoreError:
             raise
         except InputError as error:
             self._report.rejected.append((str(path), str(error)))
+
+    def warn(self) -> None:
+        """Warn of units of which more was found since the first warning, and put them all into the report."""
+        self._units.warn(again=True)
+        self._report.warnings[:] = self._units.sentences()
 
     def _new_key(self, path: Path, root: str | os.PathLike[str] | None) -> str:
         key = _key(path, root)
@@ -222,8 +235,8 @@ class _Ingest:
         self._seen.add(key)
         return key
 
-    def _usable(self, path: Path) -> Record:
-        record = read_record(path)
+    def _usable(self, path: Path, units: UnitCheck) -> Record:
+        record = read_record(path, units=units)
         if self._category is not None and record.category != self._category:
             raise RecordError("category", f"category: expected {self._category!r}, got {record.category!r}")
         if self._person_masks and record.person_mask is None:
@@ -235,7 +248,7 @@ class _Ingest:
         assert record.object_mask is not None  # ``read_record`` requires it; ``_usable`` checks the person's
         person = record.person_mask if self._person_masks else None
         self.open_store(record.category).append(
-            ImageBatch(record.object_mask[None], camera, record.pose[None], [key], prompts=[record.prompt]),
+            ImageBatch(record.object_mask[None], camera, record.pose[None], [key], prompts=[record.prompt], warn=False),
             betas=None if record.betas is None else record.betas[None],
             residual_px=[residual],
             estimators=record.source,

@@ -245,6 +245,7 @@ class Store:
             if weighted
             else None,
             np.concatenate([batch.prompts for batch in batches if batch.prompts is not None]),
+            warn=False,
         )[order]
 
     def person_masks(self, rows: Any) -> PackedMasks:
@@ -341,6 +342,7 @@ def _batch(shard: Shard, rows: NDArray[np.int64]) -> ImageBatch:
             shard.array("image/key")[rows],
             shard.array("image/weight")[rows] if "image/weight" in shard.arrays else None,
             shard.vocabulary("prompt")[shard.array("image/prompt")[rows]],
+            warn=False,
         )
     except StoreError:
         raise

@@ -40,7 +40,6 @@ from chorus.store.schema import (
 )
 from chorus.store.shard import Shard
 from chorus.store.table import Rows, joined, rejected_rows, rows_of_batch, trailing_shapes
-from chorus.units import Watch
 
 LOCK = ".lock"
 _PIECE = 1 << 16  # bytes of a file that are written at a time
@@ -112,7 +111,6 @@ class StoreWriter:
         self._shards: set[str] = set()
         self._trailing_shapes: dict[str, tuple[int, ...]] = {}
         self._closed = False
-        self._watch = Watch(self.path.name)
         self._make_folders()
         with exclusive_lock(self.path / LOCK):
             if not is_plain(self.path / STORE_JSON, stat.S_ISREG):
@@ -207,7 +205,6 @@ class StoreWriter:
         the batch fills a shard and that cannot be committed; ``keys`` then tells what is committed.
         """
         self._refuse_closed()
-        self._watch.look(batch)
         rows = rows_of_batch(
             batch,
             self._header,

@@ -19,7 +19,6 @@ from chorus.field import CanonicalField
 from chorus.images import ImageBatch
 from chorus.store import Store, open_store
 from chorus.store.filters import Filtered, FilterSpec, filter_rows
-from chorus.units import Watch
 from chorus.votes.contacts import contacts_by_key, image_contacts
 from chorus.votes.parts import EPSILON, InteractionRegions, interaction_regions
 
@@ -167,9 +166,7 @@ class SelectedImages:
         """Images read so far, out of ``total`` where that is known."""
 
     def __iter__(self) -> Iterator[tuple[ImageBatch, NDArray[np.bool_]]]:
-        watch = Watch(str(self._source) if isinstance(self._source, Store) else "images")
         for batch, bits in self._with_contacts():
-            watch.look(batch)
             if batch.poses.shape[1] != self._field.body.num_joints:
                 raise MismatchError(
                     f"poses: expected the {self._field.body.num_joints} joints of the field's body, got {batch.poses.shape[1]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zipfile
 import zlib
@@ -21,6 +22,9 @@ from chorus.errors import InputError, check_array
 from chorus.frontend.humans.crop import MAX_SIDE, Crop
 from chorus.frontend.humans.hmr import NO_POSE, turned_joints
 from chorus.frontend.stages import Human, Picture, Refusal, Runtime
+from chorus.units import UnitCheck, other_rotations
+
+log = logging.getLogger(__name__)
 
 MAX_NPZ_BYTES = 1 << 31
 """The most that the arrays of one .npz may hold, unpacked; a person of 24 joints takes about 1 KB with all there may be."""
@@ -95,22 +99,30 @@ def check(model: str, _runtime: Runtime, _category: str | None) -> None:
 class PosesFromFiles:
     """HumanEstimator that looks predictions up by the pictures' keys; boxes are not used.
 
-    All files are read and checked at once. InputError for paths without files, damaged files, unknown names, numbers of other
-    shapes or not finite, poses of another number of joints than the body's, and keys that come twice.
+    All files are read and checked at once. A person given twice, number for number, is taken once. InputError for paths without
+    files, damaged files, unknown names, numbers of other shapes or not finite, poses of another number of joints than the
+    body's, and keys that come twice with other numbers.
     """
 
     def __init__(self, path: str | os.PathLike[str], body: Body) -> None:
         self._body = body
         self._rows: dict[str, tuple[_People, int]] = {}
+        units, repeated, place = UnitCheck(), 0, dict[str, Path]()
         for file in _files(Path(path)):
             try:
-                people = _checked(_read(file), body)
+                people = _checked(_read(file), body, units)
             except InputError as error:
                 raise InputError(f"{file}: {error}") from None
             for row, key in enumerate(people.keys):
-                if key in self._rows:
-                    raise InputError(f"{file}: expected every key once, got {key!r} again")
-                self._rows[key] = people, row
+                if key not in self._rows:
+                    self._rows[key], place[key] = (people, row), file
+                elif _same(self._rows[key], (people, row)):
+                    repeated += 1
+                else:
+                    raise InputError(f"{file}: expected one person of each key, got another of {key!r} than in {place[key]}")
+        if repeated:
+            log.warning("%s: %d people were given again, number for number: taken once", path, repeated)
+        units.warn()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -147,26 +159,45 @@ class PosesFromFiles:
         return Human(pose, orientation, joints, betas, camera, people.estimator[row], crop_camera)
 
 
-def _checked(content: Mapping[str, Any], body: Body) -> _People:
+def _same(one: tuple[_People, int], other: tuple[_People, int]) -> bool:
+    """Whether two rows of files say the same of a person."""
+
+    def values(people: _People, row: int) -> list[NDArray[Any]]:
+        known = (None, None, None) if people.cameras is None else (people.cameras.R, people.cameras.t, people.cameras.K)
+        given = (people.betas, people.image_size, people.weak, people.crop, people.joints)
+        arrays = (people.pose, people.orientation, people.origin, *given, *known)
+        return [np.zeros(0) if array is None else array[row] for array in arrays]
+
+    return one[0].estimator[one[1]] == other[0].estimator[other[1]] and all(
+        np.array_equal(a, b, equal_nan=True) for a, b in zip(values(*one), values(*other), strict=True)
+    )
+
+
+def _checked(content: Mapping[str, Any], body: Body, units: UnitCheck) -> _People:
     """A file's arrays by name (docs/humans.md) as people. InputError, naming the array, for what does not fit."""
     unknown = sorted(set(content) - set(_NAMES))
     if unknown:
         raise InputError(f"{unknown[0]}: expected names among {', '.join(_NAMES)}")
     keys = _texts("keys", content.get("keys"), None)
     n = len(keys)
-    pose = _numbers(content, "pose", (n, body.num_joints, 3))
+    try:
+        pose = _numbers(content, "pose", (n, body.num_joints, 3))
+    except InputError as error:
+        raise InputError(f"{error}{other_rotations(content.get('pose'), 3)}") from None
+    units.poses("pose", pose, keys)  # with row 0, the global orientation, which later is a matrix
     kinds = [kind for kind, names in _CAMERAS.items() if any(name in content for name in names)]
     if len(kinds) != 1:
         listed = "weak_camera; R, t and K; or joints"
         raise InputError(f"expected one kind of camera ({listed}), got {' and '.join(kinds) if kinds else 'none'}")
     if "crop" in content and kinds != ["weak_camera"]:
         raise InputError("crop: expected together with weak_camera")
-    turn = _orientation(content, pose, n, needed=kinds != ["perspective"])
+    turn = _orientation(content, pose, keys, units, needed=kinds != ["perspective"])
     pose[:, 0] = 0
     origin = np.zeros((n, 3))
     if "origin" in content:
         one = np.ndim(content["origin"]) == 1
         origin = np.array(np.broadcast_to(_numbers(content, "origin", (3,) if one else (n, 3)), (n, 3)))
+        units.lengths("origin", origin, keys)
     size = None
     if "image_size" in content:
         size = check_array("image_size", content["image_size"], (n, 2), np.int32)
@@ -191,7 +222,9 @@ def _checked(content: Mapping[str, Any], body: Body) -> _People:
     return _People(keys, pose, turn, betas, origin, size, estimator, weak, crop, joints, cameras)
 
 
-def _orientation(content: Mapping[str, Any], pose: NDArray[np.float64], n: int, *, needed: bool) -> NDArray[np.float64]:
+def _orientation(
+    content: Mapping[str, Any], pose: NDArray[np.float64], keys: Sequence[str], units: UnitCheck, *, needed: bool
+) -> NDArray[np.float64]:
     """Global orientations (n, 3, 3), from the array ``orientation`` or from row 0 of the poses."""
     root = Rotation.from_rotvec(pose[:, 0]).as_matrix()
     stated = pose[:, 0].any(1)
@@ -200,7 +233,9 @@ def _orientation(content: Mapping[str, Any], pose: NDArray[np.float64], n: int, 
             row = int(np.argmin(stated))
             raise InputError(f"pose: expected a global orientation in row 0, or the array orientation; got zeros in row {row}")
         return root
-    given = Rotation.from_rotvec(_numbers(content, "orientation", (n, 3))).as_matrix()
+    vectors = _numbers(content, "orientation", (len(keys), 3))
+    units.poses("orientation", vectors[:, None], keys)
+    given = Rotation.from_rotvec(vectors).as_matrix()
     differ = stated & (np.abs(given - root).max((1, 2)) > _SAME_ROTATION)
     if differ.any():
         row = int(np.argmax(differ))
