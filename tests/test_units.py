@@ -216,7 +216,7 @@ def test_the_command_says_it_in_one_line(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "chorus.cli", "ingest", "records", "r", "-o", "s"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True, env=_env())
     assert [line for line in done.stderr.splitlines() if "camera.t" in line] == [
-        "warning: camera.t: expected the person at most 100 metres away, got 4000 m for 'r': "
+        "chorus: warning: camera.t: expected the person at most 100 metres away, got 4000 m for 'r': "
         "are these millimetres or centimetres?"
     ]
     assert "units.py" not in done.stderr

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from chorus.body.model import Body
 from chorus.camera.fit import METHODS, CameraFit, check_budget, fit_cameras
-from chorus.errors import InputError, StoreError, check_array
+from chorus.errors import InputError, StoreError, check_array, check_whole
 from chorus.files import write_atomically
 from chorus.images import ImageBatch
 from chorus.ingest.coco import (
@@ -234,8 +234,7 @@ def ingest_coco_eft(
     for name, value, most in (("min_overlap", min_overlap, 1.0), ("reject_px", reject_px, math.inf)):
         if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= most:
             raise InputError(f"{name}: expected a number from 0 to {most:g}, got {value!r}")
-    if isinstance(min_images, bool) or not isinstance(min_images, int | np.integer) or min_images < 1:
-        raise InputError(f"min_images: expected a positive integer, got {min_images!r}")
+    check_whole("min_images", min_images, 1)
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(METHODS)}; got {method!r}")
     options = _Options(
@@ -253,8 +252,7 @@ def ingest_coco_eft(
     if PERSON not in coco.categories:
         raise InputError(f"annotations: expected COCO's category {PERSON!r}, got {sorted(coco.categories)[:5]}")
     names = _chosen(coco, categories)
-    folder = Path(output)
-    paths = {name: folder / f"{stem}.chorus" for name, stem in file_stems(names).items()}
+    paths = {name: Path(output) / f"{stem}.chorus" for name, stem in file_stems(names).items()}
     existing = [path for path in paths.values() if path.exists()]
     if existing:
         raise StoreError(f"output: expected no store of the category there, got {str(existing[0])!r}")

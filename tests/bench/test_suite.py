@@ -284,6 +284,7 @@ def test_a_failed_gate_has_no_figure_and_a_bad_exit(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", code, str(suite_folder), str(output)],
         cwd=Path(__file__).parents[2],
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},  # no worker of pytest-xdist
         capture_output=True,
         text=True,
     )

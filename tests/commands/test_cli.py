@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from chorus.cli import main
-from chorus.commands.console import counted
 from chorus.demo import iou, run_demo
 from chorus.occupancy.counts import load_occupancy
 from chorus.store import open_store
+from chorus.texts import counted
 
 
 def chorus(*arguments: str | Path) -> Result:
@@ -86,7 +86,7 @@ def test_store_info_and_verify(store: Path, tmp_path: Path) -> None:
         (damaged / "shards" / shard.name).write_bytes(content)
     result = chorus("store", "verify", damaged)
     assert result.exit_code == 2
-    assert "problems" in result.stdout
+    assert "problem" in result.stdout
 
 
 def test_body_info_and_convert(tmp_path: Path) -> None:

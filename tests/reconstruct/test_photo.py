@@ -19,7 +19,7 @@ from chorus.body.model import Body, load_body
 from chorus.cli import main
 from chorus.errors import InputError
 from chorus.field import CanonicalField
-from chorus.frontend import registry
+from chorus.frontend import preparing
 from chorus.frontend.stages import Human, ImageRequest, Instances, Picture, Refusal
 from chorus.ingest.record import RecordError
 from chorus.occupancy.clusters import Cluster, write_clusters
@@ -218,7 +218,15 @@ def test_the_command(
         made[kind] = (spec, dict(runtime.options), runtime.body is not None)
         return stages_of(batch, row, body, True)[kind == "humans"]
 
-    monkeypatch.setattr(registry, "make", make)
+    check = preparing.check_choices
+
+    def check_all_but_the_truth(specs: Any, options: dict[str, str], *more: Any) -> None:
+        known = {name: value for name, value in options.items() if name != "humans.size"}
+        check({**specs, "humans": "simulated"}, known, *more)
+
+    monkeypatch.setattr(preparing, "make", make)
+    monkeypatch.setattr(preparing, "hub_models", lambda kind, spec: [])
+    monkeypatch.setattr(preparing, "check_choices", check_all_but_the_truth)
     assert sorted(stored_categories([learned])) == ["hat", "sports ball"]
     command = ["reconstruct", str(path), "--occupancies", str(learned), "-o", str(tmp_path / "out")]
     result = CliRunner().invoke(main, command)
@@ -227,7 +235,7 @@ def test_the_command(
     command += ["--humans", "truth", "--set", "humans.size=3", "--json"]
     result = CliRunner().invoke(main, [*command, "--set", "keypoints.size=3"])
     assert result.exit_code == 2
-    assert "--set: expected detector.NAME=VALUE or humans.NAME=VALUE, got 'keypoints.size=3'" in result.output
+    assert "--set keypoints.size: expected KIND.NAME=VALUE with a kind among detector, humans" in result.output
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     assert made == {"detector": ("mask2former", {}, True), "humans": ("truth", {"size": "3"}, True)}
