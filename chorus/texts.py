@@ -1,4 +1,4 @@
-"""Texts for people: numbers with their nouns, long texts cut short."""
+"""Texts for people: numbers with their nouns, long texts cut short, control characters as escapes."""
 
 from __future__ import annotations
 
@@ -16,3 +16,16 @@ def shortened(text: str, most: int = 300) -> str:
     head = (most - 3 + 1) // 2
     tail = most - 3 - head
     return f"{line[:head]}...{line[len(line) - tail :]}"
+
+
+def printable(text: str) -> str:
+    """A text without control characters but tab and newline: the others as backslash escapes (a terminal would obey them)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or not _is_control(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_control(character: str) -> bool:
+    # C0, delete, C1, marks that change the direction of writing, and halves of surrogate pairs, which cannot be encoded.
+    code = ord(character)
+    return code < 0x20 or 0x7F <= code < 0xA0 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069 or 0xD800 <= code < 0xE000

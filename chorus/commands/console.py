@@ -22,6 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from chorus.texts import printable
+
 ERROR_EXIT = 2
 """Exit code for wrong input, and for a job that could not be done with its input."""
 INTERRUPTED = 130
@@ -66,19 +68,6 @@ class PlainConsole(Console):
             return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
         except (AttributeError, OSError, ValueError):  # Windows has no poll; a stream in memory has no descriptor
             return True
-
-
-def printable(text: str) -> str:
-    """A text without control characters but tab and newline: the others as backslash escapes (a terminal would obey them)."""
-    if text.isprintable():
-        return text
-    return "".join(c if c in "\n\t" or not _is_control(c) else c.encode("unicode_escape").decode() for c in text)
-
-
-def _is_control(character: str) -> bool:
-    # C0, delete, C1, marks that change the direction of writing, and halves of surrogate pairs, which cannot be encoded.
-    code = ord(character)
-    return code < 0x20 or 0x7F <= code < 0xA0 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069 or 0xD800 <= code < 0xE000
 
 
 def escape_what_cannot_be_encoded() -> None:

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from chorus.errors import InputError
 from chorus.evaluate.ablation.report import section_title
 from chorus.evaluate.ablation.run import AblationTable
-from chorus.figures.saving import save_figure
+from chorus.figures.saving import LONGEST, save_figure
 from chorus.figures.three_sides import COLOURS
+from chorus.texts import counted
 
 GAP = 0.5
 """Space between sections, in rows."""
@@ -52,7 +53,8 @@ def save_ablations(path: str | Path, table: AblationTable) -> None:
         left.text(0, height, heading, transform=left.get_yaxis_transform(), fontsize=9, fontweight="bold", va="center")
     tested = sum(table.categories.values())
     figure.suptitle(
-        f"ablations: {len(table.categories)} categories, {tested} test images, {len(table.seeds)} seeds, 95 % t-intervals",
+        f"ablations: {counted(len(table.categories), 'category', 'categories')}, {counted(tested, 'test image')}, "
+        f"{counted(len(table.seeds), 'seed')}, 95 % t-intervals",
         fontsize=11,
     )
     save_figure(path, figure)
@@ -106,4 +108,5 @@ def _draw_differences(ax: Axes, table: AblationTable, heights: list[float]) -> N
     ax.set_xticks(ticks, [f"{t:+d}" if t else "0" for t in ticks])
     ax.minorticks_off()
     ax.set_xlabel("difference of PAP to the reference, in points (linear up to 5)", fontsize=9)
-    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.05), ncols=5, frameon=False)
+    longest = min(max(map(len, table.categories), default=1), LONGEST)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.05), ncols=max(1, min(5, 80 // (longest + 6))), frameon=False)

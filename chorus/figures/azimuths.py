@@ -17,6 +17,7 @@ from chorus.camera.views import AZIMUTH_BINS
 from chorus.figures.saving import save_figure
 from chorus.figures.three_sides import COLOURS
 from chorus.occupancy.counts import Occupancy
+from chorus.texts import counted
 
 
 def draw_azimuths(ax: Axes, counts: NDArray[np.integer[Any]]) -> None:
@@ -39,6 +40,6 @@ def save_view_distribution(path: str | Path, occupancies: Sequence[tuple[str, Oc
         ax = figure.add_subplot(1, len(occupancies), i + 1, projection="polar")
         counts = occupancy.group_images.reshape(occupancy.scheme.shape).sum((0, 2))
         draw_azimuths(ax, counts)
-        ax.set_title(f"{label}\n{counts.sum()} images, {counts.min()} to {counts.max()} a bin", fontsize=10)
+        ax.set_title(f"{label}\n{counted(counts.sum(), 'image')}, {counts.min()} to {counts.max()} a bin", fontsize=10)
     figure.suptitle("where the cameras stood (azimuth around the person)", fontsize=11)
     save_figure(path, figure)

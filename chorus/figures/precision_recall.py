@@ -23,6 +23,7 @@ from chorus.evaluate.pap.pixels import (
 )
 from chorus.figures.saving import save_figure
 from chorus.figures.three_sides import COLOURS
+from chorus.texts import counted
 
 SHOWN_IMAGES = 60
 """Number of single images whose curves are drawn behind a category's mean, spread evenly over its images."""
@@ -53,14 +54,16 @@ def save_curves(path: str | Path, report: PapReport, columns: int = 4) -> None:
                 ax.plot(CURVE_RECALL, curve, style, color=colour, label=f"{name}: {percent(category.mean(score))}")
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1.02)
-        ax.set_title(f"{category.category}, {len(category.values('vanilla'))} images", fontsize=10)
+        ax.set_title(f"{category.category}, {counted(len(category.values('vanilla')), 'image')}", fontsize=10)
         ax.set_xlabel("recall", fontsize=8)
         ax.set_ylabel("interpolated precision", fontsize=8)
         ax.tick_params(labelsize=7)
-        ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
+        if ax.get_legend_handles_labels()[0]:  # none where every target is empty
+            ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
         ax.spines[["top", "right"]].set_visible(False)
     means = ", ".join(f"{percent(report.mpap(score))} {score.replace('_', ' ')}" for score in ("vanilla", "strict"))
-    figure.suptitle(f"projective average precision, in percent; mPAP of {len(report.counted)} categories: {means}", fontsize=11)
+    mean = f"mPAP of {counted(len(report.counted), 'category', 'categories')}: {means}" if report.counted else "no mPAP"
+    figure.suptitle(f"projective average precision, in percent; {mean}", fontsize=11)
     save_figure(path, figure)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from chorus.evaluate.statistics.views import HIGH, NO_VIEW, QUADRANTS
 from chorus.figures.azimuths import draw_azimuths
 from chorus.figures.saving import save_figure
 from chorus.figures.three_sides import COLOURS
+from chorus.texts import counted, shortened
 
 SHOWN_CAMERAS = 5000
 """Most cameras drawn on the map of directions, spread evenly over the kept images; more would only fill it."""
@@ -30,6 +32,7 @@ def save_statistics(path: str | Path, stores: Sequence[StoreStatistics]) -> None
     """
     if not stores:
         raise InputError("stores: expected at least one, got none")
+    stores = _told_apart(stores)
     figure = Figure(figsize=(16.5, 3.6 * len(stores) + 0.5), layout="constrained", dpi=100)
     grid = figure.add_gridspec(len(stores), 4, width_ratios=[1.35, 0.9, 1.0, 1.6])
     for row, s in enumerate(stores):
@@ -43,13 +46,19 @@ def save_statistics(path: str | Path, stores: Sequence[StoreStatistics]) -> None
     save_figure(path, figure)
 
 
+def _told_apart(stores: Sequence[StoreStatistics]) -> list[StoreStatistics]:
+    """The stores, those of one name with their files' names as well."""
+    names = [s.name for s in stores]
+    return [replace(s, name=f"{s.name} ({Path(s.path).name})") if names.count(s.name) > 1 else s for s in stores]
+
+
 def _draw_reasons(ax: Axes, s: StoreStatistics) -> None:
     """Images kept, and those rejected by reason."""
     reasons = list(s.rejected.items())
     if len(reasons) > REASONS:
         rest = sum(number for _, number in reasons[REASONS - 1 :])
         reasons = [*reasons[: REASONS - 1], (f"{len(s.rejected) - REASONS + 1} other reasons", rest)]
-    names = ["kept", *(name for name, _ in reasons)]
+    names = ["kept", *(shortened(name, 30) for name, _ in reasons)]
     numbers = [s.kept, *(number for _, number in reasons)]
     colours = [COLOURS(0.6), *["0.65"] * len(reasons)]
     bars = ax.barh(np.arange(len(names)), numbers, color=colours)
@@ -57,7 +66,7 @@ def _draw_reasons(ax: Axes, s: StoreStatistics) -> None:
     ax.set_yticks(np.arange(len(names)), names)
     ax.set_ylim(max(len(names), 4) - 0.5, -0.5)
     ax.set_xlim(0, 1.4 * max(*numbers, 1))
-    ax.set_title(f"{s.name}: {s.images:,} images", fontsize=10)
+    ax.set_title(f"{s.name}: {counted(s.images, 'image')}", fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -95,6 +104,7 @@ def save_views(path: str | Path, stores: Sequence[StoreStatistics]) -> None:
     """
     if not stores or not all(s.views for s in stores):
         raise InputError("stores: expected at least one with images, by view augmentation, got none")
+    stores = _told_apart(stores)
     heights = [0.32 * len(s.views) + 1.0 for s in stores]
     figure = Figure(figsize=(13, sum(heights) + 0.4), layout="constrained", dpi=100)
     grid = figure.add_gridspec(len(stores), 2, width_ratios=[2, 1], height_ratios=heights)

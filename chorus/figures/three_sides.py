@@ -97,7 +97,8 @@ def save_three_sides(
             ax.text(half - 0.6, 0.15 - half, "1 m", ha="center", fontsize=7, color="0.3")
             if row == 0:
                 ax.set_title(side, fontsize=10)
-        line[0].set_ylabel(label, fontsize=10)
+        if len(rows) > 1:  # a row alone needs no name
+            line[0].set_ylabel(label, fontsize=10)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOURS), ax=axes, shrink=0.6, pad=0.02)
     bar.set_label("probability of the object, phi")
     save_figure(path, figure)

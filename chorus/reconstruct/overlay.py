@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from chorus.figures.overlays import OBJECT
+from chorus.figures.saving import save_figure
 from chorus.figures.three_sides import COLOURS
 from chorus.reconstruct.result import Reconstruction
 from chorus.reconstruct.view import THRESHOLDS, View
@@ -74,7 +75,7 @@ def save_overlay(path: str | Path, reconstruction: Reconstruction) -> None:
     title = f"{scene.name}: {chosen.category}; {chosen.prompt or 'any prompt'}; {chosen.part or 'any part'}"
     title += "" if agreement is None else f"; silhouette IoU {agreement:.2f}"
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, format="png")
+    save_figure(path, figure)
 
 
 def _projected(reconstruction: Reconstruction) -> NDArray[np.float64]:
