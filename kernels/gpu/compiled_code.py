@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -25,10 +26,12 @@ def folder() -> Path:
     return Path(os.environ.get("TRITON_HOME") or os.path.expanduser("~"), ".triton", "cache")
 
 
+@lru_cache
 def ensure_folder() -> None:
     """Have Triton use a temporary folder where its own cannot be written to (no home, no rights, a full disk), and say so.
 
-    Triton cannot compile without a folder. The temporary one is removed when the process ends. OSError where none can be made.
+    Done once in a process. Triton cannot compile without a folder; the temporary one is removed when the process ends. OSError
+    where none can be made.
     """
     place = folder()
     try:
