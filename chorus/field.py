@@ -264,7 +264,7 @@ def _cached(name: str, use_cache: bool, make: Callable[[], _FieldArrays]) -> _Fi
 
 def _checked(offset: NDArray[Any], joint: NDArray[Any], weight: NDArray[Any]) -> _FieldArrays:
     """The arrays of a cached field; ValueError where kernels that go by them would leave the arrays."""
-    fits = (offset.dtype, joint.dtype, weight.dtype) == (np.int64, np.int32, np.float32)
+    fits = offset.dtype == np.int64 and joint.dtype == np.int32 and weight.dtype == np.float32
     fits = fits and all(a.ndim == 1 for a in (offset, joint, weight)) and len(offset) > 0 and len(joint) == len(weight)
     fits = fits and offset[0] == 0 and offset[-1] == len(joint) and bool((np.diff(offset) >= 0).all())
     if not fits or (len(joint) and joint.min() < 0):
