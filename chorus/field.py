@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from chorus.body.model import Body
 from chorus.errors import InputError, MismatchError, check_kind, check_number
-from chorus.files import write_atomically
+from chorus.files import warn_once, write_atomically
 from chorus.kernels.arrays import VoxelField, cube
 from chorus.kernels.cpu.skinning import NearWeights, near_weights
 from chorus.kernels.kinematics import linear_blend_skinning
@@ -229,22 +230,43 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("chorus-hoi", appauthor=False))
 
 
-def _cached(name: str, use_cache: bool, make: Any) -> Any:
-    """The arrays cached under ``name``, or else those of ``make``, which are then cached. Safe with several processes."""
+_FieldArrays = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
+_CACHE_HELP = "fields are computed anew; the environment variable CHORUS_CACHE names another folder for them"
+
+
+def _cached(name: str, use_cache: bool, make: Callable[[], _FieldArrays]) -> _FieldArrays:
+    """The arrays cached under ``name``, or else those of ``make``, which are then cached. Safe with several processes.
+
+    The cache is never needed: whatever is wrong with its place or its files is logged once, and the arrays are computed.
+    """
     if not use_cache:
         return make()
-    path = cache_folder() / "fields" / f"{name}.npz"
+    try:
+        path = cache_folder() / "fields" / f"{name}.npz"
+    except Exception as error:  # platformdirs is not installed, or knows no folder for this user
+        warn_once(log, "place", f"no folder for cached fields is known ({error}): {_CACHE_HELP}")
+        return make()
     try:
         with np.load(path, allow_pickle=False) as cached:
-            return cached["offset"], cached["joint"], cached["weight"]
-    except FileNotFoundError:
+            return _checked(cached["offset"], cached["joint"], cached["weight"])
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except Exception as error:  # whatever is wrong with a cached file, its content can be computed again
-        log.warning("field cache %s could not be read (%s); making it anew", path, error)
+        warn_once(log, f"read {path.parent}", f"the cached field {path} could not be read ({error}): {_CACHE_HELP}")
     arrays = make()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda part: np.savez(part, offset=arrays[0], joint=arrays[1], weight=arrays[2]))
-    except OSError as error:
-        log.warning("field not cached in %s: %s", path.parent, error)
+    except Exception as error:  # a full disk makes zipfile raise more than OSError
+        warn_once(log, f"write {path.parent}", f"the field is not cached in {path.parent} ({error}): {_CACHE_HELP}")
     return arrays
+
+
+def _checked(offset: NDArray[Any], joint: NDArray[Any], weight: NDArray[Any]) -> _FieldArrays:
+    """The arrays of a cached field; ValueError where kernels that go by them would leave the arrays."""
+    fits = offset.dtype == np.int64 and joint.dtype == np.int32 and weight.dtype == np.float32
+    fits = fits and all(a.ndim == 1 for a in (offset, joint, weight)) and len(offset) > 0 and len(joint) == len(weight)
+    fits = fits and offset[0] == 0 and offset[-1] == len(joint) and bool((np.diff(offset) >= 0).all())
+    if not fits or (len(joint) and joint.min() < 0):
+        raise ValueError("expected rows of joints and weights, got other arrays")
+    return offset, joint, weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -93,7 +94,12 @@ def exclusive_lock(path: Path, wait: bool = True) -> Iterator[None]:
         except BlockingIOError:
             raise
         except OSError as error:
-            raise StoreError(f"{path}: expected a file system with locks for writing a store, got {error}") from None
+            # Not fcntl.lockf instead: most file systems that refuse one refuse both (Linux makes flock of NFS from it), it
+            # excludes neither threads nor writers that have flock, and closing another handle of the file drops it.
+            raise StoreError(
+                f"{path}: expected a file system with locks (flock) for writing a store, got {error}; write the store on a "
+                "local disk and copy its folder there: reading needs no locks"
+            ) from None
         try:
             yield
         finally:
@@ -167,3 +173,18 @@ def remove_leftovers(folder: Path) -> list[Path]:
     for path in leftovers:
         path.unlink()
     return leftovers
+
+
+_warned: set[tuple[str, str]] = set()
+
+
+def warn_once(log: logging.Logger, about: str, message: str) -> None:
+    """Log a warning unless this process has logged one about the same thing: a cache that fails is asked for again and again.
+
+    log  the logger      about  what the warning is about, of which one is enough
+    """
+    if (log.name, about) in _warned:
+        log.debug("%s", message)
+        return
+    _warned.add((log.name, about))
+    log.warning("%s", message)

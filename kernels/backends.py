@@ -210,6 +210,12 @@ def choose_backend(name: str = "auto") -> Backend:
     """
     if not isinstance(name, str):
         raise InputError(f"backend: expected auto, {', '.join(_known())}; got a {type(name).__name__}")
+    # PyTorch has no public name for it. `auto` does not turn to the CPU: that a hundred workers are slow is noticed too late.
+    if name in ("auto", "triton") and torch.cuda._is_in_bad_fork():
+        raise BackendUnavailableError(
+            f"backend: {name} cannot run here: this process was forked from one that had used the GPU. Start it by "
+            "multiprocessing's spawn or forkserver, or ask for numba"
+        )
     chosen = _choose(name)
     modules = BACKENDS[chosen] if chosen in BACKENDS else _installed()[chosen]
     return Backend(chosen, modules.device(), modules)
@@ -230,15 +236,23 @@ def _choose(name: str) -> str:
             raise BackendUnavailableError(
                 f"backend: {name} cannot run here: {declined}. What can: numba (the fast one), reference"
             )
+        if name == "triton":
+            _prepare_triton()
         log.info("backend: %s (asked for)", name)
         return name
     declined = why_not_triton()
     if declined is None and torch.version.hip:
         declined = "it has not been run on AMD devices yet; ask for it by name"
     chosen = "triton" if declined is None else "numba"
+    if chosen == "triton":
+        _prepare_triton()
     reason = "a GPU is there" if declined is None else f"the fastest on a CPU; not triton: {declined}"
     log.info("backend: %s (%s)", chosen, reason)
     return chosen
+
+
+def _prepare_triton() -> None:
+    importlib.import_module("chorus.kernels.gpu.compiled_code").ensure_folder()
 
 
 def _known() -> dict[str, Modules]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
+
+import torch
+from numba.core.compiler_lock import global_compiler_lock
 
 
 def default_threads() -> int:
@@ -43,3 +46,15 @@ def run_pieces(threads: int, work: Callable[[int, int], Any], pieces: list[tuple
 def split(total: int, step: int) -> list[tuple[int, int]]:
     """0 .. total in pieces of ``step``, the last one shorter: (begin, end) each."""
     return [(first, min(total, first + step)) for first in range(0, total, step)]
+
+
+if hasattr(os, "register_at_fork"):
+    # GNU's OpenMP, which PyTorch is built with, waits for ever for its parent's threads. One thread needs none of them; a
+    # process that is sure that its parent had not computed yet may set more.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+    # A fork waits for a compilation in another thread, which would leave the forked process a lock that nobody releases.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )

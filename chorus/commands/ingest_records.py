@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -73,7 +74,8 @@ def ingest_records_command(
 
 
 def _listed(content: bytes) -> Iterator[Path]:
-    """The paths in a list, one a line or with a null after each; empty lines are skipped."""
+    """The paths in a list, one a line or with a null after each; empty lines and a byte order mark are skipped."""
+    content = content.removeprefix(codecs.BOM_UTF8)
     for line in content.split(b"\0" if b"\0" in content else b"\n"):
         path = line.removesuffix(b"\r").decode("utf-8", "surrogateescape")
         if path.strip():

@@ -307,7 +307,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
     if len(raw) > MAX_JSON_BYTES:
         raise RecordError("record", f"{RECORD}: expected at most {MAX_JSON_BYTES} bytes, got more")
     try:
-        content = json.loads(raw.decode("utf-8"), parse_constant=refuse)
+        content = json.loads(raw.decode("utf-8-sig"), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         raise RecordError("record", f"{RECORD}: expected JSON: {short_repr(str(error))}") from None
     if not isinstance(content, dict):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from chorus.errors import MismatchError
 from chorus.field import CanonicalField
-from chorus.files import write_atomically
+from chorus.files import warn_once, write_atomically
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.backends import Backend, choose_backend
 from chorus.store import Store
@@ -116,10 +116,10 @@ def _load(path: Path, count: int) -> NDArray[np.int32] | None:
             bits, digest = cached["bits"], str(cached["sha256"])
         if bits.shape != (count,) or bits.dtype != np.int32 or hashlib.sha256(bits.tobytes()).hexdigest() != digest:
             raise ValueError(f"expected ({count},) int32 that match their sha256")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # whatever is wrong with the file, its content can be computed again
-        log.warning("contacts in %s could not be read (%s); computing them anew", path, error)
+        warn_once(log, f"read {path.parent}", f"contacts in {path} could not be read ({error}); they are computed anew")
         return None
     contacts: NDArray[np.int32] = bits
     return contacts
@@ -132,5 +132,5 @@ def _save(folder: Path, shard: str, bits: NDArray[np.int32], regions: Interactio
         write_atomically(folder / "regions.json", lambda part: part.write_text(json.dumps(facts, indent=1), encoding="utf-8"))
         digest = hashlib.sha256(bits.tobytes()).hexdigest()
         write_atomically(_path(folder, shard), lambda part: np.savez(part, bits=bits, sha256=np.array(digest)))
-    except OSError as error:
-        log.warning("contacts could not be cached in %s: %s", folder, error)
+    except Exception as error:  # a full disk makes zipfile raise more than OSError
+        warn_once(log, f"write {folder}", f"contacts are not cached in {folder} ({error}); each run computes them anew")

@@ -99,7 +99,7 @@ def load_parts(path: str | os.PathLike[str], body: Body) -> dict[str, NDArray[np
     """
     path = check_path("parts", path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
     except OSError as error:
         raise InputError(f"parts: expected a file that can be read, got {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # InputError, JSONDecodeError, UnicodeDecodeError

@@ -81,6 +81,13 @@ def test_a_list_of_records(separator: bytes, stdin: bool, tmp_path: Path) -> Non
     assert keys(tmp_path / "s") == sorted(["a b", "c", "\u043c\u044f\u0447"])
 
 
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbf" + os.fsencode(make(tmp_path / "a")) + b"\r\n")
+    result = ingest("--list", tmp_path / "list", "-o", tmp_path / "s")
+    assert result.exit_code == 0, result.output
+    assert keys(tmp_path / "s") == ["a"]
+
+
 def test_no_store_is_made_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = ingest(tmp_path / "empty", "-o", tmp_path / "s")

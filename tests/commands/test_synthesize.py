@@ -214,7 +214,10 @@ def test_remake_makes_an_image_with_what_its_own_rows_were_made_with(tmp_path: P
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 143)])
+def test_a_run_that_is_asked_to_stop_commits_and_the_same_command_goes_on(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     path, count = tmp_path / "s.chorus", 4000
     command = [
         sys.executable,
@@ -235,9 +238,9 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> No
     deadline = time.monotonic() + 60
     while not list((path / "shards").glob("*.h5")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     output, errors = child.communicate(timeout=60)
-    assert child.returncode == INTERRUPTED, errors
+    assert child.returncode == code, errors
     assert "stopping: the batches under way are finished and committed" in errors
     assert "stopped before the end; the same command goes on from here" in output
     assert "Traceback" not in errors

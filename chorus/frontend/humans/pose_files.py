@@ -330,7 +330,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             raw = file.read(MAX_JSON_BYTES + 1)
         if len(raw) > MAX_JSON_BYTES:
             raise InputError(f"expected at most {MAX_JSON_BYTES} bytes of JSON, got more; use .npz")
-        content = json.loads(raw.decode("utf-8"), parse_constant=refuse)
+        content = json.loads(raw.decode("utf-8-sig"), parse_constant=refuse)
     except InputError:
         raise
     except (OSError, ValueError, RecursionError) as error:

@@ -63,7 +63,7 @@ class Question:
         if path is None:
             return cls(subject=subject)
         try:
-            template = Path(path).read_text(encoding="utf-8").strip()
+            template = Path(path).read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"template: expected a text file in UTF-8, got {path!r}: {error}") from None
         return cls(template, subject)

@@ -223,7 +223,7 @@ def read_filter(path: str | os.PathLike[str]) -> Filter:
     if len(content) > MAX_BYTES:
         raise InputError(f"{path}: expected a filter, got a file of more than {MAX_BYTES} bytes")
     try:
-        fields = json.loads(content.decode("utf-8"))
+        fields = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # bad UTF-8, bad JSON, nested too deep
         raise InputError(f"{path}: expected JSON, got {content[:40]!r} ({error})") from None
     return Filter.from_json(fields, str(path))
