@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -271,13 +270,18 @@ def weak_projection(points: Any, camera: Any) -> NDArray[np.float64]:
 
 
 def annotation_box(annotation: dict[str, Any]) -> NDArray[np.float64]:
-    """COCO's bbox (x, y, width, height) as (x0, y0, x1, y1) in pixels; InputError for an empty or invalid one."""
+    """COCO's bbox (x, y, width, height) as (x0, y0, x1, y1) in pixels; InputError for an empty or invalid one.
+
+    Numbers may be decimal text, as some exporters write.
+    """
+    given = annotation.get("bbox")
     try:
-        x, y, width, height = check_array("bbox", np.asarray(annotation.get("bbox")), (4,), np.float64).tolist()
+        numbers = [float(v) if isinstance(v, str) else v for v in given] if isinstance(given, list) else given
+        x, y, width, height = check_array("bbox", np.asarray(numbers), (4,), np.float64).tolist()
     except ValueError as error:
-        raise InputError(f"bbox: expected x, y, width, height, got {short_repr(annotation.get('bbox'))} ({error})") from None
+        raise InputError(f"bbox: expected x, y, width, height, got {short_repr(given)} ({error})") from None
     if not (width > 0 and height > 0 and max(abs(x), abs(y), width, height) <= _LARGEST):
-        raise InputError(f"bbox: expected a positive width and height, got {annotation['bbox']}")
+        raise InputError(f"bbox: expected a positive width and height, got {given}")
     return np.array([x, y, x + width, y + height])
 
 
@@ -292,7 +296,7 @@ def decode_mask(segmentation: Any, size: tuple[int, int], left_out: list[str] | 
     """
     height, width = size
     if isinstance(segmentation, list):
-        polygons, wrong = _polygons(segmentation)
+        polygons, wrong = _polygons(segmentation, size)
         if not polygons:
             raise InputError(wrong[0] if wrong else "segmentation: expected polygons, got none")
         if left_out is not None:
@@ -300,13 +304,13 @@ def decode_mask(segmentation: Any, size: tuple[int, int], left_out: list[str] | 
         tools = _pycocotools()
         counts = _run_lengths(tools.merge(tools.frPyObjects(polygons, height, width))["counts"])
     elif isinstance(segmentation, dict):
-        if list(segmentation.get("size") or ()) != [height, width]:
+        if segmentation.get("size") not in ([height, width], (height, width)):
             raise InputError(f"segmentation: expected the size {[height, width]}, got {short_repr(segmentation.get('size'))}")
         given = segmentation.get("counts")
         if isinstance(given, list):
             counts = [int(c) if isinstance(c, float) and c.is_integer() else c for c in given]
-        elif isinstance(given, str) and given.isascii():
-            counts = _run_lengths(given.encode("ascii"))
+        elif isinstance(given, bytes) or (isinstance(given, str) and given.isascii()):  # bytes: pycocotools' own form
+            counts = _run_lengths(given if isinstance(given, bytes) else given.encode("ascii"))
         else:
             raise InputError(f"segmentation: expected run lengths, got {short_repr(given)}")
     else:
@@ -344,16 +348,22 @@ def _run_lengths(text: bytes) -> list[int]:
     return counts
 
 
-def _polygons(values: list[Any]) -> tuple[list[list[float]], list[str]]:
+def _polygons(values: list[Any], size: tuple[int, int]) -> tuple[list[list[float]], list[str]]:
     """The polygons that can be used, and what is wrong with the others."""
     polygons: list[list[float]] = []
     wrong: list[str] = []
     for value in values:
         fits = isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0
-        if fits and all(type(c) in (int, float) and math.isfinite(c) and abs(c) <= _LARGEST for c in value):
-            polygons.append([float(c) for c in value])
-        else:
+        if not fits or not all(type(c) in (int, float) and abs(c) <= _LARGEST for c in value):
             wrong.append(f"segmentation: expected polygons of three or more points x, y in pixels, got {short_repr(value)}")
+            continue
+        x, y = np.reshape(value, (-1, 2)).astype(np.float64).T
+        if x.max() <= 0 or y.max() <= 0 or x.min() >= size[1] or y.min() >= size[0]:
+            wrong.append(f"segmentation: expected polygons in an image of {size[1]} x {size[0]} px, got {short_repr(value)}")
+        elif not (x * np.roll(y, 1) - y * np.roll(x, 1)).sum():
+            wrong.append(f"segmentation: expected polygons with an area, got {short_repr(value)}")
+        else:
+            polygons.append([float(c) for c in value])
     return polygons, wrong
 
 

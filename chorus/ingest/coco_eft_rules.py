@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.boxes import overlap_of_smaller
+from chorus.boxes import boxes_of, overlap_of_smaller
 from chorus.errors import InputError
 from chorus.ingest.coco import (
     BOX_UNIT_PX,
@@ -107,13 +107,14 @@ def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits
         if image_number(record.image_name) != image:
             raise InputError(f"imageName: expected image {image}, got {record.image_name!r}")
         reason = "box"
-        boxes = annotation_box(target), annotation_box(person)
-        _check_units(boxes, record, size, key, verdicts.units)
-        overlap = float(overlap_of_smaller(*boxes))
+        boxes = [None if a.get("bbox") is None else annotation_box(a) for a in (target, person)]
+        _check_units([box for box in boxes if box is not None], record, size, key, verdicts.units)
         reason = "object mask"
         mask = decode_mask(target.get("segmentation"), size, left_out)
         reason = "person mask"
         person_mask = decode_mask(person.get("segmentation"), size, left_out)
+        both = zip(boxes, (mask, person_mask), strict=True)
+        overlap = float(overlap_of_smaller(*(boxes_of(m) if box is None else box for box, m in both)))
         verdicts.candidates.append(InteractionImage(key, size, record, (mask, person_mask), overlap))
         verdicts.polygons += [(key, words) for words in left_out]
     except InputError as error:
@@ -123,11 +124,11 @@ def judge(image: int, objects: list[dict[str, Any]], coco: CocoAnnotations, fits
 
 
 def _check_units(
-    boxes: tuple[NDArray[np.float64], ...], record: EftRecord, size: tuple[int, int], key: str, units: UnitCheck
+    boxes: list[NDArray[np.float64]], record: EftRecord, size: tuple[int, int], key: str, units: UnitCheck
 ) -> None:
     """Add what of an image can hardly be in pixels or metres to ``units``: boxes (4,) of object and person, and the fit."""
     keys, sizes = [key], np.array([size])
-    units.pixels("bbox", np.reshape(boxes, (1, 4, 2)), sizes, keys)
+    units.pixels("bbox", np.reshape(boxes, (1, -1, 2)), sizes, keys)
     units.pixels("bbox_center", record.box_centre[None, None], sizes, keys)
     units.crops("bbox_scale", [BOX_UNIT_PX * record.box_scale], sizes, keys)
     units.weak_cameras("parm_cam", [record.camera[0]], keys)

@@ -31,7 +31,7 @@ from chorus.kernels.masks import PackedMasks
 from chorus.picture_files import PictureError, picture_file
 from chorus.provenance import with_given
 from chorus.store import StoreWriter, open_store
-from chorus.store.schema import STORE_JSON
+from chorus.store.schema import COMPLETE, STORE_JSON
 from chorus.units import UnitCheck
 
 __all__ = ["IngestReport", "Record", "RecordError", "find_records", "ingest_records", "read_record"]
@@ -105,7 +105,7 @@ def ingest_records(
 ) -> IngestReport:
     """Read records into a new or existing store. A bad record is rejected and does not stop the rest.
 
-    folders         of records, or folders that hold records at any depth (``find_records``)
+    folders         of records, or folders that hold records at any depth (``find_records``); one given twice is read once
     root            keys are the folders' paths relative to it, with slashes; None: the names of records given themselves, and
                     of others the paths relative to the folder given
     category        records of another category are rejected; None: that of the store, else of the first usable record
@@ -118,8 +118,9 @@ def ingest_records(
     progress        called with the number of folders done and of all
 
     The global orientation of a pose goes into the camera; betas are stored but not used by the fit. A rejected record leaves
-    nothing in the store, so that it is read again once it is repaired; an image that is in the store is not. There is no store
-    where no record could be used.
+    nothing in the store, so that it is read again once it is repaired; an image that is in the store is not. (Those that
+    version 0.1.0 kept in the store as rejected are rejected: rows are never replaced.) There is no store where no record could
+    be used.
 
     Raises StoreError where the store is of another body, category or version, InputError for options of another kind.
     """
@@ -152,6 +153,7 @@ def ingest_records(
         open_until_the_end.callback(ingest.warn)
         if category is not None and (Path(store_path) / STORE_JSON).exists():
             ingest.open_store(category)  # a store that cannot take these records is refused before they are read
+            ingest.rejected_before = _rejected_rows(Path(store_path))
         for number, (path, above) in enumerate(found):
             if stop is not None and stop.is_set():
                 return dataclasses.replace(report, stopped=True)
@@ -178,12 +180,21 @@ def _of_store(path: Path, category: str | None, person_masks: bool | None) -> tu
     return category or store.category, store.has_person_masks
 
 
+def _rejected_rows(path: Path) -> dict[str, str]:
+    """The keys of the store's rows that are not complete, and why they are not."""
+    rows = open_store(path, verify=False).rows
+    pairs = zip(rows["key"].tolist(), rows["status"].tolist(), strict=True)
+    return {key.decode(errors="replace"): status for key, status in pairs if status != COMPLETE}
+
+
 class _Ingest:
     """One run of ``ingest_records``: adds folders one by one and records the outcome in ``report``.
 
     camera_fit   options of ``record_camera``
     category     that the records must have; None: that of the first usable one
     open_writer  opens the store for a category; called at the first usable record of a store that is not there yet
+
+    rejected_before  key -> why, for records that are in the store as rejected
     """
 
     def __init__(
@@ -199,7 +210,8 @@ class _Ingest:
         self._category, self._open_writer, self._report = category, open_writer, report
         self._units = UnitCheck()
         self._writer: StoreWriter | None = None
-        self._seen: set[str] = set()
+        self._seen: dict[str, Path] = {}
+        self.rejected_before: dict[str, str] = {}
 
     def open_store(self, category: str) -> StoreWriter:
         """The writer of the store, opened at the first call."""
@@ -210,7 +222,9 @@ class _Ingest:
     def add(self, path: Path, root: str | os.PathLike[str] | None) -> None:
         """Add one record to the store, or its reason to ``rejected``. A StoreError is not the record's fault and is raised."""
         try:
-            key = self._new_key(path, root)
+            key = _key(path, root)
+            if self._given_again(key, path):
+                return
             if self._writer is not None and key in self._writer:
                 self._report.present.append(key)
             else:
@@ -228,12 +242,20 @@ class _Ingest:
         self._units.warn(again=True)
         self._report.warnings[:] = self._units.sentences()
 
-    def _new_key(self, path: Path, root: str | os.PathLike[str] | None) -> str:
-        key = _key(path, root)
-        if key in self._seen:
-            raise RecordError("key", f"folder: expected folders of different keys, got {key!r} again")
-        self._seen.add(key)
-        return key
+    def _given_again(self, key: str, path: Path) -> bool:
+        """Whether the folder was given before. RecordError for another of its key, and one that the store has as rejected."""
+        first = self._seen.setdefault(key, path)
+        if first is not path:
+            if os.path.realpath(first) != os.path.realpath(path):
+                raise RecordError("key", f"folder: expected folders of different keys, got {key!r} as of {str(first)!r}")
+            return True
+        if key in self.rejected_before:
+            raise RecordError(
+                "key",
+                f"folder: expected a key new to the store, which has {key!r} as rejected ({self.rejected_before[key]!r}): "
+                "rows are never replaced; use a new store",
+            )
+        return False
 
     def _usable(self, path: Path, units: UnitCheck) -> Record:
         record = read_record(path, units=units)

@@ -7,11 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pycocotools import mask
 
+from chorus.body.model import load_body
 from chorus.errors import InputError
-from chorus.ingest.coco import CocoAnnotations, decode_mask, read_annotations, read_eft
+from chorus.ingest.coco import CocoAnnotations, annotation_box, decode_mask, read_annotations, read_eft
+from chorus.ingest.coco_eft import ingest_coco_eft
 from chorus.ingest.identifiers import flag, identifier, unique
+from chorus.store import open_store
+from tests.ingest.test_coco_eft import scene, write
 
 
 @pytest.mark.parametrize(
@@ -128,12 +134,53 @@ def test_references_to_nothing_are_counted(tmp_path: Path) -> None:
 def test_a_sound_polygon_beside_others_is_used() -> None:
     square = [10, 10, 20, 10, 20, 20, 10, 20]
     want = decode_mask([square], (48, 64))
-    for bad in ([1, 2, 3, 4], [], [1, 2, 3, 4, 5], [0, 0, 1, 1, float("nan"), 2], "x", None, [0, 0, 1e9, 0, 1, 1]):
-        left_out: list[str] = []
-        assert (decode_mask([bad, square, bad], (48, 64), left_out) == want).all()
-        assert len(left_out) == 2
-        with pytest.raises(InputError, match="expected polygons of three or more points"):
-            decode_mask([bad], (48, 64))
+    shapeless = ([1, 2, 3, 4], [], [1, 2, 3, 4, 5], [0, 0, 1, 1, float("nan"), 2], "x", None, [0, 0, 1e9, 0, 1, 1])
+    huge = [0, 0, 10**400, 0, 1, 1]
+    flat = ([10, 10, 20, 10, 15, 10], [10, 10, 20, 20, 15, 15, 12, 12], [7, 7, 7, 7, 7, 7])
+    outside = ([64, 0, 70, 0, 70, 9], [-9, 3, -1, 3, -1, 9], [3, 48, 9, 48, 9, 60], [3, -9, 9, -9, 9, 0])
+    for bads, words in (
+        ((*shapeless, huge), "expected polygons of three or more points"),
+        (flat, "expected polygons with an area"),
+        (outside, "expected polygons in an image of 64 x 48 px"),
+    ):
+        for bad in bads:
+            left_out: list[str] = []
+            assert (decode_mask([bad, square, bad], (48, 64), left_out) == want).all()
+            assert len(left_out) == 2
+            with pytest.raises(InputError, match=words):
+                decode_mask([bad], (48, 64))
+
+
+def test_small_polygons_without_pixels_are_no_fault() -> None:
+    left_out: list[str] = []
+    speck = [5, 5, 5.2, 5, 5.2, 5.2]  # COCO has many
+    decode_mask([speck, [10, 10, 20, 10, 20, 20]], (48, 64), left_out)
+    assert left_out == []
+
+
+def test_run_lengths_of_pycocotools() -> None:
+    packed = mask.encode(np.asfortranarray(np.eye(48, 64, dtype=np.uint8)))
+    assert isinstance(packed["counts"], bytes)
+    assert (decode_mask(packed, (48, 64)) == np.eye(48, 64, dtype=bool)).all()
+    for size in (7, "48", None, [48], {"h": 48}, [[48], 64]):
+        with pytest.raises(InputError, match="segmentation: expected the size"):
+            decode_mask({**packed, "size": size}, (48, 64))
+
+
+def test_boxes_as_text_and_boxes_of_masks(tmp_path: Path) -> None:
+    assert annotation_box({"bbox": ["1", "2.5", 3, 4.0]}).tolist() == [1, 2.5, 4, 6.5]
+    for bad in (["1", "2", "3", "x"], ["1", "2", "3", "nan"], ["1", "2", "-3", "4"], "1234", {"x": 1}, [10**400, 1, 1, 1]):
+        with pytest.raises(InputError, match="bbox: expected"):
+            annotation_box({"bbox": bad})
+    content, eft = scene()
+    for note in content["annotations"]:
+        if note["id"] in (10, 11, 21):  # of images 1 and 2
+            del note["bbox"]
+    coco, fits, out = write(tmp_path, content, eft)
+    report = ingest_coco_eft(coco, fits, out, load_body(), categories=["sports ball"], min_images=1, iterations=0, reject_px=99)
+    rows = open_store(report.categories[0].store or "").rows
+    overlap = dict(zip(rows["key"].tolist(), rows["score/overlap"].tolist(), strict=True))
+    assert overlap[b"000000000001"] == overlap[b"000000000002"] == overlap[b"000000000003"] == 1
 
 
 def test_run_lengths_as_floats() -> None:

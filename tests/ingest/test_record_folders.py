@@ -21,7 +21,7 @@ from chorus.ingest.record import record_camera
 from chorus.ingest.record_folders import RecordError, ingest_records, read_record
 from chorus.kernels.kinematics import rotation_matrices
 from chorus.render.rasterize import render_mesh
-from chorus.store import open_store, verify_store
+from chorus.store import StoreWriter, open_store, verify_store
 
 BODY = load_body()
 HEIGHT, WIDTH = 120, 90
@@ -327,6 +327,28 @@ def test_keys(tmp_path):
     outside = ingest_records([a, b], tmp_path / "some", BODY, root=tmp_path / "x")
     assert outside.added == ["1"]
     assert "expected one in" in outside.rejected[0][1]
+
+
+def test_a_record_that_an_earlier_version_stored_as_rejected(tmp_path):
+    good, bad = make(tmp_path / "good"), make(tmp_path / "bad")
+    ingest_records([good], tmp_path / "s", BODY)
+    with StoreWriter(tmp_path / "s", category="kite", body_hash=BODY.hash, person_masks=True) as writer:
+        writer.append_rejected(["bad"], "object mask")
+    report = ingest_records([good, bad], tmp_path / "s", BODY)
+    assert (report.added, report.present) == ([], ["good"])
+    ((folder, reason),) = report.rejected
+    assert folder == str(bad)
+    assert "has 'bad' as rejected ('object mask')" in reason
+    assert "use a new store" in reason
+
+
+def test_a_folder_given_twice_is_read_once(tmp_path):
+    one, other = make(tmp_path / "x" / "1"), make(tmp_path / "y" / "1")
+    report = ingest_records([one, tmp_path / "x", one, other], tmp_path / "s", BODY)
+    assert (report.added, report.present) == (["1"], [])
+    ((folder, reason),) = report.rejected
+    assert folder == str(other)
+    assert f"expected folders of different keys, got '1' as of {str(one)!r}" in reason
 
 
 def test_one_category_a_store(tmp_path):
