@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.views import FOLDS, Scheme, fold_of_hash
+from chorus.canonicalization import LBS, NONE
 from chorus.errors import InputError, MismatchError
 from chorus.field import FieldParameters, voxel_centres
 from chorus.files import write_atomically
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 FORMAT = "chorus-occupancy"
 VERSION = 1
+VERSION_WITH_CANONICALIZATION = 2
+"""Written where the field's canonicalization is another than lbs and none: with its name and, where it has one, its joint map."""
 SKETCH_SIZE = 1024
 """Number of smallest key hashes kept, by which two occupancies that share images are noticed."""
 
@@ -214,7 +217,7 @@ class Occupancy:
             return NotImplemented
         for name, mine, theirs in (
             ("body", self.body_hash, other.body_hash),
-            ("field", self.parameters, other.parameters),
+            ("field", *_fields(self, other)),
             ("scheme", self.scheme.name, other.scheme.name),
             ("weighting", self.weighting, other.weighting),
         ):
@@ -305,18 +308,21 @@ class Occupancy:
             "weighting": self.weighting,
             "body_hash": self.body_hash,
             "category": self.category,
-            "parameters": dataclasses.asdict(self.parameters),
+            "parameters": self.parameters.to_json(),
             "provenance": self.provenance,
         }
 
         def write(part: Path) -> None:
             with h5py.File(part, "w") as file:
-                file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
+                plain = self.parameters.canonicalization in (LBS, NONE)
+                file.attrs["format"], file.attrs["version"] = FORMAT, VERSION if plain else VERSION_WITH_CANONICALIZATION
                 file.attrs["facts"] = json.dumps(facts)
                 for name in ("num_counts", "den_counts"):
                     file.create_dataset(name, data=getattr(self, name), compression="gzip", compression_opts=1, shuffle=True)
                 for name in ("group_totals", "group_images", "sketch"):
                     file[name] = getattr(self, name)
+                if self.parameters.joint_map is not None:
+                    file.create_dataset("joint_map", data=self.parameters.joint_map.joints, compression="gzip")
 
         write_atomically(path, write)
 
@@ -325,10 +331,10 @@ def load_occupancy(path: str | os.PathLike[str]) -> Occupancy:
     """Read what ``Occupancy.save`` wrote. Raises InputError where the file is missing, damaged or of another kind."""
     try:
         with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
+            if file.attrs.get("format") != FORMAT or file.attrs.get("version") not in (VERSION, VERSION_WITH_CANONICALIZATION):
                 raise InputError(
-                    f"{path}: expected {FORMAT} version {VERSION}, got {file.attrs.get('format')} "
-                    f"version {file.attrs.get('version')}"
+                    f"{path}: expected {FORMAT} version {VERSION} or {VERSION_WITH_CANONICALIZATION}, got "
+                    f"{file.attrs.get('format')} version {file.attrs.get('version')}"
                 )
             facts = json.loads(file.attrs["facts"])
             arrays = {k: file[k][()] for k in ("num_counts", "den_counts", "group_totals", "group_images", "sketch")}
@@ -336,7 +342,7 @@ def load_occupancy(path: str | os.PathLike[str]) -> Occupancy:
                 **arrays,
                 scheme=Scheme(facts["scheme"]),
                 weighting=facts["weighting"],
-                parameters=FieldParameters(**facts["parameters"]),
+                parameters=FieldParameters.from_json(facts["parameters"], file["joint_map"][()] if "joint_map" in file else None),
                 body_hash=facts["body_hash"],
                 category=facts["category"],
                 provenance=facts["provenance"],
@@ -347,6 +353,16 @@ def load_occupancy(path: str | os.PathLike[str]) -> Occupancy:
         raise InputError(f"{path}: no such file") from None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a readable occupancy file ({error})") from error
+
+
+def _fields(one: Occupancy, other: Occupancy) -> tuple[str, str]:
+    """The two fields in words, equal where they are one: the canonicalizations where these differ, else all parameters."""
+    if one.field_hash == other.field_hash:
+        return "", ""
+    p, q = one.parameters, other.parameters
+    if p.canonicalization != q.canonicalization:
+        return f"canonicalization {p.canonicalization}", f"canonicalization {q.canonicalization}"
+    return str(p), str(q)
 
 
 def _ratio(num: NDArray[np.float64], den: NDArray[np.float64]) -> NDArray[np.float64]:
