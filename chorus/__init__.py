@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from chorus.occupancy.aggregation import aggregate as aggregate
     from chorus.occupancy.counts import Occupancy as Occupancy
     from chorus.occupancy.counts import load_occupancy as load_occupancy
+    from chorus.occupancy.derived import per_voxel_field as per_voxel_field
     from chorus.store import Store as Store
     from chorus.store import StoreWriter as StoreWriter
     from chorus.store import open_store as open_store
@@ -33,6 +34,7 @@ _HOME = {
     "load_body": "body.model",
     "load_occupancy": "occupancy.counts",
     "open_store": "store",
+    "per_voxel_field": "occupancy.derived",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 

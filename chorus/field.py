@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,18 @@ import torch
 from numpy.typing import NDArray
 
 from chorus.body.model import Body
+from chorus.canonicalization import (
+    ANCHORED,
+    LBS,
+    LBS_NEAREST,
+    NONE,
+    PER_VOXEL,
+    UNLIMITED,
+    Canonicalization,
+    JointMap,
+    canonicalization_of,
+    resolve,
+)
 from chorus.errors import InputError, MismatchError, check_kind, check_number
 from chorus.files import warn_once, write_atomically
 from chorus.kernels.arrays import VoxelField, cube
@@ -45,23 +57,35 @@ class FieldParameters:
 
     resolution       N; the grid has N^3 voxels
     extent           side of the cube, centred at the pelvis
-    canonicalize     False: every voxel moves rigidly with the pelvis (the paper's ablation)
+    canonicalize     False: every voxel moves rigidly with the pelvis (the paper's ablation), canonicalization "none"
     k                number of nearest vertices in Eq. 4
     tau, s           de-weighting of Eq. 10: alpha = max((tau - d) / (tau + d), 0)^s
     smoothing_steps  Jacobi steps of the Laplace smoothing (A.5); 0 for none
+    canonicalization a name of ``chorus.canonicalization.NAMES``; None: lbs, or none where ``canonicalize`` is False.
+                     ``lbs-nearest`` sets tau to UNLIMITED and smoothing_steps to 0; rigid ones use none of k, tau, s, steps
+    joint_map        of ``per-voxel``: the joint of each voxel
 
-    Raises InputError for numbers out of range.
+    Raises InputError for numbers out of range, an unknown name, and one that contradicts ``canonicalize``.
     """
 
     resolution: int = 48
     extent: float = 3.0
-    canonicalize: bool = True
+    canonicalize: bool | None = None
     k: int = 30
     tau: float = 0.8
     s: float = 0.25
     smoothing_steps: int = SMOOTHING_STEPS
+    canonicalization: str = None  # type: ignore[assignment]  # a name after __post_init__
+    joint_map: JointMap | None = None
 
     def __post_init__(self) -> None:
+        name = resolve(self.canonicalize, self.canonicalization)
+        canonicalization_of(name, self.joint_map)
+        object.__setattr__(self, "canonicalization", name)
+        object.__setattr__(self, "canonicalize", name != NONE)
+        if name == LBS_NEAREST:
+            object.__setattr__(self, "tau", UNLIMITED)
+            object.__setattr__(self, "smoothing_steps", 0)
         for name, low in (("resolution", 1), ("k", 1), ("smoothing_steps", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
@@ -78,10 +102,45 @@ class FieldParameters:
         """Distance between adjacent voxel centres in metres."""
         return self.extent / self.resolution
 
+    @property
+    def rule(self) -> Canonicalization:
+        """What carries the voxels: the canonicalization itself."""
+        return canonicalization_of(self.canonicalization, self.joint_map)
+
+    def to_json(self) -> dict[str, Any]:
+        """The parameters as a dictionary for JSON, the joint map by its digest; names beyond lbs and none where they matter."""
+        facts = {f.name: getattr(self, f.name) for f in fields(self)[:_FIRST_PARAMETERS]}
+        if self.canonicalization not in (LBS, NONE):
+            facts["canonicalization"] = self.canonicalization
+        if self.joint_map is not None:
+            facts["joint_map"] = self.joint_map.digest
+        return facts
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any], joints: Any = None) -> FieldParameters:
+        """The parameters that ``to_json`` wrote, and the joints (N, N, N) of their map. InputError where the map is another."""
+        digest = facts.get("joint_map")
+        joint_map = None if joints is None else JointMap(joints)
+        if digest != (joint_map and joint_map.digest):
+            raise InputError(f"joint_map: expected the one with digest {digest}, got {joint_map}")
+        return cls(**{**facts, "joint_map": joint_map})
+
     def hash(self, body_hash: str) -> str:
         """Identity of the field with these parameters around a body, sha256 in hexadecimal."""
-        facts = {"algorithm": ALGORITHM, "body": body_hash, **asdict(self)}
+        facts = self.to_json()
+        if self.canonicalization not in (LBS, NONE):  # those two have the hashes that they had before there were others
+            unused = (
+                {"tau", "s", "smoothing_steps"}
+                if self.canonicalization == LBS_NEAREST
+                else {"k", "tau", "s", "smoothing_steps"}
+            )
+            facts = {name: value for name, value in facts.items() if name not in unused}
+        facts = {"algorithm": ALGORITHM, "body": body_hash, **facts}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+_FIRST_PARAMETERS = 7
+"""The parameters that a field's hash has always been made of: resolution to smoothing_steps."""
 
 
 def default_smoothing_steps(spacing: float) -> int:
@@ -97,12 +156,16 @@ class CanonicalField:
     body             chorus.Body
     resolution       N; centre of voxel (i, j, k) at ((i, j, k) + 0.5) extent / N - extent / 2, metres, person frame
     extent           side of the cube in metres
-    canonicalize     False: all voxels move rigidly with the pelvis
+    canonicalize     True: the paper's, "lbs"; False: all voxels move rigidly with the pelvis, "none"
     k, tau, s        of Eq. 4 and 10, see ``FieldParameters``
     smoothing_steps  None: as many as give the paper's diffusion length at this voxel size
     cache            whether to cache the weights on disk, see ``cache_folder``
+    canonicalization what carries a voxel, by name, such as "joint:right_hand" (``chorus.canonicalization.NAMES``); None: as
+                     ``canonicalize`` says. "joint:" and the name of joint 0 is "none"
+    joint_map        of "per-voxel": (N, N, N) joints or a ``JointMap``; ``chorus.per_voxel_field`` makes one from images
 
-    Raises InputError for parameters out of range or a body with fewer than k vertices.
+    Raises InputError for parameters out of range, a body with fewer than k vertices or without the joint asked for, and for
+    ``canonicalize`` and ``canonicalization`` that contradict each other.
     """
 
     def __init__(
@@ -110,24 +173,31 @@ class CanonicalField:
         body: Body,
         resolution: int = 48,
         extent: float = 3.0,
-        canonicalize: bool = True,
+        canonicalize: bool | None = None,
         *,
         k: int = 30,
         tau: float = 0.8,
         s: float = 0.25,
         smoothing_steps: int | None = None,
         cache: bool = True,
+        canonicalization: str | None = None,
+        joint_map: Any = None,
     ) -> None:
         check_kind("body", body, Body)
         if smoothing_steps is None:
             smoothing_steps = default_smoothing_steps(FieldParameters(resolution, extent).spacing)
-        self.body = body
-        self.parameters = FieldParameters(resolution, extent, bool(canonicalize), k, tau, s, smoothing_steps)
-        if canonicalize and k > len(body.vertices):
+        name = resolve(canonicalize, canonicalization)
+        if name == f"{ANCHORED}{body.joint_names[PELVIS]}":
+            name = NONE  # one field, one name, one hash
+        if joint_map is not None and not isinstance(joint_map, JointMap):
+            joint_map = JointMap(joint_map)
+        self.body, self._cache = body, cache
+        p = self.parameters = FieldParameters(resolution, extent, name != NONE, k, tau, s, smoothing_steps, name, joint_map)
+        blended = p.rule.rigid_joints(body, p.resolution) is None
+        if blended and k > len(body.vertices):
             raise InputError(f"k: expected at most the body's {len(body.vertices)} vertices, got {k}")
-        self.hash = self.parameters.hash(body.hash)
-        p = self.parameters
-        offset, joint, weight = _cached(self.hash, cache and canonicalize, lambda: _sparse_weights(body, p))
+        self.hash = p.hash(body.hash)
+        offset, joint, weight = _cached(self.hash, cache and blended, lambda: _sparse_weights(body, p))
         lattice = cube(p.resolution, p.extent)
         self.arrays = VoxelField(
             shape=lattice.shape,
@@ -146,11 +216,41 @@ class CanonicalField:
         """The field of these parameters; MismatchError where ``body_hash`` is given and is not this body's."""
         if body_hash is not None and body_hash != body.hash:
             raise MismatchError(f"body: expected the one with hash {body_hash[:12]}, got {body.name} {body.hash[:12]}")
-        return cls(body, **asdict(parameters))
+        return cls(body, **{f.name: getattr(parameters, f.name) for f in fields(parameters)})
+
+    def with_canonicalization(self, name: str, joint_map: Any = None) -> CanonicalField:
+        """The field on the same grid around the same body with another canonicalization (itself where it has this one).
+
+        k, tau, s and smoothing_steps stay as they are where the other one uses them. Raises InputError as the constructor.
+        """
+        if name == self.canonicalization and joint_map is None:
+            return self
+        p = self.parameters
+        kept = {"k": p.k, "s": p.s}
+        if self.canonicalization != LBS_NEAREST:  # which keeps no tau and no steps of its own
+            kept |= {"tau": p.tau, "smoothing_steps": p.smoothing_steps}
+        return CanonicalField(
+            self.body, p.resolution, p.extent, cache=self._cache, canonicalization=name, joint_map=joint_map, **kept
+        )
+
+    @property
+    def canonicalization(self) -> str:
+        """What carries a voxel, a name of ``chorus.canonicalization.NAMES``."""
+        return self.parameters.canonicalization
+
+    @property
+    def around_body(self) -> CanonicalField:
+        """The field in which voxels near a body part move with it: itself, or its ``lbs`` twin where one joint moves them all.
+
+        Contacts with body parts (Eq. 13) are found through it.
+        """
+        if self.canonicalization == PER_VOXEL or self.canonicalization.startswith(ANCHORED):
+            return self.with_canonicalization(LBS)
+        return self
 
     def __repr__(self) -> str:
         p = self.parameters
-        kind = "" if p.canonicalize else ", canonicalize=False"
+        kind = "" if p.canonicalization == LBS else f", canonicalization={p.canonicalization!r}"
         return f"CanonicalField({self.body.name!r}, resolution={p.resolution}, extent={p.extent}{kind})"
 
     @property
@@ -214,9 +314,9 @@ def _near_weights(
 
 def _sparse_weights(body: Body, p: FieldParameters) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
     """offset, joint, weight of ``VoxelField``: weights below 1e-6 dropped, rows renormalised."""
-    V = p.resolution**3
-    if not p.canonicalize:
-        return np.arange(V + 1), np.full(V, PELVIS, np.int32), np.ones(V, np.float32)
+    rigid = p.rule.rigid_joints(body, p.resolution)
+    if rigid is not None:
+        return np.arange(len(rigid) + 1), rigid, np.ones(len(rigid), np.float32)
     return _near_weights(body.rest_vertices, body.weights, p).sparse(SPARSIFY_BELOW)
 
 

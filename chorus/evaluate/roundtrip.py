@@ -141,6 +141,8 @@ def roundtrip(
     body, p = field.body, field.parameters
     if not p.canonicalize:
         raise InputError("field: expected one with canonicalization: without it no voxel moves")
+    if p.rule.rigid_joints(body, p.resolution) is not None:
+        raise InputError(f"field: expected lbs or lbs-nearest, got {p.canonicalization!r}, whose voxels all come back by B^-1")
     if not (np.isfinite(noise) and noise >= 0):
         raise InputError(f"noise: expected radians, not negative, got {noise}")
     chosen = random_poses(body, poses, noise, seed) if isinstance(poses, int) and poses > 0 else poses

@@ -18,6 +18,7 @@ from chorus.images import ImageBatch, vote_images
 from chorus.kernels.arrays import MAX_TOTAL_WEIGHT, empty_counts
 from chorus.kernels.backends import Backend, choose_backend
 from chorus.occupancy.counts import SKETCH_SIZE, Occupancy
+from chorus.occupancy.derived import derived_field
 from chorus.provenance import provenance
 from chorus.store.filters import FilterSpec
 from chorus.votes.parts import EPSILON
@@ -47,6 +48,7 @@ def aggregate(
     progress: Callable[[int, int | None], None] | None = None,
     timings: Timings | None = None,
     allow_none: bool = False,
+    canonicalization: str | None = None,
 ) -> Occupancy:
     """Cast the votes of images through a field and count them by group; memory does not grow with the number of images.
 
@@ -69,6 +71,10 @@ def aggregate(
     progress         called with the images read so far and, where it is known, the number of all
     timings          gains the seconds that each stage took; on a GPU only
     allow_none       whether a selection without images gives an empty occupancy instead of an InputError
+    canonicalization cast the votes through the field of this canonicalization on the same grid instead
+                     (``chorus.canonicalization.NAMES``); "auto" takes the one that foretells held-out images of the selection best
+                     (``chorus.occupancy.choice``) and "per-voxel" makes its map from the selection: the images are then read
+                     more than once. None: ``field`` as it is. What was chosen, and why, is in the provenance
 
     Raises InputError for a selection without images and arguments that cannot be used, MismatchError for a store made with
     another body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
@@ -78,19 +84,19 @@ def aggregate(
     if not isinstance(totals, str) or totals not in ("before", "after"):
         raise InputError(f"totals: expected 'before' or 'after', got {totals!r}")
     batch_size = _batch_size(batch_size, chosen)
-    images = SelectedImages(
-        images_or_store,
-        field,
-        prompt,
-        part,
-        parts=parts,
-        epsilon=epsilon,
-        folds=folds,
-        where=where,
-        filter=filter,
-        backend=backend,
-        batch_size=batch_size,
-    )
+    selection: dict[str, Any] = {
+        "prompt": prompt,
+        "part": part,
+        "parts": parts,
+        "epsilon": epsilon,
+        "folds": folds,
+        "where": where,
+        "filter": filter,
+        "backend": backend,
+        "batch_size": batch_size,
+    }
+    field, derived = derived_field(images_or_store, field, canonicalization, **selection)
+    images = SelectedImages(images_or_store, field, **selection)
     votes = _VoteCounts(field, chosen, grouping.num_groups)
     selected, voted = _GroupTotals(grouping.num_groups), _GroupTotals(grouping.num_groups)
     sketch: NDArray[np.uint64] = np.zeros(0, np.uint64)
@@ -124,6 +130,7 @@ def aggregate(
                 "body": field.body.name,
                 **images.asked,
                 **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals, "selected": images.read}),
+                **derived,
                 **({} if images.filtered is None else {"filter": images.filtered.to_json()}),
             }
         ],

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from chorus import hdf5
 from chorus.camera.views import FOLDS, Scheme, fold_of_hash
+from chorus.canonicalization import LBS, NONE
 from chorus.errors import InputError, MismatchError, check_array, check_path, check_whole
 from chorus.field import FieldParameters, voxel_centres
 from chorus.files import check_output_file, write_atomically
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 FORMAT = "chorus-occupancy"
 VERSION = 1
+VERSION_WITH_CANONICALIZATION = 2
+"""Written where the field's canonicalization is another than lbs and none: with its name and, where it has one, its joint map."""
 SKETCH_SIZE = 1024
 """Number of smallest key hashes kept, by which two occupancies that share images are noticed."""
 
@@ -219,7 +222,7 @@ class Occupancy:
             raise MismatchError(f"cannot add occupancies of different category: {self.category!r} and {other.category!r}")
         for name, mine, theirs in (
             ("body", self.body_hash, other.body_hash),
-            ("field", self.parameters, other.parameters),
+            ("field", *_fields(self, other)),
             ("scheme", self.scheme.name, other.scheme.name),
             ("weighting", self.weighting, other.weighting),
         ):
@@ -310,17 +313,20 @@ class Occupancy:
             "weighting": self.weighting,
             "body_hash": self.body_hash,
             "category": self.category,
-            "parameters": dataclasses.asdict(self.parameters),
+            "parameters": self.parameters.to_json(),
             "provenance": self.provenance,
         }
 
         def fill(file: h5py.File) -> None:
-            file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
+            plain = self.parameters.canonicalization in (LBS, NONE)
+            file.attrs["format"], file.attrs["version"] = FORMAT, VERSION if plain else VERSION_WITH_CANONICALIZATION
             file.attrs["facts"] = json.dumps(facts)
             for name in ("num_counts", "den_counts"):
                 file.create_dataset(name, data=getattr(self, name), compression="gzip", compression_opts=1, shuffle=True)
             for name in ("group_totals", "group_images", "sketch"):
                 file[name] = getattr(self, name)
+            if self.parameters.joint_map is not None:
+                file.create_dataset("joint_map", data=self.parameters.joint_map.joints, compression="gzip")
 
         check_output_file("path", path, (".h5", ".hdf5"))
         content = hdf5.image(fill)
@@ -332,20 +338,30 @@ def load_occupancy(path: str | os.PathLike[str]) -> Occupancy:
     path = check_path("path", path)
     with hdf5.reading(path, "an occupancy file, as `chorus aggregate` writes it", InputError) as file:
         found = file.attrs.get("format"), file.attrs.get("version")
-        if found != (FORMAT, VERSION):
+        if found not in ((FORMAT, VERSION), (FORMAT, VERSION_WITH_CANONICALIZATION)):
             what = "another HDF5 file" if found[0] is None else f"{found[0]} version {found[1]}"
-            raise InputError(f"{path}: expected {FORMAT} version {VERSION}, got {what}")
+            raise InputError(f"{path}: expected {FORMAT} version {VERSION} or {VERSION_WITH_CANONICALIZATION}, got {what}")
         facts = json.loads(file.attrs["facts"])
         arrays = {k: file[k][()] for k in ("num_counts", "den_counts", "group_totals", "group_images", "sketch")}
         return Occupancy(
             **arrays,
             scheme=Scheme(facts["scheme"]),
             weighting=facts["weighting"],
-            parameters=FieldParameters(**facts["parameters"]),
+            parameters=FieldParameters.from_json(facts["parameters"], file["joint_map"][()] if "joint_map" in file else None),
             body_hash=facts["body_hash"],
             category=facts["category"],
             provenance=facts["provenance"],
         )
+
+
+def _fields(one: Occupancy, other: Occupancy) -> tuple[str, str]:
+    """The two fields in words, equal where they are one: the canonicalizations where these differ, else all parameters."""
+    if one.field_hash == other.field_hash:
+        return "", ""
+    p, q = one.parameters, other.parameters
+    if p.canonicalization != q.canonicalization:
+        return f"canonicalization {p.canonicalization}", f"canonicalization {q.canonicalization}"
+    return str(p), str(q)
 
 
 def _ratio(num: NDArray[np.float64], den: NDArray[np.float64]) -> NDArray[np.float64]:

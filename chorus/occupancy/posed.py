@@ -15,12 +15,14 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from chorus.body.model import Body, load_body
+from chorus.canonicalization import NONE
 from chorus.errors import InputError, MismatchError, check_array, check_kind, to_numpy
 from chorus.field import FieldParameters
 from chorus.kernels import kinematics
 from chorus.kernels.arrays import Lattice, cube
 from chorus.kernels.backends import Backend, BackendUnavailableError, choose_backend
 from chorus.kernels.skinning import INVERSES, PELVIS
+from chorus.occupancy.posed_rigid import posed_rigid
 
 INTERPOLATIONS = ("nearest", "trilinear")
 """How phi is read at a canonical point: the nearest voxel (the paper's), or linearly between the eight around it."""
@@ -227,6 +229,22 @@ def _posed_nearest(
     return result
 
 
+def _posed_rigid(
+    phi: NDArray[np.float32],
+    joints: NDArray[np.int32],
+    pose: NDArray[np.float64],
+    betas: Any,
+    body: Body,
+    p: FieldParameters,
+    interpolation: str,
+) -> NDArray[np.float32]:
+    def trilinear(points: NDArray[np.float64]) -> NDArray[np.float32]:
+        return sample_trilinear(phi, points, p.extent)
+
+    sample = trilinear if interpolation == "trilinear" else None
+    return posed_rigid(phi, joints, posed_bones(body, pose, betas), cube(p.resolution, p.extent), to_canonical, sample)
+
+
 def _chosen_backend(name: str, interpolation: str) -> Backend:
     if interpolation == "trilinear":
         if name == "triton":
@@ -264,8 +282,10 @@ def posed_occupancy(
     backend        "auto", "triton", "numba", "reference"
     progress       called with (done, total) after each pose
 
-    Without canonicalization every voxel is rigid with the pelvis, and the result is phi. Raises InputError for arguments that
-    cannot be used, MismatchError for another body, BackendUnavailableError for a backend that cannot run here.
+    Without canonicalization (``none``) every voxel is rigid with the pelvis, and the result is phi. Where each voxel is rigid with
+    one joint (``joint:NAME``, ``per-voxel``) points are taken back by that joint's B^-1 instead of Eq. 11, on the CPU, whatever
+    ``inverse`` and ``backend`` (``chorus.occupancy.posed_rigid``). Raises InputError for arguments that cannot be used,
+    MismatchError for another body, BackendUnavailableError for a backend that cannot run here.
     """
     p, N = parameters, parameters.resolution
     values = check_array("phi", phi, (N, N, N), np.float32)
@@ -283,9 +303,15 @@ def posed_occupancy(
     shapes = [None] * len(poses) if betas is None else list(_shapes(betas, len(poses), body))
     chosen = _chosen_backend(backend, interpolation)
     pose_one = _posed_nearest if interpolation == "nearest" else _posed_trilinear
+    rigid = p.rule.rigid_joints(body, N)
     posed = np.empty((len(poses), N, N, N), np.float32)
     for i, (one, shape) in enumerate(zip(poses, shapes, strict=True)):
-        posed[i] = pose_one(values, one, shape, body, p, inverse, chosen) if p.canonicalize else values
+        if p.canonicalization == NONE:
+            posed[i] = values
+        elif rigid is not None:
+            posed[i] = _posed_rigid(values, rigid, one, shape, body, p, interpolation)
+        else:
+            posed[i] = pose_one(values, one, shape, body, p, inverse, chosen)
         if progress is not None:
             progress(i + 1, len(poses))
     result: NDArray[np.float32] = posed if batch else posed[0]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.views import Scheme
+from chorus.canonicalization import LBS, NONE
 from chorus.field import FieldParameters
 
 if TYPE_CHECKING:
@@ -126,8 +127,9 @@ def png(occupancy: Summarised) -> bytes:
 
 def _grid(occupancy: Summarised) -> str:
     parameters = occupancy.parameters
-    plain = "" if parameters.canonicalize else ", not canonicalized"
-    return f"{parameters.resolution}^3 voxels in a cube of {parameters.extent:g} m{plain}"
+    name = parameters.canonicalization
+    kind = "" if name == LBS else ", not canonicalized" if name == NONE else f", {name}"
+    return f"{parameters.resolution}^3 voxels in a cube of {parameters.extent:g} m{kind}"
 
 
 def _short(name: str) -> str:

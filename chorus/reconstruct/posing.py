@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.body.model import Body
+from chorus.canonicalization import NONE, PER_VOXEL
 from chorus.errors import InputError
 from chorus.field import CanonicalField, FieldParameters
 from chorus.occupancy.counts import Occupancy
@@ -23,7 +24,8 @@ class Posing:
 
     Eq. 11 is not an inverse of Eq. 5: space far from the posed limbs follows the trunk, so that an object in a raised hand
     appears again where the hand is in the rest pose. Therefore a posed voxel is empty if Eq. 5 carries its canonical voxel
-    farther than ``round_trip`` metres from it.
+    farther than ``round_trip`` metres from it. Where every voxel is rigid with one joint, posing is an exact inverse, and nothing is
+    tested; where joints differ from voxel to voxel, what a posed voxel shows depends on phi, and each distribution is posed itself.
     """
 
     def __init__(
@@ -36,6 +38,8 @@ class Posing:
     def __call__(self, occupancy: Occupancy) -> tuple[NDArray[np.float32], FieldParameters]:
         """phi around the posed person, (N, N, N) float32 in the posed person frame, and the parameters of its grid."""
         p = occupancy.parameters
+        if p.canonicalization == PER_VOXEL:
+            return self._posed(occupancy.probability_with(self._min_support), parameters=p), p
         if p not in self._canonical_voxels:
             self._canonical_voxels[p] = self._canonical_voxel_of_each(p)
         phi = occupancy.probability_with(self._min_support)
@@ -50,7 +54,8 @@ class Posing:
             )  # float32 cannot represent larger indices
         numbers = np.arange(1, N**3 + 1, dtype=np.float32).reshape(N, N, N)
         source = self._posed(numbers, parameters=p).astype(np.int64)
-        if np.isfinite(self._round_trip):
+        blended = p.rule.rigid_joints(self.body, N) is None
+        if np.isfinite(self._round_trip) and (blended or p.canonicalization == NONE):
             field = CanonicalField.from_parameters(self.body, p)
             back = field.warp(self._pose).reshape(-1, 3)[source - 1] - field.centres
             source[(back**2).sum(-1) > self._round_trip**2] = 0

@@ -74,7 +74,7 @@ class Reconstruction:
             },
             "candidates": [_row(c) for c in self.candidates],
             "body_hash": self.body_hash,
-            "field": asdict(self.parameters),
+            "field": self.parameters.to_json(),
             "provenance": provenance(),
         }
 

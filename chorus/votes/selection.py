@@ -148,7 +148,9 @@ class SelectedImages:
         if isinstance(source, (str, os.PathLike)):
             source = open_store(Path(source))
         self._source, self._field, self._folds, self._backend = source, field, folds, backend
-        self._regions = None if part is None else interaction_regions(field, parts, epsilon)
+        if part is not None:
+            self._field = field.around_body  # a part's region must move with the part, whatever carries the object
+        self._regions = None if part is None else interaction_regions(self._field, parts, epsilon)
         self._query = None if part is None or self._regions is None else PartQuery.parse(part, self._regions.names)
         self.asked: dict[str, Any] = {"prompts": prompt, "folds": folds}
         """For the provenance: prompts or patterns and folds, None for any, and the names of parts of the user's own."""

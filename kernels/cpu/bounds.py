@@ -100,6 +100,8 @@ def project_centre(images, vector, bricks, b, centres):  # type: ignore[no-untyp
 @inlined
 def _mean_centre(bricks, b, centres):  # type: ignore[no-untyped-def]
     """(U, V, Z) of a brick's centre in 16 images under the brick's mean weights."""
+    if bricks.joint_offset[b + 1] - bricks.joint_offset[b] == 1:
+        return load(centres, 0), load(centres, LANES), load(centres, 2 * LANES)
     U, V, Z = splat(f4(0.0)), splat(f4(0.0)), splat(f4(0.0))
     at = 0
     for e in range(bricks.joint_offset[b], bricks.joint_offset[b + 1]):
@@ -124,7 +126,15 @@ def _reach(images, vector, bricks, b, centres, u, v, Z):  # type: ignore[no-unty
     depth, and in depth."""
     lanes, joint = images.matrix_lanes, bricks.joint
     e0, e1 = bricks.joint_offset[b], bricks.joint_offset[b + 1]
-    zero = splat(f4(0.0))
+    zero, half = splat(f4(0.0)), splat(f4(1.5) * bricks.spacing)
+    if e1 - e0 == 1:  # rigid: nothing but the reach itself
+        at = (vector * images.num_joints + np.int64(joint[e0])) * (MATRIX * LANES)
+        zx, zy, zz = load(lanes, at + 8 * LANES), load(lanes, at + 9 * LANES), load(lanes, at + 10 * LANES)
+        across, down = (
+            mul(_row_reach(lanes, at, u, zx, zy, zz), half),
+            mul(_row_reach(lanes, at + 4 * LANES, v, zx, zy, zz), half),
+        )
+        return across, across, down, down, mul(add(add(vabs(zx), vabs(zy)), vabs(zz)), half)
     reach_u, reach_v, reach_z = zero, zero, zero  # of any joint, over half the brick
     spread_u, spread_v, spread_z = zero, zero, zero
     most_u, least_u, most_v, least_v = zero, zero, zero, zero
@@ -134,15 +144,14 @@ def _reach(images, vector, bricks, b, centres, u, v, Z):  # type: ignore[no-unty
         reach_z = vmax(reach_z, add(add(vabs(zx), vabs(zy)), vabs(zz)))
         reach_u = vmax(reach_u, _row_reach(lanes, at, u, zx, zy, zz))
         reach_v = vmax(reach_v, _row_reach(lanes, at + 4 * LANES, v, zx, zy, zz))
-        if e1 - e0 > 1:
-            s = splat_at(bricks.spread, e)
-            at = (e - e0) * (3 * LANES)
-            z = load(centres, at + 2 * LANES)
-            x, y = sub(load(centres, at), mul(u, z)), sub(load(centres, at + LANES), mul(v, z))
-            spread_u, spread_v = fma(s, vabs(x), spread_u), fma(s, vabs(y), spread_v)
-            spread_z = fma(s, vabs(sub(z, Z)), spread_z)
-            most_u, least_u, most_v, least_v = vmax(most_u, x), vmin(least_u, x), vmax(most_v, y), vmin(least_v, y)
-    moved, half = splat(bricks.variation[b]), splat(f4(1.5) * bricks.spacing)
+        s = splat_at(bricks.spread, e)
+        at = (e - e0) * (3 * LANES)
+        z = load(centres, at + 2 * LANES)
+        x, y = sub(load(centres, at), mul(u, z)), sub(load(centres, at + LANES), mul(v, z))
+        spread_u, spread_v = fma(s, vabs(x), spread_u), fma(s, vabs(y), spread_v)
+        spread_z = fma(s, vabs(sub(z, Z)), spread_z)
+        most_u, least_u, most_v, least_v = vmax(most_u, x), vmin(least_u, x), vmax(most_v, y), vmin(least_v, y)
+    moved = splat(bricks.variation[b])
     spread_u = vmin(spread_u, mul(moved, sub(most_u, least_u)))
     spread_v = vmin(spread_v, mul(moved, sub(most_v, least_v)))
     left, right = fma(reach_u, half, vmin(spread_u, sub(zero, least_u))), fma(reach_u, half, vmin(spread_u, most_u))

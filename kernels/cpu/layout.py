@@ -51,7 +51,7 @@ class PreparedImages(NamedTuple):
     full          (C,) int32  the same of their full blocks
     start         (n,) int64  first word of each mask
     words         (T,) int32  the masks' words, as ``VoteImages`` has them
-    num_joints    J
+    num_joints    J of the joints that voxels follow (``joints_of``): the others have no matrix
     """
 
     matrix: NDArray[np.float32]
@@ -68,6 +68,7 @@ class PreparedImages(NamedTuple):
 class BrickArrays(NamedTuple):
     """The arrays of ``chorus.kernels.bricks.Bricks``, and the lattice that the bricks are cut from.
 
+    joint    (E,) int32  which of ``joints_of`` a pair has: the index of its matrix
     shape    (NX, NY, NZ)
     spacing  of the lattice in metres, float32
     y, z     (16,) float32  the 16 voxel centres of a brick that share an x, from the brick's centre, metres
@@ -87,16 +88,23 @@ class BrickArrays(NamedTuple):
     z: NDArray[np.float32]
 
 
+def joints_of(field: VoxelField) -> NDArray[np.int64]:
+    """The joints that some voxel of a field follows, ascending: all of them with lbs, one where the field is anchored."""
+    return np.flatnonzero(np.bincount(bricks_of(field).joint, minlength=field.num_joints))
+
+
 def brick_arrays(field: VoxelField) -> BrickArrays:
     """The bricks of a field as the compiled loops take them."""
     bricks = bricks_of(field)
+    matrix_of = np.zeros(field.num_joints, np.int32)
+    matrix_of[joints_of(field)] = np.arange(len(joints_of(field)))
     lane = np.arange(LANES)
     y, z = ((steps - 1.5) * field.spacing for steps in (lane // SIDE, lane % SIDE))
     return BrickArrays(
         first=bricks.first,
         centre=bricks.centre,
         joint_offset=bricks.joint_offset,
-        joint=bricks.joint,
+        joint=matrix_of[bricks.joint],
         mean=bricks.mean,
         spread=bricks.spread,
         variation=bricks.variation,

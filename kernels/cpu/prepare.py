@@ -31,6 +31,7 @@ from chorus.kernels.cpu.layout import (
     PreparedImages,
     borrowing,
     jit,
+    joints_of,
 )
 from chorus.kernels.cpu.simd import LANES
 from chorus.kernels.threads import run_pieces, split
@@ -41,11 +42,28 @@ IMAGES_PER_TASK = 64
 
 
 class Skeleton(NamedTuple):
-    """The body's joints, as ``VoxelField`` has them: zero pose (J, 3), parents (J,), A_j(zero -> rest)^-1 (J, 4, 4)."""
+    """The body's joints, as ``VoxelField`` has them: zero pose (J, 3), parents (J,), A_j(zero -> rest)^-1 (J, 4, 4).
+
+    used    (j,) int64   the joints that get a matrix
+    needed  (J,) bool    they and their ancestors
+    """
 
     rest_joints: NDArray[np.float64]
     parents: NDArray[np.int32]
     rest_inverse: NDArray[np.float64]
+    used: NDArray[np.int64]
+    needed: NDArray[np.bool_]
+
+
+def skeleton_of(field: VoxelField) -> Skeleton:
+    """The field's skeleton; joints that no voxel follows need no matrix."""
+    parents, used = np.asarray(field.parents), joints_of(field)
+    needed = np.zeros(len(parents), np.bool_)
+    needed[used] = True
+    for j in range(len(parents) - 1, 0, -1):  # parents come before their children
+        if needed[j] and parents[j] >= 0:
+            needed[parents[j]] = True
+    return Skeleton(np.asarray(field.rest_joints), parents, np.asarray(field.rest_inverse), used, needed)
 
 
 class Views(NamedTuple):
@@ -79,10 +97,12 @@ def _rotation(axis_angle, out):  # type: ignore[no-untyped-def]
 
 @jit
 def _joint_transforms(pose, skeleton, G):  # type: ignore[no-untyped-def]
-    """G (J, 3, 4) <- global transforms of the joints in a pose (J, 3)."""
+    """G (J, 3, 4) <- global transforms of the joints needed in a pose (J, 3)."""
     joints, parents = skeleton.rest_joints, skeleton.parents
     local = np.empty((3, 3))
     for j in range(len(parents)):
+        if not skeleton.needed[j]:
+            continue
         _rotation(pose[j], local)
         p = parents[j]
         for r in range(3):
@@ -100,7 +120,7 @@ def _joint_transforms(pose, skeleton, G):  # type: ignore[no-untyped-def]
 
 @jit
 def _matrices(pose, R, t, K, skeleton, matrix):  # type: ignore[no-untyped-def]
-    """matrix (J, 12) of one image: K' [R | t] A_j(zero -> theta) A_j(zero -> rest)^-1 in float64, K' without its centre."""
+    """matrix (j, 12) of one image and the joints used: K' [R | t] A_j(zero -> theta) A_j(zero -> rest)^-1 in float64, K' without its centre."""
     joints, rest_inverse = skeleton.rest_joints, skeleton.rest_inverse
     J = len(joints)
     G, P, A, B = np.empty((J, 3, 4)), np.empty((3, 4)), np.empty((3, 4)), np.empty((3, 4))
@@ -112,7 +132,8 @@ def _matrices(pose, R, t, K, skeleton, matrix):  # type: ignore[no-untyped-def]
         P[0, c] = K[0, 0] * P[0, c] + K[0, 1] * P[1, c]
         P[1, c] = K[1, 1] * P[1, c]
     _joint_transforms(pose, skeleton, G)
-    for j in range(J):
+    for row in range(len(skeleton.used)):
+        j = skeleton.used[row]
         for r in range(3):
             A[r, 3] = G[j, r, 3]
             for c in range(3):
@@ -125,12 +146,12 @@ def _matrices(pose, R, t, K, skeleton, matrix):  # type: ignore[no-untyped-def]
         for r in range(3):
             for c in range(4):
                 value = P[r, 0] * B[0, c] + P[r, 1] * B[1, c] + P[r, 2] * B[2, c]
-                matrix[j, 4 * r + c] = value + (P[r, 3] if c == 3 else 0.0)
+                matrix[row, 4 * r + c] = value + (P[r, 3] if c == 3 else 0.0)
 
 
 @borrowing
 def _store_matrices(M, i, reach, ready):  # type: ignore[no-untyped-def]
-    """M (J, 12) of image i in both layouts; returns how large the terms of U or V, and of Z, are for |x|, |y|, |z| <= reach."""
+    """M (j, 12) of image i in both layouts; returns how large the terms of U or V, and of Z, are for |x|, |y|, |z| <= reach."""
     J = len(M)
     scale_uv, scale_z = 0.0, 0.0
     for j in range(J):
@@ -216,7 +237,7 @@ def _store_blocks(i, box, table, ready):  # type: ignore[no-untyped-def]
 def _prepare(begin, end, views, skeleton, reach, tables, ready):  # type: ignore[no-untyped-def]
     """Fill ``ready`` for images begin .. end - 1; ``reach`` bounds |x|, |y|, |z| of the grid in metres, ``tables`` (n,) says
     where an image's summed-area tables start."""
-    M = np.empty((len(skeleton.parents), MATRIX))
+    M = np.empty((len(skeleton.used), MATRIX))
     for i in range(begin, end):
         K, box = views.K[i], views.box[i]
         _matrices(views.poses[i], views.R[i], views.t[i], K, skeleton, M)
@@ -227,7 +248,8 @@ def _prepare(begin, end, views, skeleton, reach, tables, ready):  # type: ignore
 
 def prepare(field: VoxelField, images: VoteImages, order: NDArray[np.intp], threads: int) -> PreparedImages:
     """The images ``order`` (n,), in that order, as the compiled loops take them. ValueError for poses or cameras not finite."""
-    n, J = len(order), field.num_joints
+    skeleton = skeleton_of(field)
+    n, J = len(order), len(skeleton.used)
     vectors = -(-n // LANES)
     names = ("poses", "R", "t", "K", "size", "box", "start")
     *values, start = (np.ascontiguousarray(np.asarray(getattr(images, name))[order]) for name in names)
@@ -250,7 +272,6 @@ def prepare(field: VoxelField, images: VoteImages, order: NDArray[np.intp], thre
         words=np.asarray(images.words),
         num_joints=J,
     )
-    skeleton = Skeleton(np.asarray(field.rest_joints), np.asarray(field.parents), np.asarray(field.rest_inverse))
     reach = max(
         abs(edge)
         for first, count in zip(field.origin, field.shape, strict=True)

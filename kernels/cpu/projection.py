@@ -83,6 +83,39 @@ def _warp_row(matrix, row, bricks, pairs, steps, centres, centre, out):  # type:
         store(out, 48, a3)
 
 
+@inlined
+def _affine_row(matrix, m, steps, centre):  # type: ignore[no-untyped-def]
+    """One homogeneous row of a brick's 64 voxels under one matrix: at x = 0 of its lattice, and half a step and one and a half."""
+    dy, dz, one_half, three_halves = steps
+    base = fma(splat_at(matrix, m + 1), dy, fma(splat_at(matrix, m + 2), dz, centre))
+    return base, mul(splat_at(matrix, m), one_half), mul(splat_at(matrix, m), three_halves)
+
+
+@inlined
+def _store_pixels(scratch, at, U, V, Z, cx, cy):  # type: ignore[no-untyped-def]
+    """Pixels and depths of 16 voxels from their homogeneous pixels, at ``at`` of ``scratch``."""
+    inverse = div(splat(f4(1.0)), Z)
+    store(scratch.u, at, fma(U, inverse, cx))
+    store(scratch.v, at, fma(V, inverse, cy))
+    store(scratch.z, at, Z)
+
+
+@borrowing
+def project_rigid_brick(images, first, lane, bricks, b, scratch):  # type: ignore[no-untyped-def]
+    """``project_brick`` for a brick of one joint, the same bits: one matrix an image, nothing to blend."""
+    matrix, centres, at = images.matrix, scratch.centres, first * FRAME_ROWS + lane
+    m = ((first + lane) * images.num_joints + np.int64(bricks.joint[bricks.joint_offset[b]])) * MATRIX
+    steps = load(bricks.y, 0), load(bricks.z, 0), splat(f4(0.5) * bricks.spacing), splat(f4(1.5) * bricks.spacing)
+    U, u_near, u_far = _affine_row(matrix, m, steps, splat_at(centres, lane))
+    V, v_near, v_far = _affine_row(matrix, m + 4, steps, splat_at(centres, lane + LANES))
+    Z, z_near, z_far = _affine_row(matrix, m + 8, steps, splat_at(centres, lane + 2 * LANES))
+    cx, cy = splat_at(images.frame, at + CX), splat_at(images.frame, at + CY)
+    _store_pixels(scratch, 0, sub(U, u_far), sub(V, v_far), sub(Z, z_far), cx, cy)
+    _store_pixels(scratch, 16, sub(U, u_near), sub(V, v_near), sub(Z, z_near), cx, cy)
+    _store_pixels(scratch, 32, add(U, u_near), add(V, v_near), add(Z, z_near), cx, cy)
+    _store_pixels(scratch, 48, add(U, u_far), add(V, v_far), add(Z, z_far), cx, cy)
+
+
 @borrowing
 def project_brick(images, first, lane, bricks, b, scratch):  # type: ignore[no-untyped-def]
     """Pixels and depths of a brick's voxels in image first + lane, into u, v, z of ``scratch``.

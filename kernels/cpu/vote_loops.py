@@ -28,7 +28,7 @@ from chorus.kernels.cpu.layout import (
     jit,
     scratch_for,
 )
-from chorus.kernels.cpu.projection import f4, mask_address, mask_blocks, outside, project_brick
+from chorus.kernels.cpu.projection import f4, mask_address, mask_blocks, outside, project_brick, project_rigid_brick
 from chorus.kernels.cpu.simd import (
     LANES,
     gather,
@@ -164,6 +164,7 @@ def _vote_brick(b, begin, end, images, bricks, ballot, cull, scratch, counts, st
     current = ballot.group[begin]
     num_all, den_all = np.int32(0), np.int32(0)  # of all the brick's voxels
     decided, out_of_sight, looked_up = 0, 0, 0
+    rigid = bricks.joint_offset[b + 1] - bricks.joint_offset[b] == 1
     for first in range(begin, end, LANES):
         valid = min(LANES, end - first)
         project_centre(images, first // LANES, bricks, b, scratch.centres)
@@ -192,7 +193,10 @@ def _vote_brick(b, begin, end, images, bricks, ballot, cull, scratch, counts, st
                     decided += 1
                     num_all += image_weight
                     continue
-            project_brick(images, first, lane, bricks, b, scratch)
+            if rigid:
+                project_rigid_brick(images, first, lane, bricks, b, scratch)
+            else:
+                project_brick(images, first, lane, bricks, b, scratch)
             if not is_inside:
                 _count_inside(images, first, lane, image_weight, scratch, counts.den)
             if not is_off:

@@ -296,7 +296,7 @@ def _replace(name: str, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (_attr("version", 2), "expected chorus-occupancy version 1, got chorus-occupancy version 2"),
+        (_attr("version", 3), "expected chorus-occupancy version 1 or 2, got chorus-occupancy version 3"),
         (_attr("format", "chorus-shard"), "expected chorus-occupancy version 1"),
         (_attr("facts", "{"), "expected an occupancy file"),
         (_attr("facts", "[]"), "expected an occupancy file"),

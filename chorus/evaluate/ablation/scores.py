@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
+from chorus.canonicalization import PER_VOXEL
 from chorus.errors import InputError
 from chorus.evaluate.ablation.rows import Where, cells
 from chorus.evaluate.pap.metric import ImagePap
@@ -74,6 +75,8 @@ def posed_voxels(target: Target, parameters: FieldParameters, body: Body, backen
     N = parameters.resolution
     if N > MAX_RESOLUTION:
         raise InputError(f"resolution: expected at most {MAX_RESOLUTION}, got {N}")
+    if parameters.canonicalization == PER_VOXEL:
+        raise InputError(f"canonicalization: expected any but {PER_VOXEL}, with which a posed voxel's source depends on phi")
     numbers = np.arange(1, N**3 + 1, dtype=np.float32).reshape(N, N, N)
     return posed_occupancy(numbers, target.pose, parameters, body.hash, body, backend=backend).astype(np.int32).ravel()
 

@@ -270,7 +270,7 @@ def _images(
 def _source(occupancy: Occupancy, stores: Sequence[tuple[Store, JoinedImages]]) -> dict[str, Any]:
     return {
         "category": stores[0][0].category,
-        "parameters": asdict(occupancy.parameters),
+        "parameters": occupancy.parameters.to_json(),
         "body_hash": occupancy.body_hash,
         "weighting": occupancy.weighting,
         "images": occupancy.num_images,

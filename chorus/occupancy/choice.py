@@ -1,0 +1,274 @@
+"""Which canonicalization fits images best, found without truth: by silhouettes of images that were held out.
+
+Of a sample, cut into halves by a hash of the images' keys, each half in turn gives phi under every candidate. The phi is moved into
+the poses of the other half's images and drawn onto cells of 1/32 of the image (16 px of 512), each cell taking the largest phi in
+it. Cells that the posed body covers are left out, as the body may hide the object there. The score of a candidate is the IoU of
+{cells with phi >= t} and the masks, a cell counting as the share of its pixels on the mask, at the best t; and the mean of the two
+directions. The grid is coarser than the field's, as candidates differ by more than a voxel.
+
+What is chosen is an ordinary field. The choice is deterministic, and recorded where it was asked for (``aggregate``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from chorus.body.model import Body
+from chorus.camera.views import Scheme, fold_of_hash, key_hash
+from chorus.canonicalization import ANCHORED, AUTO, LBS, LBS_NEAREST, NONE
+from chorus.errors import InputError
+from chorus.field import CanonicalField
+from chorus.images import ImageBatch, vote_images
+from chorus.kernels.arrays import VoxelField
+from chorus.kernels.backends import Backend, choose_backend
+from chorus.kernels.cpu.silhouettes import CellImages, Points, compare, count_pixels, hide
+from chorus.votes.sample import sample_images
+from chorus.votes.selection import Source
+
+SAMPLE = 400
+"""Images in the sample, at most."""
+MIN_IMAGES = 20
+"""Images that a choice needs."""
+RESOLUTION = 24
+"""Voxels along an edge of the grid on which candidates are compared."""
+CELLS = 32
+"""Cells along an image's longer side."""
+LEVELS = 200
+"""Steps of phi that are tried as the threshold, from a quarter of the largest phi on."""
+LEAST = 0.25
+PARTS = 5
+"""Parts of each half by which the error of a difference is estimated (jackknife)."""
+SIGMAS = 2.0
+"""Two candidates are distinguishable where their difference is larger than this many standard errors."""
+SKIN = 0.04
+"""Metres: of the body's vertices one in each cube of this size is drawn, where the body covers cells."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A canonicalization and how well it foretells held-out masks.
+
+    score   mean over the two directions, IoU 0 to 1     spread   half of the difference between the two
+    behind  how far its score is below the first's        error    standard error of that difference (0 for the first)
+    """
+
+    name: str
+    score: float
+    spread: float
+    behind: float
+    error: float
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether it is clearly behind the first."""
+        return self.behind > SIGMAS * self.error
+
+
+@dataclass(frozen=True)
+class Choice:
+    """All candidates, best first; the first one is chosen. ``images`` in the sample."""
+
+    ranking: tuple[Candidate, ...]
+    images: int
+
+    @property
+    def chosen(self) -> str:
+        """The name of the canonicalization chosen."""
+        return self.ranking[0].name
+
+    @property
+    def alike(self) -> tuple[str, ...]:
+        """The candidates that cannot be told from the first with these images."""
+        return tuple(c.name for c in self.ranking[1:] if not c.distinguishable)
+
+    def __str__(self) -> str:
+        first = self.ranking[0]
+        text = f"{first.name} ({first.score:.3f} +- {first.spread:.3f}, {self.images} images)"
+        if self.alike:
+            shown = ", ".join(self.alike[:3]) + (f" and {len(self.alike) - 3} more" if len(self.alike) > 3 else "")
+            return f"{text}, not distinguishable from {shown}"
+        return f"{text}, then {self.ranking[1].name} ({self.ranking[1].score:.3f})" if len(self.ranking) > 1 else text
+
+    def to_json(self) -> dict[str, Any]:
+        """The choice as a dictionary for JSON."""
+        ranking = [
+            {k: v if isinstance(v, str) else round(v, 6) for k, v in dataclasses.asdict(c).items()} for c in self.ranking
+        ]
+        return {"chosen": self.chosen, "images": self.images, "alike": list(self.alike), "ranking": ranking}
+
+
+def candidates_of(body: Body) -> tuple[str, ...]:
+    """The canonicalizations that ``auto`` chooses from: lbs, lbs-nearest, none, and each joint but the pelvis (which is none)."""
+    return (LBS, LBS_NEAREST, NONE, *(ANCHORED + name for name in body.joint_names[1:]))
+
+
+def choose_canonicalization(
+    images_or_store: Source,
+    field: CanonicalField,
+    *,
+    candidates: Sequence[str] | None = None,
+    sample: int = SAMPLE,
+    backend: str = "auto",
+    **selection: Any,
+) -> Choice:
+    """The canonicalization under which each half of a sample foretells the masks of the other best, as the module says.
+
+    images_or_store  an ImageBatch, a list of them, a Store, or the path of one; not an iterator, as images are read twice
+    field            gives body, extent, and k, tau, s of ``lbs``
+    candidates       names; default: ``candidates_of(field.body)``
+    sample           images used, at most: those of the smallest key hashes
+    selection        prompt, part, parts, epsilon, folds, where, filter, as for ``aggregate``
+
+    Raises InputError for fewer than MIN_IMAGES images, fewer than two candidates, and as ``aggregate`` does.
+    """
+    names = candidates_of(field.body) if candidates is None else tuple(candidates)
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise InputError(f"candidates: expected at least two different ones, got {list(names)}")
+    if isinstance(sample, bool) or not isinstance(sample, (int, np.integer)) or sample < MIN_IMAGES:
+        raise InputError(f"sample: expected at least {MIN_IMAGES} images, got {sample!r}")
+    chosen = choose_backend(backend)
+    images = sample_images(images_or_store, field, int(sample), backend=backend, **selection)
+    half = ((key_hash(images.keys) >> np.uint64(32)) & np.uint64(1)).astype(np.int64)
+    few = int(np.bincount(half, minlength=2).min())
+    if few < MIN_IMAGES // 4 or len(images) < MIN_IMAGES:
+        raise InputError(
+            f"canonicalization: {AUTO} needs {MIN_IMAGES} images, at least {MIN_IMAGES // 4} in each half, got {len(images)} "
+            f"and {few}; name a canonicalization instead"
+        )
+    scores = np.stack(
+        [_scores(field, name, images, half, prepared, chosen) for prepared in [_cells(field, images, half)] for name in names]
+    )
+    return _ranked(names, scores, len(images))
+
+
+def _scores(
+    field: CanonicalField, name: str, images: ImageBatch, half: NDArray[np.int64], prepared: CellImages, backend: Backend
+) -> NDArray[np.float64]:
+    """The IoU of a candidate for each direction, (2, 1 + PARTS): of all the images held out, and with one part left out each."""
+    coarse = _coarse(field, name)
+    scheme = Scheme("azimuth")
+    G, V = scheme.num_groups, coarse.num_voxels
+    group = scheme.groups(images.cameras, images.keys) + half * G
+    weight = None if images.weights is None else torch.from_numpy(np.ascontiguousarray(images.weights))
+    num, den = backend.count_votes(coarse, vote_images(images), torch.from_numpy(group), weight, num_groups=2 * G)
+    counts = np.stack([num.cpu().numpy(), den.cpu().numpy()]).reshape(2, 2, G, V)
+    totals = np.bincount(group, images.weights, minlength=2 * G).reshape(2, G).astype(np.int64)
+    found = np.zeros((2, 1 + PARTS))
+    for side in range(2):
+        r = scheme.weights("azimuth", totals[side])
+        sums = np.einsum("g,cgv->cv", r, counts[:, side])
+        phi = np.divide(sums[0], sums[1], out=np.zeros(V), where=sums[1] > 0)
+        rows = np.flatnonzero(half == 1 - side)
+        histogram = compare(prepared, rows, _points(coarse, phi), PARTS, LEVELS + 1)
+        whole = histogram.sum(0)
+        area = prepared.cell[rows].mean() ** 2  # of a cell, in pixels: what the mask's pixels are a share of
+        found[side] = [_best_iou(h, area) for h in (whole, *(whole - part for part in histogram))]
+    return found
+
+
+def _best_iou(histogram: NDArray[np.int64], area: float) -> float:
+    """The largest IoU over thresholds, given cells and mask pixels by level of phi, (LEVELS + 1, 2)."""
+    cells, pixels = np.cumsum(histogram[::-1], axis=0)[::-1].T.astype(np.float64)  # with this level or a higher one
+    shares = pixels / area
+    union = cells + shares[0] - shares
+    iou = np.divide(shares, union, out=np.zeros(len(union)), where=union > 0)
+    return float(iou[1:].max())
+
+
+def _ranked(names: Sequence[str], scores: NDArray[np.float64], images: int) -> Choice:
+    """The candidates by score (C, 2, 1 + PARTS), best first, of equals in the order given."""
+    mean = scores[:, :, 0].mean(1)
+    order = np.argsort(-mean, kind="stable")
+    first = scores[order[0]]
+    ranking = []
+    for c in order.tolist():
+        behind = first - scores[c]
+        left_out = behind[:, 1:] / 2  # of each part, what the mean of the two directions has without it, up to a constant
+        n = left_out.size
+        error = np.sqrt((n - 1) / n * ((left_out - left_out.mean(1, keepdims=True)) ** 2).sum())
+        one, other = scores[c, :, 0]
+        ranking.append(
+            Candidate(names[c], float(mean[c]), float(abs(one - other) / 2), float(behind[:, 0].mean()), float(error))
+        )
+    return Choice(tuple(ranking), images)
+
+
+def _coarse(field: CanonicalField, name: str) -> VoxelField:
+    """The candidate on the coarse grid; rigid ones are kept, as every choice needs them."""
+    p = field.parameters
+    N = min(p.resolution, RESOLUTION)
+    if name not in (LBS, LBS_NEAREST):
+        return _rigid(field.body, N, p.extent, name)
+    base = field.with_canonicalization(name).parameters
+    steps = base.smoothing_steps
+    if steps and N < p.resolution:  # the same diffusion length in metres
+        steps = max(1, round(steps * (N / p.resolution) ** 2))
+    return CanonicalField(
+        field.body, N, p.extent, k=base.k, tau=min(base.tau, 1e30), s=base.s, smoothing_steps=steps, canonicalization=name
+    ).arrays
+
+
+@lru_cache(maxsize=128)
+def _rigid(body: Body, N: int, extent: float, name: str) -> VoxelField:
+    return CanonicalField(body, N, extent, canonicalization=name, cache=False).arrays
+
+
+def _cells(field: CanonicalField, images: ImageBatch, half: NDArray[np.int64]) -> CellImages:
+    """The sample as cells: matrices, mask pixels, and the cells that the posed body covers."""
+    cameras, size = images.cameras, images.masks.size
+    cell = np.maximum(size.max(1) / CELLS, 1.0)
+    rows, columns = (np.floor((size[:, axis] - 1) / cell).astype(np.int64) + 1 for axis in (0, 1))
+    first = np.concatenate([[0], np.cumsum(rows * columns)])
+    view = cameras.K @ np.concatenate([cameras.R, cameras.t[..., None]], -1)
+    bones = field.body.bone_transforms(images.poses)
+    matrices = np.einsum("iab,ijbc->ijac", view[..., :3], bones)
+    matrices[..., 3] += view[:, None, :, 3]
+    prepared = CellImages(
+        matrices.reshape(len(images), -1, 12),
+        size,
+        cell,
+        first,
+        columns.astype(np.int32),
+        np.zeros(first[-1], np.int32),
+        np.zeros(first[-1], np.bool_),
+        fold_of_hash(key_hash(images.keys) >> np.uint64(33)) % PARTS,
+    )
+    count_pixels(images.masks.box, images.masks.start, images.masks.words, prepared)
+    hide(prepared, _skin(field.body))
+    return prepared
+
+
+@lru_cache(maxsize=4)
+def _skin(body: Body) -> Points:
+    """Vertices of the rest pose, one in each cube of SKIN metres, moved by linear blend skinning."""
+    _, chosen = np.unique(np.floor(body.rest_vertices / SKIN).astype(np.int64), axis=0, return_index=True)
+    vertex, joint = np.nonzero(body.weights[chosen])
+    offset = np.searchsorted(vertex, np.arange(len(chosen) + 1))
+    weight = body.weights[chosen][vertex, joint]
+    return Points(body.rest_vertices[chosen], offset, joint.astype(np.int32), weight, np.ones(len(chosen), np.int32))
+
+
+def _points(field: VoxelField, phi: NDArray[np.float64]) -> Points:
+    """The voxels of much phi as points, their levels phi in steps of 1 / LEVELS."""
+    level = np.floor(phi * LEVELS).astype(np.int32)
+    chosen = np.flatnonzero((level > 0) & (phi >= LEAST * phi.max(initial=0.0)))
+    offset = field.offset.numpy()
+    counts = offset[chosen + 1] - offset[chosen]
+    ends = np.cumsum(counts)
+    entries = np.repeat(offset[chosen] - (ends - counts), counts) + np.arange(counts.sum())
+    joint, weight = field.joint.numpy()[entries], field.weight.numpy()[entries]
+    return Points(_centres(field.lattice)[chosen], np.concatenate([[0], ends]), joint, weight, level[chosen])
+
+
+@lru_cache(maxsize=4)
+def _centres(lattice: Any) -> NDArray[np.float64]:
+    centres: NDArray[np.float64] = lattice.centres().numpy()
+    return centres

@@ -1,0 +1,148 @@
+"""Silhouettes on a coarse grid of cells: what of a mask, and of voxels moved into a pose, falls into each cell of an image.
+
+The cells of an image are squares of ``cell`` pixels from its origin, ``rows`` by ``columns`` of them, stored row by row. Used to
+compare fields by the masks of images that they were not made from (``chorus.occupancy.choice``); exact integers once a point's
+cell is decided, in float64.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.kernels.jit import compiled
+from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK
+from chorus.kernels.threads import default_threads, run_pieces, split
+
+IMAGES_PER_TASK = 8
+
+
+class CellImages(NamedTuple):
+    """I images as cells.
+
+    matrices   (I, J, 12) float64  rows of K [R | t] B_j
+    size       (I, 2) int32        height, width in pixels      cell  (I,) float64  side of a cell in pixels
+    first      (I + 1,) int64      where an image's cells begin in ``pixels`` and ``hidden``; first[I] is their number
+    columns    (I,) int32          cells in a row
+    pixels     (C,) int32          pixels of the mask in each cell
+    hidden     (C,) bool           cells that are left out of every comparison
+    part       (I,) int64          which part of the histograms an image counts in
+    """
+
+    matrices: NDArray[np.float64]
+    size: NDArray[np.int32]
+    cell: NDArray[np.float64]
+    first: NDArray[np.int64]
+    columns: NDArray[np.int32]
+    pixels: NDArray[np.int32]
+    hidden: NDArray[np.bool_]
+    part: NDArray[np.int64]
+
+
+class Points(NamedTuple):
+    """K points of the rest pose with sparse skinning weights, and a level each.
+
+    x       (K, 3) float64 metres                  level   (K,) int32, above 0
+    offset  (K + 1,) int64 entries of point k: offset[k] .. offset[k + 1] - 1     joint, weight  (E,) of each entry
+    """
+
+    x: NDArray[np.float64]
+    offset: NDArray[np.int64]
+    joint: NDArray[np.int32]
+    weight: NDArray[np.float32]
+    level: NDArray[np.int32]
+
+
+@compiled(error_model="numpy")
+def _count_pixels(begin, end, box, start, words, images):  # type: ignore[no-untyped-def]
+    """Fill ``images.pixels`` of images begin .. end - 1 from their masks (packed as ``masks`` says)."""
+    for i in range(begin, end):
+        left, top = box[i, 0] // BLOCK, box[i, 1] // BLOCK
+        across, down = -(-box[i, 2] // BLOCK) - left, -(-box[i, 3] // BLOCK) - top
+        scale = 1.0 / images.cell[i]
+        if box[i, 2] <= box[i, 0]:
+            continue
+        for block in range(across * down):
+            y, x = (top + block // across) * BLOCK, (left + block % across) * BLOCK
+            for w in range(WORDS_PER_BLOCK):
+                word = words[start[i] + block * WORDS_PER_BLOCK + w]
+                bit = 0
+                while word:
+                    if word & 1:
+                        row, column = y + 2 * w + bit // BLOCK, x + bit % BLOCK
+                        images.pixels[images.first[i] + int(row * scale) * images.columns[i] + int(column * scale)] += 1
+                    word >>= 1
+                    bit += 1
+
+
+@compiled(error_model="numpy")
+def _draw(i, images, points, levels):  # type: ignore[no-untyped-def]
+    """levels (cells of image i,) <- the highest level of the points that fall into each cell; 0 for none."""
+    levels[:] = 0
+    height, width, scale = images.size[i, 0], images.size[i, 1], 1.0 / images.cell[i]
+    for k in range(len(points.level)):
+        x, y, z = points.x[k, 0], points.x[k, 1], points.x[k, 2]
+        U, V, Z = 0.0, 0.0, 0.0
+        for e in range(points.offset[k], points.offset[k + 1]):
+            m, weight = images.matrices[i, points.joint[e]], np.float64(points.weight[e])
+            U += weight * (m[0] * x + m[1] * y + m[2] * z + m[3])
+            V += weight * (m[4] * x + m[5] * y + m[6] * z + m[7])
+            Z += weight * (m[8] * x + m[9] * y + m[10] * z + m[11])
+        if Z <= 0.0:
+            continue
+        u, v = U / Z, V / Z
+        if 0.0 <= u < width and 0.0 <= v < height:
+            at = int(v * scale) * images.columns[i] + int(u * scale)
+            if points.level[k] > levels[at]:
+                levels[at] = points.level[k]
+
+
+@compiled()
+def _hide(begin, end, images, points):  # type: ignore[no-untyped-def]
+    """Mark as hidden the cells of images begin .. end - 1 into which some point falls."""
+    for i in range(begin, end):
+        levels = np.zeros(images.first[i + 1] - images.first[i], np.int32)
+        _draw(i, images, points, levels)
+        for c in range(len(levels)):
+            images.hidden[images.first[i] + c] = levels[c] > 0
+
+
+@compiled()
+def _compare(begin, end, rows, images, points, histogram):  # type: ignore[no-untyped-def]
+    """histogram (parts, levels, 2) gains, by part and highest level, the cells not hidden and the mask's pixels in them."""
+    for row in rows[begin:end]:
+        levels = np.zeros(images.first[row + 1] - images.first[row], np.int32)
+        _draw(row, images, points, levels)
+        for c in range(len(levels)):
+            if not images.hidden[images.first[row] + c]:
+                histogram[images.part[row], levels[c], 0] += 1
+                histogram[images.part[row], levels[c], 1] += images.pixels[images.first[row] + c]
+
+
+def count_pixels(box: NDArray[np.int32], start: NDArray[np.int64], words: NDArray[np.uint32], images: CellImages) -> None:
+    """Fill ``images.pixels``, which is zero, from packed masks: box (I, 4), start (I,), words (T,)."""
+    threads = default_threads()
+    run_pieces(threads, lambda a, b: _count_pixels(a, b, box, start, words, images), split(len(box), IMAGES_PER_TASK))
+
+
+def hide(images: CellImages, points: Points) -> None:
+    """Fill ``images.hidden``: the cells into which some point falls."""
+    run_pieces(default_threads(), lambda a, b: _hide(a, b, images, points), split(len(images.cell), IMAGES_PER_TASK))
+
+
+def compare(images: CellImages, rows: NDArray[np.int64], points: Points, parts: int, levels: int) -> NDArray[np.int64]:
+    """Cells and mask pixels by part of the images and highest level of the points in the cell, (parts, levels, 2) int64.
+
+    rows  (n,) which images are compared             levels  0 for a cell without a point, to levels - 1
+    """
+    pieces = split(len(rows), IMAGES_PER_TASK)
+    found = np.zeros((len(pieces), parts, levels, 2), np.int64)
+    run_pieces(
+        default_threads(),
+        lambda a, b: _compare(a, b, rows, images, points, found[a // IMAGES_PER_TASK]),
+        pieces,
+    )
+    total: NDArray[np.int64] = found.sum(0)
+    return total
