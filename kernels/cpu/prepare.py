@@ -99,7 +99,7 @@ def _joint_transforms(pose, skeleton, G):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _matrices(pose, R, t, K, skeleton, matrix):  # type: ignore[no-untyped-def]
+def image_matrices(pose, R, t, K, skeleton, matrix):  # type: ignore[no-untyped-def]
     """matrix (J, 12) of one image: K' [R | t] A_j(zero -> theta) A_j(zero -> rest)^-1 in float64, K' without its centre."""
     joints, rest_inverse = skeleton.rest_joints, skeleton.rest_inverse
     J = len(joints)
@@ -219,7 +219,7 @@ def _prepare(begin, end, views, skeleton, reach, tables, ready):  # type: ignore
     M = np.empty((len(skeleton.parents), MATRIX))
     for i in range(begin, end):
         K, box = views.K[i], views.box[i]
-        _matrices(views.poses[i], views.R[i], views.t[i], K, skeleton, M)
+        image_matrices(views.poses[i], views.R[i], views.t[i], K, skeleton, M)
         scale_uv, scale_z = _store_matrices(M, i, reach, ready)
         _store_frame(ready.frame, i, K, views.size[i], box, scale_uv, scale_z)
         _store_blocks(i, box, tables[i], ready)
