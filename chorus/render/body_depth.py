@@ -84,7 +84,7 @@ def coarse_body(body: Body, merge: float = MERGE) -> CoarseBody:
 
 
 def shifts_of(sizes: Any, cells: int = CELLS) -> NDArray[np.int32]:
-    """log2 of the pixels along a cell, (I,) int32, that gives images of sizes (I, 2) about ``cells`` cells along the longer side."""
+    """log2 of the pixels along a cell, (I,) int32, by which images of sizes (I, 2) have about ``cells`` on the longer side."""
     longest = np.asarray(sizes).reshape(-1, 2).max(1).astype(np.float64)
     return np.clip(np.rint(np.log2(longest / cells)), 0, MOST_SHIFT).astype(np.int32)
 
@@ -161,7 +161,7 @@ def _views(cameras: Cameras, poses: NDArray[np.float32], rows: slice, shift: NDA
 
 @numba.njit(nogil=True, cache=True)
 def _project(coarse_vertices: Any, joint: Any, weight: Any, matrices: Any, K: Any, uvz: Any) -> None:
-    """uvz (V, 3) <- the vertices under matrices (J, 12) without the principal point: cells and metres; u = v = 0 if z <= NEAR."""
+    """uvz (V, 3) <- vertices under matrices (J, 12) without the principal point: cells, metres; u = v = 0 if z <= NEAR."""
     for i in range(len(uvz)):
         x, y, z = coarse_vertices[i, 0], coarse_vertices[i, 1], coarse_vertices[i, 2]
         u, v, w = 0.0, 0.0, 0.0

@@ -54,7 +54,7 @@ def draw_many(uvz: Tensor, faces: Tensor, sizes: Tensor, shape: tuple[int, int],
 
 
 def _inside(corner: Tensor, inverse: Tensor, area: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """1/z of triangles (P, 3, 2) at points u, v (P,), float32, and whether the points lie in them, by the rule of ``rasterize``."""
+    """1/z of triangles (P, 3, 2) at points u, v (P,), float32, and whether these lie in them, by the rule of ``rasterize``."""
     turn = torch.where(area > 0, 1.0, -1.0).double()
     total, covered = torch.zeros_like(u, dtype=torch.float64), torch.ones_like(u, dtype=torch.bool)
     for opposite, start, stop in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):

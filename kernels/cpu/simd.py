@@ -141,6 +141,10 @@ ikeep_positive = _operation(
     i32x16, (f32x16, i32x16), lambda b, v: b.and_(v[1], b.not_(b.ashr(b.bitcast(v[0], _I32), ir.Constant(_I32, [31] * LANES))))
 )
 """The integers where the number's sign bit is clear, zero elsewhere."""
+ikeep_nonnegative = _operation(
+    i32x16, (i32x16,), lambda b, v: b.and_(v[0], b.not_(b.ashr(v[0], ir.Constant(_I32, [31] * LANES))))
+)
+"""The integers that are not negative, zero for the others."""
 sign_bits = _operation(types.int32, (f32x16,), lambda b, v: b.zext(b.bitcast(_signed(b, v[0]), ir.IntType(16)), ir.IntType(32)))
 """Sign bits as an int32, lane i at bit i."""
 truncate = _operation(i32x16, (f32x16,), lambda b, v: b.fptosi(v[0], _I32))

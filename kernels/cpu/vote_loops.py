@@ -23,6 +23,7 @@ from chorus.kernels.cpu.layout import (
     FRAME_ROWS,
     LAST_U,
     LAST_V,
+    LEAST,
     MATRIX,
     borrowing,
     inlined,
@@ -115,13 +116,12 @@ def _add(num, den, num_all, den_all, bricks, b, group, num_out, den_out):  # typ
 
 
 @borrowing
-def _flush(counts, everywhere, bricks, b, group, ballot, body):  # type: ignore[no-untyped-def]
-    """Add a brick's counts, and what all its voxels have (num, den, num hidden, den hidden), to the outputs of a group."""
-    num_all, den_all, num_hidden_all, den_hidden_all = everywhere
+def _flush(counts, num_all, den_all, bricks, b, group, ballot, body):  # type: ignore[no-untyped-def]
+    """Add a brick's counts, and what all its voxels have, to the outputs of a group."""
     _add(counts.num, counts.den, num_all, den_all, bricks, b, group, ballot.num, ballot.den)
     if body is not None:
-        num, den = counts.num_hidden, counts.den_hidden
-        _add(num, den, num_hidden_all, den_hidden_all, bricks, b, group, body.num, body.den)
+        none = np.int32(0)
+        _add(counts.num_hidden, counts.den_hidden, none, none, bricks, b, group, body.num, body.den)
 
 
 @inlined
@@ -191,18 +191,18 @@ def _add_hidden(image_weight, visible, hidden):  # type: ignore[no-untyped-def]
 def _vote_brick(b, begin, end, images, bricks, ballot, body, cull, scratch, counts, stats):  # type: ignore[no-untyped-def]
     """Votes of brick b for images begin .. end - 1, begin a multiple of 16. ``body`` hides some, or is None."""
     current = ballot.group[begin]
-    num_all, den_all, num_hidden_all, den_hidden_all = np.int32(0), np.int32(0), np.int32(0), np.int32(0)  # of all its voxels
+    num_all, den_all = np.int32(0), np.int32(0)  # of all the brick's voxels
     decided, out_of_sight, looked_up = 0, 0, 0
     for first in range(begin, end, LANES):
         valid = min(LANES, end - first)
         project_centre(images, first // LANES, bricks, b, scratch.centres)
-        unseen = inside = off_mask = in_box = unhidden = hidden = np.int32(0)
+        unseen = inside = off_mask = in_box = unhidden = np.int32(0)
         if cull:
             unseen, inside, off_mask, in_box = bound(
                 images, first // LANES, bricks, b, scratch.centres, scratch.corners, scratch.rectangle
             )
             if body is not None:
-                unhidden, hidden = bound_hidden(body, images, first // LANES, scratch.rectangle)
+                unhidden = bound_hidden(body, images, first // LANES, scratch.rectangle)
             wanted = np.int32((1 << valid) - 1) & ~(unseen | (inside & off_mask))
             _prefetch(images, first, wanted, scratch.corners, bricks.joint[bricks.joint_offset[b]])
         for lane in range(valid):
@@ -211,10 +211,9 @@ def _vote_brick(b, begin, end, images, bricks, ballot, body, cull, scratch, coun
                 continue
             i = first + lane
             if ballot.group[i] != current:
-                everywhere = num_all, den_all, num_hidden_all, den_hidden_all
-                _flush(counts, everywhere, bricks, b, current, ballot, body)
+                _flush(counts, num_all, den_all, bricks, b, current, ballot, body)
                 current = ballot.group[i]
-                num_all, den_all, num_hidden_all, den_hidden_all = np.int32(0), np.int32(0), np.int32(0), np.int32(0)
+                num_all, den_all = np.int32(0), np.int32(0)
             image_weight = ballot.image_weight[i]
             is_inside, is_off = inside >> lane & 1, off_mask >> lane & 1
             is_on = False
@@ -230,17 +229,13 @@ def _vote_brick(b, begin, end, images, bricks, ballot, body, cull, scratch, coun
                     continue
                 project_brick(images, first, lane, bricks, b, scratch)
             else:
-                is_hidden = hidden >> lane & 1
-                if is_settled and (is_hidden or unhidden >> lane & 1):
+                if is_settled and unhidden >> lane & 1:
                     decided += 1
-                    if is_hidden:
-                        den_hidden_all += image_weight
-                        num_hidden_all += image_weight if is_on else np.int32(0)
                     continue
                 project_brick(images, first, lane, bricks, b, scratch)
                 if not unhidden >> lane & 1:
-                    find_hidden(body, first, lane, scratch, counts)
-                    _add_hidden(image_weight, counts.visible, counts.den_hidden)
+                    least = scratch.rectangle[LEAST + lane] if cull else f4(0.0)
+                    find_hidden(body, first, lane, scratch, counts, least, image_weight)
                     if is_on:
                         _add_hidden(image_weight, counts.visible, counts.num_hidden)
             if not is_inside:
@@ -248,7 +243,7 @@ def _vote_brick(b, begin, end, images, bricks, ballot, body, cull, scratch, coun
             if not (is_off or is_on):
                 hides = body is not None and not unhidden >> lane & 1
                 looked_up += _count_on_mask(images, first, lane, image_weight, scratch, counts, hides)
-    _flush(counts, (num_all, den_all, num_hidden_all, den_hidden_all), bricks, b, current, ballot, body)
+    _flush(counts, num_all, den_all, bricks, b, current, ballot, body)
     stats[0] += end - begin
     stats[1] += decided + out_of_sight
     stats[2] += out_of_sight
