@@ -9,7 +9,7 @@ The contract of the votes, the same for every backend; those of contacts and ski
     field       VoxelField with V voxels                 images  VoteImages, I of them
     group       (I,) integers in 0 .. num_groups - 1     weight  (I,) uint8, how often each image counts; None for once
     num_groups  G                                        out     counts to add to, from ``empty_counts``; None for new ones
-    depth       ``chorus.kernels.depth.BodyDepth`` of the I images, or None
+    depth       ``chorus.kernels.depth.BodyDepth`` of the I images, on any device, or None
 
 ``num[g, v]`` is how many images of group g have voxel v on the mask, ``den[g, v]`` how many have it inside the image
 (each image counted ``weight`` times), int32 of shape (G, V); counts are added to ``out`` where it is given. For image k and
@@ -250,8 +250,6 @@ def check_depth(images: VoteImages, depth: BodyDepth) -> None:
     wrong = depth.problem()
     if wrong is not None:
         raise ValueError(wrong)
-    if depth.shift.device != images.poses.device:
-        raise ValueError(f"depth: expected it on {images.poses.device}, as the images are; got {depth.shift.device}")
 
 
 def check_images(field: VoxelField, images: VoteImages) -> None:

@@ -66,6 +66,18 @@ class BodyDepth:
         tensors = (self.shift, self.box, self.near, self.start, self.values)
         return BodyDepth(*(t.to(device, non_blocking=non_blocking) for t in tensors), margin=self.margin)
 
+    @classmethod
+    def join(cls, parts: Sequence[BodyDepth]) -> BodyDepth:
+        """The depths of several batches of images, one after the other; of one margin, on one device, at least one."""
+        if len(parts) == 1:
+            return parts[0]
+        before, starts = 0, []
+        for part in parts:
+            starts.append(part.start + before)
+            before += len(part.values)
+        shift, box, near, values = (torch.cat([getattr(p, name) for p in parts]) for name in ("shift", "box", "near", "values"))
+        return cls(shift, box, near, torch.cat(starts), values, parts[0].margin)
+
     @property
     def limit(self) -> Tensor:
         """near + margin, rounded once: (I,) float32 metres. What all backends compare with."""

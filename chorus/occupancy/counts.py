@@ -20,6 +20,7 @@ from chorus.camera.views import FOLDS, Scheme, fold_of_hash
 from chorus.errors import InputError, MismatchError
 from chorus.field import FieldParameters, voxel_centres
 from chorus.files import write_atomically
+from chorus.occupancy import hidden
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from chorus.votes.explain import Explanation
 
 FORMAT = "chorus-occupancy"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+COUNTS = ("num_counts", "den_counts", "num_hidden", "den_hidden")
 SKETCH_SIZE = 1024
 """Number of smallest key hashes kept, by which two occupancies that share images are noticed."""
 
@@ -47,6 +50,9 @@ class Occupancy:
     parameters    of the field                   body_hash   of the body that the votes were cast with
     category      of the object                  sketch      (K,) uint64, the smallest hashes of the images' keys
     provenance    versions, sources, command lines: one entry for each aggregation
+    num_hidden, den_hidden  (G, N, N, N) of the same dtype: which part of the counts the body hides; None: not counted
+    hidden_weight  what hidden votes weigh, 0 to 1 (``chorus.occupancy.hidden``); 1 without counts of them
+    hidden_rule   how hidden votes were told, in words
 
     Raises InputError for arrays of another shape or type, and for a weighting that the scheme cannot give.
     """
@@ -62,6 +68,10 @@ class Occupancy:
     category: str = ""
     sketch: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     provenance: list[dict[str, Any]] = field(default_factory=list)
+    num_hidden: NDArray[np.integer[Any]] | None = None
+    den_hidden: NDArray[np.integer[Any]] | None = None
+    hidden_weight: float = 1.0
+    hidden_rule: str = ""
 
     def __post_init__(self) -> None:
         N, G = self.parameters.resolution, self.scheme.num_groups
@@ -75,6 +85,7 @@ class Occupancy:
             if array.shape != shape or array.dtype.kind != "i":
                 raise InputError(f"{name}: expected integers of shape {shape}, got {array.dtype} of shape {array.shape}")
         self.scheme.weights(self.weighting, self.group_totals)
+        hidden.check_counts(self.num_hidden, self.den_hidden, self.num_counts, self.den_counts, self.hidden_weight)
 
     def __repr__(self) -> str:
         """Three lines: category and images, grid and body, largest phi."""
@@ -113,8 +124,12 @@ class Occupancy:
         num, den = np.zeros(self.num_counts.shape[1:]), np.zeros(self.num_counts.shape[1:])
         # Group by group in a fixed order: no (G, N, N, N) copy in floating point, and the same bits every time.
         for g in np.flatnonzero(groups & (r > 0) & (self.group_totals > 0)):
-            num += r[g] * self.num_counts[g]
-            den += r[g] * self.den_counts[g]
+            if self.num_hidden is None or self.den_hidden is None or self.hidden_weight == 1:
+                num += r[g] * self.num_counts[g]
+                den += r[g] * self.den_counts[g]
+            else:  # exact: the counts of hidden votes are part of the others
+                num += r[g] * (self.num_counts[g] - self.num_hidden[g] + self.hidden_weight * self.num_hidden[g])
+                den += r[g] * (self.den_counts[g] - self.den_hidden[g] + self.hidden_weight * self.den_hidden[g])
         return num, den
 
     @property
@@ -129,7 +144,7 @@ class Occupancy:
 
     @property
     def support(self) -> NDArray[np.int64]:
-        """Images (integer weights summed) that saw each voxel, (N, N, N) int64: the evidence behind phi."""
+        """Images (integer weights summed) that saw each voxel, hidden or not, (N, N, N) int64: the evidence behind phi."""
         total: NDArray[np.int64] = self.den_counts.sum(0, dtype=np.int64)
         return total
 
@@ -144,9 +159,18 @@ class Occupancy:
         phi[self.support < min_support] = 0.0
         return phi
 
-    def reweight(self, weighting: str) -> Occupancy:
-        """The same counts under another view weighting; no image is read. InputError for one that the scheme cannot give."""
-        return dataclasses.replace(self, weighting=weighting)
+    def reweight(self, weighting: str | None = None, *, hidden_weight: float | None = None) -> Occupancy:
+        """The same counts under another view weighting, another weight of hidden votes, or both; no image is read.
+
+        InputError for a weighting that the scheme cannot give, and for a weight of hidden votes that were not counted.
+        """
+        weighting = self.weighting if weighting is None else weighting
+        weight = self.hidden_weight if hidden_weight is None else hidden.checked_weight(hidden_weight)
+        return dataclasses.replace(self, weighting=weighting, hidden_weight=weight)
+
+    def _with_hidden(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> dict[str, NDArray[Any] | None]:
+        """The counts of hidden votes, changed as the other counts are; None where there are none."""
+        return {k: None if c is None else change(c) for k in ("num_hidden", "den_hidden") for c in [getattr(self, k)]}
 
     def with_scheme(self, name: str) -> Occupancy:
         """The counts summed to a coarser scheme, e.g. ``azimuth`` from ``azimuth+folds``. InputError for a finer one."""
@@ -167,6 +191,7 @@ class Occupancy:
             group_totals=summed(self.group_totals),
             group_images=summed(self.group_images),
             scheme=target,
+            **self._with_hidden(summed),
         )
 
     def of_folds(self, folds: list[int]) -> Occupancy:
@@ -180,6 +205,7 @@ class Occupancy:
             group_totals=self.group_totals * keep,
             group_images=self.group_images * keep,
             sketch=self.sketch[np.isin(fold_of_hash(self.sketch), folds)],
+            **self._with_hidden(lambda counts: counts * keep.reshape(shape)),
         )
 
     def _fold_mask(self, folds: list[int]) -> NDArray[np.bool_]:
@@ -208,7 +234,9 @@ class Occupancy:
     def __add__(self, other: Occupancy) -> Occupancy:
         """The exact sum of counts from disjoint images.
 
-        Raises MismatchError for another body, field, scheme or weighting; warns where the two share images.
+        Raises MismatchError for another body, field, scheme, weighting, or rule or weight of hidden votes; warns where the two
+        share images. Where one of the two has no counts of hidden votes the sum has none, and all its votes weigh 1: that, too,
+        is warned of.
         """
         if not isinstance(other, Occupancy):
             return NotImplemented
@@ -223,6 +251,7 @@ class Occupancy:
         shared = np.intersect1d(self.sketch, other.sketch).size
         if shared:
             warnings.warn(f"the occupancies added share images (at least {shared} keys): those are counted twice", stacklevel=2)
+        others = hidden.added(self, other)
         categories = dict.fromkeys(c for c in (self.category, other.category) if c)
         return dataclasses.replace(
             self,
@@ -233,6 +262,7 @@ class Occupancy:
             category=" + ".join(categories),
             sketch=np.union1d(self.sketch, other.sketch)[:SKETCH_SIZE],
             provenance=[*self.provenance, *other.provenance],
+            **others,
         )
 
     def posed(
@@ -290,11 +320,15 @@ class Occupancy:
 
         canonical  the field that the votes were cast through; MismatchError for another
         selection  prompt, part, ... as the occupancy was made with
+
+        Hidden votes are told apart where the occupancy has counts of them, and weigh what they do there.
         """
         from chorus.votes.explain import explain
 
         if canonical.hash != self.field_hash:
             raise MismatchError(f"field: expected the one with hash {self.field_hash[:12]}, got {canonical.hash[:12]}")
+        if self.num_hidden is not None:
+            selection.setdefault("hidden_weight", self.hidden_weight)
         return explain(point, source, canonical, **selection)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -307,13 +341,16 @@ class Occupancy:
             "category": self.category,
             "parameters": dataclasses.asdict(self.parameters),
             "provenance": self.provenance,
+            "hidden_weight": self.hidden_weight,
+            "hidden_rule": self.hidden_rule,
         }
+        counts = [name for name in COUNTS if getattr(self, name) is not None]
 
         def write(part: Path) -> None:
             with h5py.File(part, "w") as file:
                 file.attrs["format"], file.attrs["version"] = FORMAT, VERSION
                 file.attrs["facts"] = json.dumps(facts)
-                for name in ("num_counts", "den_counts"):
+                for name in counts:
                     file.create_dataset(name, data=getattr(self, name), compression="gzip", compression_opts=1, shuffle=True)
                 for name in ("group_totals", "group_images", "sketch"):
                     file[name] = getattr(self, name)
@@ -325,13 +362,14 @@ def load_occupancy(path: str | os.PathLike[str]) -> Occupancy:
     """Read what ``Occupancy.save`` wrote. Raises InputError where the file is missing, damaged or of another kind."""
     try:
         with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT or file.attrs.get("version") != VERSION:
+            if file.attrs.get("format") != FORMAT or file.attrs.get("version") not in READABLE:
                 raise InputError(
-                    f"{path}: expected {FORMAT} version {VERSION}, got {file.attrs.get('format')} "
+                    f"{path}: expected {FORMAT} version 1 or {VERSION}, got {file.attrs.get('format')} "
                     f"version {file.attrs.get('version')}"
                 )
             facts = json.loads(file.attrs["facts"])
             arrays = {k: file[k][()] for k in ("num_counts", "den_counts", "group_totals", "group_images", "sketch")}
+            arrays.update({k: file[k][()] for k in ("num_hidden", "den_hidden") if k in file})
             return Occupancy(
                 **arrays,
                 scheme=Scheme(facts["scheme"]),
@@ -340,6 +378,8 @@ def load_occupancy(path: str | os.PathLike[str]) -> Occupancy:
                 body_hash=facts["body_hash"],
                 category=facts["category"],
                 provenance=facts["provenance"],
+                hidden_weight=facts.get("hidden_weight", 1.0),
+                hidden_rule=facts.get("hidden_rule", ""),
             )
     except InputError:
         raise

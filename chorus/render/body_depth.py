@@ -2,7 +2,7 @@
 
 Hidden votes grant a margin of 6 cm (``chorus.kernels.depth``), so that neither every vertex of the body nor every pixel of the
 image is needed. Vertices are merged in cubes of ``MERGE`` metres, joint by joint, so that no two limbs grow together; and an
-image is drawn at about ``CELLS`` cells along its longer side. Pose blend shapes, which move the skin by a centimetre or two, are
+image is drawn at about ``CELLS`` cells along its longer side. Pose blend shapes, which move the skin by a centimetre, are
 left out, and betas are zero, as in the votes. Numba draws where the images are on a CPU, PyTorch on any device: a z-buffer of
 the same triangles, edge by edge the same rule. The same input gives the same bits, on one of them.
 """

@@ -62,7 +62,7 @@ def count_votes(
         rows = order[begin:end]
         ready = prepare(field, images, rows, threads)
         ballot = Ballot(groups[rows], image_weight[rows], num, den)
-        body = None if depth is None else hiding_body(depth, images, rows, tuple(hidden), threads)
+        body = None if depth is None else hiding_body(depth.to("cpu"), images, rows, tuple(hidden), threads)
 
         def work(
             first: int, last: int, ready: PreparedImages = ready, ballot: Ballot = ballot, body: HidingBody | None = body

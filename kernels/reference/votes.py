@@ -78,6 +78,7 @@ def count_votes(
     batch  images at a time; memory grows with it
     """
     check_call(field, images, group, weight, num_groups, out, depth)
+    depth = None if depth is None else depth.to(images.poses.device)
     counts = out or empty_counts(field, num_groups, images.poses.device, hidden=depth is not None)
     weights, centres = field.dense_weights(dtype), field.centres(dtype)
     for first in range(0, len(images), batch):
@@ -152,6 +153,7 @@ def hidden_band(
     which they are hidden.
     """
     check_call(field, images, group, weight, num_groups, None, depth)
+    depth = depth.to(images.poses.device)
     band = torch.zeros(num_groups, field.num_voxels, dtype=torch.int32, device=images.poses.device)
     weights, centres = field.dense_weights(), field.centres()
     for i in range(len(images)):
