@@ -130,9 +130,8 @@ def aggregate_command(
     if all_clusters:
         if prompts or part or picture or folds:
             raise click.UsageError("--all takes every prompt and part: give no --prompt, --part, --fold or --picture with it")
-        _aggregate_all(
-            store_path, output, field, parts, epsilon, backend, scheme, hidden_weight, filter_name, min_images, as_json
-        )
+        how = {"parts": parts, "epsilon": epsilon, "backend": backend, "scheme": scheme, "hidden_weight": hidden_weight}
+        _aggregate_all(store_path, output, field, how, filter_name, min_images, as_json)
         return
     timings = Timings()
     start = time.perf_counter()
@@ -188,17 +187,7 @@ def _share_hidden(occupancy: Any) -> float:
 
 
 def _aggregate_all(
-    store_path: Path,
-    folder: Path,
-    field: Any,
-    parts: Path | None,
-    epsilon: float,
-    backend: str,
-    scheme: str | None,
-    hidden_weight: float | None,
-    filter_name: str,
-    min_images: int,
-    as_json: bool,
+    store_path: Path, folder: Path, field: Any, how: dict[str, Any], filter_name: str, min_images: int, as_json: bool
 ) -> None:
     """``--all``: every prompt, part and pair of them with enough images into a folder, and a table of what was written."""
     from chorus.occupancy.clusters import clusters, write_clusters
@@ -213,11 +202,7 @@ def _aggregate_all(
             store,
             field,
             min_images,
-            parts=parts,
-            epsilon=epsilon,
-            backend=backend,
-            scheme=scheme,
-            hidden_weight=hidden_weight,
+            **how,
             filter=chosen,
             progress=lambda done, total: update("prompts and parts", done, total),
         )

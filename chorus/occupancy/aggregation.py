@@ -70,8 +70,8 @@ def aggregate(
     batch_size       images in a batch; default: 4,096 on a CPU, 65,536 on a GPU
     progress         called with the images read so far and, where it is known, the number of all
     timings          gains the seconds that each stage took; on a GPU only
-    hidden_weight    what votes weigh that the body hides, 0 to 1: 0.1 is a good choice where masks show the object's visible part
-                     (``chorus.occupancy.hidden``). They are then counted apart, so that ``Occupancy.reweight`` can change it.
+    hidden_weight    what votes weigh that the body hides, 0 to 1: 0.1 is good where masks show what is seen of the object
+                     (``chorus.occupancy.hidden``). They are counted apart: ``Occupancy.reweight`` can change it afterwards.
                      None: they are not told apart
     allow_none       whether a selection without images gives an empty occupancy instead of an InputError
 
