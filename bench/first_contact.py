@@ -92,7 +92,7 @@ def stages_of_tensor_kernels(num_stages: int) -> AbstractContextManager[Any]:
     return mock.patch.object(votes, "cast_votes", cast_votes)
 
 
-def cast(field: VoxelField, work: Crowd, **options: Any) -> tuple[Tensor, Tensor]:
+def cast(field: VoxelField, work: Crowd, **options: Any) -> tuple[Tensor, ...]:
     return votes.count_votes(field, work.images, work.group, num_groups=GROUPS, **options)
 
 

@@ -1,8 +1,9 @@
 """Canonicalizations: which joints carry a voxel of the rest pose into the pose of an image.
 
-A field has exactly one, by name (NAMES). They are of two kinds. Where a voxel is *blended*, its skinning weights are those of the
-vertices around it, and it moves by linear blend skinning (Eq. 5); posed inference is Eq. 11. Where it is *rigid*, it moves with
-one joint a by B_a, as an object does that is attached there; posed inference is B_a^-1. docs/canonicalization.md compares them.
+A field has exactly one, by name (NAMES). They are of two kinds. Where a voxel is *blended*, its skinning weights are those of
+the vertices around it, and it moves by linear blend skinning (Eq. 5); posed inference is Eq. 11. Where it is *rigid*, it moves
+with one joint a by B_a, as an object does that is attached there; posed inference is B_a^-1. docs/canonicalization.md compares
+them.
 
 ``auto`` is none of them but a choice among them, made from images (``chorus.occupancy.choice``).
 """
@@ -125,7 +126,7 @@ def canonicalization_of(name: str, joint_map: JointMap | None = None) -> Canonic
 def check_name(name: Any, also: tuple[str, ...] = ()) -> str:
     """``name`` where it is one of NAMES (or ``also``), the joint not looked up; InputError for anything else."""
     if isinstance(name, str) and (
-        name in (LBS, LBS_NEAREST, NONE, PER_VOXEL, *also) or name[len(ANCHORED) :] and name.startswith(ANCHORED)
+        name in (LBS, LBS_NEAREST, NONE, PER_VOXEL, *also) or (name[len(ANCHORED) :] and name.startswith(ANCHORED))
     ):
         return name
     hint = "; auto is a choice from images, made by chorus.aggregate" if name == AUTO else ""

@@ -226,7 +226,7 @@ class CanonicalField:
         if name == self.canonicalization and joint_map is None:
             return self
         p = self.parameters
-        kept = {"k": p.k, "s": p.s}
+        kept: dict[str, Any] = {"k": p.k, "s": p.s}
         if self.canonicalization != LBS_NEAREST:  # which keeps no tau and no steps of its own
             kept |= {"tau": p.tau, "smoothing_steps": p.smoothing_steps}
         return CanonicalField(

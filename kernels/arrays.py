@@ -3,11 +3,13 @@
 The contract of the votes, the same for every backend; those of contacts and skinning are in ``chorus.kernels.contacts`` and
 ``chorus.kernels.skinning``::
 
-    count_votes(field, images, group, weight=None, *, num_groups, out=None) -> (num, den)
+    count_votes(field, images, group, weight=None, *, depth=None, num_groups, out=None) -> (num, den)
+                                                                     with ``depth``: -> (num, den, num_hidden, den_hidden)
 
     field       VoxelField with V voxels                 images  VoteImages, I of them
     group       (I,) integers in 0 .. num_groups - 1     weight  (I,) uint8, how often each image counts; None for once
-    num_groups  G                                        out     (num, den) to add to, from ``empty_counts``; None for new ones
+    num_groups  G                                        out     counts to add to, from ``empty_counts``; None for new ones
+    depth       ``chorus.kernels.depth.BodyDepth`` of the I images, on any device, or None
 
 ``num[g, v]`` is how many images of group g have voxel v on the mask, ``den[g, v]`` how many have it inside the image
 (each image counted ``weight`` times), int32 of shape (G, V); counts are added to ``out`` where it is given. For image k and
@@ -20,6 +22,11 @@ and the voxel counts in ``den`` where z > 0 and the pixel lies in [0, W) x [0, H
 there too. The float64 reference also says how many votes lie so close to a pixel edge that float32 may decide otherwise
 (``reference.vote_band``); a backend may differ by that many, count for count. Within one backend the counts are the same
 bits for every order, batch, split and number of threads, and with culling on or off.
+
+With ``depth``, ``num_hidden`` and ``den_hidden`` say which part of ``num`` and ``den`` the body hides: votes whose voxel lies
+farther than the body in the vote's pixel, by more than a margin (``chorus.kernels.depth``). ``num`` and ``den`` are the same
+bits with and without it. ``reference.hidden_band`` says how many hidden votes float32 may decide otherwise: those of
+``vote_band``, and those within float32's reach of that limit.
 """
 
 from __future__ import annotations
@@ -29,6 +36,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from torch import Tensor
+
+from chorus.kernels.depth import BodyDepth
 
 MAX_TOTAL_WEIGHT = 2**31 - 1
 """Largest sum of image weights in one call: counts are int32."""
@@ -184,14 +193,13 @@ class VoteImages:
         )
 
 
-def empty_counts(field: VoxelField, num_groups: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Zero (num, den), int32 (G, V): what ``out`` of a ``count_votes`` call takes."""
-    shape = (num_groups, field.num_voxels)
+def empty_counts(field: VoxelField, num_groups: int, device: torch.device | str, *, hidden: bool = False) -> tuple[Tensor, ...]:
+    """Zero (num, den), int32 (G, V): what ``out`` of a ``count_votes`` call takes; with ``hidden``, four for one with depth."""
+    shape, number = (num_groups, field.num_voxels), 4 if hidden else 2
     if torch.device(device).type == "cpu":
         # numpy asks for huge pages: ten times faster to touch for the first time than torch's.
-        return torch.from_numpy(np.zeros(shape, np.int32)), torch.from_numpy(np.zeros(shape, np.int32))
-    num = torch.zeros(shape, dtype=torch.int32, device=device)
-    return num, torch.zeros_like(num)
+        return tuple(torch.from_numpy(np.zeros(shape, np.int32)) for _ in range(number))
+    return tuple(torch.zeros(shape, dtype=torch.int32, device=device) for _ in range(number))
 
 
 def check_call(
@@ -200,7 +208,8 @@ def check_call(
     group: Tensor,
     image_weight: Tensor | None,
     num_groups: int,
-    out: tuple[Tensor, Tensor] | None = None,
+    out: tuple[Tensor, ...] | None = None,
+    depth: BodyDepth | None = None,
 ) -> None:
     """Raise ValueError where the arguments of a ``count_votes`` call do not fit together."""
     n = len(images)
@@ -218,6 +227,11 @@ def check_call(
         total = int(image_weight.sum(dtype=torch.int64))
     if total > MAX_TOTAL_WEIGHT:
         raise ValueError(f"weight: expected a sum of at most {MAX_TOTAL_WEIGHT} in one call, got {total}; split it")
+    if depth is not None:
+        check_depth(images, depth)
+    wanted = 2 if depth is None else 4
+    if out is not None and len(out) != wanted:
+        raise ValueError(f"out: expected {wanted} tensors {'without' if depth is None else 'with'} depth, got {len(out)}")
     # A kernel writes where it is told to: outputs that are too small would be memory of somebody else.
     for counts in out or ():
         if counts.dtype != torch.int32 or counts.shape != (num_groups, field.num_voxels):
@@ -225,8 +239,17 @@ def check_call(
                 f"out: expected int32 of shape ({num_groups}, {field.num_voxels}), "
                 f"got {counts.dtype} of shape {tuple(counts.shape)}"
             )
-    if out is not None and out[0].device != out[1].device:
-        raise ValueError(f"out: expected two tensors on one device, got {out[0].device} and {out[1].device}")
+    if out is not None and len({counts.device for counts in out}) > 1:
+        raise ValueError(f"out: expected tensors on one device, got {', '.join(str(counts.device) for counts in out)}")
+
+
+def check_depth(images: VoteImages, depth: BodyDepth) -> None:
+    """Raise ValueError where a body's depths do not fit the images."""
+    if len(depth) != len(images):
+        raise ValueError(f"depth: expected that of {len(images)} images, got that of {len(depth)}")
+    wrong = depth.problem()
+    if wrong is not None:
+        raise ValueError(wrong)
 
 
 def check_images(field: VoxelField, images: VoteImages) -> None:

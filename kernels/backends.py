@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from chorus.errors import InputError
 from chorus.kernels.arrays import Lattice, VoteImages, VoxelField
+from chorus.kernels.depth import BodyDepth
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +54,10 @@ class CountVotes(Protocol):
         group: Tensor,
         weight: Tensor | None = None,
         *,
+        depth: BodyDepth | None = None,
         num_groups: int,
-        out: tuple[Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]: ...
+        out: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Tensor, ...]: ...
 
 
 class TouchedRegions(Protocol):
@@ -174,8 +177,14 @@ class Backend:
 
     @property
     def count_votes(self) -> CountVotes:
-        """Votes of images on voxels, (num, den); see ``chorus.kernels.arrays``."""
+        """Votes of images on voxels, (num, den), and with ``depth`` the hidden ones of both; see ``chorus.kernels.arrays``."""
         return cast(CountVotes, self._module("votes", "counts no votes").count_votes)
+
+    @property
+    def counts_hidden(self) -> bool:
+        """Whether ``count_votes`` takes ``depth``: backends of others may not."""
+        parameters = inspect.signature(self.count_votes).parameters.values()
+        return any(p.name == "depth" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
 
     @property
     def touched_regions(self) -> TouchedRegions:

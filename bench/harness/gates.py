@@ -40,7 +40,7 @@ class Workload(Protocol):
     def rows(self, rows: slice | NDArray[np.intp]) -> Workload: ...
 
 
-Counts = tuple[Tensor, Tensor]
+Counts = tuple[Tensor, ...]
 CastVotes = Callable[[Workload], Counts]
 FIELD_TOLERANCE = 2e-5
 """Of a weight: float32 against float64, and the weights below 1e-6 that sparsification drops."""

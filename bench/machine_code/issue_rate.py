@@ -14,7 +14,7 @@ from bench.machine_code.sass import Loop
 
 JOINTS_PER_PACK = 4
 RESOLUTION = 48
-SPECIAL = frozenset({"border", "both", "inside", "weighted"})
+SPECIAL = frozenset({"border", "both", "hidden", "inside", "weighted"})
 """Variants that are not averaged: weighted images, and bricks that an image sees in part or that lie outside its mask's box."""
 
 

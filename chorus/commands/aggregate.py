@@ -44,6 +44,13 @@ _fold_option = click.option(
     type=click.IntRange(0, 9),
     help="Only images of this fold, 0 to 9 by a hash of their key (repeatable).",
 )
+_hidden_option = click.option(
+    "--hidden-weight",
+    is_flag=False,
+    flag_value=0.1,
+    type=Number(min=0, max=1),
+    help="What votes weigh that the body hides, 0 to 1; without a number 0.1. Default: they are not told apart.",
+)
 
 
 def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
@@ -88,6 +95,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
 @click.option("--no-canonicalize", is_flag=True, help="The ablation: every voxel rigid with the pelvis.")
 @click.option("--weighting", default="azimuth", show_default=True, help="View weights: azimuth, azimuth-elevation or none.")
+@_hidden_option
 @click.option("--scheme", help="How to group the counts, e.g. azimuth-elevation+folds; default: what the weighting needs.")
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
 @click.option("--picture", type=PICTURE, help="Also draw it with the body from three sides (PNG).")
@@ -109,6 +117,7 @@ def aggregate_command(
     resolution: int,
     no_canonicalize: bool,
     weighting: str,
+    hidden_weight: float | None,
     scheme: str | None,
     backend: str,
     picture: Path | None,
@@ -126,7 +135,8 @@ def aggregate_command(
     if all_clusters:
         if prompts or part or picture or folds:
             raise click.UsageError("--all takes every prompt and part: give no --prompt, --part, --fold or --picture with it")
-        _aggregate_all(store_path, output, field, parts, epsilon, backend, scheme, filter_name, min_images, as_json)
+        how = {"parts": parts, "epsilon": epsilon, "backend": backend, "scheme": scheme, "hidden_weight": hidden_weight}
+        _aggregate_all(store_path, output, field, how, filter_name, min_images, as_json)
         return
     timings = Timings()
     start = time.perf_counter()
@@ -143,6 +153,7 @@ def aggregate_command(
             totals=totals,
             folds=folds or None,
             scheme=scheme,
+            hidden_weight=hidden_weight,
             filter=filter_name,
             timings=timings,
             progress=lambda done, total: update("aggregate", done, total),
@@ -165,6 +176,7 @@ def aggregate_command(
         "backend": made_by["backend"],
         "largest_phi": round(float(occupancy.probability.max()), 3),
         "voxels_seen": int((occupancy.support > 0).sum()),
+        **({} if occupancy.den_hidden is None else {"hidden_votes": f"{_share_hidden(occupancy):.1%}, each {hidden_weight:g}"}),
         **({"time": str(timings)} if timings.copy else {}),
     }
     if as_json:
@@ -176,17 +188,13 @@ def aggregate_command(
     wrote(*written)
 
 
+def _share_hidden(occupancy: Any) -> float:
+    """Share of an occupancy's votes that the body hides."""
+    return float(occupancy.den_hidden.sum(dtype="int64") / max(1, occupancy.den_counts.sum(dtype="int64")))
+
+
 def _aggregate_all(
-    store_path: Path,
-    folder: Path,
-    field: Any,
-    parts: Path | None,
-    epsilon: float,
-    backend: str,
-    scheme: str | None,
-    filter_name: str,
-    min_images: int,
-    as_json: bool,
+    store_path: Path, folder: Path, field: Any, how: dict[str, Any], filter_name: str, min_images: int, as_json: bool
 ) -> None:
     """``--all``: every prompt, part and pair of them with enough images into a folder, and a table of what was written."""
     from chorus.occupancy.clusters import clusters, write_clusters
@@ -213,10 +221,7 @@ def _aggregate_all(
             store,
             field,
             min_images,
-            parts=parts,
-            epsilon=epsilon,
-            backend=backend,
-            scheme=scheme,
+            **how,
             filter=chosen,
             progress=count,
         )
@@ -248,6 +253,7 @@ def _aggregate_all(
 @filter_option
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
 @click.option("--show", default=10, show_default=True, type=Count(0), help="How many keys to list, on the mask and off it.")
+@_hidden_option
 @body_option
 @json_option()
 def explain_command(
@@ -261,6 +267,7 @@ def explain_command(
     filter_name: str,
     resolution: int,
     show: int,
+    hidden_weight: float | None,
     body_path: Path | None,
     as_json: bool,
 ) -> None:
@@ -283,14 +290,18 @@ def explain_command(
         epsilon=epsilon,
         folds=folds or None,
         filter=filter_name,
+        hidden_weight=hidden_weight,
     )
     keys = {"on_mask": found.on_mask, "off_mask": found.off_mask}
+    if hidden_weight is not None:
+        keys["hidden"] = found.hidden
     facts = {
         "voxel": list(found.voxel),
         "centre": [round(c, 4) for c in found.centre.tolist()],
         "on_mask": len(found.on_mask),
         "off_mask": len(found.off_mask),
         "unseen": found.unseen,
+        **({} if hidden_weight is None else {"hidden": len(found.hidden)}),
         "probability, every image alike": round(found.probability, 4),
         **({} if found.filtered is None else {"filter": str(found.filtered)}),
     }

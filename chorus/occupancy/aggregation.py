@@ -17,6 +17,7 @@ from chorus.field import CanonicalField
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.arrays import MAX_TOTAL_WEIGHT, empty_counts
 from chorus.kernels.backends import Backend, choose_backend
+from chorus.occupancy import hidden
 from chorus.occupancy.counts import SKETCH_SIZE, Occupancy
 from chorus.occupancy.derived import derived_field
 from chorus.provenance import provenance
@@ -48,6 +49,7 @@ def aggregate(
     progress: Callable[[int, int | None], None] | None = None,
     timings: Timings | None = None,
     allow_none: bool = False,
+    hidden_weight: float | None = None,
     canonicalization: str | None = None,
 ) -> Occupancy:
     """Cast the votes of images through a field and count them by group; memory does not grow with the number of images.
@@ -70,11 +72,14 @@ def aggregate(
     batch_size       images in a batch; default: 4,096 on a CPU, 65,536 on a GPU
     progress         called with the images read so far and, where it is known, the number of all
     timings          gains the seconds that each stage took; on a GPU only
+    hidden_weight    what votes weigh that the body hides, 0 to 1: 0.1 is good where masks show what is seen of the object
+                     (``chorus.occupancy.hidden``). They are counted apart: ``Occupancy.reweight`` can change it afterwards.
+                     None: they are not told apart
     allow_none       whether a selection without images gives an empty occupancy instead of an InputError
     canonicalization cast the votes through the field of this canonicalization on the same grid instead
-                     (``chorus.canonicalization.NAMES``); "auto" takes the one that foretells held-out images of the selection best
-                     (``chorus.occupancy.choice``) and "per-voxel" makes its map from the selection: the images are then read
-                     more than once. None: ``field`` as it is. What was chosen, and why, is in the provenance
+                     (``chorus.canonicalization.NAMES``); "auto" takes the one that foretells held-out images of the selection
+                     best (``chorus.occupancy.choice``) and "per-voxel" makes its map from the selection: the images are then
+                     read more than once. None: ``field`` as it is. What was chosen, and why, is in the provenance
 
     Raises InputError for a selection without images and arguments that cannot be used, MismatchError for a store made with
     another body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
@@ -95,9 +100,12 @@ def aggregate(
         "backend": backend,
         "batch_size": batch_size,
     }
+    if hidden_weight is not None:
+        hidden_weight = hidden.checked_weight(hidden_weight)
+        hidden.check_backend(chosen)
     field, derived = derived_field(images_or_store, field, canonicalization, **selection)
     images = SelectedImages(images_or_store, field, **selection)
-    votes = _VoteCounts(field, chosen, grouping.num_groups)
+    votes = _VoteCounts(field, chosen, grouping.num_groups, hidden_weight is not None)
     selected, voted = _GroupTotals(grouping.num_groups), _GroupTotals(grouping.num_groups)
     sketch: NDArray[np.uint64] = np.zeros(0, np.uint64)
     for batch in _prefetched(_grouped(images, grouping, selected), chosen, batch_size, timings):
@@ -109,7 +117,7 @@ def aggregate(
             progress(images.read, images.total)
     if voted.num_images == 0 and not allow_none:
         raise InputError(images.why_none())
-    num_counts, den_counts = votes.result()
+    num_counts, den_counts, *hidden_counts = votes.result()
     return Occupancy(
         num_counts=num_counts,
         den_counts=den_counts,
@@ -121,6 +129,10 @@ def aggregate(
         body_hash=field.body.hash,
         category=images.category,
         sketch=sketch,
+        num_hidden=hidden_counts[0] if hidden_counts else None,
+        den_hidden=hidden_counts[1] if hidden_counts else None,
+        hidden_weight=1.0 if hidden_weight is None else hidden_weight,
+        hidden_rule="" if hidden_weight is None else hidden.RULE,
         provenance=[
             {
                 **provenance(),
@@ -131,6 +143,7 @@ def aggregate(
                 **images.asked,
                 **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals, "selected": images.read}),
                 **derived,
+                **({} if hidden_weight is None else {"hidden_weight": hidden_weight, "hidden_rule": hidden.RULE}),
                 **({} if images.filtered is None else {"filter": images.filtered.to_json()}),
             }
         ],
@@ -156,11 +169,11 @@ def _batch_size(asked: int | None, backend: Backend) -> int:
 class _VoteCounts:
     """Votes by group and voxel. Kernels count in int32; before these could overflow, their counts are added to int64 sums."""
 
-    def __init__(self, field: CanonicalField, backend: Backend, num_groups: int) -> None:
-        self._field, self._backend, self._num_groups = field, backend, num_groups
-        self._counts = empty_counts(field.arrays, num_groups, backend.device)
+    def __init__(self, field: CanonicalField, backend: Backend, num_groups: int, with_hidden: bool) -> None:
+        self._field, self._backend, self._num_groups, self._with_hidden = field, backend, num_groups, with_hidden
+        self._counts = empty_counts(field.arrays, num_groups, backend.device, hidden=with_hidden)
         self._weight_in_counts = 0
-        self._moved: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._moved: tuple[NDArray[np.int64], ...] | None = None
 
     def cast(self, batch: PrefetchedBatch) -> None:
         """Add the votes of a batch."""
@@ -168,28 +181,27 @@ class _VoteCounts:
         if self._weight_in_counts + amount > MAX_TOTAL_WEIGHT:  # int32 could overflow
             self._moved = self._moved_to_64_bits()
             self._weight_in_counts = 0
-        self._backend.count_votes(
-            self._field.arrays, batch.images, batch.group, batch.weight, num_groups=self._num_groups, out=self._counts
-        )
+        how: dict[str, Any] = {"num_groups": self._num_groups, "out": self._counts}
+        if self._with_hidden:
+            how["depth"] = hidden.depth_of(self._field, batch, self._backend.device)
+        self._backend.count_votes(self._field.arrays, batch.images, batch.group, batch.weight, **how)
         self._weight_in_counts += amount
 
-    def result(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Numerators and denominators of phi (Eq. 6) by group, (G, N, N, N) int32, or int64 where 32 bits were not enough."""
-        found: tuple[NDArray[Any], NDArray[Any]]
-        if self._moved is None:
-            num, den = (c.cpu().numpy() for c in self._counts)
-            found = num, den
-        else:
-            found = self._moved_to_64_bits()
-        N = self._field.resolution
-        return found[0].reshape(-1, N, N, N), found[1].reshape(-1, N, N, N)
+    def result(self) -> tuple[NDArray[Any], ...]:
+        """Numerators and denominators of phi (Eq. 6) by group, (G, N, N, N) int32, or int64 where 32 bits were not enough.
 
-    def _moved_to_64_bits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        Then their hidden parts, where these are counted.
+        """
+        found = tuple(c.cpu().numpy() for c in self._counts) if self._moved is None else self._moved_to_64_bits()
+        N = self._field.resolution
+        return tuple(counts.reshape(-1, N, N, N) for counts in found)
+
+    def _moved_to_64_bits(self) -> tuple[NDArray[np.int64], ...]:
         """The int64 sums with the int32 counts added, which are then cleared."""
-        num, den = (c.cpu().numpy().astype(np.int64) for c in self._counts)
+        added = tuple(c.cpu().numpy().astype(np.int64) for c in self._counts)
         for c in self._counts:
             c.zero_()
-        return (num, den) if self._moved is None else (self._moved[0] + num, self._moved[1] + den)
+        return added if self._moved is None else tuple(sum_ + c for sum_, c in zip(self._moved, added, strict=True))
 
 
 class _GroupTotals:

@@ -1,10 +1,10 @@
 """Which canonicalization fits images best, found without truth: by silhouettes of images that were held out.
 
-Of a sample, cut into halves by a hash of the images' keys, each half in turn gives phi under every candidate. The phi is moved into
-the poses of the other half's images and drawn onto cells of 1/32 of the image (16 px of 512), each cell taking the largest phi in
-it. Cells that the posed body covers are left out, as the body may hide the object there. The score of a candidate is the IoU of
-{cells with phi >= t} and the masks, a cell counting as the share of its pixels on the mask, at the best t; and the mean of the two
-directions. The grid is coarser than the field's, as candidates differ by more than a voxel.
+Of a sample, cut into halves by a hash of the images' keys, each half in turn gives phi under every candidate. The phi is moved
+into the poses of the other half's images and drawn onto cells of 1/32 of the image (16 px of 512), each cell taking the largest
+phi in it. Cells that the posed body covers are left out, as the body may hide the object there. The score of a candidate is the
+IoU of {cells with phi >= t} and the masks, a cell counting as the share of its pixels on the mask, at the best t; and the mean
+of the two directions. The grid is coarser than the field's, as candidates differ by more than a voxel.
 
 What is chosen is an ordinary field. The choice is deterministic, and recorded where it was asked for (``aggregate``).
 """
@@ -106,7 +106,7 @@ class Choice:
 
 
 def candidates_of(body: Body) -> tuple[str, ...]:
-    """The canonicalizations that ``auto`` chooses from: lbs, lbs-nearest, none, and each joint but the pelvis (which is none)."""
+    """The canonicalizations to choose from: lbs, lbs-nearest, none, and each joint but the pelvis (which is none)."""
     return (LBS, LBS_NEAREST, NONE, *(ANCHORED + name for name in body.joint_names[1:]))
 
 
@@ -152,7 +152,7 @@ def choose_canonicalization(
 def _scores(
     field: CanonicalField, name: str, images: ImageBatch, half: NDArray[np.int64], prepared: CellImages, backend: Backend
 ) -> NDArray[np.float64]:
-    """The IoU of a candidate for each direction, (2, 1 + PARTS): of all the images held out, and with one part left out each."""
+    """The IoU of a candidate for each direction, (2, 1 + PARTS): all images held out, then one part left out each."""
     coarse = _coarse(field, name)
     scheme = Scheme("azimuth")
     G, V = scheme.num_groups, coarse.num_voxels
@@ -209,7 +209,7 @@ def _coarse(field: CanonicalField, name: str) -> VoxelField:
         return _rigid(field.body, N, p.extent, name)
     base = field.with_canonicalization(name).parameters
     steps = base.smoothing_steps
-    if steps and N < p.resolution:  # the same diffusion length in metres
+    if steps and p.resolution > N:  # the same diffusion length in metres
         steps = max(1, round(steps * (N / p.resolution) ** 2))
     return CanonicalField(
         field.body, N, p.extent, k=base.k, tau=min(base.tau, 1e30), s=base.s, smoothing_steps=steps, canonicalization=name

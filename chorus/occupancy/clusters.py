@@ -43,6 +43,7 @@ def clusters(
     epsilon: float = EPSILON,
     backend: str = "auto",
     scheme: str | None = None,
+    hidden_weight: float | None = None,
     filter: FilterSpec = "store",
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Cluster]:
@@ -78,6 +79,7 @@ def clusters(
                 parts=parts,
                 epsilon=epsilon,
                 scheme=scheme,
+                hidden_weight=hidden_weight,
                 filter=chosen,
                 allow_none=True,
             )

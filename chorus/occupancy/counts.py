@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import warnings
 from collections.abc import Callable
@@ -11,16 +10,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus import hdf5
 from chorus.camera.views import FOLDS, Scheme, fold_of_hash
-from chorus.canonicalization import LBS, NONE
-from chorus.errors import InputError, MismatchError, check_array, check_path, check_whole
+from chorus.errors import InputError, MismatchError, check_array, check_whole
 from chorus.field import FieldParameters, voxel_centres
-from chorus.files import check_output_file, write_atomically
+from chorus.occupancy import hidden
+from chorus.occupancy.files import reading_occupancy, save_occupancy
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
@@ -29,10 +26,6 @@ if TYPE_CHECKING:
     from chorus.field import CanonicalField
     from chorus.votes.explain import Explanation
 
-FORMAT = "chorus-occupancy"
-VERSION = 1
-VERSION_WITH_CANONICALIZATION = 2
-"""Written where the field's canonicalization is another than lbs and none: with its name and, where it has one, its joint map."""
 SKETCH_SIZE = 1024
 """Number of smallest key hashes kept, by which two occupancies that share images are noticed."""
 
@@ -50,6 +43,9 @@ class Occupancy:
     parameters    of the field                   body_hash   of the body that the votes were cast with
     category      of the object                  sketch      (K,) uint64, the smallest hashes of the images' keys
     provenance    versions, sources, command lines: one entry for each aggregation
+    num_hidden, den_hidden  (G, N, N, N) of the same dtype: which part of the counts the body hides; None: not counted
+    hidden_weight  what hidden votes weigh, 0 to 1 (``chorus.occupancy.hidden``); 1 without counts of them
+    hidden_rule   how hidden votes were told, in words
 
     Raises InputError for arrays of another shape or type, and for a weighting that the scheme cannot give.
     """
@@ -65,6 +61,10 @@ class Occupancy:
     category: str = ""
     sketch: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     provenance: list[dict[str, Any]] = field(default_factory=list)
+    num_hidden: NDArray[np.integer[Any]] | None = None
+    den_hidden: NDArray[np.integer[Any]] | None = None
+    hidden_weight: float = 1.0
+    hidden_rule: str = ""
 
     def __post_init__(self) -> None:
         N, G = self.parameters.resolution, self.scheme.num_groups
@@ -78,6 +78,7 @@ class Occupancy:
             if array.shape != shape or array.dtype.kind != "i":
                 raise InputError(f"{name}: expected integers of shape {shape}, got {array.dtype} of shape {array.shape}")
         self.scheme.weights(self.weighting, self.group_totals)
+        hidden.check_counts(self.num_hidden, self.den_hidden, self.num_counts, self.den_counts, self.hidden_weight)
 
     def __repr__(self) -> str:
         """Three lines: category and images, grid and body, largest phi."""
@@ -116,8 +117,12 @@ class Occupancy:
         num, den = np.zeros(self.num_counts.shape[1:]), np.zeros(self.num_counts.shape[1:])
         # Group by group in a fixed order: no (G, N, N, N) copy in floating point, and the same bits every time.
         for g in np.flatnonzero(groups & (r > 0) & (self.group_totals > 0)):
-            num += r[g] * self.num_counts[g]
-            den += r[g] * self.den_counts[g]
+            if self.num_hidden is None or self.den_hidden is None or self.hidden_weight == 1:
+                num += r[g] * self.num_counts[g]
+                den += r[g] * self.den_counts[g]
+            else:  # exact: the counts of hidden votes are part of the others
+                num += r[g] * (self.num_counts[g] - self.num_hidden[g] + self.hidden_weight * self.num_hidden[g])
+                den += r[g] * (self.den_counts[g] - self.den_hidden[g] + self.hidden_weight * self.den_hidden[g])
         return num, den
 
     @property
@@ -132,7 +137,7 @@ class Occupancy:
 
     @property
     def support(self) -> NDArray[np.int64]:
-        """Images (integer weights summed) that saw each voxel, (N, N, N) int64: the evidence behind phi."""
+        """Images (integer weights summed) that saw each voxel, hidden or not, (N, N, N) int64: the evidence behind phi."""
         total: NDArray[np.int64] = self.den_counts.sum(0, dtype=np.int64)
         return total
 
@@ -148,9 +153,18 @@ class Occupancy:
         phi[self.support < min_support] = 0.0
         return phi
 
-    def reweight(self, weighting: str) -> Occupancy:
-        """The same counts under another view weighting; no image is read. InputError for one that the scheme cannot give."""
-        return dataclasses.replace(self, weighting=weighting)
+    def reweight(self, weighting: str | None = None, *, hidden_weight: float | None = None) -> Occupancy:
+        """The same counts under another view weighting, another weight of hidden votes, or both; no image is read.
+
+        InputError for a weighting that the scheme cannot give, and for a weight of hidden votes that were not counted.
+        """
+        weighting = self.weighting if weighting is None else weighting
+        weight = self.hidden_weight if hidden_weight is None else hidden.checked_weight(hidden_weight)
+        return dataclasses.replace(self, weighting=weighting, hidden_weight=weight)
+
+    def _with_hidden(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> dict[str, Any]:
+        """The counts of hidden votes, changed as the other counts are; None where there are none."""
+        return {k: None if c is None else change(c) for k in ("num_hidden", "den_hidden") for c in [getattr(self, k)]}
 
     def with_scheme(self, name: str) -> Occupancy:
         """The counts summed to a coarser scheme, e.g. ``azimuth`` from ``azimuth+folds``. InputError for a finer one."""
@@ -171,6 +185,7 @@ class Occupancy:
             group_totals=summed(self.group_totals),
             group_images=summed(self.group_images),
             scheme=target,
+            **self._with_hidden(summed),
         )
 
     def of_folds(self, folds: list[int]) -> Occupancy:
@@ -185,6 +200,7 @@ class Occupancy:
             group_totals=self.group_totals * keep,
             group_images=self.group_images * keep,
             sketch=self.sketch[np.isin(fold_of_hash(self.sketch), folds)],
+            **self._with_hidden(lambda counts: counts * keep.reshape(shape)),
         )
 
     def _fold_mask(self, folds: list[int]) -> NDArray[np.bool_]:
@@ -213,8 +229,10 @@ class Occupancy:
     def __add__(self, other: Occupancy) -> Occupancy:
         """The exact sum of counts from disjoint images.
 
-        Raises MismatchError for another category, body, field, scheme or weighting; warns where the two share images. They
-        may be of different prompts or parts: the sum is then of all these images, and its provenance says of which.
+        Raises MismatchError for another category, body, field, scheme, weighting, or rule or weight of hidden votes; warns
+        where the two share images. They may be of different prompts or parts: the sum is then of all these images, and its
+        provenance says of which. Where one of the two has no counts of hidden votes the sum has none, and all its votes weigh
+        1: that, too, is warned of.
         """
         if not isinstance(other, Occupancy):
             return NotImplemented
@@ -231,6 +249,7 @@ class Occupancy:
         shared = np.intersect1d(self.sketch, other.sketch).size
         if shared:
             warnings.warn(f"the occupancies added share images (at least {shared} keys): those are counted twice", stacklevel=2)
+        others = hidden.added(self, other)
         return dataclasses.replace(
             self,
             num_counts=self.num_counts.astype(np.int64) + other.num_counts,
@@ -240,6 +259,7 @@ class Occupancy:
             category=self.category or other.category,
             sketch=np.union1d(self.sketch, other.sketch)[:SKETCH_SIZE],
             provenance=[*self.provenance, *other.provenance],
+            **others,
         )
 
     def posed(
@@ -299,7 +319,8 @@ class Occupancy:
         selection  prompt, part, ... as for ``chorus.votes.explain.explain``; where none is given, prompt, part and folds are
                    those that the occupancy was made with, as far as its provenance has them
 
-        Raises MismatchError for a store of another body or category.
+        Hidden votes are told apart where the occupancy has counts of them, and weigh what they do there. Raises MismatchError
+        for a store of another body or category.
         """
         from chorus.occupancy.joins import explain_occupancy
 
@@ -307,51 +328,13 @@ class Occupancy:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a compressed HDF5 file, atomically: complete or not at all. InputError for a name that does not end in .h5."""
-        path = check_path("path", path)
-        facts = {
-            "scheme": self.scheme.name,
-            "weighting": self.weighting,
-            "body_hash": self.body_hash,
-            "category": self.category,
-            "parameters": self.parameters.to_json(),
-            "provenance": self.provenance,
-        }
-
-        def fill(file: h5py.File) -> None:
-            plain = self.parameters.canonicalization in (LBS, NONE)
-            file.attrs["format"], file.attrs["version"] = FORMAT, VERSION if plain else VERSION_WITH_CANONICALIZATION
-            file.attrs["facts"] = json.dumps(facts)
-            for name in ("num_counts", "den_counts"):
-                file.create_dataset(name, data=getattr(self, name), compression="gzip", compression_opts=1, shuffle=True)
-            for name in ("group_totals", "group_images", "sketch"):
-                file[name] = getattr(self, name)
-            if self.parameters.joint_map is not None:
-                file.create_dataset("joint_map", data=self.parameters.joint_map.joints, compression="gzip")
-
-        check_output_file("path", path, (".h5", ".hdf5"))
-        content = hdf5.image(fill)
-        write_atomically(path, lambda part: part.write_bytes(content))
+        save_occupancy(self, path)
 
 
 def load_occupancy(path: str | os.PathLike[str]) -> Occupancy:
     """Read what ``Occupancy.save`` wrote. Raises InputError where the file is missing, damaged or of another kind."""
-    path = check_path("path", path)
-    with hdf5.reading(path, "an occupancy file, as `chorus aggregate` writes it", InputError) as file:
-        found = file.attrs.get("format"), file.attrs.get("version")
-        if found not in ((FORMAT, VERSION), (FORMAT, VERSION_WITH_CANONICALIZATION)):
-            what = "another HDF5 file" if found[0] is None else f"{found[0]} version {found[1]}"
-            raise InputError(f"{path}: expected {FORMAT} version {VERSION} or {VERSION_WITH_CANONICALIZATION}, got {what}")
-        facts = json.loads(file.attrs["facts"])
-        arrays = {k: file[k][()] for k in ("num_counts", "den_counts", "group_totals", "group_images", "sketch")}
-        return Occupancy(
-            **arrays,
-            scheme=Scheme(facts["scheme"]),
-            weighting=facts["weighting"],
-            parameters=FieldParameters.from_json(facts["parameters"], file["joint_map"][()] if "joint_map" in file else None),
-            body_hash=facts["body_hash"],
-            category=facts["category"],
-            provenance=facts["provenance"],
-        )
+    with reading_occupancy(path) as content:
+        return Occupancy(**content)
 
 
 def _fields(one: Occupancy, other: Occupancy) -> tuple[str, str]:

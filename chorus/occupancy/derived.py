@@ -28,7 +28,8 @@ WINDOW = 5
 def derived_field(
     images_or_store: Source, field: CanonicalField, canonicalization: str | None, **selection: Any
 ) -> tuple[CanonicalField, dict[str, Any]]:
-    """The field that ``aggregate`` casts votes through, and what its provenance says of the choice; {} where none was asked for.
+    """The field that ``aggregate`` casts votes through, and what its provenance says of the choice; {} where none was asked
+    for.
 
     canonicalization  a name, "auto", or None for ``field`` itself          selection  as for ``SelectedImages``
 
@@ -51,10 +52,12 @@ def derived_field(
 def per_voxel_field(
     images_or_store: Source, field: CanonicalField, *, sample: int = MAP_IMAGES, backend: str = "auto", **selection: Any
 ) -> CanonicalField:
-    """The ``per-voxel`` field of images on the grid of ``field``: a voxel is rigid with the joint under which phi is largest there.
+    """The ``per-voxel`` field of images on the grid of ``field``: a voxel is rigid with the joint under which phi is largest
+    there.
 
     a(v) = argmax over joints a of the mean of phi_a over the WINDOW^3 voxels around v (those in the grid), phi_a being phi
-    under ``joint:a`` with view weights by azimuth; of equals the joint that comes first, so the pelvis where no image saw anything.
+    under ``joint:a`` with view weights by azimuth; of equals the joint that comes first, so the pelvis where no image saw
+    anything.
 
     images_or_store  an ImageBatch, a list of them, a Store, or the path of one; not an iterator
     sample           images used, at most: those of the smallest key hashes

@@ -282,10 +282,10 @@ def posed_occupancy(
     backend        "auto", "triton", "numba", "reference"
     progress       called with (done, total) after each pose
 
-    Without canonicalization (``none``) every voxel is rigid with the pelvis, and the result is phi. Where each voxel is rigid with
-    one joint (``joint:NAME``, ``per-voxel``) points are taken back by that joint's B^-1 instead of Eq. 11, on the CPU, whatever
-    ``inverse`` and ``backend`` (``chorus.occupancy.posed_rigid``). Raises InputError for arguments that cannot be used,
-    MismatchError for another body, BackendUnavailableError for a backend that cannot run here.
+    Without canonicalization (``none``) every voxel is rigid with the pelvis, and the result is phi. Where each voxel is rigid
+    with one joint (``joint:NAME``, ``per-voxel``) points are taken back by that joint's B^-1 instead of Eq. 11, on the CPU,
+    whatever ``inverse`` and ``backend`` (``chorus.occupancy.posed_rigid``). Raises InputError for arguments that cannot be
+    used, MismatchError for another body, BackendUnavailableError for a backend that cannot run here.
     """
     p, N = parameters, parameters.resolution
     values = check_array("phi", phi, (N, N, N), np.float32)

@@ -1,13 +1,13 @@
 """Occupancy around a posed human where each voxel is rigid with one joint: posed inference without blending.
 
-A canonical voxel v that is rigid with joint a(v) moves by B_a, so that a posed point x comes from B_a^-1 x. Where one joint a moves
-every voxel (``joint:NAME``) that is the exact inverse, and the result is phi(B_a^-1 x). Where joints differ from voxel to voxel
-(``per-voxel``) a point may come from several places, or from none::
+A canonical voxel v that is rigid with joint a(v) moves by B_a, so that a posed point x comes from B_a^-1 x. Where one joint a
+moves every voxel (``joint:NAME``) that is the exact inverse, and the result is phi(B_a^-1 x). Where joints differ from voxel to
+voxel (``per-voxel``) a point may come from several places, or from none::
 
     phi_posed(x) = max over joints a of phi(B_a^-1 x), over those a for which the voxel at B_a^-1 x is rigid with a itself
 
-and 0 where there is none: the union of the posed pieces, the most probable one where they overlap. Under the rest pose each point
-has one candidate, its own voxel, and the result is phi.
+and 0 where there is none: the union of the posed pieces, the most probable one where they overlap. Under the rest pose each
+point has one candidate, its own voxel, and the result is phi.
 """
 
 from __future__ import annotations

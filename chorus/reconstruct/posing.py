@@ -24,8 +24,9 @@ class Posing:
 
     Eq. 11 is not an inverse of Eq. 5: space far from the posed limbs follows the trunk, so that an object in a raised hand
     appears again where the hand is in the rest pose. Therefore a posed voxel is empty if Eq. 5 carries its canonical voxel
-    farther than ``round_trip`` metres from it. Where every voxel is rigid with one joint, posing is an exact inverse, and nothing is
-    tested; where joints differ from voxel to voxel, what a posed voxel shows depends on phi, and each distribution is posed itself.
+    farther than ``round_trip`` metres from it. Where every voxel is rigid with one joint, posing is an exact inverse, and
+    nothing is tested; where joints differ from voxel to voxel, what a posed voxel shows depends on phi, and each distribution
+    is posed itself.
     """
 
     def __init__(

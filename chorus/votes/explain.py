@@ -15,6 +15,7 @@ from chorus.field import CanonicalField
 from chorus.images import vote_images
 from chorus.kernels.arrays import VoxelField
 from chorus.kernels.backends import choose_backend
+from chorus.render.body_depth import body_depth
 from chorus.store.filters import Filtered
 from chorus.votes.selection import SelectedImages, Source
 
@@ -27,6 +28,8 @@ class Explanation:
     on_mask   (a,) bytes          keys of the images where the voxel projects onto the object's mask, in the source's order
     off_mask  (b,) bytes          keys of the images where it projects into the image, but off the mask
     unseen    number of images where it projects outside the image or lies behind the camera
+    hidden    (c,) bytes          keys of those, on the mask or off it, in which the body hides the voxel; empty where not asked
+    hidden_weight  what these weigh
     filtered  what the filter kept; None without a filter. The weights of a soft filter are ignored.
     """
 
@@ -36,17 +39,30 @@ class Explanation:
     off_mask: NDArray[np.bytes_]
     unseen: int
     filtered: Filtered | None = None
+    hidden: NDArray[np.bytes_] = dataclasses.field(default_factory=lambda: np.zeros(0, "S1"))
+    hidden_weight: float = 1.0
 
     @property
     def probability(self) -> float:
-        """phi of the voxel (Eq. 6) without view weighting; 0 where no image sees it."""
-        seen = len(self.on_mask) + len(self.off_mask)
-        return len(self.on_mask) / seen if seen else 0.0
+        """phi of the voxel (Eq. 6) without view weighting; 0 where no image sees it, or those that do weigh nothing."""
+        less = 1 - self.hidden_weight
+        on = len(self.on_mask) - less * int(np.isin(self.on_mask, self.hidden).sum())
+        seen = len(self.on_mask) + len(self.off_mask) - less * len(self.hidden)
+        return on / seen if seen else 0.0
 
 
-def explain(point: Any, source: Source, field: CanonicalField, *, backend: str = "auto", **selection: Any) -> Explanation:
+def explain(
+    point: Any,
+    source: Source,
+    field: CanonicalField,
+    *,
+    backend: str = "auto",
+    hidden_weight: float | None = None,
+    **selection: Any,
+) -> Explanation:
     """How the images of a source voted on the voxel around a point (3,) in metres of the rest pose's person frame.
 
+    hidden_weight  what images weigh in which the body hides the voxel; None: they are not told apart
     selection  prompt, part, parts, epsilon, folds, where, filter, as for ``chorus.aggregate``
 
     Raises InputError for a point outside the field's cube, and as ``chorus.aggregate`` does.
@@ -57,14 +73,19 @@ def explain(point: Any, source: Source, field: CanonicalField, *, backend: str =
     images = SelectedImages(source, field, backend=backend, **selection)
     on: list[NDArray[np.bytes_]] = []
     off: list[NDArray[np.bytes_]] = []
+    hidden: list[NDArray[np.bytes_]] = [np.zeros(0, "S1")]
     unseen = 0
     for batch, keep in images:
         kept = batch[keep]
         if len(kept) == 0:
             continue
         # One group for each image, so that the counts tell the images apart.
-        num, den = chosen.count_votes(voxel_field, vote_images(kept), torch.arange(len(kept)), num_groups=len(kept))
-        is_on, is_seen = num[:, 0].cpu().numpy() > 0, den[:, 0].cpu().numpy() > 0
+        how: dict[str, Any] = {"num_groups": len(kept)}
+        if hidden_weight is not None:
+            how["depth"] = body_depth(field.body, kept.cameras, kept.poses)
+        counts = chosen.count_votes(voxel_field, vote_images(kept), torch.arange(len(kept)), **how)
+        is_on, is_seen, *rest = (c[:, 0].cpu().numpy() > 0 for c in counts)
+        hidden += [kept.keys[rest[1]]] if rest else []
         on.append(kept.keys[is_on])
         off.append(kept.keys[is_seen & ~is_on])
         unseen += int((~is_seen).sum())
@@ -72,7 +93,16 @@ def explain(point: Any, source: Source, field: CanonicalField, *, backend: str =
         raise InputError(images.why_none())
     spacing, half = field.parameters.spacing, field.extent / 2
     centre = (np.array(voxel) + 0.5) * spacing - half
-    return Explanation(voxel, centre, np.concatenate(on), np.concatenate(off), unseen, images.filtered)
+    return Explanation(
+        voxel,
+        centre,
+        np.concatenate(on),
+        np.concatenate(off),
+        unseen,
+        images.filtered,
+        np.concatenate(hidden),
+        1.0 if hidden_weight is None else hidden_weight,
+    )
 
 
 def voxel_of(field: CanonicalField, point: Any) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""A sample of the images that a selection keeps: those of the smallest key hashes, the same whatever the order or the machine."""
+"""A sample of the images that a selection keeps: those of the smallest key hashes, whatever the order or machine."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from chorus.kernels.cpu.layout import (
     CY,
     ERROR_UV,
     ERROR_Z,
+    FARTHEST,
     FIRST_BLOCK,
     FIRST_COLUMN,
     FIRST_ROW,
@@ -34,6 +35,11 @@ from chorus.kernels.cpu.layout import (
     LAST_U,
     LAST_V,
     MATRIX,
+    NEAREST,
+    RECTANGLE_U0,
+    RECTANGLE_U1,
+    RECTANGLE_V0,
+    RECTANGLE_V1,
     STRIDE,
     TABLE,
     TOP_LEFT,
@@ -160,12 +166,12 @@ def _reach(images, vector, bricks, b, centres, u, v, Z):  # type: ignore[no-unty
 
 
 @borrowing
-def bound(images, vector, bricks, b, centres, corners):  # type: ignore[no-untyped-def]
+def bound(images, vector, bricks, b, centres, corners, rectangle):  # type: ignore[no-untyped-def]
     """Where a brick falls in 16 images, as bits: outside the image, inside it, off the mask, inside the mask's box.
 
     ``centres`` as ``project_centre`` fills them. ``corners`` receives the rectangle of blocks that the brick may meet, for
-    images not off the mask. Images in which the brick reaches the camera plane are in no set (unless all of it is behind the
-    camera: outside).
+    images not off the mask, ``rectangle`` the pixels and depths, for all. Images in which the brick reaches the camera plane
+    are in no set (unless all of it is behind the camera: outside).
     """
     frame, blocks, seen, at = images.frame, images.blocks, vector * (FRAME_ROWS * LANES), vector * (BLOCKS_ROWS * LANES)
     zero, one = splat(f4(0.0)), splat(f4(1.0))
@@ -182,6 +188,12 @@ def bound(images, vector, bricks, b, centres, corners):  # type: ignore[no-untyp
     u, v = add(u, load(frame, seen + CX)), add(v, load(frame, seen + CY))
     u0, u1 = sub(u, fma(add(left, error), inverse, one)), add(u, fma(add(right, error), inverse, one))
     v0, v1 = sub(v, fma(add(above, error), inverse, one)), add(v, fma(add(below, error), inverse, one))
+    store(rectangle, RECTANGLE_U0, u0)
+    store(rectangle, RECTANGLE_U1, u1)
+    store(rectangle, RECTANGLE_V0, v0)
+    store(rectangle, RECTANGLE_V1, v1)
+    store(rectangle, NEAREST, nearest)
+    store(rectangle, FARTHEST, add(Z, depth))
     width, height = load(frame, seen + LAST_U), load(frame, seen + LAST_V)
     x0, y0 = load(frame, seen + BOX_U0), load(frame, seen + BOX_V0)
     x1, y1 = load(frame, seen + BOX_U1), load(frame, seen + BOX_V1)

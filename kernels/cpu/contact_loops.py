@@ -67,7 +67,9 @@ def _judge(vector, valid, images, bricks, held, scratch, missing, pending, stats
         if not wanted:
             continue
         project_centre(images, vector, bricks, held.brick[r], scratch.centres)
-        hidden, _, off_mask, in_box = bound(images, vector, bricks, held.brick[r], scratch.centres, scratch.corners)
+        hidden, _, off_mask, in_box = bound(
+            images, vector, bricks, held.brick[r], scratch.centres, scratch.corners, scratch.rectangle
+        )
         met = wanted & ~(hidden | off_mask)
         stats[OFF] += _count(wanted & ~met)
         inner = met & in_box

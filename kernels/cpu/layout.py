@@ -29,6 +29,9 @@ BLOCKS_ROWS = 5
 TOP_LEFT, TOP_RIGHT, BOTTOM_LEFT, BOTTOM_RIGHT, AREA, FIRST_BLOCK = range(0, 6 * LANES, LANES)
 """Rows of ``Scratch.corners``: where the corners of a rectangle of blocks lie in the summed-area tables, how many blocks it
 has, and which of the mask's blocks is its first."""
+RECTANGLE_U0, RECTANGLE_U1, RECTANGLE_V0, RECTANGLE_V1, NEAREST, FARTHEST, LEAST = range(0, 7 * LANES, LANES)
+"""Rows of ``Scratch.rectangle``: first and last u and v that a brick may fall on in 16 images, its least and
+largest depth in metres; then the least value of the body there (``hidden``)."""
 
 jit = compiled(error_model="numpy")
 # Taking an array out of a tuple counts a reference, and numba cannot prove all of these counts away: in the loops of the votes
@@ -121,11 +124,13 @@ class Scratch(NamedTuple):
 
     centres  (J * 3 * 16,) float32  (U, V, Z) of the brick's centre in 16 images, under each of the brick's joints
     corners  (6 * 16,) int32  rows TOP_LEFT .. FIRST_BLOCK of 16 images
+    rectangle  (7 * 16,) float32  rows RECTANGLE_U0 .. LEAST of 16 images
     u, v, z  (64,) float32  the brick's voxels in one image: pixel and depth
     """
 
     centres: NDArray[np.float32]
     corners: NDArray[np.int32]
+    rectangle: NDArray[np.float32]
     u: NDArray[np.float32]
     v: NDArray[np.float32]
     z: NDArray[np.float32]
@@ -135,4 +140,6 @@ class Scratch(NamedTuple):
 def scratch_for(num_joints):  # type: ignore[no-untyped-def]
     """Scratch memory for bricks of at most ``num_joints`` joints."""
     centres, corners = np.empty(3 * LANES * num_joints, np.float32), np.zeros(6 * LANES, np.int32)
-    return Scratch(centres, corners, np.empty(VOXELS, np.float32), np.empty(VOXELS, np.float32), np.empty(VOXELS, np.float32))
+    rectangle = np.zeros(7 * LANES, np.float32)
+    u, v, z = np.empty(VOXELS, np.float32), np.empty(VOXELS, np.float32), np.empty(VOXELS, np.float32)
+    return Scratch(centres, corners, rectangle, u, v, z)

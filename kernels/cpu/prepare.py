@@ -57,13 +57,21 @@ class Skeleton(NamedTuple):
 
 def skeleton_of(field: VoxelField) -> Skeleton:
     """The field's skeleton; joints that no voxel follows need no matrix."""
-    parents, used = np.asarray(field.parents), joints_of(field)
+    return skeleton_with(
+        np.asarray(field.rest_joints), np.asarray(field.parents), np.asarray(field.rest_inverse), joints_of(field)
+    )
+
+
+def skeleton_with(
+    rest_joints: NDArray[np.float64], parents: NDArray[np.int32], rest_inverse: NDArray[np.float64], used: NDArray[np.int64]
+) -> Skeleton:
+    """A skeleton whose joints ``used`` get matrices."""
     needed = np.zeros(len(parents), np.bool_)
     needed[used] = True
     for j in range(len(parents) - 1, 0, -1):  # parents come before their children
         if needed[j] and parents[j] >= 0:
             needed[parents[j]] = True
-    return Skeleton(np.asarray(field.rest_joints), parents, np.asarray(field.rest_inverse), used, needed)
+    return Skeleton(rest_joints, parents, rest_inverse, used, needed)
 
 
 class Views(NamedTuple):
@@ -119,8 +127,9 @@ def _joint_transforms(pose, skeleton, G):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _matrices(pose, R, t, K, skeleton, matrix):  # type: ignore[no-untyped-def]
-    """matrix (j, 12) of one image and the joints used: K' [R | t] A_j(zero -> theta) A_j(zero -> rest)^-1 in float64, K' without its centre."""
+def image_matrices(pose, R, t, K, skeleton, matrix):  # type: ignore[no-untyped-def]
+    """matrix (j, 12) of one image and the joints used: K' [R | t] A_j(zero -> theta) A_j(zero -> rest)^-1 in float64, K'
+    without its centre."""
     joints, rest_inverse = skeleton.rest_joints, skeleton.rest_inverse
     J = len(joints)
     G, P, A, B = np.empty((J, 3, 4)), np.empty((3, 4)), np.empty((3, 4)), np.empty((3, 4))
@@ -240,7 +249,7 @@ def _prepare(begin, end, views, skeleton, reach, tables, ready):  # type: ignore
     M = np.empty((len(skeleton.used), MATRIX))
     for i in range(begin, end):
         K, box = views.K[i], views.box[i]
-        _matrices(views.poses[i], views.R[i], views.t[i], K, skeleton, M)
+        image_matrices(views.poses[i], views.R[i], views.t[i], K, skeleton, M)
         scale_uv, scale_z = _store_matrices(M, i, reach, ready)
         _store_frame(ready.frame, i, K, views.size[i], box, scale_uv, scale_z)
         _store_blocks(i, box, tables[i], ready)

@@ -85,7 +85,7 @@ def _warp_row(matrix, row, bricks, pairs, steps, centres, centre, out):  # type:
 
 @inlined
 def _affine_row(matrix, m, steps, centre):  # type: ignore[no-untyped-def]
-    """One homogeneous row of a brick's 64 voxels under one matrix: at x = 0 of its lattice, and half a step and one and a half."""
+    """A homogeneous row of a brick's 64 voxels under one matrix: at x = 0 of its lattice, and half and one and a half steps."""
     dy, dz, one_half, three_halves = steps
     base = fma(splat_at(matrix, m + 1), dy, fma(splat_at(matrix, m + 2), dz, centre))
     return base, mul(splat_at(matrix, m), one_half), mul(splat_at(matrix, m), three_halves)

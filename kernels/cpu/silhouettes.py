@@ -1,8 +1,8 @@
 """Silhouettes on a coarse grid of cells: what of a mask, and of voxels moved into a pose, falls into each cell of an image.
 
-The cells of an image are squares of ``cell`` pixels from its origin, ``rows`` by ``columns`` of them, stored row by row. Used to
-compare fields by the masks of images that they were not made from (``chorus.occupancy.choice``); exact integers once a point's
-cell is decided, in float64.
+The cells of an image are squares of ``cell`` pixels from its origin, ``rows`` by ``columns`` of them, stored row by row. Used
+to compare fields by the masks of images that they were not made from (``chorus.occupancy.choice``); exact integers once a
+point's cell is decided, in float64.
 """
 
 from __future__ import annotations

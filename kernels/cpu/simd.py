@@ -141,9 +141,14 @@ ikeep_positive = _operation(
     i32x16, (f32x16, i32x16), lambda b, v: b.and_(v[1], b.not_(b.ashr(b.bitcast(v[0], _I32), ir.Constant(_I32, [31] * LANES))))
 )
 """The integers where the number's sign bit is clear, zero elsewhere."""
+ikeep_nonnegative = _operation(
+    i32x16, (i32x16,), lambda b, v: b.and_(v[0], b.not_(b.ashr(v[0], ir.Constant(_I32, [31] * LANES))))
+)
+"""The integers that are not negative, zero for the others."""
 sign_bits = _operation(types.int32, (f32x16,), lambda b, v: b.zext(b.bitcast(_signed(b, v[0]), ir.IntType(16)), ir.IntType(32)))
 """Sign bits as an int32, lane i at bit i."""
 truncate = _operation(i32x16, (f32x16,), lambda b, v: b.fptosi(v[0], _I32))
+to_float = _operation(f32x16, (i32x16,), lambda b, v: b.sitofp(v[0], _F32))
 iadd = _operation(i32x16, _ii, lambda b, v: b.add(*v))
 isub = _operation(i32x16, _ii, lambda b, v: b.sub(*v))
 imul = _operation(i32x16, _ii, lambda b, v: b.mul(*v))
@@ -239,6 +244,27 @@ def _gather(context: Any, array: Any, start: Any, index: Any) -> Any:
 
 
 gather: Any = intrinsic(_gather)
+
+
+def _gather16(context: Any, array: Any, start: Any, index: Any) -> Any:
+    """array[start + index] for 16 int32 indices into a flat C array of int16, read as unsigned: 0 .. 65535 each."""
+    if not (isinstance(array, types.Array) and array.dtype == types.int16 and array.layout == "C"):
+        return None
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        data = context.make_array(sig.args[0])(context, builder, values[0]).data
+        data = builder.gep(data, [values[1]])
+        result = ir.Constant(_I32, ir.Undefined)
+        for lane in range(LANES):
+            at = ir.Constant(ir.IntType(32), lane)
+            pointer = builder.gep(data, [builder.sext(builder.extract_element(values[2], at), ir.IntType(64))])
+            result = builder.insert_element(result, builder.zext(builder.load(pointer), ir.IntType(32)), at)
+        return result
+
+    return i32x16(array, types.int64, i32x16), codegen
+
+
+gather16: Any = intrinsic(_gather16)
 
 
 def _prefetch(context: Any, array: Any, index: Any) -> Any:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from chorus.kernels.bricks import SIDE, VOXELS
 from chorus.kernels.cpu.bounds import bound, lies_on_full_blocks, project_centre
+from chorus.kernels.cpu.hidden import bound_hidden, find_hidden
 from chorus.kernels.cpu.layout import (
     BOX_U0,
     BOX_U1,
@@ -22,6 +23,7 @@ from chorus.kernels.cpu.layout import (
     FRAME_ROWS,
     LAST_U,
     LAST_V,
+    LEAST,
     MATRIX,
     borrowing,
     inlined,
@@ -70,6 +72,8 @@ class BrickCounts(NamedTuple):
     """Counts of one brick's voxels for one group until they are added to the outputs, and memory for reading a mask.
 
     num, den  (64,) int32
+    num_hidden, den_hidden  (64,) int32
+    visible   (64,) float32  negative where a voxel is not hidden
     out       (64,) float32  negative where a voxel is not in the mask's box
     word, bit (64,) int32    where the mask has a voxel's pixel
     queue     (5,) int64     first voxels of the vectors that the mask is read for
@@ -77,6 +81,9 @@ class BrickCounts(NamedTuple):
 
     num: NDArray[np.int32]
     den: NDArray[np.int32]
+    num_hidden: NDArray[np.int32]
+    den_hidden: NDArray[np.int32]
+    visible: NDArray[np.float32]
     out: NDArray[np.float32]
     word: NDArray[np.int32]
     bit: NDArray[np.int32]
@@ -86,15 +93,17 @@ class BrickCounts(NamedTuple):
 @jit
 def _empty_counts():  # type: ignore[no-untyped-def]
     num, den = np.zeros(VOXELS, np.int32), np.zeros(VOXELS, np.int32)
-    out, word, bit = np.empty(VOXELS, np.float32), np.empty(VOXELS, np.int32), np.empty(VOXELS, np.int32)
-    return BrickCounts(num, den, out, word, bit, np.empty(VOXELS // LANES + 1, np.int64))
+    num_hidden, den_hidden = np.zeros(VOXELS, np.int32), np.zeros(VOXELS, np.int32)
+    visible, out = np.empty(VOXELS, np.float32), np.empty(VOXELS, np.float32)
+    word, bit, queue = np.empty(VOXELS, np.int32), np.empty(VOXELS, np.int32), np.empty(VOXELS // LANES + 1, np.int64)
+    return BrickCounts(num, den, num_hidden, den_hidden, visible, out, word, bit, queue)
 
 
 @borrowing
-def _flush(counts, num_all, den_all, bricks, b, group, num_out, den_out):  # type: ignore[no-untyped-def]
-    """Add a brick's counts, and what all its voxels have, to the outputs of a group, and clear them."""
+def _add(num, den, num_all, den_all, bricks, b, group, num_out, den_out):  # type: ignore[no-untyped-def]
+    """Add a brick's counts (64,), and what all its voxels have, to the outputs of a group, and clear them."""
     nx, ny, nz = bricks.shape
-    first, num, den = bricks.first, counts.num, counts.den
+    first = bricks.first
     for x in range(min(SIDE, nx - first[b, 0])):
         for y in range(min(SIDE, ny - first[b, 1])):
             at = ((first[b, 0] + x) * ny + first[b, 1] + y) * nz + first[b, 2]
@@ -104,6 +113,15 @@ def _flush(counts, num_all, den_all, bricks, b, group, num_out, den_out):  # typ
                 den_out[group, at + z] += den[lane] + den_all
     num[:] = 0
     den[:] = 0
+
+
+@borrowing
+def _flush(counts, num_all, den_all, bricks, b, group, ballot, body):  # type: ignore[no-untyped-def]
+    """Add a brick's counts, and what all its voxels have, to the outputs of a group."""
+    _add(counts.num, counts.den, num_all, den_all, bricks, b, group, ballot.num, ballot.den)
+    if body is not None:
+        none = np.int32(0)
+        _add(counts.num_hidden, counts.den_hidden, none, none, bricks, b, group, body.num, body.den)
 
 
 @inlined
@@ -127,8 +145,8 @@ def _count_inside(images, first, lane, image_weight, scratch, den):  # type: ign
 
 
 @inlined
-def _count_on_mask(images, first, lane, image_weight, scratch, counts):  # type: ignore[no-untyped-def]
-    """num gains the image's weight where a voxel is on the mask of image first + lane.
+def _count_on_mask(images, first, lane, image_weight, scratch, counts, hidden):  # type: ignore[no-untyped-def]
+    """num gains the image's weight where a voxel is on the mask of image first + lane, num_hidden where ``hidden`` asks for it.
 
     Returns the number of vectors of voxels for which the mask was read.
     In three steps, so that the long chains of the four vectors overlap: pixels, addresses, mask bits.
@@ -154,13 +172,24 @@ def _count_on_mask(images, first, lane, image_weight, scratch, counts):  # type:
         s = counts.queue[k]
         word = gather(images.words, start, iload(counts.word, s))
         hits = imul(iand(ishr(word, iload(counts.bit, s)), isplat(1)), isplat(image_weight))
-        istore(counts.num, s, iadd(iload(counts.num, s), ikeep_positive(load(counts.out, s), hits)))
+        hits = ikeep_positive(load(counts.out, s), hits)
+        istore(counts.num, s, iadd(iload(counts.num, s), hits))
+        if hidden:
+            hits = ikeep_positive(load(counts.visible, s), hits)
+            istore(counts.num_hidden, s, iadd(iload(counts.num_hidden, s), hits))
     return chosen
 
 
 @inlined
-def _vote_brick(b, begin, end, images, bricks, ballot, cull, scratch, counts, stats):  # type: ignore[no-untyped-def]
-    """Votes of brick b for images begin .. end - 1, begin a multiple of 16."""
+def _add_hidden(image_weight, visible, hidden):  # type: ignore[no-untyped-def]
+    """hidden (64,) gains the image's weight where a voxel is hidden."""
+    for s in range(0, VOXELS, LANES):
+        istore(hidden, s, iadd(iload(hidden, s), ikeep_positive(load(visible, s), isplat(image_weight))))
+
+
+@inlined
+def _vote_brick(b, begin, end, images, bricks, ballot, body, cull, scratch, counts, stats):  # type: ignore[no-untyped-def]
+    """Votes of brick b for images begin .. end - 1, begin a multiple of 16. ``body`` hides some, or is None."""
     current = ballot.group[begin]
     num_all, den_all = np.int32(0), np.int32(0)  # of all the brick's voxels
     decided, out_of_sight, looked_up = 0, 0, 0
@@ -168,40 +197,55 @@ def _vote_brick(b, begin, end, images, bricks, ballot, cull, scratch, counts, st
     for first in range(begin, end, LANES):
         valid = min(LANES, end - first)
         project_centre(images, first // LANES, bricks, b, scratch.centres)
-        hidden = inside = off_mask = in_box = np.int32(0)
+        unseen = inside = off_mask = in_box = unhidden = np.int32(0)
         if cull:
-            hidden, inside, off_mask, in_box = bound(images, first // LANES, bricks, b, scratch.centres, scratch.corners)
-            wanted = np.int32((1 << valid) - 1) & ~(hidden | (inside & off_mask))
+            unseen, inside, off_mask, in_box = bound(
+                images, first // LANES, bricks, b, scratch.centres, scratch.corners, scratch.rectangle
+            )
+            if body is not None:
+                unhidden = bound_hidden(body, images, first // LANES, scratch.rectangle)
+            wanted = np.int32((1 << valid) - 1) & ~(unseen | (inside & off_mask))
             _prefetch(images, first, wanted, scratch.corners, bricks.joint[bricks.joint_offset[b]])
         for lane in range(valid):
-            if hidden >> lane & 1:
+            if unseen >> lane & 1:
                 out_of_sight += 1
                 continue
             i = first + lane
             if ballot.group[i] != current:
-                _flush(counts, num_all, den_all, bricks, b, current, ballot.num, ballot.den)
+                _flush(counts, num_all, den_all, bricks, b, current, ballot, body)
                 current = ballot.group[i]
                 num_all, den_all = np.int32(0), np.int32(0)
             image_weight = ballot.image_weight[i]
             is_inside, is_off = inside >> lane & 1, off_mask >> lane & 1
+            is_on = False
             if is_inside:
                 den_all += image_weight
-                if is_off:
-                    decided += 1
-                    continue
-                if in_box >> lane & 1 and lies_on_full_blocks(images.full, scratch.corners, lane):
-                    decided += 1
+                is_on = is_off == 0 and in_box >> lane & 1 != 0 and lies_on_full_blocks(images.full, scratch.corners, lane)
+                if is_on:
                     num_all += image_weight
+            is_settled = is_inside and (is_off or is_on)
+            if body is None:
+                if is_settled:
+                    decided += 1
                     continue
+            elif is_settled and unhidden >> lane & 1:
+                decided += 1
+                continue
             if rigid:
                 project_rigid_brick(images, first, lane, bricks, b, scratch)
             else:
                 project_brick(images, first, lane, bricks, b, scratch)
+            if body is not None and not unhidden >> lane & 1:
+                least = scratch.rectangle[LEAST + lane] if cull else f4(0.0)
+                find_hidden(body, first, lane, scratch, counts, least, image_weight)
+                if is_on:
+                    _add_hidden(image_weight, counts.visible, counts.num_hidden)
             if not is_inside:
                 _count_inside(images, first, lane, image_weight, scratch, counts.den)
-            if not is_off:
-                looked_up += _count_on_mask(images, first, lane, image_weight, scratch, counts)
-    _flush(counts, num_all, den_all, bricks, b, current, ballot.num, ballot.den)
+            if not (is_off or is_on):
+                hides = body is not None and not unhidden >> lane & 1
+                looked_up += _count_on_mask(images, first, lane, image_weight, scratch, counts, hides)
+    _flush(counts, num_all, den_all, bricks, b, current, ballot, body)
     stats[0] += end - begin
     stats[1] += decided + out_of_sight
     stats[2] += out_of_sight
@@ -209,13 +253,14 @@ def _vote_brick(b, begin, end, images, bricks, ballot, cull, scratch, counts, st
 
 
 @jit
-def vote(begin, end, images, bricks, ballot, sweep, cull, stats):  # type: ignore[no-untyped-def]
+def vote(begin, end, images, bricks, ballot, body, sweep, cull, stats):  # type: ignore[no-untyped-def]
     """Votes of bricks begin .. end - 1 for all images, ``sweep`` (a multiple of 16) at a time, added to the ballot's counts.
 
+    ``body`` is a ``hidden.HidingBody``, whose counts gain the hidden votes; or None.
     stats (4,) int64 gains brick-image pairs: all, decided without projecting voxels, outside the image; and voxels looked up.
     """
     count = len(images.start)
     scratch, counts = scratch_for(images.num_joints), _empty_counts()
     for first in range(0, count, sweep):
         for b in range(begin, end):
-            _vote_brick(b, first, min(count, first + sweep), images, bricks, ballot, cull, scratch, counts, stats)
+            _vote_brick(b, first, min(count, first + sweep), images, bricks, ballot, body, cull, scratch, counts, stats)

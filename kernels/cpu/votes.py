@@ -11,9 +11,11 @@ from torch import Tensor
 
 from chorus.kernels.arrays import VoteImages, VoxelField, check_call, empty_counts
 from chorus.kernels.bricks import TILE
+from chorus.kernels.cpu.hidden import HidingBody, hiding_body
 from chorus.kernels.cpu.layout import PreparedImages, brick_arrays
 from chorus.kernels.cpu.prepare import prepare
 from chorus.kernels.cpu.vote_loops import Ballot, vote
+from chorus.kernels.depth import BodyDepth
 from chorus.kernels.stats import CullingStats
 from chorus.kernels.threads import default_threads, run_pieces, split
 
@@ -30,23 +32,26 @@ def count_votes(
     group: Tensor,
     weight: Tensor | None = None,
     *,
+    depth: BodyDepth | None = None,
     num_groups: int,
-    out: tuple[Tensor, Tensor] | None = None,
+    out: tuple[Tensor, ...] | None = None,
     threads: int | None = None,
     cull: bool = True,
     stats: CullingStats | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Votes by group: (num, den), int32 (G, V). Arguments as in ``chorus.kernels.arrays``, on the CPU.
+) -> tuple[Tensor, ...]:
+    """Votes by group: (num, den), int32 (G, V), and with ``depth`` which of them the body hides: (num_hidden, den_hidden) too.
+
+    Arguments as in ``chorus.kernels.arrays``, on the CPU.
 
     threads  None for every processor this process may run on
     cull     False projects every voxel into every image; the counts are the same bits
     stats    filled with what the culling did
     """
-    check_call(field, images, group, weight, num_groups, out)
+    check_call(field, images, group, weight, num_groups, out, depth)
     threads = threads or default_threads()
     bricks = brick_arrays(field)
-    out = out or empty_counts(field, num_groups, "cpu")
-    num, den = out[0].numpy(), out[1].numpy()
+    out = out or empty_counts(field, num_groups, "cpu", hidden=depth is not None)
+    num, den, *hidden = (counts.numpy() for counts in out)
     groups = np.asarray(group).astype(np.int64)
     image_weight = np.ones(len(images), np.int32) if weight is None else np.asarray(weight).astype(np.int32)
     # Sorting by group lets a brick keep one group's 64 counts in registers' reach and add them up once.
@@ -57,9 +62,12 @@ def count_votes(
         rows = order[begin:end]
         ready = prepare(field, images, rows, threads)
         ballot = Ballot(groups[rows], image_weight[rows], num, den)
+        body = None if depth is None else hiding_body(depth.to("cpu"), images, rows, tuple(hidden), threads)
 
-        def work(first: int, last: int, ready: PreparedImages = ready, ballot: Ballot = ballot) -> None:
-            vote(first, last, ready, bricks, ballot, IMAGES_PER_SWEEP, cull, totals[first // BRICKS_PER_TASK])
+        def work(
+            first: int, last: int, ready: PreparedImages = ready, ballot: Ballot = ballot, body: HidingBody | None = body
+        ) -> None:
+            vote(first, last, ready, bricks, ballot, body, IMAGES_PER_SWEEP, cull, totals[first // BRICKS_PER_TASK])
 
         run_pieces(threads, work, pieces)
     if stats is not None:

@@ -136,6 +136,7 @@ def _map_leaves(kind: Any, change: Any) -> Any:
 KERNEL_MODULES = (
     "chorus.kernels.gpu.prepare",
     "chorus.kernels.gpu.culling",
+    "chorus.kernels.gpu.hidden",
     "chorus.kernels.gpu.vote_kernels",
     "chorus.kernels.gpu.contacts",
     "chorus.kernels.gpu.skinning_kernels",

@@ -178,6 +178,27 @@ class Lists(NamedTuple):
     groups: I32
 
 
+class BodyCells(NamedTuple):
+    """The depth of the posed body in the images of a pass (``chorus.kernels.depth``).
+
+    limit    (C,) float32  near + margin, metres
+    scale    (C,) float32  what the matrix units' z is multiplied by to be metres; 1 for the lattice kernel
+    cells    (CELL_ROWS, C) int32  how the cells lie; see ``hidden.CELL_ROWS``
+    start    (C,) int64  first value of each image
+    values   int16  millimetres beyond ``near``, unsigned; 65535 where there is no body
+    table    (C,) int64  first entry of each image's table
+    nearest  int32  the least value of windows of 1, 2, 4 and 8 blocks, window by its first block
+    """
+
+    limit: F32
+    scale: F32
+    cells: I32
+    start: I64
+    values: I16
+    table: I64
+    nearest: I32
+
+
 class Counts(NamedTuple):
     """The result: votes on the mask and inside the image, int32 (groups, V) each."""
 

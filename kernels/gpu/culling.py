@@ -133,7 +133,7 @@ def cull_bricks(
     length = tl.load(lists.segments + segment * 2 + 1)
     mine = lists.images + place * 2 * images.capacity + begin
     lane = tl.arange(0, IMAGES)
-    brick = _load_brick(bricks, index)
+    brick = load_brick(bricks, index)
     lengths = (0, 0, 0)
     num_outside, num_all, den_all = 0, 0, 0
     for at in range(0, length, IMAGES):
@@ -174,7 +174,7 @@ def cull_bricks(
 
 
 @triton.jit
-def _load_brick(bricks: BrickArrays, index):
+def load_brick(bricks: BrickArrays, index):
     x = tl.load(bricks.centre + index * 3)
     y = tl.load(bricks.centre + index * 3 + 1)
     z = tl.load(bricks.centre + index * 3 + 2)
@@ -189,13 +189,13 @@ def _judge(images: Images, tables: CullingTables, bricks: BrickArrays, brick: Br
     terms = tables.bound_terms + image
     width = tl.load(terms + 2 * images.capacity)
     height = tl.load(terms + 3 * images.capacity)
-    blend = _blend(images, bricks, brick, image, width, height)
-    rectangle = _bound(images, bricks, brick, image, terms, valid, blend)
+    blend = blend_centre(images, bricks, brick, image, width, height)
+    rectangle = bound_brick(images, bricks, brick, image, terms, valid, blend)
     return _settle(tables, image, rectangle, width, height, valid, images.capacity)
 
 
 @triton.jit
-def _blend(images: Images, bricks: BrickArrays, brick: Brick, image, width, height):
+def blend_centre(images: Images, bricks: BrickArrays, brick: Brick, image, width, height):
     """The ``Blend`` of a brick's centre over its joints."""
     m = images.lanes + tl.load(bricks.joint + brick.begin) * 12 * images.capacity + image
     U, V, Z = _centre(m, images.capacity, brick)
@@ -220,7 +220,7 @@ def _blend(images: Images, bricks: BrickArrays, brick: Brick, image, width, heig
 
 
 @triton.jit
-def _bound(images: Images, bricks: BrickArrays, brick: Brick, image, terms, valid, blend: Blend):
+def bound_brick(images: Images, bricks: BrickArrays, brick: Brick, image, terms, valid, blend: Blend):
     """The ``Rectangle`` of a brick by the bound above; ``terms`` points at the images' bound terms."""
     capacity = images.capacity
     inverse = 1.0 / blend.mean_z

@@ -51,6 +51,7 @@ class FieldOnDevice:
             for first, count in zip(field.origin, field.shape, strict=True)
             for edge in (first, first + field.spacing * (count + SIDE))
         )
+        self.operand_scale = _operand_scale(reach)
         self.skeleton = Skeleton(
             joints=field.rest_joints.to(device, torch.float64).contiguous(),
             parents=field.parents.to(device, torch.int32).contiguous(),
@@ -117,6 +118,11 @@ def _by_weight(cut: Bricks) -> Bricks:
     )
 
 
+def _operand_scale(reach: float) -> float:
+    """The power of two by which the matrix kernel's operands are scaled; no voxel has a coordinate beyond ``reach`` metres."""
+    return float(2.0 ** (12 - np.ceil(np.log2(max(reach, 1.0)))))
+
+
 def _operand(
     cut: Bricks, origin: NDArray[np.float64], spacing: float, reach: float, rows: NDArray[np.intp], packs: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
@@ -130,7 +136,7 @@ def _operand(
     entry = cut.joint_offset[rows][:, None] + np.where(used, slot, 0)
     joints = cut.joint[entry]
     lattice = np.indices((SIDE,) * 3).reshape(3, -1)
-    scale = 2.0 ** (12 - np.ceil(np.log2(max(reach, 1.0))))
+    scale = _operand_scale(reach)
     operand = np.empty((len(rows), packs, 2, 4 * PACK, VOXELS), np.float16)
     for begin in range(0, len(rows), 4096):  # bounds the float64 copies
         piece = slice(begin, begin + 4096)

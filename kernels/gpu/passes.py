@@ -34,12 +34,16 @@ class Pass:
     images    of its places for images some are filled (some twice)
     segments  (S, 2) int32  first image and number of images of each segment
     groups    (S,) int32
+    scale     (C,) float32  by which the matrices of ``images.split`` are scaled
+    unused    int16         for arguments that a kernel does not read
     """
 
     images: Images
     tables: CullingTables
     segments: Tensor
     groups: Tensor
+    scale: Tensor
+    unused: Tensor
     num_segments: int
     num_images: int
 
@@ -204,6 +208,8 @@ def _prepare(
         tables=tables,
         segments=_send(torch.from_numpy(np.ascontiguousarray(table[:, [3, 1]])), device),
         groups=_send(torch.from_numpy(np.ascontiguousarray(table[:, 2])), device),
+        scale=scratch.scale,
+        unused=empty(16, dtype=torch.int16),
         num_segments=len(segments),
         num_images=int(table[:, 1].sum()),
     )

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from chorus.kernels.gpu.arguments import Images
+from chorus.kernels.gpu.arguments import BodyCells, Images
 
 VIEW = tl.constexpr(8)
 """int64 per image in ``Images.view``: (centre - corner) x, y; blocks' width, height; address of the mask's words less that of
@@ -29,6 +29,11 @@ ON_MASK, BOTH, INSIDE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 KINDS = {"on mask": 0, "both": 1, "inside": 2}
 """What is asked of a voxel: ON_MASK the mask's bit alone (it is known to be in the image), INSIDE whether it is in the image
 (it is known to miss the mask), BOTH."""
+HIDDEN = tl.constexpr(3)
+"""As BOTH, of the votes that the body hides alone; its images are in a list of their own (``hidden``)."""
+SHIFT, COLUMN, ROW, ACROSS, DOWN = (tl.constexpr(row) for row in range(5))
+"""Rows of ``BodyCells.cells``: log2 of a cell's pixels; the body's first block column and row, blocks across and down."""
+CELL_ROWS = 5
 DEN = 1 << 16
 """What a vote inside the image adds to a counter of BOTH; a vote on the mask adds 1."""
 _DEN = tl.constexpr(DEN)
@@ -100,6 +105,17 @@ _COUNT_VOTES = tl.constexpr(_PIXEL + _IN_IMAGE + _BIT + _ADD_ONE_DEN + _ADD_ONE)
 _COUNT_VOTES_WEIGHTED = tl.constexpr(_PIXEL + _IN_IMAGE + _BIT + _ADD_DEN + _ADD)
 _MASK_OPERANDS = tl.constexpr("=r,r,r,r,r,r,r,r,r,r,l,r")
 _IMAGE_OPERANDS = tl.constexpr("=r,r,r,r,r,r,r,r,r,r,l,r,r,r,r,r")
+
+
+_FLOORED = tl.constexpr("""{
+    .reg .b32 a, b, r;
+    rcp.approx.ftz.f32 r, $4;
+    fma.rm.f32 a, $2, r, 0f4B400000;
+    fma.rm.f32 b, $3, r, 0f4B400000;
+    add.s32 $0, a, $5;
+    add.s32 $1, b, $6;
+}""")
+_FLOORED_OPERANDS = tl.constexpr("=r,=r,r,r,r,r,r")
 
 
 class View(NamedTuple):
@@ -254,3 +270,66 @@ def _bit(a, b, wide, words, on):
     address = words + half.to(tl.int64) * 2
     word = tl.load(address.to(tl.pointer_type(tl.int16)), mask=on, other=0).to(tl.int32)
     return (word >> (a & 15)) & 1
+
+
+class Shield(NamedTuple):
+    """The body in the images of a tile: ``BodyCells``, with a new axis of length 1.
+
+    values  address of the first value of each image
+    """
+
+    limit: Any
+    scale: Any
+    shift: Any
+    column: Any
+    row: Any
+    across: Any
+    down: Any
+    values: Any
+
+
+@triton.jit
+def load_shield(body: BodyCells, capacity, image, AXIS: tl.constexpr):
+    """The ``Shield`` of images."""
+    cells = body.cells + image
+    values = body.values + tl.expand_dims(tl.load(body.start + image), AXIS)
+    return Shield(
+        tl.expand_dims(tl.load(body.limit + image), AXIS),
+        tl.expand_dims(tl.load(body.scale + image), AXIS),
+        tl.expand_dims(tl.load(cells + SHIFT * capacity), AXIS),
+        tl.expand_dims(tl.load(cells + COLUMN * capacity), AXIS),
+        tl.expand_dims(tl.load(cells + ROW * capacity), AXIS),
+        tl.expand_dims(tl.load(cells + ACROSS * capacity), AXIS),
+        tl.expand_dims(tl.load(cells + DOWN * capacity), AXIS),
+        values,
+    )
+
+
+@triton.jit
+def count_hidden(counter, u, v, z, view: View, shield: Shield, PTX: tl.constexpr):
+    """``count`` of KIND BOTH, of the votes alone that the body hides. Pixels are those of the other kinds, to the bit."""
+    wide, high = view.wide, view.high
+    if PTX:
+        a, b = tl.inline_asm_elementwise(
+            _FLOORED,
+            _FLOORED_OPERANDS,
+            [u, v, z, view.bx - _MAGIC, view.by - _MAGIC],
+            (tl.int32, tl.int32),
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        inverse = 1.0 / z
+        a, b = _floor(u * inverse) + view.bx, _floor(v * inverse) + view.by
+    s, t = a + view.x0, b + view.y0
+    inside = (z > 0) & (s >= 0) & (s < view.width) & (t >= 0) & (t < view.height)
+    column, line = s >> shield.shift, t >> shield.shift
+    x, y = (column >> 2) - shield.column, (line >> 2) - shield.row
+    met = inside & (x >= 0) & (x < shield.across) & (y >= 0) & (y < shield.down)
+    cell = (y * shield.across + x) * 16 + (line & 3) * 4 + (column & 3)
+    value = tl.load(shield.values + cell, mask=met, other=-1).to(tl.int32) & 0xFFFF
+    beyond = tl.minimum((z * shield.scale - shield.limit) * 1000.0, 65535.0)
+    hidden = met & (beyond > value.to(tl.float32))
+    on = hidden & (a >= 0) & (a < wide) & (b >= 0) & (b < high)
+    counter += (_bit(a, b, wide, view.words, on) + tl.where(hidden, _DEN, 0)) * view.image_weight
+    return counter

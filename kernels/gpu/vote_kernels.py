@@ -22,8 +22,8 @@ import triton
 import triton.language as tl
 
 from chorus.kernels.gpu.ahead_of_time import TARGETS, Compilation, Types
-from chorus.kernels.gpu.arguments import BrickArrays, Counts, Images, Lists, Packs, integers
-from chorus.kernels.gpu.pixels import BOTH, INSIDE, KINDS, ON_MASK, View, count, load_view
+from chorus.kernels.gpu.arguments import BodyCells, BrickArrays, Counts, Images, Lists, Packs, integers
+from chorus.kernels.gpu.pixels import BOTH, HIDDEN, INSIDE, KINDS, ON_MASK, View, count, count_hidden, load_shield, load_view
 
 LATTICE_IMAGES = 64
 """Images in a tile of the float32 kernel."""
@@ -87,7 +87,8 @@ def of_group(counts: Counts, lists: Lists, segment, shape):
 @triton.jit
 def list_of(lists: Lists, place, segment, capacity, KIND: tl.constexpr):
     """Where the list of a segment at a place of the grid starts, how long it is, and the segment's first image."""
-    length = tl.load(lists.lengths + (place.to(tl.int64) * tl.num_programs(1) + segment) * 4 + KIND)
+    slot: tl.constexpr = 0 if KIND == HIDDEN else KIND
+    length = tl.load(lists.lengths + (place.to(tl.int64) * tl.num_programs(1) + segment) * 4 + slot)
     begin = tl.load(lists.segments + segment * 2)
     first = lists.images + place.to(tl.int64) * 2 * capacity + begin
     if KIND == BOTH:  # filled from the end of the same range
@@ -135,6 +136,7 @@ def vote_tensor(
     packs: Packs,
     lists: Lists,
     counts: Counts,
+    body: BodyCells,
     J,
     num_packs,
     PACKS: tl.constexpr,
@@ -145,7 +147,8 @@ def vote_tensor(
 ):
     """Votes of the bricks with PACKS packs (with ``num_packs``, where PACKS is 0), by matrix instructions.
 
-    Adds to ``counts`` what the lists KIND say. Grid (N, S), a program a brick of ``bricks.selected`` and a segment.
+    Adds to ``counts`` what the lists KIND say; ``body`` is read for HIDDEN alone. Grid (N, S), a program a brick of
+    ``bricks.selected`` and a segment.
     """
     row = tl.program_id(0).to(tl.int64)
     segment = tl.program_id(1)
@@ -170,7 +173,11 @@ def vote_tensor(
             for p in range(num_packs):
                 u, v, z = _add_pack(u, v, z, rows, packs, row * num_packs + p)
         view = load_view(images, image, valid, 1, KIND, WEIGHTED)
-        counters = count(counters, u, v, z, view, KIND, WEIGHTED, PTX)
+        if KIND == HIDDEN:
+            shield = load_shield(body, images.capacity, image, 1)
+            counters = count_hidden(counters, u, v, z, view, shield, PTX)
+        else:
+            counters = count(counters, u, v, z, view, KIND, WEIGHTED, PTX)
     shape = integers(bricks.shape)
     x, y, z = first_voxel(bricks, brick)
     voxels = (x + voxel // 16, y + voxel // 4 % 4, z + voxel % 4)
@@ -278,6 +285,7 @@ def vote_lattice(
     bricks: BrickArrays,
     lists: Lists,
     counts: Counts,
+    body: BodyCells,
     ONE_JOINT: tl.constexpr,
     KIND: tl.constexpr,
     WEIGHTED: tl.constexpr,
@@ -286,7 +294,8 @@ def vote_lattice(
 ):
     """Votes of bricks with one joint (ONE_JOINT) or any number, in float32.
 
-    Adds to ``counts`` what the lists KIND say. Grid (N, S), a program a brick of ``bricks.selected`` and a segment.
+    Adds to ``counts`` what the lists KIND say; ``body`` is read for HIDDEN alone. Grid (N, S), a program a brick of
+    ``bricks.selected`` and a segment.
     """
     segment = tl.program_id(1)
     brick = tl.load(bricks.selected + tl.program_id(0))
@@ -302,7 +311,16 @@ def vote_lattice(
         image = begin + tl.load(mine + at + lane, mask=valid, other=0).to(tl.int32)
         u, v, z = lattice_tile(images, bricks, lattice, image, ONE_JOINT)
         view = load_view(images, image, valid, 0, KIND, WEIGHTED)
-        counters = count_lattice(counters, u, v, z, view, KIND, WEIGHTED, PTX)
+        if KIND == HIDDEN:
+            shield = load_shield(body, images.capacity, image, 0)
+            n0, n1, n2, n3 = counters
+            n0 = count_hidden(n0, u[0], v[0], z[0], view, shield, PTX)
+            n1 = count_hidden(n1, u[1], v[1], z[1], view, shield, PTX)
+            n2 = count_hidden(n2, u[2], v[2], z[2], view, shield, PTX)
+            n3 = count_hidden(n3, u[3], v[3], z[3], view, shield, PTX)
+            counters = (n0, n1, n2, n3)
+        else:
+            counters = count_lattice(counters, u, v, z, view, KIND, WEIGHTED, PTX)
     shape = integers(bricks.shape)
     counts = of_group(counts, lists, segment, shape)
     x, y, z = first_voxel(bricks, brick)
@@ -316,7 +334,7 @@ def vote_lattice(
 
 def compilations() -> list[Compilation]:
     """Both kernels, every variant in use."""
-    lattice: Types = {"images": Images, "bricks": BrickArrays, "lists": Lists, "counts": Counts}
+    lattice: Types = {"images": Images, "bricks": BrickArrays, "lists": Lists, "counts": Counts, "body": BodyCells}
     tensor: Types = {**lattice, "packs": Packs, "J": "i32", "num_packs": "i32"}
     shapes = (
         (HOPPER, frozenset({"sm_90"})),
@@ -325,7 +343,7 @@ def compilations() -> list[Compilation]:
         (OTHERS, frozenset(TARGETS) - {"sm_90", "sm_100", "sm_120"}),
     )
     found = []
-    for kind, number in KINDS.items():
+    for kind, number in (KINDS | {"hidden": HIDDEN.value}).items():
         for weighted in (False, True):
             flags = {"KIND": number, "WEIGHTED": weighted, "PTX": True}
             tail = f",{kind}" + ",weighted" * weighted

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from chorus.kernels.arrays import VoteImages, VoxelField, check_call, empty_counts
+from chorus.kernels.depth import BodyDepth, limits_of
 from chorus.kernels.kinematics import relative_transforms
 from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK
 
@@ -13,6 +14,8 @@ EDGE_PX = 2e-3
 """Votes nearer than this to a pixel edge may fall on either side in float32 (512 px images, z >= 1 m)."""
 EDGE_Z = 1e-5
 """Votes with |z| below this (metres) may count as in front of the camera or behind it."""
+EDGE_DEPTH = 1e-5
+"""Votes nearer than this (metres; times z beyond 1 m) to the depth beyond which they are hidden may be hidden or not."""
 
 
 def unpack_mask(images: VoteImages, row: int) -> Tensor:
@@ -61,18 +64,22 @@ def count_votes(
     group: Tensor,
     weight: Tensor | None = None,
     *,
+    depth: BodyDepth | None = None,
     num_groups: int,
-    out: tuple[Tensor, Tensor] | None = None,
+    out: tuple[Tensor, ...] | None = None,
     dtype: torch.dtype = torch.float64,
     batch: int = 8,
-) -> tuple[Tensor, Tensor]:
-    """Votes by group: (num, den), int32 (G, V). Arguments as in ``chorus.kernels.arrays``; ValueError where they misfit.
+) -> tuple[Tensor, ...]:
+    """Votes by group: (num, den), int32 (G, V), and with ``depth`` which of them the body hides: (num_hidden, den_hidden) too.
+
+    Arguments as in ``chorus.kernels.arrays``; ValueError where they misfit.
 
     dtype  arithmetic of warp and projection; float64 is the definition, float32 what eager code usually does
     batch  images at a time; memory grows with it
     """
-    check_call(field, images, group, weight, num_groups, out)
-    num, den = out or empty_counts(field, num_groups, images.poses.device)
+    check_call(field, images, group, weight, num_groups, out, depth)
+    depth = None if depth is None else depth.to(images.poses.device)
+    counts = out or empty_counts(field, num_groups, images.poses.device, hidden=depth is not None)
     weights, centres = field.dense_weights(dtype), field.centres(dtype)
     for first in range(0, len(images), batch):
         rows = slice(first, first + batch)
@@ -86,9 +93,14 @@ def count_votes(
         for i in range(len(chunk)):
             times = 1 if weight is None else int(weight[first + i])
             on_mask = inside[i] & unpack_mask(chunk, i).flatten().index_select(0, pixel[i])
-            num[int(group[first + i])] += on_mask * times
-            den[int(group[first + i])] += inside[i] * times
-    return num, den
+            votes = [on_mask, inside[i]]
+            if depth is not None:
+                limits = limits_of(depth, first + i, *chunk.size[i].tolist()).flatten()
+                hidden = inside[i] & (z[i] > limits.index_select(0, pixel[i]))
+                votes += [on_mask & hidden, hidden]
+            for count, which in zip(counts, votes, strict=True):
+                count[int(group[first + i])] += which * times
+    return counts
 
 
 def vote_band(
@@ -111,12 +123,47 @@ def vote_band(
     for first in range(0, len(images), batch):
         rows = slice(first, first + batch)
         chunk = images[rows]
-        uv, z = project(field, chunk, weights, centres)
-        size = chunk.size.flip(1)[:, None].to(uv.dtype)  # width, height
-        edge = EDGE_PX * size.amax(-1) / 512 / z.clamp(min=EDGE_Z, max=1.0)
-        near_edge = ((uv - uv.round()).abs() < edge[..., None]).any(-1)
-        near_image = ((uv > -1 - edge[..., None]) & (uv < size + 1 + edge[..., None])).all(-1)
-        doubtful = (z.abs() < EDGE_Z) | ((z > 0) & near_edge & near_image)
+        doubtful = _near_an_edge(chunk.size, *project(field, chunk, weights, centres))
         times = torch.ones(len(chunk), dtype=torch.int32, device=band.device) if weight is None else weight[rows].int()
         band.index_add_(0, group[rows].long(), doubtful.int() * times[:, None])
+    return band
+
+
+def _near_an_edge(sizes: Tensor, uv: Tensor, z: Tensor) -> Tensor:
+    """The votes of ``vote_band``, (I, V) bool, of images of sizes (I, 2)."""
+    size = sizes.flip(1)[:, None].to(uv.dtype)  # width, height
+    edge = EDGE_PX * size.amax(-1) / 512 / z.clamp(min=EDGE_Z, max=1.0)
+    near_edge = ((uv - uv.round()).abs() < edge[..., None]).any(-1)
+    near_image = ((uv > -1 - edge[..., None]) & (uv < size + 1 + edge[..., None])).all(-1)
+    return (z.abs() < EDGE_Z) | ((z > 0) & near_edge & near_image)
+
+
+def hidden_band(
+    field: VoxelField,
+    images: VoteImages,
+    group: Tensor,
+    weight: Tensor | None = None,
+    *,
+    depth: BodyDepth,
+    num_groups: int,
+) -> Tensor:
+    """Hidden votes a float32 backend may decide otherwise, int32 (G, V), counted in float64.
+
+    Those of ``vote_band``, and those inside the image whose z lies within 1e-5 m (times z, beyond 1 m) of the limit beyond
+    which they are hidden.
+    """
+    check_call(field, images, group, weight, num_groups, None, depth)
+    depth = depth.to(images.poses.device)
+    band = torch.zeros(num_groups, field.num_voxels, dtype=torch.int32, device=images.poses.device)
+    weights, centres = field.dense_weights(), field.centres()
+    for i in range(len(images)):
+        chunk = images[i : i + 1]
+        uv, z = project(field, chunk, weights, centres)
+        height, width = chunk.size[0].tolist()
+        inside = (z[0] > 0) & (uv[0] >= 0).all(-1) & (uv[0, :, 0] < width) & (uv[0, :, 1] < height)
+        column, line = torch.where(inside[:, None], uv[0], 0).long().unbind(1)
+        beyond = z[0] - limits_of(depth, i, height, width)[line, column]
+        near_limit = inside & (beyond.abs() < EDGE_DEPTH * z[0].clamp(min=1.0))
+        doubtful = _near_an_edge(chunk.size, uv, z)[0] | near_limit
+        band[int(group[i])] += doubtful.int() * (1 if weight is None else int(weight[i]))
     return band

@@ -38,12 +38,12 @@ from tests.kernels.random_inputs import (
     to_images,
 )
 
-Counts = tuple[torch.Tensor, torch.Tensor]
+Counts = tuple[torch.Tensor, ...]
 REGIONS = ("patches", "few voxels", "every voxel", "bit 31 alone", "none")
 
 
 def equal(a: Counts, b: Counts) -> bool:
-    """Whether two (num, den) are the same bits, wherever they are."""
+    """Whether two results of votes are the same bits, wherever they are."""
     return all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(a, b, strict=True))
 
 

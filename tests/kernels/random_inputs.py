@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from chorus.kernels.arrays import VoteImages, VoxelField
+from chorus.kernels.depth import BodyDepth, pack_depth
 from chorus.kernels.kinematics import relative_transforms
 from chorus.kernels.masks import PackedMasks
 from chorus.kernels.reference import votes as reference_votes
@@ -234,3 +235,31 @@ def pictures(t: list[tuple[float, float, float]], mask: np.ndarray, K: np.ndarra
     K = np.tile([[8.0, 0, 4], [0, 8, 4], [0, 0, 1]], (n, 1, 1)) if K is None else K
     R = np.tile(np.eye(3), (n, 1, 1))
     return to_images(np.zeros((n, 1, 3)), R, np.array(t, float), K, PackedMasks.pack([mask] * n))
+
+
+DEPTH_KINDS = ("none", "wall", "blob", "noise", "slope", "far", "near")
+
+
+def random_depth(rng: np.random.Generator, field: VoxelField, images: VoteImages, margin: float = 0.06) -> BodyDepth:
+    """Depths among those of the voxels: walls, blobs, noise and slopes, wholly in front, wholly behind, or of no body."""
+    _, z = reference_votes.project(field, images, field.dense_weights(), field.centres())
+    maps, shifts = [], []
+    for i, (height, width) in enumerate(images.size.tolist()):
+        shift = int(rng.integers(0, 5))
+        shape = ((height - 1) >> shift) + 1, ((width - 1) >> shift) + 1
+        low, high = (float(x) for x in (z[i].min(), z[i].max()))
+        middle = z[i, rng.integers(z.shape[1])].item() - margin
+        kind = DEPTH_KINDS[rng.integers(len(DEPTH_KINDS))]
+        cells = np.full(shape, np.inf)
+        if kind == "noise":
+            cells = rng.uniform(low, high + 1e-3, shape)
+            cells[rng.random(shape) < 0.3] = np.nan
+        elif kind == "slope":
+            cells = middle + np.linspace(low - high, high - low, shape[1]) * np.ones(shape)
+        elif kind == "blob":
+            cells = np.where(random_mask(rng, "blob", *shape), middle, np.inf)
+        elif kind != "none":
+            cells[:] = {"wall": middle, "far": high + 1.0, "near": low - 1.0}[kind]
+        maps.append(cells)
+        shifts.append(shift)
+    return pack_depth(maps, shifts, margin)

@@ -14,6 +14,7 @@ import torch
 from chorus.kernels import backends
 from chorus.kernels.backends import BACKENDS, CountVotes, TouchedRegions
 from tests.kernels.contract import CONTACT_CHECKS, VOTE_CHECKS, contacts_are_those_of_the_votes
+from tests.kernels.hidden_contract import HIDDEN_CHECKS
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 NO_GPU = "needs a CUDA device, or TRITON_INTERPRET=1: test_interpreter.py runs these so"
@@ -30,6 +31,11 @@ def backend(request: pytest.FixtureRequest) -> backends.Backend:
 
 @pytest.mark.parametrize("check", VOTE_CHECKS)
 def test_votes(backend: backends.Backend, check: Callable[[CountVotes], None]) -> None:
+    check(backend.count_votes)
+
+
+@pytest.mark.parametrize("check", HIDDEN_CHECKS)
+def test_hidden_votes(backend: backends.Backend, check: Callable[[CountVotes], None]) -> None:
     check(backend.count_votes)
 
 
