@@ -44,7 +44,28 @@ _fold_option = click.option(
     type=click.IntRange(0, 9),
     help="Only images of this fold, 0 to 9 by a hash of their key (repeatable).",
 )
+
+
+class _HiddenWeight(Number):
+    """A number from 0 to 1, or "auto"."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 _hidden_option = click.option(
+    "--hidden-weight",
+    is_flag=False,
+    flag_value="auto",
+    type=_HiddenWeight(),
+    metavar="[0..1|auto]",
+    help="What votes weigh that the body hides; auto: 0.1 where masks show what is seen of the object, else 1. Without a value "
+    "auto; default: they are not told apart.",
+)
+_explained_hidden_option = click.option(
     "--hidden-weight",
     is_flag=False,
     flag_value=0.1,
@@ -117,7 +138,7 @@ def aggregate_command(
     resolution: int,
     no_canonicalize: bool,
     weighting: str,
-    hidden_weight: float | None,
+    hidden_weight: float | str | None,
     scheme: str | None,
     backend: str,
     picture: Path | None,
@@ -176,7 +197,7 @@ def aggregate_command(
         "backend": made_by["backend"],
         "largest_phi": round(float(occupancy.probability.max()), 3),
         "voxels_seen": int((occupancy.support > 0).sum()),
-        **({} if occupancy.den_hidden is None else {"hidden_votes": f"{_share_hidden(occupancy):.1%}, each {hidden_weight:g}"}),
+        **({} if occupancy.den_hidden is None else {"hidden_votes": _hidden_votes(occupancy)}),
         **({"time": str(timings)} if timings.copy else {}),
     }
     if as_json:
@@ -188,9 +209,13 @@ def aggregate_command(
     wrote(*written)
 
 
-def _share_hidden(occupancy: Any) -> float:
-    """Share of an occupancy's votes that the body hides."""
-    return float(occupancy.den_hidden.sum(dtype="int64") / max(1, occupancy.den_counts.sum(dtype="int64")))
+def _hidden_votes(occupancy: Any) -> str:
+    """The share of an occupancy's votes that the body hides, what they weigh, and why where that was chosen."""
+    from chorus.occupancy.hidden_choice import HiddenChoice
+
+    share = float(occupancy.den_hidden.sum(dtype="int64") / max(1, occupancy.den_counts.sum(dtype="int64")))
+    choice = occupancy.provenance[0].get("hidden_choice")
+    return f"{share:.1%}, each {f'{occupancy.hidden_weight:g}' if choice is None else HiddenChoice(**choice)}"
 
 
 def _aggregate_all(
@@ -253,7 +278,7 @@ def _aggregate_all(
 @filter_option
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
 @click.option("--show", default=10, show_default=True, type=Count(0), help="How many keys to list, on the mask and off it.")
-@_hidden_option
+@_explained_hidden_option
 @body_option
 @json_option()
 def explain_command(

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from chorus.camera.views import Scheme, key_hash
+from chorus.canonicalization import AUTO
 from chorus.errors import InputError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch, vote_images
@@ -20,6 +21,7 @@ from chorus.kernels.backends import Backend, choose_backend
 from chorus.occupancy import hidden
 from chorus.occupancy.counts import SKETCH_SIZE, Occupancy
 from chorus.occupancy.derived import derived_field
+from chorus.occupancy.hidden_choice import weigh_hidden
 from chorus.provenance import provenance
 from chorus.store.filters import FilterSpec
 from chorus.votes.parts import EPSILON
@@ -49,7 +51,7 @@ def aggregate(
     progress: Callable[[int, int | None], None] | None = None,
     timings: Timings | None = None,
     allow_none: bool = False,
-    hidden_weight: float | None = None,
+    hidden_weight: float | str | None = None,
     canonicalization: str | None = None,
 ) -> Occupancy:
     """Cast the votes of images through a field and count them by group; memory does not grow with the number of images.
@@ -73,8 +75,9 @@ def aggregate(
     progress         called with the images read so far and, where it is known, the number of all
     timings          gains the seconds that each stage took; on a GPU only
     hidden_weight    what votes weigh that the body hides, 0 to 1: 0.1 is good where masks show what is seen of the object
-                     (``chorus.occupancy.hidden``). They are counted apart: ``Occupancy.reweight`` can change it afterwards.
-                     None: they are not told apart
+                     (``chorus.occupancy.hidden``); "auto": 0.1 or 1, as the masks turn out to be
+                     (``chorus.occupancy.hidden_choice``). They are counted apart: ``Occupancy.reweight`` can change it
+                     afterwards. None: they are not told apart
     allow_none       whether a selection without images gives an empty occupancy instead of an InputError
     canonicalization cast the votes through the field of this canonicalization on the same grid instead
                      (``chorus.canonicalization.NAMES``); "auto" takes the one that foretells held-out images of the selection
@@ -101,7 +104,7 @@ def aggregate(
         "batch_size": batch_size,
     }
     if hidden_weight is not None:
-        hidden_weight = hidden.checked_weight(hidden_weight)
+        hidden_weight = AUTO if hidden_weight == AUTO else hidden.checked_weight(hidden_weight)
         hidden.check_backend(chosen)
     field, derived = derived_field(images_or_store, field, canonicalization, **selection)
     images = SelectedImages(images_or_store, field, **selection)
@@ -118,7 +121,7 @@ def aggregate(
     if voted.num_images == 0 and not allow_none:
         raise InputError(images.why_none())
     num_counts, den_counts, *hidden_counts = votes.result()
-    return Occupancy(
+    occupancy = Occupancy(
         num_counts=num_counts,
         den_counts=den_counts,
         group_totals=(selected if totals == "before" else voted).weights,
@@ -131,7 +134,6 @@ def aggregate(
         sketch=sketch,
         num_hidden=hidden_counts[0] if hidden_counts else None,
         den_hidden=hidden_counts[1] if hidden_counts else None,
-        hidden_weight=1.0 if hidden_weight is None else hidden_weight,
         hidden_rule="" if hidden_weight is None else hidden.RULE,
         provenance=[
             {
@@ -143,11 +145,11 @@ def aggregate(
                 **images.asked,
                 **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals, "selected": images.read}),
                 **derived,
-                **({} if hidden_weight is None else {"hidden_weight": hidden_weight, "hidden_rule": hidden.RULE}),
                 **({} if images.filtered is None else {"filter": images.filtered.to_json()}),
             }
         ],
     )
+    return occupancy if hidden_weight is None else weigh_hidden(occupancy, hidden_weight)
 
 
 def _grouping(scheme: str | None, weighting: str) -> Scheme:

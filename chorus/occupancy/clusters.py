@@ -13,6 +13,8 @@ from chorus.files import write_json
 from chorus.names import file_stems
 from chorus.occupancy.aggregation import aggregate
 from chorus.occupancy.counts import Occupancy
+from chorus.occupancy.hidden import AUTO
+from chorus.occupancy.hidden_choice import weigh_hidden
 from chorus.store import Store
 from chorus.store.filters import FilterSpec, find_filter
 from chorus.votes.parts import EPSILON, interaction_regions
@@ -43,7 +45,7 @@ def clusters(
     epsilon: float = EPSILON,
     backend: str = "auto",
     scheme: str | None = None,
-    hidden_weight: float | None = None,
+    hidden_weight: float | str | None = None,
     filter: FilterSpec = "store",
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Cluster]:
@@ -62,6 +64,14 @@ def clusters(
     prompt_stems = file_stems(prompts, taken=[_ANY_PROMPT])
     part_stems = file_stems(names)
 
+    # Sums need one weight of hidden votes; one that is chosen is chosen for each cluster.
+    counted_with = 1.0 if hidden_weight == AUTO else hidden_weight
+
+    def cluster(prompt: str | None, part: str | None, occupancy: Occupancy) -> Cluster:
+        if hidden_weight == AUTO:
+            occupancy = weigh_hidden(occupancy, AUTO)
+        return Cluster(prompt, part, occupancy, stem(prompt, part))
+
     def stem(prompt: str | None, part: str | None) -> str:
         of_prompt = _ANY_PROMPT if prompt is None else prompt_stems[prompt]
         return of_prompt if part is None else f"{of_prompt}+{part_stems[part]}"
@@ -79,18 +89,18 @@ def clusters(
                 parts=parts,
                 epsilon=epsilon,
                 scheme=scheme,
-                hidden_weight=hidden_weight,
+                hidden_weight=counted_with,
                 filter=chosen,
                 allow_none=True,
             )
             of_any_prompt[part] = of_any_prompt[part] + occupancy if part in of_any_prompt else occupancy
             if occupancy.num_images >= min_images:
-                yield Cluster(prompt, part, occupancy, stem(prompt, part))
+                yield cluster(prompt, part, occupancy)
             if progress is not None:
                 progress(p * len(conditions) + n + 1, len(prompts) * len(conditions))
     for part, occupancy in of_any_prompt.items():
         if occupancy.num_images >= min_images:
-            yield Cluster(None, part, occupancy, stem(None, part))
+            yield cluster(None, part, occupancy)
 
 
 def write_clusters(folder: Path, found: Iterator[Cluster]) -> list[dict[str, Any]]:

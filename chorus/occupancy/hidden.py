@@ -24,6 +24,8 @@ from chorus.kernels.depth import MARGIN, BodyDepth
 from chorus.render.body_depth import CELLS, MERGE, body_depth
 from chorus.votes.prefetch import PrefetchedBatch
 
+AUTO = "auto"
+"""Asked for instead of a weight: what ``chorus.occupancy.hidden_choice`` finds."""
 HIDDEN_WEIGHT = 0.1
 """What a hidden vote weighs where the rule is asked for."""
 RULE = f"margin {MARGIN:g} m, about {CELLS} cells along an image, vertices merged within {MERGE:g} m"
