@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,30 +21,56 @@ from chorus.commands.options import Count, OutputFile, force_option
     type=Count(2),
     help="Repetitions; thresholds are chosen on the other seeds.",
 )
+@click.option("--first-seed", default=0, show_default=True, type=Count(0), help="Seed of the first repetition.")
+@click.option(
+    "--estimators",
+    is_flag=True,
+    help="Compare the paper's estimator with others, the recommended one among them, in more worlds.",
+)
+@click.option("--scene", "scenes", multiple=True, help="With --estimators: only this scene (repeatable).")
 @click.option("-o", "--output", type=OutputFile(), help="Also write the figures as JSON.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @force_option
-def evaluate_worlds_command(images: int, seeds: int, output: Path | None, markdown: bool) -> None:
+def evaluate_worlds_command(
+    images: int,
+    seeds: int,
+    first_seed: int,
+    estimators: bool,
+    scenes: tuple[str, ...],
+    output: Path | None,
+    markdown: bool,
+) -> None:
     """Does it work? Simulated worlds against their truth.
 
-    Also what each part of the method adds. Stopped by Ctrl-C, what is scored is kept beside the file of -o, and the same
-    command goes on.
+    Also what each part of the method adds; or, with --estimators, which estimator to use. Stopped by Ctrl-C, what is scored is
+    kept beside the file of -o, and the same command goes on.
     """
+    from chorus.evaluate import estimators as compared
+    from chorus.evaluate import worlds
+    from chorus.evaluate.scenes import SCENES
     from chorus.evaluate.unfinished import Unfinished
-    from chorus.evaluate.worlds import as_markdown, as_rich, partial_table, run
 
+    if scenes and not estimators:
+        raise click.UsageError("--scene chooses scenes of --estimators: give both")
     unfinished = Unfinished.beside(output)
 
     def kept() -> str:
-        if output is None and unfinished:
-            print_table(partial_table(unfinished))
+        if output is None and unfinished and not estimators:
+            print_table(worlds.partial_table(unfinished))
         return unfinished.where()
 
+    wanted = range(first_seed, first_seed + seeds)
     with kept_when_stopped(kept), progress_bars() as update:
-        table = run(images, seeds, output, lambda done, total: update("images", done, total), unfinished)
+        count = partial(update, "images")
+        table: Any
+        if estimators:
+            table = compared.run(images, wanted, scenes or tuple(SCENES), output, count, unfinished)
+        else:
+            table = worlds.run(images, wanted, output, count, unfinished)
+    module: Any = compared if estimators else worlds
     if markdown:
-        out.print(as_markdown(table))
+        out.print(module.as_markdown(table))
     else:
-        print_table(as_rich(table))
+        print_table(module.as_rich(table))
     if output is not None:
         wrote(output)

@@ -303,12 +303,12 @@ def partial_table(unfinished: Unfinished) -> Table:
 
 def run(
     images: int = 2000,
-    seeds: int = 5,
+    seeds: int | Sequence[int] = 5,
     output: str | Path | None = None,
     progress: Progress | None = None,
     unfinished: Unfinished | None = None,
 ) -> WorldsTable:
-    """The table over seeds 0 .. seeds - 1, written as JSON to ``output`` where that is given.
+    """The table over the seeds, or so many from 0 on, written as JSON to ``output`` where that is given.
 
     An interrupted call can be repeated: each seed of a world is kept in ``unfinished`` (default: the file ``output`` +
     ".unfinished") once it is scored. Raises InputError as ``worlds_table`` does and, before any work, where ``output`` cannot
@@ -318,7 +318,7 @@ def run(
         check_output_file("output", Path(output))
     if unfinished is None:
         unfinished = Unfinished.beside(None if output is None else Path(output))
-    table = worlds_table(images, range(seeds), progress=progress, unfinished=unfinished)
+    table = worlds_table(images, range(seeds) if isinstance(seeds, int) else seeds, progress=progress, unfinished=unfinished)
     if output is not None:
         write_json(Path(output), table.to_json())
         unfinished.finish()
