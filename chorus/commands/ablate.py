@@ -192,7 +192,7 @@ def ablate_command(
             tau=tau,
         )
         if table2:
-            options = replace(options, weightings=(), resolutions=(), k=(), tau=(), smoothing=False)
+            options = replace(options, weightings=(), resolutions=(), k=(), tau=(), smoothing=False, estimators=False)
         table = ablate(
             training,
             opened,

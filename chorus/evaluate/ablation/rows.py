@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.views import WEIGHTINGS
+from chorus.canonicalization import AUTO, LBS, LBS_NEAREST
 from chorus.errors import InputError, to_numpy
 from chorus.store import COMPLETE, Store, TableColumns
 
 Where = Callable[[TableColumns], NDArray[np.bool_]]
 
-FULL = "full"
+FULL, RECOMMENDED = "full", "recommended: both"
 TABLE_2, SOURCES = "Table 2", "two sources"
 MIN_CONFIDENCE = 0.7
 """Least confidence of a keypoint (A.3)."""
@@ -72,12 +73,21 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Estimator:
+    """The canonicalization asked for, and what hidden votes weigh: a number or "auto"."""
+
+    canonicalization: str = LBS
+    hidden_weight: float | str = 1.0
+
+
+@dataclass(frozen=True)
 class Setting:
     """One row: its name, its section of the table, and what it changes.
 
     sample      the images          from_other  whether they come from the second source
     field       changed arguments of CanonicalField        weighting   view weighting
     splat       how voxels are rendered when scored (resolutions are compared by footprint)
+    estimator   what is found from each seed's training images, as in ``chorus.aggregate``; None: nothing
     reference   name of the row that this one is compared with, of the same section or ``full``
     """
 
@@ -89,6 +99,7 @@ class Setting:
     weighting: str = "azimuth"
     splat: str = "centre"
     reference: str = FULL
+    estimator: Estimator | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,7 @@ class AblationOptions:
     weightings           view weightings                   smoothing   whether to add a row without smoothing
     resolutions, k, tau  values to compare with the reference's
     filtered             whether there is a filter, and therefore a row without it
+    estimators           whether to add rows of other canonicalizations, and with hidden votes told apart
 
     Raises InputError for numbers out of range and unknown weightings.
     """
@@ -114,6 +126,7 @@ class AblationOptions:
     tau: tuple[float, ...] = (0.4, 1.6)
     smoothing: bool = True
     filtered: bool = True
+    estimators: bool = True
 
     def __post_init__(self) -> None:
         if any(not 0 < share < 1 for share in self.shares):
@@ -183,6 +196,16 @@ def _smoothing(options: AblationOptions, sources: Sources | None) -> Iterator[Se
         yield Setting("no smoothing", "smoothing", field={"smoothing_steps": 0})
 
 
+def _beyond_the_paper(options: AblationOptions, sources: Sources | None) -> Iterator[Setting]:
+    if not options.estimators:
+        return
+    section = "beyond the paper"
+    yield Setting(LBS_NEAREST, section, field={"canonicalization": LBS_NEAREST})
+    yield Setting("hidden votes told apart", section, estimator=Estimator(hidden_weight=AUTO))
+    yield Setting("chosen canonicalization", section, estimator=Estimator(AUTO))
+    yield Setting(RECOMMENDED, section, estimator=Estimator(AUTO, AUTO))
+
+
 SECTIONS: list[Callable[[AblationOptions, Sources | None], Iterable[Setting]]] = [
     _table_2,
     _two_sources,
@@ -191,6 +214,7 @@ SECTIONS: list[Callable[[AblationOptions, Sources | None], Iterable[Setting]]] =
     _nearest_vertices,
     _de_weighting,
     _smoothing,
+    _beyond_the_paper,
 ]
 """The sections in the order of the table: functions that yield their rows."""
 

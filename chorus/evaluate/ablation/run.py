@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError, MismatchError
+from chorus.evaluate.ablation.estimated import EstimatedRows
 from chorus.evaluate.ablation.rows import AblationOptions, Setting, Where, chosen_images, settings
 from chorus.evaluate.ablation.scores import Target, count_rows, posed_voxels, score, targets
 from chorus.evaluate.intervals import t_interval
@@ -235,6 +236,8 @@ class _Runner:
         fields: dict[FieldParameters, CanonicalField] = {}
         rows_of_field: dict[FieldParameters, list[AblationRow]] = {}
         for row in rows:
+            if row.setting.estimator is not None:
+                continue
             field = CanonicalField(self.body, **row.setting.field)
             fields.setdefault(field.parameters, field)
             rows_of_field.setdefault(field.parameters, []).append(row)
@@ -261,7 +264,29 @@ class _Runner:
                                 row.scores.setdefault(category, []).append(found[row.name][1])
                         scored += len(members)
                         self.progress("vote and score", scored, scores)
+            self._run_estimated([row for row in rows if row.setting.estimator is not None], scored, scores, pool)
         return rows
+
+    def _run_estimated(self, rows: Sequence[AblationRow], scored: int, scores: int, pool: ThreadPoolExecutor) -> None:
+        """Fill the rows whose estimator is found from the training images."""
+        if not rows:
+            return
+        estimated = EstimatedRows(self.body, self.images, self.backend, self.protocol)
+        settings = [row.setting for row in rows]
+        for category in self.images:
+            for s, seed in enumerate(self.seeds):
+                name = f"estimators, {category}, seed {seed}"
+                found = self._kept(name, rows)
+                if found is None:
+                    store = self.by_seed[s][category]
+                    chosen = chosen_images(store, self.where, settings[0].sample, seed)
+                    found = estimated.score_seed(category, store, chosen, settings, pool)
+                    self.unfinished.keep(name, found)
+                for row in rows:
+                    row.images.setdefault(category, []).append(found[row.name][0])
+                    row.scores.setdefault(category, []).append(found[row.name][1])
+                scored += len(rows)
+                self.progress("vote and score", scored, scores)
 
     def _kept(self, name: str, rows: Sequence[AblationRow]) -> dict[str, tuple[int, Scores]] | None:
         """What ``_score_seed`` gave in an interrupted run of the same rows; None where it is not kept."""

@@ -98,12 +98,13 @@ def count_rows(
     """Counts of each sample (name -> (n,) bool over the store's rows); every image votes once."""
     counted: dict[Key, Occupancy] = {}
     for members, holders in cells(list(samples.values())):
-        cell = aggregate(store, field, scheme=scheme, backend=backend, where=_exactly(members), filter="none")
+        cell = aggregate(store, field, scheme=scheme, backend=backend, where=exactly(members), filter="none")
         for name, held in zip(samples, holders, strict=True):
             if held:
                 counted[name] = counted[name] + cell if name in counted else cell
     return counted
 
 
-def _exactly(members: NDArray[np.bool_]) -> Where:
+def exactly(members: NDArray[np.bool_]) -> Where:
+    """A predicate that keeps these of a store's rows, (n,) bool."""
     return lambda _: members
