@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from chorus.store import Store, open_store
 Progress = Callable[[str, int, int | None], None]
 """Called with the stage, the number of steps done, and of all (None: unknown)."""
 
+PAPER, RECOMMENDED = "paper", "recommended"
+ESTIMATORS: dict[str, dict[str, Any]] = {PAPER: {}, RECOMMENDED: {"canonicalization": "auto", "hidden_weight": "auto"}}
+"""Name -> arguments of ``aggregate``."""
 THRESHOLD = 0.5
 """On phi, at which the learned distribution is compared with the truth."""
 IMAGES_SHOWN = 4
@@ -31,8 +35,10 @@ IMAGES_SHOWN = 4
 
 @dataclass(frozen=True)
 class DemoRow:
-    """How well one prompt's distribution agrees with its truth.
+    """How well one prompt's distribution, by one estimator, agrees with its truth.
 
+    estimator   "paper", or "recommended": the canonicalization and the weight of hidden votes chosen from the images
+    chosen      the canonicalization       hidden_weight  what votes weigh that the body hides
     iou         {phi >= threshold} against the voxels that at least half of the object's variations occupy
     other_iou   the same against the other prompt's truth: it should be near zero
     best_iou    at ``best_threshold``, chosen to maximise it: the upper bound for this distribution
@@ -40,6 +46,9 @@ class DemoRow:
     """
 
     prompt: str
+    estimator: str
+    chosen: str
+    hidden_weight: float
     images: int
     iou: float
     other_iou: float
@@ -52,7 +61,9 @@ class DemoRow:
 class DemoReport:
     """What the demo measured.
 
-    simulate_rate, aggregate_rate    images per second, without compile time; None where the images existed already
+    simulate_rate, aggregate_rate    images per second, the latter of the paper's votes, without compile time; None where the
+                                     images existed already
+    choose_rate                      images per second of the recommended estimator, choice included
     compile_seconds, field_seconds   for compiling the kernels, and for the skinning field
     files                            written
     """
@@ -60,6 +71,7 @@ class DemoReport:
     rows: list[DemoRow]
     simulate_rate: float | None
     aggregate_rate: float
+    choose_rate: float
     compile_seconds: float
     field_seconds: float
     files: list[Path]
@@ -91,27 +103,34 @@ def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int =
 
     store = open_store(store_path)
     start = time.perf_counter()
-    aggregate(store.batch(store.select()[:16]), field)
+    for options in ESTIMATORS.values():
+        aggregate(store.batch(store.select()[:64]), field, **options)
     compile_seconds = time.perf_counter() - start
-    occupancies, aggregated, seconds = [], 0, 0.0
-    for world in DEMO:
+    found, rates = {}, {}
+    for name, options in ESTIMATORS.items():
         start = time.perf_counter()
-        occupancy = aggregate(
-            store, field, prompt=world.prompt, scheme="azimuth+folds", progress=partial(progress, f"aggregate {world.name}")
-        )
-        seconds += time.perf_counter() - start
-        aggregated += occupancy.num_images
-        occupancies.append(occupancy)
+        found[name] = [
+            aggregate(
+                store,
+                field,
+                prompt=world.prompt,
+                scheme="azimuth+folds",
+                progress=partial(progress, f"aggregate {world.name}, {name}"),
+                **options,
+            )
+            for world in DEMO
+        ]
+        rates[name] = sum(o.num_images for o in found[name]) / (time.perf_counter() - start)
 
     truths = [true_occupancy(world, field.centres, seed, body=body) for world in DEMO]
-    rows = [_compare(i, occupancy, field, truths) for i, occupancy in enumerate(occupancies)]
-    files = [store_path, *_write_results(output, occupancies, truths, field, store, partial(progress, "draw pictures"))]
-    return DemoReport(rows, simulate_rate, aggregated / seconds, compile_seconds, field_seconds, files)
+    rows = [_compare(i, name, found[name][i], field, truths) for i in range(len(DEMO)) for name in ESTIMATORS]
+    files = [store_path, *_write_results(output, found, truths, field, store, partial(progress, "draw pictures"))]
+    return DemoReport(rows, simulate_rate, rates[PAPER], rates[RECOMMENDED], compile_seconds, field_seconds, files)
 
 
 def _write_results(
     output: Path,
-    occupancies: list[Occupancy],
+    found: dict[str, list[Occupancy]],
     truths: list[NDArray[np.float32]],
     field: CanonicalField,
     store: Store,
@@ -124,19 +143,21 @@ def _write_results(
 
     files = []
     steps = 2 * len(DEMO) + 3
-    for i, (world, occupancy, truth) in enumerate(zip(DEMO, occupancies, truths, strict=True)):
+    for i, (world, truth) in enumerate(zip(DEMO, truths, strict=True)):
         progress(i, steps)
-        path = output / f"{world.name}.h5"
-        occupancy.save(path)
-        picture = output / f"{world.name}.png"
-        compared = [("learned", occupancy.probability), ("true", truth)]
-        save_three_sides(picture, compared, field.extent, field.body, world.prompt)
-        files += [path, picture]
+        for name, of_worlds in found.items():
+            files.append(output / (f"{world.name}.h5" if name == PAPER else f"{world.name}-{name}.h5"))
+            of_worlds[i].save(files[-1])
+        compared = [*((name, of_worlds[i].probability) for name, of_worlds in found.items()), ("true", truth)]
+        files.append(output / f"{world.name}.png")
+        save_three_sides(files[-1], compared, field.extent, field.body, world.prompt)
+    occupancies = found[RECOMMENDED]
     images = store.batch(np.concatenate([store.select(prompt=world.prompt)[:IMAGES_SHOWN] for world in DEMO]))
     for i, (world, occupancy) in enumerate(zip(DEMO, occupancies, strict=True)):
         progress(len(DEMO) + i, steps)
         picture = output / f"{world.name}-posed.png"
-        save_posed_back(picture, occupancy, field, images, IMAGES_SHOWN * i, world.prompt)
+        its_field = CanonicalField.from_parameters(field.body, occupancy.parameters)
+        save_posed_back(picture, occupancy, its_field, images, IMAGES_SHOWN * i, world.prompt)
         files.append(picture)
     progress(steps - 2, steps)
     titles = [str(p) for p in images.prompts] if images.prompts is not None else [""] * len(images)
@@ -147,7 +168,9 @@ def _write_results(
     return [*files, output / "masks.png", output / "views.png"]
 
 
-def _compare(world: int, occupancy: Occupancy, field: CanonicalField, truths: list[NDArray[np.float32]]) -> DemoRow:
+def _compare(
+    world: int, estimator: str, occupancy: Occupancy, field: CanonicalField, truths: list[NDArray[np.float32]]
+) -> DemoRow:
     prompt, phi = DEMO[world].prompt, occupancy.probability
     truth, other = truths[world] >= 0.5, truths[1 - world] >= 0.5
     if not truth.any():
@@ -156,4 +179,15 @@ def _compare(world: int, occupancy: Occupancy, field: CanonicalField, truths: li
     best, at = max((iou(phi >= t, truth), float(t)) for t in np.arange(0.05, 1.0, 0.05))
     centre = (field.centres[found] * phi[found, None]).sum(0) / max(float(phi[found].sum()), 1e-9)
     offset = float(np.linalg.norm(centre - field.centres[truth].mean(0)))
-    return DemoRow(prompt, occupancy.num_images, iou(found, truth), iou(found, other), best, at, offset)
+    return DemoRow(
+        prompt,
+        estimator,
+        occupancy.parameters.canonicalization,
+        occupancy.hidden_weight,
+        occupancy.num_images,
+        iou(found, truth),
+        iou(found, other),
+        best,
+        at,
+        offset,
+    )

@@ -52,6 +52,10 @@ SKIN = 0.04
 """Metres: of the body's vertices one in each cube of this size is drawn, where the body covers cells."""
 
 
+class TooFewImages(InputError):
+    """A choice was asked for from fewer images than it needs."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A canonicalization and how well it foretells held-out masks.
@@ -127,7 +131,7 @@ def choose_canonicalization(
     sample           images used, at most: those of the smallest key hashes
     selection        prompt, part, parts, epsilon, folds, where, filter, as for ``aggregate``
 
-    Raises InputError for fewer than MIN_IMAGES images, fewer than two candidates, and as ``aggregate`` does.
+    Raises TooFewImages for fewer than MIN_IMAGES images, InputError for fewer than two candidates, and as ``aggregate`` does.
     """
     names = candidates_of(field.body) if candidates is None else tuple(candidates)
     if len(set(names)) < 2 or len(set(names)) < len(names):
@@ -139,7 +143,7 @@ def choose_canonicalization(
     half = ((key_hash(images.keys) >> np.uint64(32)) & np.uint64(1)).astype(np.int64)
     few = int(np.bincount(half, minlength=2).min())
     if few < MIN_IMAGES // 4 or len(images) < MIN_IMAGES:
-        raise InputError(
+        raise TooFewImages(
             f"canonicalization: {AUTO} needs {MIN_IMAGES} images, at least {MIN_IMAGES // 4} in each half, got {len(images)} "
             f"and {few}; name a canonicalization instead"
         )

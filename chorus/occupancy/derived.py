@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from chorus.camera.views import Scheme
-from chorus.canonicalization import ANCHORED, AUTO, NONE, PER_VOXEL, check_name
+from chorus.canonicalization import ANCHORED, AUTO, LBS, NONE, PER_VOXEL, check_name
 from chorus.errors import InputError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.backends import choose_backend
-from chorus.occupancy.choice import choose_canonicalization
+from chorus.occupancy.choice import TooFewImages, choose_canonicalization
 from chorus.votes.sample import sample_images
 from chorus.votes.selection import Source
 
@@ -33,15 +34,20 @@ def derived_field(
 
     canonicalization  a name, "auto", or None for ``field`` itself          selection  as for ``SelectedImages``
 
-    Raises InputError for an unknown name, and as ``choose_canonicalization`` and ``per_voxel_field`` do.
+    From too few images for a choice ``lbs`` is taken, and a warning says so. Raises InputError for an unknown name, and as
+    ``choose_canonicalization`` and ``per_voxel_field`` do.
     """
     if canonicalization is None:
         return field, {}
     name = check_name(canonicalization, also=(AUTO,))
     record: dict[str, Any] = {"asked": name}
     if name == AUTO:
-        choice = choose_canonicalization(images_or_store, field, **selection)
-        name, record = choice.chosen, {"asked": AUTO, **choice.to_json()}
+        try:
+            choice = choose_canonicalization(images_or_store, field, **selection)
+            name, record = choice.chosen, {"asked": AUTO, **choice.to_json()}
+        except TooFewImages as error:
+            warnings.warn(f"{error}; {LBS} is taken", stacklevel=3)
+            name, record = LBS, {"asked": AUTO, "chosen": LBS, "why": str(error)}
     if name == PER_VOXEL and field.canonicalization != PER_VOXEL:
         field = per_voxel_field(images_or_store, field, **selection)
     elif name != PER_VOXEL:

@@ -223,7 +223,9 @@ def test_rows_of_the_table() -> None:
     assert len(set(names)) == len(names)
     assert [row.reference for row in rows if row.from_other] == names[7:9]
     assert {row.splat for row in rows if row.section == "resolution"} == {"footprint"}
-    bare = AblationOptions(shares=(), weightings=(), resolutions=(48,), k=(), tau=(), smoothing=False, filtered=False, estimators=False)
+    bare = AblationOptions(
+        shares=(), weightings=(), resolutions=(48,), k=(), tau=(), smoothing=False, filtered=False, estimators=False
+    )
     assert [row.name for row in settings(bare)] == ["w/o canonicalization", "full"]
 
 
