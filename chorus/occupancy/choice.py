@@ -6,6 +6,8 @@ phi in it. Cells that the posed body covers are left out, as the body may hide t
 IoU of {cells with phi >= t} and the masks, a cell counting as the share of its pixels on the mask, at the best t; and the mean
 of the two directions. The grid is coarser than the field's, as candidates differ by more than a voxel.
 
+Every candidate is scored with a part of the sample first, SCREENED images; the FINALISTS best of them, with the whole sample.
+
 What is chosen is an ordinary field. The choice is deterministic, and recorded where it was asked for (``aggregate``).
 """
 
@@ -35,6 +37,9 @@ from chorus.votes.selection import Source
 
 SAMPLE = 400
 """Images in the sample, at most."""
+SCREENED = 128
+"""Images of the sample by which all candidates are compared before the best of them are, by all images."""
+FINALISTS = 6
 MIN_IMAGES = 20
 """Images that a choice needs."""
 RESOLUTION = 24
@@ -58,6 +63,7 @@ class Candidate:
 
     score   mean over the two directions, IoU 0 to 1     spread   half of the difference between the two
     behind  how far its score is below the first's        error    standard error of that difference (0 for the first)
+    images  that it was compared with the first by: those screened, or the whole sample
     """
 
     name: str
@@ -65,6 +71,7 @@ class Candidate:
     spread: float
     behind: float
     error: float
+    images: int
 
     @property
     def distinguishable(self) -> bool:
@@ -74,7 +81,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """All candidates, best first; the first one is chosen. ``images`` in the sample."""
+    """All candidates, the finalists first, best first; the first one is chosen. ``images`` in the sample."""
 
     ranking: tuple[Candidate, ...]
     images: int
@@ -100,7 +107,7 @@ class Choice:
     def to_json(self) -> dict[str, Any]:
         """The choice as a dictionary for JSON."""
         ranking = [
-            {k: v if isinstance(v, str) else round(v, 6) for k, v in dataclasses.asdict(c).items()} for c in self.ranking
+            {k: round(v, 6) if isinstance(v, float) else v for k, v in dataclasses.asdict(c).items()} for c in self.ranking
         ]
         return {"chosen": self.chosen, "images": self.images, "alike": list(self.alike), "ranking": ranking}
 
@@ -143,10 +150,20 @@ def choose_canonicalization(
             f"canonicalization: {AUTO} needs {MIN_IMAGES} images, at least {MIN_IMAGES // 4} in each half, got {len(images)} "
             f"and {few}; name a canonicalization instead"
         )
-    scores = np.stack(
-        [_scores(field, name, images, half, prepared, chosen) for prepared in [_cells(field, images, half)] for name in names]
-    )
-    return _ranked(names, scores, len(images))
+    prepared = _cells(field, images, half)
+
+    def scored(some: Sequence[str], count: int) -> dict[str, NDArray[np.float64]]:
+        return {name: _scores(field, name, images[:count], half[:count], prepared, chosen) for name in some}
+
+    screen = SCREENED if len(names) > FINALISTS and len(images) > 2 * SCREENED else len(images)
+    screened = scored(names, screen)
+    if screen == len(images):
+        return Choice(tuple(_ranked(screened, screen)), screen)
+    finalists = [c.name for c in _ranked(screened, screen)[:FINALISTS]]
+    ranking = _ranked(scored([name for name in names if name in finalists], len(images)), len(images))
+    first = ranking[0].name  # whom the others are compared with, by the images that they have in common
+    rest = {name: score for name, score in screened.items() if name == first or name not in finalists}
+    return Choice((*ranking, *_ranked(rest, screen, first)[1:]), len(images))
 
 
 def _scores(
@@ -159,13 +176,13 @@ def _scores(
     group = scheme.groups(images.cameras, images.keys) + half * G
     weight = None if images.weights is None else torch.from_numpy(np.ascontiguousarray(images.weights))
     num, den = backend.count_votes(coarse, vote_images(images), torch.from_numpy(group), weight, num_groups=2 * G)
-    counts = np.stack([num.cpu().numpy(), den.cpu().numpy()]).reshape(2, 2, G, V)
+    counts = [c.cpu().numpy().reshape(2, G, V) for c in (num, den)]
     totals = np.bincount(group, images.weights, minlength=2 * G).reshape(2, G).astype(np.int64)
     found = np.zeros((2, 1 + PARTS))
     for side in range(2):
         r = scheme.weights("azimuth", totals[side])
-        sums = np.einsum("g,cgv->cv", r, counts[:, side])
-        phi = np.divide(sums[0], sums[1], out=np.zeros(V), where=sums[1] > 0)
+        above, below = (np.einsum("g,gv->v", r, c[side]) for c in counts)
+        phi = np.divide(above, below, out=np.zeros(V), where=below > 0)
         rows = np.flatnonzero(half == 1 - side)
         histogram = compare(prepared, rows, _points(coarse, phi), PARTS, LEVELS + 1)
         whole = histogram.sum(0)
@@ -183,22 +200,19 @@ def _best_iou(histogram: NDArray[np.int64], area: float) -> float:
     return float(iou[1:].max())
 
 
-def _ranked(names: Sequence[str], scores: NDArray[np.float64], images: int) -> Choice:
-    """The candidates by score (C, 2, 1 + PARTS), best first, of equals in the order given."""
-    mean = scores[:, :, 0].mean(1)
-    order = np.argsort(-mean, kind="stable")
-    first = scores[order[0]]
+def _ranked(scores: dict[str, NDArray[np.float64]], images: int, first: str | None = None) -> list[Candidate]:
+    """The candidates by score (2, 1 + PARTS) each, best first, of equals in the order given; ``first`` before all others."""
+    names = sorted(scores, key=lambda name: (name != first, -scores[name][:, 0].mean()))
     ranking = []
-    for c in order.tolist():
-        behind = first - scores[c]
+    for name in names:
+        behind = scores[names[0]] - scores[name]
         left_out = behind[:, 1:] / 2  # of each part, what the mean of the two directions has without it, up to a constant
         n = left_out.size
         error = np.sqrt((n - 1) / n * ((left_out - left_out.mean(1, keepdims=True)) ** 2).sum())
-        one, other = scores[c, :, 0]
-        ranking.append(
-            Candidate(names[c], float(mean[c]), float(abs(one - other) / 2), float(behind[:, 0].mean()), float(error))
-        )
-    return Choice(tuple(ranking), images)
+        one, other = scores[name][:, 0]
+        numbers = (one + other) / 2, abs(one - other) / 2, behind[:, 0].mean(), error
+        ranking.append(Candidate(name, *map(float, numbers), images))
+    return ranking
 
 
 def _coarse(field: CanonicalField, name: str) -> VoxelField:
@@ -240,6 +254,7 @@ def _cells(field: CanonicalField, images: ImageBatch, half: NDArray[np.int64]) -
         np.zeros(first[-1], np.int32),
         np.zeros(first[-1], np.bool_),
         fold_of_hash(key_hash(images.keys) >> np.uint64(33)) % PARTS,
+        int((rows * columns).max()),
     )
     count_pixels(images.masks.box, images.masks.start, images.masks.words, prepared)
     hide(prepared, _skin(field.body))
@@ -253,7 +268,8 @@ def _skin(body: Body) -> Points:
     vertex, joint = np.nonzero(body.weights[chosen])
     offset = np.searchsorted(vertex, np.arange(len(chosen) + 1))
     weight = body.weights[chosen][vertex, joint]
-    return Points(body.rest_vertices[chosen], offset, joint.astype(np.int32), weight, np.ones(len(chosen), np.int32))
+    x = np.ascontiguousarray(body.rest_vertices[chosen].T)
+    return Points(x, offset, joint.astype(np.int32), weight, np.ones(len(chosen), np.int32), False)
 
 
 def _points(field: VoxelField, phi: NDArray[np.float64]) -> Points:
@@ -265,7 +281,9 @@ def _points(field: VoxelField, phi: NDArray[np.float64]) -> Points:
     ends = np.cumsum(counts)
     entries = np.repeat(offset[chosen] - (ends - counts), counts) + np.arange(counts.sum())
     joint, weight = field.joint.numpy()[entries], field.weight.numpy()[entries]
-    return Points(_centres(field.lattice)[chosen], np.concatenate([[0], ends]), joint, weight, level[chosen])
+    x = np.ascontiguousarray(_centres(field.lattice)[chosen].T)
+    one = len(joint) == len(chosen) and bool((joint == joint[:1]).all())
+    return Points(x, np.concatenate([[0], ends]), joint, weight, level[chosen], one)
 
 
 @lru_cache(maxsize=4)
