@@ -18,11 +18,14 @@ from chorus.commands.options import (
     OutputFile,
     OutputFolder,
     body_option,
+    canonical_field,
+    canonicalization_option,
     filter_option,
     force_option,
     joined_part_option,
     joined_prompt_option,
     json_option,
+    no_canonicalize_option,
 )
 
 _parts_option = click.option(
@@ -93,7 +96,8 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 )
 @filter_option
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
-@click.option("--no-canonicalize", is_flag=True, help="The ablation: every voxel rigid with the pelvis.")
+@canonicalization_option
+@no_canonicalize_option
 @click.option("--weighting", default="azimuth", show_default=True, help="View weights: azimuth, azimuth-elevation or none.")
 @_hidden_option
 @click.option("--scheme", help="How to group the counts, e.g. azimuth-elevation+folds; default: what the weighting needs.")
@@ -115,6 +119,7 @@ def aggregate_command(
     min_images: int,
     filter_name: str,
     resolution: int,
+    canonicalization: str | None,
     no_canonicalize: bool,
     weighting: str,
     hidden_weight: float | None,
@@ -125,17 +130,15 @@ def aggregate_command(
     as_json: bool,
 ) -> None:
     """Cast the votes of a store's images into an occupancy."""
-    from chorus.body.model import load_body
-    from chorus.field import CanonicalField
     from chorus.occupancy.aggregation import aggregate
     from chorus.votes.prefetch import Timings
 
-    model = load_body(body_path)
-    field = CanonicalField(model, resolution, canonicalize=not no_canonicalize)
+    if all_clusters and (prompts or part or picture or folds):
+        raise click.UsageError("--all takes every prompt and part: give no --prompt, --part, --fold or --picture with it")
+    field, derived = canonical_field(body_path, resolution, canonicalization, no_canonicalize)
     if all_clusters:
-        if prompts or part or picture or folds:
-            raise click.UsageError("--all takes every prompt and part: give no --prompt, --part, --fold or --picture with it")
         how = {"parts": parts, "epsilon": epsilon, "backend": backend, "scheme": scheme, "hidden_weight": hidden_weight}
+        how["canonicalization"] = derived
         _aggregate_all(store_path, output, field, how, filter_name, min_images, as_json)
         return
     timings = Timings()
@@ -154,6 +157,7 @@ def aggregate_command(
             folds=folds or None,
             scheme=scheme,
             hidden_weight=hidden_weight,
+            canonicalization=derived,
             filter=filter_name,
             timings=timings,
             progress=lambda done, total: update("aggregate", done, total),
@@ -166,12 +170,13 @@ def aggregate_command(
 
         title = "; ".join(prompts) or occupancy.category or store_path.name
         title += f" ({part})" if part else ""
-        save_three_sides(picture, [("phi", occupancy.probability)], field.extent, model, title)
+        save_three_sides(picture, [("phi", occupancy.probability)], field.extent, field.body, title)
         written.append(picture)
     made_by = occupancy.provenance[0]
     facts = {
         "images": occupancy.num_images,
         **({"filter": made_by["filter"]["text"]} if "filter" in made_by else {}),
+        "canonicalization": occupancy.parameters.canonicalization,
         "images_per_second": round(occupancy.num_images / seconds, 1),
         "backend": made_by["backend"],
         "largest_phi": round(float(occupancy.probability.max()), 3),
@@ -180,12 +185,19 @@ def aggregate_command(
         **({"time": str(timings)} if timings.copy else {}),
     }
     if as_json:
-        print_json({**facts, "wrote": written})
+        print_json({**facts, **_choice(occupancy), "wrote": written})
         return
+    facts["canonicalization"] = _choice(occupancy).get("choice", {}).get("text", facts["canonicalization"])
     seen, highest = facts.pop("voxels_seen"), facts.pop("largest_phi")
     facts |= {"highest probability": highest, "seen by some image": f"{seen:,} of {occupancy.support.size:,} voxels"}
     print_facts(facts)
     wrote(*written)
+
+
+def _choice(occupancy: Any) -> dict[str, Any]:
+    """How the canonicalization of an occupancy was chosen, where it was: {"choice": ``Choice.to_json``}."""
+    record = occupancy.provenance[0].get("canonicalization", {})
+    return {"choice": record} if "ranking" in record else {}
 
 
 def _share_hidden(occupancy: Any) -> float:
@@ -230,12 +242,11 @@ def _aggregate_all(
         print_json(rows)
         return
     table = Table(title=f"with at least {min_images} images", title_justify="left")
-    for column in ("prompt", "part", "images", "highest probability", "file"):
+    for column in ("prompt", "part", "images", "canonicalization", "highest probability", "file"):
         table.add_column(column, justify="right" if column in ("images", "highest probability") else "left", overflow="fold")
     for row in rows:
-        table.add_row(
-            row["prompt"] or "any", row["part"] or "any", f"{row['images']:,}", f"{row['largest_phi']:.2f}", row["file"]
-        )
+        facts = f"{row['images']:,}", row["canonicalization"], f"{row['largest_phi']:.2f}"
+        table.add_row(row["prompt"] or "any", row["part"] or "any", *facts, row["file"])
     print_table(table)
     if filtered is not None:
         out.print(f"filter: {filtered}")
@@ -252,6 +263,8 @@ def _aggregate_all(
 @_fold_option
 @filter_option
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
+@canonicalization_option
+@no_canonicalize_option
 @click.option("--show", default=10, show_default=True, type=Count(0), help="How many keys to list, on the mask and off it.")
 @_hidden_option
 @body_option
@@ -266,6 +279,8 @@ def explain_command(
     folds: tuple[int, ...],
     filter_name: str,
     resolution: int,
+    canonicalization: str | None,
+    no_canonicalize: bool,
     show: int,
     hidden_weight: float | None,
     body_path: Path | None,
@@ -275,27 +290,25 @@ def explain_command(
 
     It is the voxel at POINT: x y z in metres, in the canonical frame (+x the person's left, +y up, +z forward).
     """
-    from chorus.body.model import load_body
-    from chorus.field import CanonicalField
+    from chorus.occupancy.derived import derived_field
     from chorus.votes.explain import explain
 
-    field = CanonicalField(load_body(body_path), resolution)
-    found = explain(
-        point,
-        store_path,
-        field,
-        prompt=list(prompts) or None,
-        part=part,
-        parts=parts,
-        epsilon=epsilon,
-        folds=folds or None,
-        filter=filter_name,
-        hidden_weight=hidden_weight,
-    )
+    field, derived = canonical_field(body_path, resolution, canonicalization, no_canonicalize)
+    selection: dict[str, Any] = {
+        "prompt": list(prompts) or None,
+        "part": part,
+        "parts": parts,
+        "epsilon": epsilon,
+        "folds": folds or None,
+        "filter": filter_name,
+    }
+    field, record = derived_field(store_path, field, derived, **selection)
+    found = explain(point, store_path, field, hidden_weight=hidden_weight, **selection)
     keys = {"on_mask": found.on_mask, "off_mask": found.off_mask}
     if hidden_weight is not None:
         keys["hidden"] = found.hidden
     facts = {
+        "canonicalization": record.get("canonicalization", {}).get("text", field.canonicalization),
         "voxel": list(found.voxel),
         "centre": [round(c, 4) for c in found.centre.tolist()],
         "on_mask": len(found.on_mask),

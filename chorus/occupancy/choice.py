@@ -8,6 +8,7 @@ of the two directions. The grid is coarser than the field's, as candidates diffe
 
 Every candidate is scored with a part of the sample first, SCREENED images; the FINALISTS best of them, with the whole sample.
 
+The first is chosen, or a rigid candidate that is within one standard error of it (``Choice``).
 What is chosen is an ordinary field. The choice is deterministic, and recorded where it was asked for (``aggregate``).
 """
 
@@ -81,7 +82,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """All candidates, the finalists first, best first; the first one is chosen. ``images`` in the sample."""
+    """All candidates, the finalists first, best first; ``images`` in the sample.
+
+    chosen  the first, or where that is blended, the best rigid one within one standard error of it: what cannot be told apart
+            by silhouettes can in posed inference, which is exact where voxels are rigid
+    """
 
     ranking: tuple[Candidate, ...]
     images: int
@@ -89,15 +94,19 @@ class Choice:
     @property
     def chosen(self) -> str:
         """The name of the canonicalization chosen."""
+        if self.ranking[0].name in (LBS, LBS_NEAREST):
+            for c in self.ranking[1:]:
+                if c.name not in (LBS, LBS_NEAREST) and c.behind <= c.error:
+                    return c.name
         return self.ranking[0].name
 
     @property
     def alike(self) -> tuple[str, ...]:
-        """The candidates that cannot be told from the first with these images."""
-        return tuple(c.name for c in self.ranking[1:] if not c.distinguishable)
+        """The candidates that cannot be told from the best with these images, without the one chosen."""
+        return tuple(c.name for c in self.ranking if not c.distinguishable and c.name != self.chosen)
 
     def __str__(self) -> str:
-        first = self.ranking[0]
+        first = next(c for c in self.ranking if c.name == self.chosen)
         text = f"{first.name} ({first.score:.3f} +- {first.spread:.3f}, {self.images} images)"
         if self.alike:
             shown = ", ".join(self.alike[:3]) + (f" and {len(self.alike) - 3} more" if len(self.alike) > 3 else "")
@@ -109,7 +118,7 @@ class Choice:
         ranking = [
             {k: round(v, 6) if isinstance(v, float) else v for k, v in dataclasses.asdict(c).items()} for c in self.ranking
         ]
-        return {"chosen": self.chosen, "images": self.images, "alike": list(self.alike), "ranking": ranking}
+        return {"text": str(self), "chosen": self.chosen, "images": self.images, "alike": list(self.alike), "ranking": ranking}
 
 
 def candidates_of(body: Body) -> tuple[str, ...]:
