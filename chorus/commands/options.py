@@ -214,8 +214,8 @@ filter_option = click.option(
 canonicalization_option = click.option(
     "--canonicalization",
     type=Canonicalization(),
-    help="What carries a voxel: lbs (the default), lbs-nearest, none, joint:NAME (such as joint:right_hand), per-voxel (a joint "
-    "each, found from the images), or auto: of all but per-voxel the one that foretells the masks of held-out images best.",
+    help="What carries a voxel: lbs (the default), lbs-nearest, none, joint:NAME (such as joint:right_hand), per-voxel (each "
+    "its own joint, found from the images), or auto: of all but per-voxel the one that foretells the masks of held-out images best.",
 )
 no_canonicalize_option = click.option(
     "--no-canonicalize", is_flag=True, help="The ablation: every voxel rigid with the pelvis, as --canonicalization none."
@@ -225,7 +225,7 @@ no_canonicalize_option = click.option(
 def canonical_field(
     body_path: Path | None, resolution: int, canonicalization: str | None, no_canonicalize: bool = False
 ) -> tuple[Any, str | None]:
-    """The field that two options ask for, and the canonicalization that must yet be derived from images: auto, per-voxel or None.
+    """The field that two options ask for, and what must yet be derived of it from images: auto, per-voxel or None.
 
     Raises click.UsageError where they contradict each other, InputError for a joint that the body does not have.
     """

@@ -8,7 +8,7 @@ of the two directions. The grid is coarser than the field's, as candidates diffe
 
 Every candidate is scored with a part of the sample first, SCREENED images; the FINALISTS best of them, with the whole sample.
 
-The first is chosen, or a rigid candidate that is within one standard error of it (``Choice``).
+The first is chosen, or the best rigid candidate that cannot be told from it (``Choice``).
 What is chosen is an ordinary field. The choice is deterministic, and recorded where it was asked for (``aggregate``).
 """
 
@@ -84,8 +84,8 @@ class Candidate:
 class Choice:
     """All candidates, the finalists first, best first; ``images`` in the sample.
 
-    chosen  the first, or where that is blended, the best rigid one within one standard error of it: what cannot be told apart
-            by silhouettes can in posed inference, which is exact where voxels are rigid
+    chosen  the first; or where that is blended, the best rigid one that cannot be told from it: silhouettes do not show how a
+            blended field blurs the object, and its posed inference is not exact
     """
 
     ranking: tuple[Candidate, ...]
@@ -96,7 +96,7 @@ class Choice:
         """The name of the canonicalization chosen."""
         if self.ranking[0].name in (LBS, LBS_NEAREST):
             for c in self.ranking[1:]:
-                if c.name not in (LBS, LBS_NEAREST) and c.behind <= c.error:
+                if c.name not in (LBS, LBS_NEAREST) and not c.distinguishable:
                     return c.name
         return self.ranking[0].name
 

@@ -115,7 +115,7 @@ def clusters(
 
 
 def write_clusters(folder: Path, found: Iterator[Cluster]) -> list[dict[str, Any]]:
-    """Save clusters in a folder, with ``clusters.json``; returns its rows: prompt, part, images, canonicalization, largest phi, file."""
+    """Save clusters in a folder, with ``clusters.json``; returns its rows: prompt, part, images, ..., file."""
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for cluster in found:

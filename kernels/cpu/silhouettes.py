@@ -93,7 +93,10 @@ def _mark(U, V, Z, height, width, scale, columns):  # type: ignore[no-untyped-de
 
 @borrowing
 def _draw(i, images, points, at, levels):  # type: ignore[no-untyped-def]
-    """levels (cells of image i,) <- the highest level of the points that fall into each cell; 0 for none. ``at`` is (K,) scratch."""
+    """levels (cells of image i,) <- the highest level of the points that fall into each cell, 0 for none; how many cells.
+
+    at  (K,) scratch
+    """
     height, width, scale = np.float64(images.size[i, 0]), np.float64(images.size[i, 1]), 1.0 / images.cell[i]
     count, columns, X, M = len(points.level), images.columns[i], points.x, images.matrices
     if points.one:  # one matrix, and a loop without branches, which takes several points at a time
