@@ -16,12 +16,13 @@ import click
 
 from chorus import __version__
 from chorus.commands.ablate import ablate_command
-from chorus.commands.aggregate import aggregate_command, explain_command, overlay_command
+from chorus.commands.aggregate import aggregate_command
 from chorus.commands.body import body_convert_command, body_info_command
 from chorus.commands.console import ERROR_EXIT, INTERRUPTED, err, escape_what_cannot_be_encoded, log_to_stderr, out
 from chorus.commands.demo import demo_command
 from chorus.commands.evaluate_pap import evaluate_pap_command
 from chorus.commands.evaluate_worlds import evaluate_worlds_command
+from chorus.commands.explain import explain_command, overlay_command
 from chorus.commands.filter import FilterGroup, filter_set_command, filter_show_command
 from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
 from chorus.commands.ingest_records import ingest_records_command

@@ -147,6 +147,18 @@ class OutputStore(click.ParamType[Path]):
         return path
 
 
+class Canonicalization(click.ParamType[str]):
+    """The name of a canonicalization, or auto; whether the body has its joint is found out later."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name; InputError for one that no canonicalization has."""
+        from chorus.canonicalization import AUTO, check_name
+
+        return check_name(value, also=(AUTO,))
+
+
 INPUT = InputPath()
 """A file or folder to read."""
 PICTURE = OutputFile(".png", ".pdf", ".svg", replace=True)
@@ -199,6 +211,39 @@ filter_option = click.option(
     metavar="NAME|PATH",
     help="Which complete images count: store (the store's filter, if it has one), none, paper, soft, or a filter's file.",
 )
+canonicalization_option = click.option(
+    "--canonicalization",
+    type=Canonicalization(),
+    help="What carries a voxel: lbs (the default), lbs-nearest, none, joint:NAME (such as joint:right_hand), per-voxel (each "
+    "its own joint, found from the images), or auto: of all but per-voxel the one that foretells held-out masks best.",
+)
+no_canonicalize_option = click.option(
+    "--no-canonicalize", is_flag=True, help="The ablation: every voxel rigid with the pelvis, as --canonicalization none."
+)
+
+
+def canonical_field(
+    body_path: Path | None, resolution: int, canonicalization: str | None, no_canonicalize: bool = False
+) -> tuple[Any, str | None]:
+    """The field that two options ask for, and what must yet be derived of it from images: auto, per-voxel or None.
+
+    Raises click.UsageError where they contradict each other, InputError for a joint that the body does not have.
+    """
+    from chorus.body.model import load_body
+    from chorus.canonicalization import AUTO, LBS, NONE, PER_VOXEL
+    from chorus.field import CanonicalField
+
+    if no_canonicalize and canonicalization not in (None, NONE):
+        raise click.UsageError(
+            f"--no-canonicalize is --canonicalization {NONE}: give one of them, not also --canonicalization {canonicalization}"
+        )
+    name = NONE if no_canonicalize else canonicalization or LBS
+    body = load_body(body_path)
+    if name in (AUTO, PER_VOXEL):
+        return CanonicalField(body, resolution), name
+    return CanonicalField(body, resolution, canonicalization=name), None
+
+
 body_option = click.option(
     "--body",
     "body_path",
@@ -217,3 +262,22 @@ joined_part_option = click.option(
     help="Only images whose object touches these body parts; '*': whatever it touches.  [default: the occupancy's own]",
 )
 """For commands that join an occupancy with a store."""
+parts_option = click.option(
+    "--parts",
+    type=INPUT,
+    help="A JSON file {part: [vertices or joints]}, instead of the 12 parts of the body.",
+)
+epsilon_option = click.option(
+    "--epsilon",
+    default=0.13,
+    show_default=True,
+    type=Number(min=0, min_open=True),
+    help="Radius of the parts' regions, metres.",
+)
+fold_option = click.option(
+    "--fold",
+    "folds",
+    multiple=True,
+    type=click.IntRange(0, 9),
+    help="Only images of this fold, 0 to 9 by a hash of their key (repeatable).",
+)

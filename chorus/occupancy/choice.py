@@ -6,15 +6,21 @@ phi in it. Cells that the posed body covers are left out, as the body may hide t
 IoU of {cells with phi >= t} and the masks, a cell counting as the share of its pixels on the mask, at the best t; and the mean
 of the two directions. The grid is coarser than the field's, as candidates differ by more than a voxel.
 
+Every candidate is scored with a part of the sample first, SCREENED images; the FINALISTS best of them, with the whole sample.
+
+Silhouettes on a grid so coarse do not show how sharp phi is. Of the finalists that cannot be told from the best one, the one is
+chosen whose phi is highest where it is highest, made from the whole sample on a fine grid: votes agree where voxels move as the
+object does. (Alone that is no criterion: rigid with the pelvis, all objects near it are sharp.)
+
 What is chosen is an ordinary field. The choice is deterministic, and recorded where it was asked for (``aggregate``).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +41,9 @@ from chorus.votes.selection import Source
 
 SAMPLE = 400
 """Images in the sample, at most."""
+SCREENED = 128
+"""Images of the sample by which all candidates are compared before the best of them are, by all images."""
+FINALISTS = 6
 MIN_IMAGES = 20
 """Images that a choice needs."""
 RESOLUTION = 24
@@ -48,6 +57,10 @@ PARTS = 5
 """Parts of each half by which the error of a difference is estimated (jackknife)."""
 SIGMAS = 2.0
 """Two candidates are distinguishable where their difference is larger than this many standard errors."""
+PEAK_RESOLUTION = 48
+"""Voxels along an edge of the grid on which the peaks of phi are compared."""
+PEAK_VOXELS = 20
+"""The peak is the mean of so many of the largest phi on that grid."""
 SKIN = 0.04
 """Metres: of the body's vertices one in each cube of this size is drawn, where the body covers cells."""
 
@@ -62,6 +75,8 @@ class Candidate:
 
     score   mean over the two directions, IoU 0 to 1     spread   half of the difference between the two
     behind  how far its score is below the first's        error    standard error of that difference (0 for the first)
+    images  that it was compared with the first by: those screened, or the whole sample
+    peak    mean of the largest phi; None for candidates that can be told from the first
     """
 
     name: str
@@ -69,6 +84,8 @@ class Candidate:
     spread: float
     behind: float
     error: float
+    images: int
+    peak: float | None = None
 
     @property
     def distinguishable(self) -> bool:
@@ -78,7 +95,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """All candidates, best first; the first one is chosen. ``images`` in the sample."""
+    """All candidates, the finalists first, best first; ``images`` in the sample.
+
+    chosen  of the first and those that cannot be told from it, the one with the highest peak (of equals the better in rank)
+    """
 
     ranking: tuple[Candidate, ...]
     images: int
@@ -86,15 +106,15 @@ class Choice:
     @property
     def chosen(self) -> str:
         """The name of the canonicalization chosen."""
-        return self.ranking[0].name
+        return max(self.ranking, key=lambda c: -1.0 if c.peak is None else c.peak).name
 
     @property
     def alike(self) -> tuple[str, ...]:
-        """The candidates that cannot be told from the first with these images."""
-        return tuple(c.name for c in self.ranking[1:] if not c.distinguishable)
+        """The candidates that cannot be told from the best with these images, without the one chosen."""
+        return tuple(c.name for c in self.ranking if not c.distinguishable and c.name != self.chosen)
 
     def __str__(self) -> str:
-        first = self.ranking[0]
+        first = next(c for c in self.ranking if c.name == self.chosen)
         text = f"{first.name} ({first.score:.3f} +- {first.spread:.3f}, {self.images} images)"
         if self.alike:
             shown = ", ".join(self.alike[:3]) + (f" and {len(self.alike) - 3} more" if len(self.alike) > 3 else "")
@@ -104,9 +124,9 @@ class Choice:
     def to_json(self) -> dict[str, Any]:
         """The choice as a dictionary for JSON."""
         ranking = [
-            {k: v if isinstance(v, str) else round(v, 6) for k, v in dataclasses.asdict(c).items()} for c in self.ranking
+            {k: round(v, 6) if isinstance(v, float) else v for k, v in dataclasses.asdict(c).items()} for c in self.ranking
         ]
-        return {"chosen": self.chosen, "images": self.images, "alike": list(self.alike), "ranking": ranking}
+        return {"text": str(self), "chosen": self.chosen, "images": self.images, "alike": list(self.alike), "ranking": ranking}
 
 
 def candidates_of(body: Body) -> tuple[str, ...]:
@@ -147,34 +167,66 @@ def choose_canonicalization(
             f"canonicalization: {AUTO} needs {MIN_IMAGES} images, at least {MIN_IMAGES // 4} in each half, got {len(images)} "
             f"and {few}; name a canonicalization instead"
         )
-    scores = np.stack(
-        [_scores(field, name, images, half, prepared, chosen) for prepared in [_cells(field, images, half)] for name in names]
-    )
-    return _ranked(names, scores, len(images))
+    prepared = _cells(field, images, half)
+
+    def scored(some: Sequence[str], count: int) -> dict[str, NDArray[np.float64]]:
+        return {name: _scores(field, name, images[:count], half[:count], prepared, chosen) for name in some}
+
+    screen = SCREENED if len(names) > FINALISTS and len(images) > 2 * SCREENED else len(images)
+    screened = scored(names, screen)
+    peak = partial(_peak, field, images, backend=chosen)
+    if screen == len(images):
+        return Choice(_with_peaks(_ranked(screened, screen), peak), screen)
+    finalists = [c.name for c in _ranked(screened, screen)[:FINALISTS]]
+    ranking = _ranked(scored([name for name in names if name in finalists], len(images)), len(images))
+    first = ranking[0].name  # whom the others are compared with, by the images that they have in common
+    rest = {name: score for name, score in screened.items() if name == first or name not in finalists}
+    return Choice((*_with_peaks(ranking, peak), *_ranked(rest, screen, first)[1:]), len(images))
 
 
 def _scores(
     field: CanonicalField, name: str, images: ImageBatch, half: NDArray[np.int64], prepared: CellImages, backend: Backend
 ) -> NDArray[np.float64]:
     """The IoU of a candidate for each direction, (2, 1 + PARTS): all images held out, then one part left out each."""
-    coarse = _coarse(field, name)
-    scheme = Scheme("azimuth")
-    G, V = scheme.num_groups, coarse.num_voxels
-    group = scheme.groups(images.cameras, images.keys) + half * G
-    weight = None if images.weights is None else torch.from_numpy(np.ascontiguousarray(images.weights))
-    num, den = backend.count_votes(coarse, vote_images(images), torch.from_numpy(group), weight, num_groups=2 * G)
-    counts = np.stack([num.cpu().numpy(), den.cpu().numpy()]).reshape(2, 2, G, V)
-    totals = np.bincount(group, images.weights, minlength=2 * G).reshape(2, G).astype(np.int64)
+    coarse = _coarse(field, name, min(field.resolution, RESOLUTION))
     found = np.zeros((2, 1 + PARTS))
-    for side in range(2):
-        r = scheme.weights("azimuth", totals[side])
-        sums = np.einsum("g,cgv->cv", r, counts[:, side])
-        phi = np.divide(sums[0], sums[1], out=np.zeros(V), where=sums[1] > 0)
+    for side, phi in enumerate(_phi_by_side(coarse, images, half, 2, backend)):
         rows = np.flatnonzero(half == 1 - side)
         histogram = compare(prepared, rows, _points(coarse, phi), PARTS, LEVELS + 1)
         whole = histogram.sum(0)
         area = prepared.cell[rows].mean() ** 2  # of a cell, in pixels: what the mask's pixels are a share of
         found[side] = [_best_iou(h, area) for h in (whole, *(whole - part for part in histogram))]
+    return found
+
+
+def _with_peaks(ranking: Sequence[Candidate], peak: Callable[[str], float]) -> tuple[Candidate, ...]:
+    """The candidates with the peaks of those that cannot be told from the first."""
+    return tuple(c if c.distinguishable else dataclasses.replace(c, peak=peak(c.name)) for c in ranking)
+
+
+def _peak(field: CanonicalField, images: ImageBatch, name: str, backend: Backend) -> float:
+    """The mean of the largest phi of the whole sample under a candidate."""
+    N = min(field.resolution, PEAK_RESOLUTION)
+    phi = _phi_by_side(_coarse(field, name, N), images, np.zeros(len(images), np.int64), 1, backend)[0]
+    return float(np.sort(phi)[-max(1, round(PEAK_VOXELS * (N / PEAK_RESOLUTION) ** 3)) :].mean())
+
+
+def _phi_by_side(
+    field: VoxelField, images: ImageBatch, side: NDArray[np.int64], sides: int, backend: Backend
+) -> list[NDArray[np.float64]]:
+    """phi (V,) of the images of each side, view weights by azimuth."""
+    scheme = Scheme("azimuth")
+    G, V = scheme.num_groups, field.num_voxels
+    group = scheme.groups(images.cameras, images.keys) + side * G
+    weight = None if images.weights is None else torch.from_numpy(np.ascontiguousarray(images.weights))
+    counted = backend.count_votes(field, vote_images(images), torch.from_numpy(group), weight, num_groups=sides * G)
+    num, den = (c.cpu().numpy().reshape(sides, G, V) for c in counted)
+    totals = np.bincount(group, images.weights, minlength=sides * G).reshape(sides, G).astype(np.int64)
+    found = []
+    for s in range(sides):
+        r = scheme.weights("azimuth", totals[s])
+        above, below = (np.einsum("g,gv->v", r, c[s]) for c in (num, den))
+        found.append(np.divide(above, below, out=np.zeros(V), where=below > 0))
     return found
 
 
@@ -187,28 +239,24 @@ def _best_iou(histogram: NDArray[np.int64], area: float) -> float:
     return float(iou[1:].max())
 
 
-def _ranked(names: Sequence[str], scores: NDArray[np.float64], images: int) -> Choice:
-    """The candidates by score (C, 2, 1 + PARTS), best first, of equals in the order given."""
-    mean = scores[:, :, 0].mean(1)
-    order = np.argsort(-mean, kind="stable")
-    first = scores[order[0]]
+def _ranked(scores: dict[str, NDArray[np.float64]], images: int, first: str | None = None) -> list[Candidate]:
+    """The candidates by score (2, 1 + PARTS) each, best first, of equals in the order given; ``first`` before all others."""
+    names = sorted(scores, key=lambda name: (name != first, -scores[name][:, 0].mean()))
     ranking = []
-    for c in order.tolist():
-        behind = first - scores[c]
+    for name in names:
+        behind = scores[names[0]] - scores[name]
         left_out = behind[:, 1:] / 2  # of each part, what the mean of the two directions has without it, up to a constant
         n = left_out.size
         error = np.sqrt((n - 1) / n * ((left_out - left_out.mean(1, keepdims=True)) ** 2).sum())
-        one, other = scores[c, :, 0]
-        ranking.append(
-            Candidate(names[c], float(mean[c]), float(abs(one - other) / 2), float(behind[:, 0].mean()), float(error))
-        )
-    return Choice(tuple(ranking), images)
+        one, other = scores[name][:, 0]
+        score, spread = float(one + other) / 2, abs(float(one - other)) / 2
+        ranking.append(Candidate(name, score, spread, float(behind[:, 0].mean()), float(error), images))
+    return ranking
 
 
-def _coarse(field: CanonicalField, name: str) -> VoxelField:
-    """The candidate on the coarse grid; rigid ones are kept, as every choice needs them."""
+def _coarse(field: CanonicalField, name: str, N: int) -> VoxelField:
+    """The candidate on a grid of N^3 voxels, not finer than the field's; rigid ones are kept, as every choice needs them."""
     p = field.parameters
-    N = min(p.resolution, RESOLUTION)
     if name not in (LBS, LBS_NEAREST):
         return _rigid(field.body, N, p.extent, name)
     base = field.with_canonicalization(name).parameters
@@ -244,6 +292,7 @@ def _cells(field: CanonicalField, images: ImageBatch, half: NDArray[np.int64]) -
         np.zeros(first[-1], np.int32),
         np.zeros(first[-1], np.bool_),
         fold_of_hash(key_hash(images.keys) >> np.uint64(33)) % PARTS,
+        int((rows * columns).max()),
     )
     count_pixels(images.masks.box, images.masks.start, images.masks.words, prepared)
     hide(prepared, _skin(field.body))
@@ -257,7 +306,8 @@ def _skin(body: Body) -> Points:
     vertex, joint = np.nonzero(body.weights[chosen])
     offset = np.searchsorted(vertex, np.arange(len(chosen) + 1))
     weight = body.weights[chosen][vertex, joint]
-    return Points(body.rest_vertices[chosen], offset, joint.astype(np.int32), weight, np.ones(len(chosen), np.int32))
+    x = np.ascontiguousarray(body.rest_vertices[chosen].T)
+    return Points(x, offset, joint.astype(np.int32), weight, np.ones(len(chosen), np.int32), False)
 
 
 def _points(field: VoxelField, phi: NDArray[np.float64]) -> Points:
@@ -269,7 +319,9 @@ def _points(field: VoxelField, phi: NDArray[np.float64]) -> Points:
     ends = np.cumsum(counts)
     entries = np.repeat(offset[chosen] - (ends - counts), counts) + np.arange(counts.sum())
     joint, weight = field.joint.numpy()[entries], field.weight.numpy()[entries]
-    return Points(_centres(field.lattice)[chosen], np.concatenate([[0], ends]), joint, weight, level[chosen])
+    x = np.ascontiguousarray(_centres(field.lattice)[chosen].T)
+    one = len(joint) == len(chosen) and bool((joint == joint[:1]).all())
+    return Points(x, np.concatenate([[0], ends]), joint, weight, level[chosen], one)
 
 
 @lru_cache(maxsize=4)

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus.kernels.cpu.layout import borrowing, inlined
 from chorus.kernels.jit import compiled
 from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK
 from chorus.kernels.threads import default_threads, run_pieces, split
 
-IMAGES_PER_TASK = 8
+IMAGES_PER_TASK = 128
 
 
 class CellImages(NamedTuple):
@@ -29,6 +30,7 @@ class CellImages(NamedTuple):
     pixels     (C,) int32          pixels of the mask in each cell
     hidden     (C,) bool           cells that are left out of every comparison
     part       (I,) int64          which part of the histograms an image counts in
+    most       the cells of the image that has most
     """
 
     matrices: NDArray[np.float64]
@@ -39,13 +41,15 @@ class CellImages(NamedTuple):
     pixels: NDArray[np.int32]
     hidden: NDArray[np.bool_]
     part: NDArray[np.int64]
+    most: int
 
 
 class Points(NamedTuple):
     """K points of the rest pose with sparse skinning weights, and a level each.
 
-    x       (K, 3) float64 metres                  level   (K,) int32, above 0
+    x       (3, K) float64 metres                  level   (K,) int32, above 0
     offset  (K + 1,) int64 entries of point k: offset[k] .. offset[k + 1] - 1     joint, weight  (E,) of each entry
+    one     whether all are rigid with one joint
     """
 
     x: NDArray[np.float64]
@@ -53,6 +57,7 @@ class Points(NamedTuple):
     joint: NDArray[np.int32]
     weight: NDArray[np.float32]
     level: NDArray[np.int32]
+    one: bool
 
 
 @compiled(error_model="numpy")
@@ -77,48 +82,71 @@ def _count_pixels(begin, end, box, start, words, images):  # type: ignore[no-unt
                     bit += 1
 
 
+@inlined
+def _mark(U, V, Z, height, width, scale, columns):  # type: ignore[no-untyped-def]
+    """The cell of a point with homogeneous pixel (U, V, Z) in an image; -1 behind the camera or outside the image."""
+    inverse = 1.0 / Z
+    u, v = U * inverse, V * inverse
+    seen = (Z > 0.0) & (u >= 0.0) & (u < width) & (v >= 0.0) & (v < height)
+    return np.int32(v * scale) * columns + np.int32(u * scale) if seen else np.int32(-1)
+
+
+@borrowing
+def _draw(i, images, points, at, levels):  # type: ignore[no-untyped-def]
+    """levels (cells of image i,) <- the highest level of the points that fall into each cell, 0 for none; how many cells.
+
+    at  (K,) scratch
+    """
+    height, width, scale = np.float64(images.size[i, 0]), np.float64(images.size[i, 1]), 1.0 / images.cell[i]
+    count, columns, X, M = len(points.level), images.columns[i], points.x, images.matrices
+    if points.one:  # one matrix, and a loop without branches, which takes several points at a time
+        j = points.joint[0]
+        m00, m01, m02, m03 = M[i, j, 0], M[i, j, 1], M[i, j, 2], M[i, j, 3]
+        m10, m11, m12, m13 = M[i, j, 4], M[i, j, 5], M[i, j, 6], M[i, j, 7]
+        m20, m21, m22, m23 = M[i, j, 8], M[i, j, 9], M[i, j, 10], M[i, j, 11]
+        for k in range(count):
+            x, y, z = X[0, k], X[1, k], X[2, k]
+            U, V = m00 * x + m01 * y + m02 * z + m03, m10 * x + m11 * y + m12 * z + m13
+            at[k] = _mark(U, V, m20 * x + m21 * y + m22 * z + m23, height, width, scale, columns)
+    else:
+        for k in range(count):
+            x, y, z = X[0, k], X[1, k], X[2, k]
+            U, V, Z = 0.0, 0.0, 0.0
+            for e in range(points.offset[k], points.offset[k + 1]):
+                j, weight = points.joint[e], np.float64(points.weight[e])
+                U += weight * (M[i, j, 0] * x + M[i, j, 1] * y + M[i, j, 2] * z + M[i, j, 3])
+                V += weight * (M[i, j, 4] * x + M[i, j, 5] * y + M[i, j, 6] * z + M[i, j, 7])
+                Z += weight * (M[i, j, 8] * x + M[i, j, 9] * y + M[i, j, 10] * z + M[i, j, 11])
+            at[k] = _mark(U, V, Z, height, width, scale, columns)
+    cells = images.first[i + 1] - images.first[i]
+    for c in range(cells):
+        levels[c] = 0
+    for k in range(count):
+        c = at[k]
+        if c >= 0 and points.level[k] > levels[c]:
+            levels[c] = points.level[k]
+    return cells
+
+
 @compiled(error_model="numpy")
-def _draw(i, images, points, levels):  # type: ignore[no-untyped-def]
-    """levels (cells of image i,) <- the highest level of the points that fall into each cell; 0 for none."""
-    levels[:] = 0
-    height, width, scale = images.size[i, 0], images.size[i, 1], 1.0 / images.cell[i]
-    for k in range(len(points.level)):
-        x, y, z = points.x[k, 0], points.x[k, 1], points.x[k, 2]
-        U, V, Z = 0.0, 0.0, 0.0
-        for e in range(points.offset[k], points.offset[k + 1]):
-            m, weight = images.matrices[i, points.joint[e]], np.float64(points.weight[e])
-            U += weight * (m[0] * x + m[1] * y + m[2] * z + m[3])
-            V += weight * (m[4] * x + m[5] * y + m[6] * z + m[7])
-            Z += weight * (m[8] * x + m[9] * y + m[10] * z + m[11])
-        if Z <= 0.0:
-            continue
-        u, v = U / Z, V / Z
-        if 0.0 <= u < width and 0.0 <= v < height:
-            at = int(v * scale) * images.columns[i] + int(u * scale)
-            if points.level[k] > levels[at]:
-                levels[at] = points.level[k]
-
-
-@compiled()
 def _hide(begin, end, images, points):  # type: ignore[no-untyped-def]
     """Mark as hidden the cells of images begin .. end - 1 into which some point falls."""
+    at, levels = np.empty(len(points.level), np.int32), np.empty(images.most, np.int32)
     for i in range(begin, end):
-        levels = np.zeros(images.first[i + 1] - images.first[i], np.int32)
-        _draw(i, images, points, levels)
-        for c in range(len(levels)):
+        for c in range(_draw(i, images, points, at, levels)):
             images.hidden[images.first[i] + c] = levels[c] > 0
 
 
-@compiled()
+@compiled(error_model="numpy")
 def _compare(begin, end, rows, images, points, histogram):  # type: ignore[no-untyped-def]
     """histogram (parts, levels, 2) gains, by part and highest level, the cells not hidden and the mask's pixels in them."""
+    at, levels = np.empty(len(points.level), np.int32), np.empty(images.most, np.int32)
     for row in rows[begin:end]:
-        levels = np.zeros(images.first[row + 1] - images.first[row], np.int32)
-        _draw(row, images, points, levels)
-        for c in range(len(levels)):
-            if not images.hidden[images.first[row] + c]:
-                histogram[images.part[row], levels[c], 0] += 1
-                histogram[images.part[row], levels[c], 1] += images.pixels[images.first[row] + c]
+        first, part = images.first[row], images.part[row]
+        for c in range(_draw(row, images, points, at, levels)):
+            if not images.hidden[first + c]:
+                histogram[part, levels[c], 0] += 1
+                histogram[part, levels[c], 1] += images.pixels[first + c]
 
 
 def count_pixels(box: NDArray[np.int32], start: NDArray[np.int64], words: NDArray[np.uint32], images: CellImages) -> None:
