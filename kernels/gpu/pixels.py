@@ -275,7 +275,7 @@ def _bit(a, b, wide, words, on):
 class Shield(NamedTuple):
     """The body in the images of a tile: ``BodyCells``, with a new axis of length 1.
 
-    values  address of the first value of each image
+    first  address of each image's first value
     """
 
     limit: Any
@@ -285,14 +285,14 @@ class Shield(NamedTuple):
     row: Any
     across: Any
     down: Any
-    values: Any
+    first: Any
 
 
 @triton.jit
 def load_shield(body: BodyCells, capacity, image, AXIS: tl.constexpr):
     """The ``Shield`` of images."""
     cells = body.cells + image
-    values = body.values + tl.expand_dims(tl.load(body.start + image), AXIS)
+    first = body.beyond + tl.expand_dims(tl.load(body.start + image), AXIS)
     return Shield(
         tl.expand_dims(tl.load(body.limit + image), AXIS),
         tl.expand_dims(tl.load(body.scale + image), AXIS),
@@ -301,7 +301,7 @@ def load_shield(body: BodyCells, capacity, image, AXIS: tl.constexpr):
         tl.expand_dims(tl.load(cells + ROW * capacity), AXIS),
         tl.expand_dims(tl.load(cells + ACROSS * capacity), AXIS),
         tl.expand_dims(tl.load(cells + DOWN * capacity), AXIS),
-        values,
+        first,
     )
 
 
@@ -327,7 +327,7 @@ def count_hidden(counter, u, v, z, view: View, shield: Shield, PTX: tl.constexpr
     x, y = (column >> 2) - shield.column, (line >> 2) - shield.row
     met = inside & (x >= 0) & (x < shield.across) & (y >= 0) & (y < shield.down)
     cell = (y * shield.across + x) * 16 + (line & 3) * 4 + (column & 3)
-    value = tl.load(shield.values + cell, mask=met, other=-1).to(tl.int32) & 0xFFFF
+    value = tl.load(shield.first + cell, mask=met, other=-1).to(tl.int32) & 0xFFFF
     beyond = tl.minimum((z * shield.scale - shield.limit) * 1000.0, 65535.0)
     hidden = met & (beyond > value.to(tl.float32))
     on = hidden & (a >= 0) & (a < wide) & (b >= 0) & (b < high)
