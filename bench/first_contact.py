@@ -1,7 +1,8 @@
 """``python -m bench.first_contact [--images N] [--only-run] [-o FOLDER]``: the Triton votes' first minutes on a GPU.
 
 In this order, each line printed as soon as it is known: every variant against the float64 definition (a gate: the exit code is
-1 where one is off by more than its band), images/s by the wall and by the device's own events, and the time of each kernel.
+1 where one is off by more than its band), without the depth of the posed body and with it, images/s by the wall and by the
+device's own events, the depth's among them, and the time of each kernel.
 ``--only-run`` casts the votes twice and marks the second time for a profiler (``ncu --profile-from-start off``). ``--stages``
 tries another depth of the software pipeline for bricks of up to two packs. ``--device cpu`` is for the interpreter.
 """
@@ -25,15 +26,17 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
 from bench.harness.crowds import Crowd, crowd, people
-from chorus.body.model import load_body
+from chorus.body.model import Body, load_body
 from chorus.field import CanonicalField
 from chorus.kernels.arrays import VoxelField
 from chorus.kernels.gpu import vote_kernels, votes
 from chorus.kernels.gpu.field import Launch
 from chorus.kernels.reference import votes as reference
+from chorus.render.body_depth import body_depth
 
 GROUPS = 12
 GATE_IMAGES = 64
+DEPTH_IMAGES = 1024
 ROUNDS = 15
 KERNELS = 14
 """The longest kernels that are printed."""
@@ -58,7 +61,7 @@ def measure(options: argparse.Namespace) -> int:
     body = load_body()
     field = CanonicalField(body, options.resolution).arrays
     began = time.perf_counter()
-    work = crowd(people(body, options.images), "typical")
+    work = crowd(people(body, options.images), "typical").with_depth(body)
     print(f"{options.images:,} images made in {time.perf_counter() - began:.1f} s", flush=True)
     there = work.to(options.device)
     if options.only_run:
@@ -74,6 +77,7 @@ def measure(options: argparse.Namespace) -> int:
         name = f"rates-{options.resolution}-{options.stages or 'shipped'}-stages.json"
         (options.output / name).write_text(json.dumps(results))
     print_kernels(field, there)
+    print_depth_rates(body, there)
     return 0
 
 
@@ -92,16 +96,18 @@ def stages_of_tensor_kernels(num_stages: int) -> AbstractContextManager[Any]:
     return mock.patch.object(votes, "cast_votes", cast_votes)
 
 
-def cast(field: VoxelField, work: Crowd, **options: Any) -> tuple[Tensor, ...]:
-    return votes.count_votes(field, work.images, work.group, num_groups=GROUPS, **options)
+def cast(field: VoxelField, work: Crowd, hidden: bool = False, **options: Any) -> tuple[Tensor, ...]:
+    """The votes of a crowd; with ``hidden`` those that the body hides are counted too."""
+    depth = work.depth if hidden else None
+    return votes.count_votes(field, work.images, work.group, num_groups=GROUPS, depth=depth, **options)
 
 
 def run_for_profiler(field: VoxelField, there: Crowd) -> None:
     """Cast the votes once to compile, and once between the marks that a profiler looks for."""
-    cast(field, there)
+    cast(field, there, hidden=True)
     torch.cuda.synchronize()
     torch.cuda.profiler.start()  # type: ignore[no-untyped-call]
-    cast(field, there)
+    cast(field, there, hidden=True)
     torch.cuda.synchronize()
     torch.cuda.profiler.stop()  # type: ignore[no-untyped-call]
 
@@ -110,17 +116,21 @@ def meets_contract(field: VoxelField, work: Crowd, there: Crowd) -> bool:
     """Every variant against the float64 definition on a few images, with culling and without."""
     few, few_there = (w.rows(slice(0, GATE_IMAGES)) for w in (work, there))
     band = reference.vote_band(field, few.images, few.group, num_groups=GROUPS)
-    expected = reference.count_votes(field, few.images, few.group, num_groups=GROUPS)
+    hidden_band = reference.hidden_band(field, few.images, few.group, depth=few.depth, num_groups=GROUPS)
+    expected = reference.count_votes(field, few.images, few.group, depth=few.depth, num_groups=GROUPS)
+    bands = (band, band, hidden_band, hidden_band)
     right = True
     for variant in ("lattice", "tensor", "auto"):
         for cull in (True, False):
-            off = [
-                (a.cpu() - b).abs() for a, b in zip(cast(field, few_there, variant=variant, cull=cull), expected, strict=True)
-            ]
-            over = [int((o - band).max()) for o in off]
-            right &= max(over) <= 0
+            plain = cast(field, few_there, variant=variant, cull=cull)
+            counts = cast(field, few_there, hidden=True, variant=variant, cull=cull)
+            off = [(a.cpu() - b).abs() for a, b in zip(counts, expected, strict=True)]
+            over = [int((o - most).max()) for o, most in zip(off, bands, strict=True)]
+            same = all(torch.equal(a, b) for a, b in zip(plain, counts[:2], strict=True))
+            right &= max(over) <= 0 and same
             differing = sum(int((o > 0).sum()) for o in off)
-            print(f"gate: {variant}, cull={cull}: at most {over} over the band, {differing} counts differ", flush=True)
+            told = f"at most {over} over the band, {differing} counts differ; without depth {'' if same else 'NOT '}the same"
+            print(f"gate: {variant}, cull={cull}: {told}", flush=True)
     return right
 
 
@@ -130,7 +140,7 @@ def rates(field: VoxelField, there: Crowd) -> list[dict[str, Any]]:
     n = len(there.images)
     for count in sorted({k for k in (64, 4096, 16384, n) if k <= n}):
         some = there.rows(slice(0, count))
-        for options in ({}, {"cull": False}):  # type: dict[str, Any]
+        for options in ({}, {"cull": False}, {"hidden": True}):  # type: dict[str, Any]
             for _ in range(3):
                 cast(field, some, **options)
             torch.cuda.synchronize()
@@ -150,10 +160,28 @@ def rates(field: VoxelField, there: Crowd) -> list[dict[str, Any]]:
     return results
 
 
+def print_depth_rates(body: Body, there: Crowd) -> None:
+    """Images/s at which the device draws the depth of the posed body, and how much of it differs from the CPU's."""
+    some = there.rows(slice(0, DEPTH_IMAGES))
+    cameras, poses, seconds = some.cameras(), some.images.poses.cpu().numpy(), []
+    for _ in range(5):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        drawn = body_depth(body, cameras, poses, device=there.group.device)
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    on_cpu = body_depth(body, cameras, poses)
+    if torch.equal(drawn.box.cpu(), on_cpu.box):
+        differs = f"{float((drawn.values.cpu() != on_cpu.values).double().mean()):.2%} of the cells differ from the CPU's"
+    else:
+        differs = "boxes differ from the CPU's"
+    print(f"depth: {len(some) / min(seconds):,.0f} images/s, {differs}")
+
+
 def print_kernels(field: VoxelField, there: Crowd) -> None:
-    """Device time of the longest kernels of one pass, and the peak of memory."""
+    """Device time of the longest kernels of one pass with hidden votes, and the peak of memory."""
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
-        cast(field, there)
+        cast(field, there, hidden=True)
         torch.cuda.synchronize()
     kernels = [event for event in seen.key_averages() if event.device_type == DeviceType.CUDA]
     kernels.sort(key=lambda event: -event.self_device_time_total)

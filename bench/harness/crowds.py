@@ -23,7 +23,9 @@ from chorus.camera.cameras import Cameras
 from chorus.camera.views import AZIMUTH_BINS, azimuth_bin
 from chorus.images import ImageBatch
 from chorus.kernels.arrays import VoteImages
+from chorus.kernels.depth import BodyDepth
 from chorus.kernels.masks import BLOCK, PackedMasks, words_in_box
+from chorus.render.body_depth import body_depth
 
 SHAPES = 256
 CHUNK = 1024
@@ -36,6 +38,7 @@ BOXES = ("typical", "10", "30", "60")
 class Crowd:
     """I images as the kernels take them, and the group of each, (I,) int64 in 0 .. 11, on one device.
 
+    depth        of the posed body in the images; None: not drawn (``with_depth``)
     box          kind of mask, one of ``BOXES``
     mask_area    share of the image's pixels that are on the mask, (I,)
     person_fill  height of the projected person as a share of the image's, (I,)
@@ -47,6 +50,7 @@ class Crowd:
     mask_area: NDArray[np.float64]
     person_fill: NDArray[np.float64]
     num_groups: int = AZIMUTH_BINS
+    depth: BodyDepth | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,13 +62,25 @@ class Crowd:
             self,
             images=self.images[at],
             group=self.group[at],
+            depth=None if self.depth is None else self.depth[at],
             mask_area=self.mask_area[rows],
             person_fill=self.person_fill[rows],
         )
 
     def to(self, device: torch.device | str) -> Crowd:
         """The same images on a device."""
-        return replace(self, images=self.images.to(device), group=self.group.to(device))
+        depth = None if self.depth is None else self.depth.to(device)
+        return replace(self, images=self.images.to(device), group=self.group.to(device), depth=depth)
+
+    def cameras(self) -> Cameras:
+        """The images' cameras."""
+        R, t, K, size = (x.cpu().numpy() for x in (self.images.R, self.images.t, self.images.K, self.images.size))
+        return Cameras(R, t, K, size)
+
+    def with_depth(self, body: Body) -> Crowd:
+        """The same images with the depth of the posed body, drawn on the CPU."""
+        depth = body_depth(body, self.cameras(), self.images.poses.cpu().numpy())
+        return replace(self, depth=depth.to(self.group.device))
 
     def facts(self) -> dict[str, Any]:
         """What the images are like, measured."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,11 @@ from chorus.images import ImageBatch
 from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.masks import words_in_box
 from chorus.kernels.reference.votes import count_votes as reference_votes
-from chorus.kernels.reference.votes import vote_band
+from chorus.kernels.reference.votes import hidden_band, vote_band
 from chorus.kernels.skinning import RELAXATION
+
+if TYPE_CHECKING:
+    from bench.harness.crowds import Crowd
 
 
 class Workload(Protocol):
@@ -50,9 +53,9 @@ class WrongResult(AssertionError):
     """What is to be timed gives a wrong answer."""
 
 
-def check_within_band(counts: Counts, expected: Counts, band: Tensor, name: str) -> None:
+def check_within_band(counts: Counts, expected: Counts, band: Tensor, name: str, names: Sequence[str] = ("num", "den")) -> None:
     """Counts may differ from the float64 reference by the votes that float32 may decide otherwise, no more."""
-    for what, have, want in zip(("num", "den"), counts, expected, strict=True):
+    for what, have, want in zip(names, counts, expected, strict=True):
         excess = (have.long() - want.long()).abs() - band.long()
         if int(excess.max()) > 0:
             raise WrongResult(
@@ -115,13 +118,31 @@ def check_votes(contenders: dict[str, CastVotes], field: VoxelField, workload: W
             check_within_band((num[:, voxels], den[:, voxels]), expected, band, name)
 
 
+def check_hidden(contenders: dict[str, CastVotes], field: VoxelField, workload: Crowd, subset: int) -> None:
+    """As ``check_votes``, of votes with the body's depth: all four counts, and hidden ones are no more than all."""
+    some = workload.rows(np.unique(np.linspace(0, len(workload) - 1, subset).astype(np.intp)))
+    if some.depth is None:
+        raise WrongResult("hidden votes: the workload has no depth")
+    how = {"num_groups": some.num_groups}
+    expected = reference_votes(field, some.images, some.group, depth=some.depth, batch=1, **how)
+    band = vote_band(field, some.images, some.group, batch=1, **how)
+    hidden = hidden_band(field, some.images, some.group, depth=some.depth, **how)
+    for name, cast in contenders.items():
+        counts = cast(some)
+        if len(counts) != 4 or int(counts[2].sum()) == 0 or bool((counts[2] > counts[0]).any() | (counts[3] > counts[1]).any()):
+            raise WrongResult(f"{name}: expected hidden counts, some of all; none were counted, or more than all")
+        check_within_band(counts[:2], expected[:2], band, name)
+        check_within_band(counts[2:], expected[2:], hidden, name, ("num_hidden", "den_hidden"))
+
+
 def check_adds_up(cast: CastVotes, workload: Workload, name: str) -> Counts:
     """The counts of the whole workload, bit for bit the sum of those of two pieces; returned."""
     whole = cast(workload)
     split = len(workload) // 3
     if split:
         pieces = cast(workload.rows(slice(0, split))), cast(workload.rows(slice(split, None)))
-        for what, have, *parts in zip(("num", "den"), whole, *pieces, strict=True):
+        names = ("num", "den", "num_hidden", "den_hidden")[: len(whole)]
+        for what, have, *parts in zip(names, whole, *pieces, strict=True):
             if not torch.equal(have, parts[0] + parts[1]):
                 raise WrongResult(f"{name}: {what} of all images is not the sum over two pieces of them")
     return whole

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from chorus.errors import InputError, MismatchError
 from chorus.field import CanonicalField
-from chorus.kernels.backends import Backend, BackendUnavailableError
 from chorus.kernels.depth import MARGIN, BodyDepth
 from chorus.render.body_depth import CELLS, MERGE, body_depth
+from chorus.votes.hidden import check_backend as check_backend
+from chorus.votes.hidden import checked_weight as checked_weight
 from chorus.votes.prefetch import PrefetchedBatch
 
 AUTO = "auto"
@@ -30,19 +31,6 @@ HIDDEN_WEIGHT = 0.1
 """What a hidden vote weighs where the rule is asked for."""
 RULE = f"margin {MARGIN:g} m, about {CELLS} cells along an image, vertices merged within {MERGE:g} m"
 """How hidden votes are told: counts told otherwise do not add up."""
-
-
-def checked_weight(weight: Any) -> float:
-    """The weight of hidden votes as a float; InputError for what is no number from 0 to 1."""
-    if isinstance(weight, bool) or not isinstance(weight, (int, float, np.integer, np.floating)) or not 0 <= weight <= 1:
-        raise InputError(f"hidden_weight: expected a number from 0 (left out) to 1 (as others), got {weight!r}")
-    return float(weight)
-
-
-def check_backend(backend: Backend) -> None:
-    """BackendUnavailableError for a backend of others that counts no hidden votes."""
-    if not backend.counts_hidden:
-        raise BackendUnavailableError(f"backend: {backend.name} counts no hidden votes. What does: triton, numba, reference")
 
 
 def check_counts(num_hidden: Any, den_hidden: Any, num: NDArray[Any], den: NDArray[Any], weight: float) -> None:

@@ -11,12 +11,13 @@ PIXELS = 1 << 22
 """Pixels of triangles' bounding boxes that are tried at a time: bounds the working memory, some 100 bytes each."""
 
 
-def draw_many(uvz: Tensor, faces: Tensor, sizes: Tensor, shape: tuple[int, int], near: float) -> Tensor:
+def draw_many(uvz: Tensor, faces: Tensor, sizes: Tensor, shape: tuple[int, int], near: float, outside: int = 0) -> Tensor:
     """Inverse depth 1/z of the nearest triangle in each pixel, (I, H, W) float32 in 1/m; 0 where there is none.
 
     uvz    (I, V, 3) float64 homogeneous points (u z, v z, z): pixels and metres, a mesh of V vertices in each image
     faces  (F, 3) int64, the same in all                   sizes  (I, 2) int64 height, width of each image
     shape  (H, W), no smaller than any image               near   triangles with a vertex at z <= near metres are dropped
+    outside  1 to draw those alone that run clockwise in the image, -1 counterclockwise, 0 all
 
     A pixel belongs to a triangle if its centre lies in it, a centre on an edge to one of the two that share it (``rasterize``).
     """
@@ -33,7 +34,7 @@ def draw_many(uvz: Tensor, faces: Tensor, sizes: Tensor, shape: tuple[int, int],
     y1 = torch.minimum(high[..., 1].clamp(min=-(2**30)).long(), height - 1)
     first, second = corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0]
     area = first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]
-    drawn = in_front[:, faces].all(2) & (x1 >= x0) & (y1 >= y0) & (area != 0)
+    drawn = in_front[:, faces].all(2) & (x1 >= x0) & (y1 >= y0) & (area * outside > 0 if outside else area != 0)
     image, face = torch.nonzero(drawn, as_tuple=True)
     wide = (x1 - x0 + 1)[image, face]
     pixels = wide * (y1 - y0 + 1)[image, face]

@@ -17,6 +17,7 @@ from chorus.kernels.arrays import VoxelField
 from chorus.kernels.backends import choose_backend
 from chorus.render.body_depth import body_depth
 from chorus.store.filters import Filtered
+from chorus.votes.hidden import check_backend, checked_weight
 from chorus.votes.selection import SelectedImages, Source
 
 
@@ -70,6 +71,9 @@ def explain(
     voxel = voxel_of(field, point)
     voxel_field = _field_of_one(field, voxel)
     chosen = choose_backend(backend)
+    if hidden_weight is not None:
+        hidden_weight = checked_weight(hidden_weight)
+        check_backend(chosen)
     images = SelectedImages(source, field, backend=backend, **selection)
     on: list[NDArray[np.bytes_]] = []
     off: list[NDArray[np.bytes_]] = []

@@ -185,7 +185,7 @@ class BodyCells(NamedTuple):
     scale    (C,) float32  what the matrix units' z is multiplied by to be metres; 1 for the lattice kernel
     cells    (CELL_ROWS, C) int32  how the cells lie; see ``hidden.CELL_ROWS``
     start    (C,) int64  first value of each image
-    values   int16  millimetres beyond ``near``, unsigned; 65535 where there is no body
+    beyond   int16  millimetres beyond ``near``, unsigned; 65535 where there is no body
     table    (C,) int64  first entry of each image's table
     nearest  int32  the least value of windows of 1, 2, 4 and 8 blocks, window by its first block
     """
@@ -194,7 +194,7 @@ class BodyCells(NamedTuple):
     scale: F32
     cells: I32
     start: I64
-    values: I16
+    beyond: I16
     table: I64
     nearest: I32
 

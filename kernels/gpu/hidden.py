@@ -38,7 +38,7 @@ def nearest_of_blocks(body: BodyCells, capacity, BLOCKS: tl.constexpr):
     """``body.nearest`` of windows of one block. Grid (images,)."""
     image = tl.program_id(0)
     count = tl.load(body.cells + ACROSS * capacity + image) * tl.load(body.cells + DOWN * capacity + image)
-    first = body.values + tl.load(body.start + image)
+    first = body.beyond + tl.load(body.start + image)
     table = body.nearest + tl.load(body.table + image)
     for at in range(0, count, BLOCKS):
         block = at + tl.arange(0, BLOCKS)
@@ -168,7 +168,7 @@ def body_cells(depth: BodyDepth, pass_: Pass, operand_scale: float) -> tuple[Bod
         scale=torch.ones(capacity, dtype=torch.float32, device=device),
         cells=places(cells, torch.int32),
         start=places(depth.start[rows], torch.int64),
-        values=values.contiguous(),
+        beyond=values.contiguous(),
         table=places(torch.cumsum(count, 0) - count, torch.int64),
         nearest=torch.empty(max(total, 1), dtype=torch.int32, device=device),
     )

@@ -107,15 +107,43 @@ _MASK_OPERANDS = tl.constexpr("=r,r,r,r,r,r,r,r,r,r,l,r")
 _IMAGE_OPERANDS = tl.constexpr("=r,r,r,r,r,r,r,r,r,r,l,r,r,r,r,r")
 
 
-_FLOORED = tl.constexpr("""{
-    .reg .b32 a, b, r;
-    rcp.approx.ftz.f32 r, $4;
-    fma.rm.f32 a, $2, r, 0f4B400000;
-    fma.rm.f32 b, $3, r, 0f4B400000;
-    add.s32 $0, a, $5;
-    add.s32 $1, b, $6;
-}""")
-_FLOORED_OPERANDS = tl.constexpr("=r,=r,r,r,r,r,r")
+# For hidden votes further: $16 log2 of a cell's pixels, $17 $18 the body's first block column and row, $19 $20 blocks across
+# and down, $21 address of the first value, $22 what z is multiplied by to be metres (a power of two), $23 less the limit.
+_BEHIND = """
+    add.s32 t, a, $12;
+    add.s32 e, b, $13;
+    setp.gt.f32 i, $4, 0f00000000;
+    setp.lt.and.u32 i, t, $14, i;
+    setp.lt.and.u32 i, e, $15, i;
+    shr.u32 t, t, $16;
+    shr.u32 e, e, $16;
+    shr.u32 x, t, 2;
+    shr.u32 y, e, 2;
+    sub.s32 x, x, $17;
+    sub.s32 y, y, $18;
+    setp.lt.and.u32 i, x, $19, i;
+    setp.lt.and.u32 i, y, $20, i;
+    mad.lo.s32 x, y, $19, x;
+    and.b32 t, t, 3;
+    and.b32 e, e, 3;
+    mad.lo.s32 x, x, 4, e;
+    mad.lo.s32 x, x, 4, t;
+    mad.wide.u32 q, x, 2, $21;
+    @i ld.global.nc.u16 h, [q];
+    cvt.u32.u16 t, h;
+    cvt.rn.f32.u32 t, t;
+    // Millimetres beyond the limit, 65535 at most: no vote is behind where no body is.
+    fma.rn.f32 e, $4, $22, $23;
+    mul.rn.f32 e, e, 0f447A0000;
+    min.f32 e, e, 0f477FFF00;
+    setp.gt.and.f32 i, e, t, i;
+    setp.lt.and.u32 p, a, $7, i;
+    setp.lt.and.u32 p, b, $8, p;
+"""
+_CELL = "{\n    .reg .b32 x, y;" + _PIXEL.removeprefix("{")
+_COUNT_HIDDEN = tl.constexpr(_CELL + _BEHIND + _BIT + _ADD_ONE_DEN + _ADD_ONE)
+_COUNT_HIDDEN_WEIGHTED = tl.constexpr(_CELL + _BEHIND + _BIT + _ADD_DEN + _ADD)
+_HIDDEN_OPERANDS = tl.constexpr("=r,r,r,r,r,r,r,r,r,r,l,r,r,r,r,r,r,r,r,r,r,l,r,r")
 
 
 class View(NamedTuple):
@@ -275,7 +303,7 @@ def _bit(a, b, wide, words, on):
 class Shield(NamedTuple):
     """The body in the images of a tile: ``BodyCells``, with a new axis of length 1.
 
-    values  address of the first value of each image
+    first  address of each image's first value, int64
     """
 
     limit: Any
@@ -285,14 +313,14 @@ class Shield(NamedTuple):
     row: Any
     across: Any
     down: Any
-    values: Any
+    first: Any
 
 
 @triton.jit
 def load_shield(body: BodyCells, capacity, image, AXIS: tl.constexpr):
     """The ``Shield`` of images."""
     cells = body.cells + image
-    values = body.values + tl.expand_dims(tl.load(body.start + image), AXIS)
+    first = tl.expand_dims((body.beyond + tl.load(body.start + image)).to(tl.int64), AXIS)
     return Shield(
         tl.expand_dims(tl.load(body.limit + image), AXIS),
         tl.expand_dims(tl.load(body.scale + image), AXIS),
@@ -301,35 +329,35 @@ def load_shield(body: BodyCells, capacity, image, AXIS: tl.constexpr):
         tl.expand_dims(tl.load(cells + ROW * capacity), AXIS),
         tl.expand_dims(tl.load(cells + ACROSS * capacity), AXIS),
         tl.expand_dims(tl.load(cells + DOWN * capacity), AXIS),
-        values,
+        first,
     )
 
 
 @triton.jit
-def count_hidden(counter, u, v, z, view: View, shield: Shield, PTX: tl.constexpr):
+def count_hidden(counter, u, v, z, view: View, shield: Shield, WEIGHTED: tl.constexpr, PTX: tl.constexpr):
     """``count`` of KIND BOTH, of the votes alone that the body hides. Pixels are those of the other kinds, to the bit."""
-    wide, high = view.wide, view.high
+    bx, by, wide, high = view.bx, view.by, view.wide, view.high
+    words, weight = view.words, view.image_weight
+    x0, y0, width, height = view.x0, view.y0, view.width, view.height
+    shift, column, row, across, down = shield.shift, shield.column, shield.row, shield.across, shield.down
     if PTX:
-        a, b = tl.inline_asm_elementwise(
-            _FLOORED,
-            _FLOORED_OPERANDS,
-            [u, v, z, view.bx - _MAGIC, view.by - _MAGIC],
-            (tl.int32, tl.int32),
-            is_pure=True,
-            pack=1,
-        )
+        code: tl.constexpr = _COUNT_HIDDEN_WEIGHTED if WEIGHTED else _COUNT_HIDDEN
+        pixel = [counter, u, v, z, bx - _MAGIC, by - _MAGIC, wide, high, wide - 16, words, weight, x0, y0, width, height]
+        cell = [shift, column, row, across, down, shield.first, shield.scale, 0.0 - shield.limit]
+        counter = tl.inline_asm_elementwise(code, _HIDDEN_OPERANDS, pixel + cell, tl.int32, is_pure=True, pack=1)
     else:
         inverse = 1.0 / z
-        a, b = _floor(u * inverse) + view.bx, _floor(v * inverse) + view.by
-    s, t = a + view.x0, b + view.y0
-    inside = (z > 0) & (s >= 0) & (s < view.width) & (t >= 0) & (t < view.height)
-    column, line = s >> shield.shift, t >> shield.shift
-    x, y = (column >> 2) - shield.column, (line >> 2) - shield.row
-    met = inside & (x >= 0) & (x < shield.across) & (y >= 0) & (y < shield.down)
-    cell = (y * shield.across + x) * 16 + (line & 3) * 4 + (column & 3)
-    value = tl.load(shield.values + cell, mask=met, other=-1).to(tl.int32) & 0xFFFF
-    beyond = tl.minimum((z * shield.scale - shield.limit) * 1000.0, 65535.0)
-    hidden = met & (beyond > value.to(tl.float32))
-    on = hidden & (a >= 0) & (a < wide) & (b >= 0) & (b < high)
-    counter += (_bit(a, b, wide, view.words, on) + tl.where(hidden, _DEN, 0)) * view.image_weight
+        a, b = _floor(u * inverse) + bx, _floor(v * inverse) + by
+        s, t = a + x0, b + y0
+        inside = (z > 0) & (s >= 0) & (s < width) & (t >= 0) & (t < height)
+        x, y = s >> shift, t >> shift
+        block_x, block_y = (x >> 2) - column, (y >> 2) - row
+        met = inside & (block_x >= 0) & (block_x < across) & (block_y >= 0) & (block_y < down)
+        cell = (block_y * across + block_x) * 16 + (y & 3) * 4 + (x & 3)
+        address = (shield.first + cell.to(tl.int64) * 2).to(tl.pointer_type(tl.int16))
+        value = tl.load(address, mask=met, other=-1).to(tl.int32) & 0xFFFF
+        beyond = tl.minimum((z * shield.scale - shield.limit) * 1000.0, 65535.0)
+        hidden = met & (beyond > value.to(tl.float32))
+        on = hidden & (a >= 0) & (a < wide) & (b >= 0) & (b < high)
+        counter += (_bit(a, b, wide, words, on) + tl.where(hidden, _DEN, 0)) * weight
     return counter

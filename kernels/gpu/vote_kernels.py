@@ -175,7 +175,7 @@ def vote_tensor(
         view = load_view(images, image, valid, 1, KIND, WEIGHTED)
         if KIND == HIDDEN:
             shield = load_shield(body, images.capacity, image, 1)
-            counters = count_hidden(counters, u, v, z, view, shield, PTX)
+            counters = count_hidden(counters, u, v, z, view, shield, WEIGHTED, PTX)
         else:
             counters = count(counters, u, v, z, view, KIND, WEIGHTED, PTX)
     shape = integers(bricks.shape)
@@ -314,10 +314,10 @@ def vote_lattice(
         if KIND == HIDDEN:
             shield = load_shield(body, images.capacity, image, 0)
             n0, n1, n2, n3 = counters
-            n0 = count_hidden(n0, u[0], v[0], z[0], view, shield, PTX)
-            n1 = count_hidden(n1, u[1], v[1], z[1], view, shield, PTX)
-            n2 = count_hidden(n2, u[2], v[2], z[2], view, shield, PTX)
-            n3 = count_hidden(n3, u[3], v[3], z[3], view, shield, PTX)
+            n0 = count_hidden(n0, u[0], v[0], z[0], view, shield, WEIGHTED, PTX)
+            n1 = count_hidden(n1, u[1], v[1], z[1], view, shield, WEIGHTED, PTX)
+            n2 = count_hidden(n2, u[2], v[2], z[2], view, shield, WEIGHTED, PTX)
+            n3 = count_hidden(n3, u[3], v[3], z[3], view, shield, WEIGHTED, PTX)
             counters = (n0, n1, n2, n3)
         else:
             counters = count_lattice(counters, u, v, z, view, KIND, WEIGHTED, PTX)

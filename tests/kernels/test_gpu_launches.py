@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from chorus.kernels.gpu.ahead_of_time import TARGETS, Compilation, compilations
-from tests.kernels.random_inputs import random_field, random_images
+from tests.kernels.random_inputs import random_depth, random_field, random_images
 
 CAPABILITIES = {"sm_80": (8, 0), "sm_86": (8, 6), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0), "gfx942": None}
 
@@ -101,7 +101,7 @@ def proven(launch: Launch, target: str) -> list[Compilation]:
 
 
 def launch_everything(J: int, shape: tuple[int, int, int], seed: int = 0, cull: bool = True) -> None:
-    """Votes by every variant, with and without weights; contacts; skinning weights, smoothing and sampling."""
+    """Votes by every variant, with and without weights and depth; contacts; skinning weights, smoothing and sampling."""
     from chorus.kernels.arrays import Lattice
     from chorus.kernels.gpu import contacts, skinning, votes
     from chorus.kernels.skinning import INVERSES
@@ -111,9 +111,12 @@ def launch_everything(J: int, shape: tuple[int, int, int], seed: int = 0, cull: 
     images = random_images(rng, field, 40)
     group = torch.tensor(rng.integers(0, 3, 40))
     weight = torch.tensor(rng.integers(0, 256, 40), dtype=torch.uint8)
+    depth = random_depth(rng, field, images)
     for variant in ("lattice", "tensor", "auto"):
         for times in (None, weight):
-            votes.count_votes(field, images, group, times, num_groups=3, variant=variant, cull=cull)  # type: ignore[arg-type]
+            for body in (None, depth):
+                options: dict[str, Any] = {"depth": body, "variant": variant, "cull": cull}
+                votes.count_votes(field, images, group, times, num_groups=3, **options)
     regions = torch.ones(field.num_voxels, dtype=torch.int32)
     contacts.touched_regions(field, regions, images, cull=cull)
     lattice = Lattice(field.shape, field.origin, field.spacing)

@@ -14,6 +14,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from chorus.kernels.depth import limits_of, pack_depth
 from chorus.kernels.masks import PackedMasks
 
 pixels = pytest.importorskip("chorus.kernels.gpu.pixels")
@@ -92,6 +93,11 @@ class Emulator:
             result = {
                 "rcp.approx.ftz.f32": lambda: as_bits(np.float32(1) / np.float32(as_float(x[0]))),
                 "fma.rm.f32": lambda: as_bits(fma_down(*(as_float(v) for v in x))),
+                # Only of products that are exact: rounded once, as sums are.
+                "fma.rn.f32": lambda: as_bits(np.float32(as_float(x[0]) * as_float(x[1])) + np.float32(as_float(x[2]))),
+                "mul.rn.f32": lambda: as_bits(np.float32(as_float(x[0])) * np.float32(as_float(x[1]))),
+                "min.f32": lambda: as_bits(np.fmin(np.float32(as_float(x[0])), np.float32(as_float(x[1])))),
+                "cvt.rn.f32.u32": lambda: as_bits(np.float32(x[0])),
                 "add.s32": lambda: x[0] + x[1],
                 "sub.s32": lambda: x[0] - x[1],
                 "and.b32": lambda: x[0] & x[1],
@@ -105,9 +111,9 @@ class Emulator:
 
     def compare(self, name: str, out: str, arguments: list[str]) -> None:
         a, b = self.get(arguments[0]), self.get(arguments[1])
-        true = as_float(a) > as_float(b) if name == "setp.gt.f32" else a < b
-        assert name in ("setp.gt.f32", "setp.lt.u32", "setp.lt.and.u32")
-        if name == "setp.lt.and.u32":
+        true = as_float(a) > as_float(b) if name in ("setp.gt.f32", "setp.gt.and.f32") else a < b
+        assert name in ("setp.gt.f32", "setp.gt.and.f32", "setp.lt.u32", "setp.lt.and.u32")
+        if ".and." in name:
             true = true and self.predicates[arguments[2]]
         self.predicates[out] = true
 
@@ -191,6 +197,69 @@ def test_counts_are_those_of_exact_arithmetic(weight: int) -> None:
         ran = Emulator(both, {**common, 7: 0, 8: 0, 12: left, 13: top, 14: 0, 15: 0}, memory)
         assert (ran.values["$0"], ran.reads) == (common[1], 0)
     assert min(met.values()) > 100, met
+
+
+@pytest.mark.parametrize(("weight", "shift", "scale"), [(1, 1, 1.0), (255, 0, 2.0**-9), (1, 2, 2.0**7)])
+def test_hidden_votes_are_those_of_exact_arithmetic(weight: int, shift: int, scale: float) -> None:
+    """By the limits of ``kernels.depth``, pixel by pixel; nothing is read of a body that a vote does not meet."""
+    rng = np.random.default_rng([weight, shift])
+    mask, packed, left, top, wide, high = example(rng)
+    cells = rng.uniform(0.1, 1.0, (((HEIGHT - 1) >> shift) + 1, ((WIDTH - 1) >> shift) + 1))
+    rows, columns = cells.shape
+    cells[(rng.random(cells.shape) < 0.2) | (np.arange(columns) < 0.3 * columns) | (np.arange(rows)[:, None] > 0.8 * rows)] = (
+        np.inf
+    )
+    depth = pack_depth([cells], [shift], margin=0.0625)
+    limits = limits_of(depth, 0, HEIGHT, WIDTH).numpy()
+    x0, y0, x1, y1 = depth.box[0].tolist()
+    assert x0 > 0
+    body = depth.values.numpy().tobytes()
+    words = b"\xff" * 64 + packed.words.tobytes()
+    memory = words + b"\xff" * (-len(words) % 64) + body
+    limit = float(depth.limit[0])
+    met = {"hidden": 0, "on": 0, "before": 0, "out": 0}
+    code = getattr(pixels, "_COUNT_HIDDEN" + "_WEIGHTED" * (weight > 1)).value
+    for u, v, z in points(rng, 1500).tolist():
+        pixel = expected_pixel(u, v, z)
+        inside = z > 0 and pixel is not None and 0 <= pixel[0] < WIDTH and 0 <= pixel[1] < HEIGHT
+        beyond = z - limits[pixel[1], pixel[0]] if inside and pixel is not None else -np.inf
+        if abs(beyond) < 1e-5 * max(z, 1):
+            continue  # float32 may take it for either
+        bit = bool(beyond > 0 and pixel is not None and mask[pixel[1], pixel[0]])
+        operands = {
+            1: 7 * 0x10000 + 5,
+            2: as_bits(np.float32(u) / np.float32(scale)),
+            3: as_bits(np.float32(v) / np.float32(scale)),
+            4: as_bits(np.float32(z) / np.float32(scale)),
+            5: (CENTRE[0] - left - MAGIC) % WORD,
+            6: (CENTRE[1] - top - MAGIC) % WORD,
+            7: wide,
+            8: high,
+            9: (wide - 16) % WORD,
+            10: 64,
+            11: weight,
+            12: left,
+            13: top,
+            14: WIDTH,
+            15: HEIGHT,
+            16: shift,
+            17: x0,
+            18: y0,
+            19: x1 - x0,
+            20: y1 - y0,
+            21: len(memory) - len(body),
+            22: as_bits(scale),
+            23: as_bits(-limit),
+        }
+        if not all(np.isfinite(as_float(operands[k])) for k in (2, 3, 4)):
+            continue
+        ran = Emulator(code, operands, memory)
+        assert ran.values["$0"] == operands[1] + weight * (0x10000 * (beyond > 0) + bit), (u, v, z)
+        met["on" if bit else "hidden" if beyond > 0 else "before" if inside else "out"] += 1
+        for nothing in ({14: 0, 15: 0}, {19: 0, 20: 0}) if beyond > 0 else ():  # no image; no body
+            ran = Emulator(code, {**operands, 7: 0, 8: 0, **nothing}, memory)
+            assert (ran.values["$0"], ran.reads) == (operands[1], 0)
+    assert min(met.values()) > 20, met
 
 
 def test_the_emulated_rounding() -> None:
