@@ -39,7 +39,7 @@ class Occupancy:
     den_counts    (G, N, N, N) of the same dtype: those where the voxel projects into the image
     group_totals  (G,) int64 integer weights of the group's images summed: what view weights are computed from
     group_images  (G,) int64 number of the group's images that voted
-    scheme        how images were grouped        weighting   "azimuth", "azimuth-elevation" or "none"
+    scheme        how images were grouped        weighting   of views, a name of ``chorus.camera.views.WEIGHTINGS``
     parameters    of the field                   body_hash   of the body that the votes were cast with
     category      of the object                  sketch      (K,) uint64, the smallest hashes of the images' keys
     provenance    versions, sources, command lines: one entry for each aggregation
