@@ -1,0 +1,282 @@
+"""Noisy-OR EM (experimental): an occupancy sharpened by asking which voxel on a ray explains the mask.
+
+A vote of an image is on the mask where *some* voxel on its ray is occupied, yet phi (Eq. 6) credits every voxel on the ray. Here
+they share the credit. phi^0 is the occupancy's probability; only the *candidates* C = {v : phi^0_v >= 0.35 max phi^0} can be
+occupied. Image i has cells of 0.7 s f_i / z_i pixels (s: a voxel's edge; f_i = sqrt(fx fy); z_i: the mean depth of the candidates
+in it; no cell is below a pixel); the candidates whose pixels fall into one cell are on one ray. With y_iv = 1 where the pixel of v
+is on the mask of image i, w_iv = 1, or l (the occupancy's ``hidden_weight``) where the body hides v there, and view weights r_i::
+
+    P_iv       = 1 - 0.98 prod_{u in C on the ray of v in i} (1 - w_iu phi_u)
+    phi_v new  = sum_i r_i w_iv y_iv phi_v / P_iv  /  sum_i r_i w_iv        over the images i that v projects into
+
+0.98: with probability 0.02 a mask has a pixel that no candidate explains. This is done ``steps`` times; other voxels are 0.
+
+**Where it fails.** It takes the recorded poses and masks at their word. Where poses are off (a ball in the hand at 0.1 rad a
+joint) no voxel explains the masks of all images, each explains a few, and the object collapses: IoU .52, the paper's .81.
+Held-out silhouettes do not notice. Use it where poses are as good as those of motion capture, and look at the result.
+
+The result is not mergeable: phi / P depends on all images at once. Sums are integers (phi / P in multiples of 2^-32), so that it
+is the same bits in any order of the images and on any number of threads; what one CPU's exponentials, sines and cosines round
+otherwise than another's may differ.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.body.model import Body
+from chorus.errors import InputError, MismatchError, check_kind, check_whole
+from chorus.experimental.sharpened import Sharpened
+from chorus.field import CanonicalField
+from chorus.images import ImageBatch
+from chorus.kernels.cpu import rays
+from chorus.kernels.cpu.rays import RayImages, RayVotes
+from chorus.kernels.cpu.silhouettes import Points
+from chorus.occupancy.counts import Occupancy
+from chorus.occupancy.joins import check_store, learned_from
+from chorus.occupancy.posed import body_of
+from chorus.provenance import provenance
+from chorus.render.body_depth import body_depth
+from chorus.store import Store, open_store
+from chorus.votes.selection import SelectedImages, Source
+
+STEPS = 10
+CANDIDATES = 0.35
+"""Share of the largest phi from which on a voxel is a candidate."""
+FOOTPRINT = 0.7
+"""Width of a ray in projected edges of a voxel."""
+LEAK = 0.02
+"""Probability that a mask has a pixel without any candidate on its ray."""
+HELD_BYTES = 1 << 29
+"""Traced votes that are held between steps, at most; those of further images are traced again in every step."""
+VOTES_AT_ONCE = 1 << 23
+MOST_WEIGHT = 1 << 30
+"""Sum of the images' weights by which no integer sum can overflow."""
+
+Progress = Callable[[int, int], None]
+
+
+def noisy_or(
+    occupancy: Occupancy,
+    images_or_store: Source,
+    body: Body | None = None,
+    *,
+    steps: int = STEPS,
+    progress: Progress | None = None,
+    **selection: Any,
+) -> Sharpened:
+    """An occupancy sharpened by noisy-OR EM over the images that it was made from. Experimental: see the module for where it fails.
+
+    occupancy        of ``chorus.aggregate``, of any canonicalization and weighting; counts of hidden votes make it tell them apart
+    images_or_store  the same images: ImageBatch, a list of them, a Store, or the path of one; not an iterator, as images are
+                     read at least once for each step that does not fit in memory
+    body             of the occupancy; None for the built-in one
+    steps            of EM; 0 gives the candidates' phi
+    progress         called with (done, total) in steps, tracing being the first
+    selection        prompt, part, parts, epsilon, folds, where, filter as for ``chorus.aggregate``; where no prompt, part or folds
+                     are given, the occupancy's own, as far as its provenance has them
+
+    Runs on the CPU. Memory: 4 bytes a vote of a candidate, up to HELD_BYTES. Raises InputError where phi is 0 everywhere and for
+    an iterator, MismatchError for another body or store, and where the images are not those that the occupancy was made from.
+    """
+    check_kind("occupancy", occupancy, Occupancy)
+    steps = check_whole("steps", steps, 0)
+    if isinstance(images_or_store, Iterator):
+        raise InputError(
+            "images_or_store: expected images that can be read twice (an ImageBatch, a list of them, a store), got an iterator"
+        )
+    body = body_of(occupancy.body_hash, body)
+    field = CanonicalField.from_parameters(body, occupancy.parameters, occupancy.body_hash)
+    voxels, phi = candidates(occupancy)
+    traced = _TracedVotes(occupancy, images_or_store, field, voxels, _own(occupancy, images_or_store, selection))
+    G, l = occupancy.scheme.num_groups, occupancy.hidden_weight
+    r = occupancy.scheme.weights(occupancy.weighting, occupancy.group_totals)
+    worth = np.array([1.0, l])
+
+    def weighed(sums: NDArray[np.int64]) -> NDArray[np.float64]:
+        total: NDArray[np.float64] = np.zeros(len(voxels))
+        for hidden in range(2):
+            for g in range(G):  # in a fixed order: the same bits every time
+                total += worth[hidden] * r[g] * sums[hidden, g]
+        return total
+
+    den = np.zeros((2, G, len(voxels)), np.int64)
+    for votes in traced:
+        den += rays.count(votes, G)
+    traced.check()
+    seen = weighed(den)
+    change = 0.0
+    for done in range(steps):
+        if progress is not None:
+            progress(done + 1, steps + 1)
+        num = np.zeros_like(den)
+        for votes in traced:
+            num += rays.step(votes, phi, G, leak=LEAK, hidden_weight=l)
+        new = np.divide(weighed(num) / rays.SCALE, seen, out=np.zeros(len(voxels)), where=seen > 0)
+        new = np.minimum(new, 1.0)
+        phi, change = new, float(np.abs(new - phi).max())
+    if progress is not None:
+        progress(steps + 1, steps + 1)
+    probability = np.zeros(occupancy.probability.size, np.float32)
+    probability[voxels] = phi
+    made = {
+        **provenance(),
+        "estimator": "noisy-or",
+        "steps": steps,
+        "candidates": len(voxels),
+        "last_change": round(change, 9),
+        "source": traced.source_id,
+        "occupancy": occupancy.provenance,
+    }
+    return Sharpened(
+        probability=probability.reshape(occupancy.probability.shape),
+        parameters=occupancy.parameters,
+        body_hash=occupancy.body_hash,
+        category=occupancy.category,
+        weighting=occupancy.weighting,
+        hidden_weight=l,
+        num_images=occupancy.num_images,
+        steps=steps,
+        provenance=[{**_learned(occupancy), **made}],
+    )
+
+
+def candidates(occupancy: Occupancy) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The candidates, flat indices (K,) int64 ascending, and their phi (K,) float64. InputError where phi is 0 everywhere."""
+    phi = occupancy.probability.ravel()
+    most = phi.max(initial=0.0)
+    if most <= 0:
+        raise InputError("occupancy: expected one with votes on masks, got one whose probability is 0 everywhere")
+    voxels = np.flatnonzero(phi >= np.float32(CANDIDATES) * most)
+    return voxels, phi[voxels].astype(np.float64)
+
+
+def _learned(occupancy: Occupancy) -> dict[str, Any]:
+    """What the provenance of the result says of the images: as that of the occupancy, so that both are joined with stores alike."""
+    own = learned_from(occupancy)
+    if not own.known:
+        return {}
+    return {
+        "prompts": None if own.prompts is None else list(own.prompts),
+        "folds": None if own.folds is None else list(own.folds),
+        **({} if own.part is None else {"part": own.part, "epsilon": own.epsilon}),
+        **({"parts": list(own.parts)} if own.parts else {}),
+    }
+
+
+def _own(occupancy: Occupancy, source: Source, selection: dict[str, Any]) -> dict[str, Any]:
+    """The selection given, or the occupancy's own; MismatchError for a store of another body or category."""
+    if isinstance(source, (str, os.PathLike)):
+        source = open_store(Path(source))
+    if isinstance(source, Store):
+        check_store(occupancy, source)
+    own = learned_from(occupancy)
+    if {"prompt", "part", "folds"} & selection.keys() or not own.known:
+        return selection
+    if own.parts and "parts" not in selection:
+        raise InputError(f"parts: expected those the occupancy was made with ({', '.join(own.parts)}), got none")
+    prompt = None if own.prompts is None else list(own.prompts)
+    chosen: dict[str, Any] = {"prompt": prompt, "part": own.part, "epsilon": own.epsilon, "folds": own.folds}
+    return {**chosen, **selection}
+
+
+class _TracedVotes:
+    """The votes of all images for the candidates, in pieces; can be iterated again and again.
+
+    Pieces are held up to HELD_BYTES; from the first that does not fit on, images are read and traced anew every time.
+    """
+
+    def __init__(
+        self, occupancy: Occupancy, source: Source, field: CanonicalField, voxels: NDArray[np.int64], selection: dict[str, Any]
+    ) -> None:
+        self._occupancy, self._source, self._field, self._selection = occupancy, source, field, selection
+        self._points = _points(field, voxels)
+        self._held: list[RayVotes] = []
+        self._bytes, self._complete = 0, False
+        self._images = np.zeros(occupancy.scheme.num_groups, np.int64)
+        self.source_id = "memory"
+
+    def __iter__(self) -> Iterator[RayVotes]:
+        if self._complete:
+            yield from self._held
+            return
+        kept, first = len(self._held), self._bytes == 0
+        yield from self._held
+        full = not first
+        for number, part in enumerate(self._parts()):
+            if number < kept:
+                continue
+            votes = self._traced(part)
+            if first:
+                self._images += np.bincount(votes.group, minlength=len(self._images))
+            full = full or self._bytes + votes.codes.nbytes > HELD_BYTES
+            if not full:
+                self._held.append(votes)
+                self._bytes += votes.codes.nbytes
+            yield votes
+        self._complete = not full
+
+    def check(self) -> None:
+        """MismatchError where the images traced are not as many as those that the occupancy counted, group by group."""
+        if not np.array_equal(self._images, self._occupancy.group_images):
+            raise MismatchError(
+                f"images_or_store: expected the {self._occupancy.num_images:,} images that the occupancy was made from, got "
+                f"{int(self._images.sum()):,}"
+                + (" from other directions" if self._images.sum() == self._occupancy.num_images else "")
+                + " (give the same prompt, part, folds and filter)"
+            )
+
+    def _parts(self) -> Iterator[ImageBatch]:
+        """The images in parts of a size that does not depend on how they were batched before."""
+        size = max(1, min(4096, VOTES_AT_ONCE // len(self._points.x)))
+        images = SelectedImages(self._source, self._field, batch_size=size, **self._selection)
+        self.source_id = images.source_id
+        for batch, keep in images:
+            if keep.any():
+                yield batch if keep.all() else batch[keep]
+
+    def _traced(self, batch: ImageBatch) -> RayVotes:
+        codes, number = rays.trace(_ray_images(batch, self._field, self._occupancy.den_hidden is not None), self._points)
+        group = self._occupancy.scheme.groups(batch.cameras, batch.keys)
+        weight = np.ones(len(batch), np.int64) if batch.weights is None else batch.weights.astype(np.int64)
+        return RayVotes(codes, number, group, weight)
+
+
+def _points(field: CanonicalField, voxels: NDArray[np.int64]) -> Points:
+    """Voxels (K,) of a field as points of the rest pose with their skinning weights."""
+    offset, joint, weight = (getattr(field.arrays, name).numpy() for name in ("offset", "joint", "weight"))
+    length = offset[voxels + 1] - offset[voxels]
+    first = np.concatenate([[0], np.cumsum(length)])
+    entries = np.arange(first[-1]) + np.repeat(offset[voxels] - first[:-1], length)
+    x = field.arrays.centres().numpy()[voxels]
+    return Points(np.ascontiguousarray(x), first, joint[entries], weight[entries], np.zeros(len(voxels), np.int32))
+
+
+def _ray_images(batch: ImageBatch, field: CanonicalField, with_hidden: bool) -> RayImages:
+    """A batch as the kernels take it; the body's depth is drawn where hidden votes are told apart."""
+    cameras, masks, n = batch.cameras, batch.masks, len(batch)
+    view = cameras.K @ np.concatenate([cameras.R, cameras.t[..., None]], -1)
+    matrices = np.einsum("iab,ijbc->ijac", view[..., :3], field.body.bone_transforms(batch.poses))
+    matrices[..., 3] += view[:, None, :, 3]
+    focal = np.sqrt(np.abs(cameras.K[:, 0, 0] * cameras.K[:, 1, 1]))
+    nothing = np.zeros(n, np.int32), np.zeros((n, 4), np.int32), np.zeros(n, np.float32), np.zeros(n, np.int64)
+    body: tuple[Any, ...] = (*nothing, np.zeros(0, np.uint16))
+    if with_hidden:
+        depth = body_depth(field.body, cameras, batch.poses)
+        tensors = depth.shift, depth.box, depth.limit, depth.start, depth.values
+        body = tuple(t.numpy() for t in tensors[:-1]) + (depth.values.numpy().view(np.uint16),)
+    return RayImages(
+        np.ascontiguousarray(matrices.reshape(n, -1, 12)),
+        masks.size,
+        FOOTPRINT * field.parameters.spacing * focal,
+        masks.box,
+        masks.start,
+        masks.words,
+        *body,
+    )
