@@ -1,23 +1,27 @@
 """Noisy-OR EM (experimental): an occupancy sharpened by asking which voxel on a ray explains the mask.
 
-A vote of an image is on the mask where *some* voxel on its ray is occupied, yet phi (Eq. 6) credits every voxel on the ray. Here
-they share the credit. phi^0 is the occupancy's probability; only the *candidates* C = {v : phi^0_v >= 0.35 max phi^0} can be
-occupied. Image i has cells of 0.7 s f_i / z_i pixels (s: a voxel's edge; f_i = sqrt(fx fy); z_i: the mean depth of the candidates
-in it; no cell is below a pixel); the candidates whose pixels fall into one cell are on one ray. With y_iv = 1 where the pixel of v
-is on the mask of image i, w_iv = 1, or l (the occupancy's ``hidden_weight``) where the body hides v there, and view weights r_i::
+A vote of an image is on the mask where *some* voxel on its ray is occupied, yet phi (Eq. 6) credits every voxel on the ray.
+Here they share the credit. phi^0 is the occupancy's probability; only the *candidates* C = {v : phi^0_v >= 0.35 max phi^0}
+can be occupied. Image i has square cells of 0.7 s f_i / z_i pixels, none below a pixel (s: a voxel's edge; f_i = sqrt(fx fy);
+z_i: the mean depth of the candidates in the image); candidates whose pixels fall into one cell are on one ray. With
+y_iv = 1 where the pixel of v is on the mask of image i, w_iv = 1, or l (the occupancy's ``hidden_weight``) where the body
+hides v there, h_iu = 1, or 0.3 where the body hides u, and view weights r_i, a step is::
 
-    P_iv       = 1 - 0.98 prod_{u in C on the ray of v in i} (1 - w_iu phi_u)
-    phi_v new  = sum_i r_i w_iv y_iv phi_v / P_iv  /  sum_i r_i w_iv        over the images i that v projects into
+    P_iv    = 1 - 0.98 prod_{u in C on the ray of v in i} (1 - h_iu phi_u)
+    phi_v  <- sum_i r_i w_iv y_iv phi_v / P_iv  /  sum_i r_i w_iv        both over the images that v projects into
 
-0.98: with probability 0.02 a mask has a pixel that no candidate explains. This is done ``steps`` times; other voxels are 0.
+and at most 1. 0.98: with probability 0.02 a mask has a pixel that no candidate explains. h: masks that are drawn through the
+body show what is behind it, others do not, and which they are is not known. Were it 0, the pixels of the former would go to
+voxels in front of the body (a backpack in such masks: IoU .33, before EM .92); were it 1, those of the latter would be
+explained by what cannot be seen. Voxels outside C are 0.
 
-**Where it fails.** It takes the recorded poses and masks at their word. Where poses are off (a ball in the hand at 0.1 rad a
-joint) no voxel explains the masks of all images, each explains a few, and the object collapses: IoU .52, the paper's .81.
-Held-out silhouettes do not notice. Use it where poses are as good as those of motion capture, and look at the result.
+**Where it fails.** It takes recorded poses and masks at their word. Where poses are off, no voxel explains the masks of all
+images, each explains a few, and the object collapses: a ball in the hand at 0.1 rad an axis has IoU .52, with plain votes
+.81. Held-out silhouettes do not notice. Use it where poses are as good as those of motion capture, and look at the result.
 
-The result is not mergeable: phi / P depends on all images at once. Sums are integers (phi / P in multiples of 2^-32), so that it
-is the same bits in any order of the images and on any number of threads; what one CPU's exponentials, sines and cosines round
-otherwise than another's may differ.
+The result is not mergeable: phi / P depends on all images at once. What is summed over images are integers (phi / P in
+multiples of 2^-32, an error below 2^-33 of each), so that the result is the same to the bit however the images are batched
+and ordered and on any number of threads. Pixels, P and phi are float64, the result float32.
 """
 
 from __future__ import annotations
@@ -53,11 +57,12 @@ FOOTPRINT = 0.7
 """Width of a ray in projected edges of a voxel."""
 LEAK = 0.02
 """Probability that a mask has a pixel without any candidate on its ray."""
+HIDDEN_EXPLAINS = 0.3
+"""By how much of its phi a voxel behind the body explains a mask."""
 HELD_BYTES = 1 << 29
 """Traced votes that are held between steps, at most; those of further images are traced again in every step."""
 VOTES_AT_ONCE = 1 << 23
-MOST_WEIGHT = 1 << 30
-"""Sum of the images' weights by which no integer sum can overflow."""
+"""Votes of one part of the images, at most."""
 
 Progress = Callable[[int, int], None]
 
@@ -71,19 +76,20 @@ def noisy_or(
     progress: Progress | None = None,
     **selection: Any,
 ) -> Sharpened:
-    """An occupancy sharpened by noisy-OR EM over the images that it was made from. Experimental: see the module for where it fails.
+    """An occupancy sharpened by noisy-OR EM over the images that it was made from. Experimental: the module says where it fails.
 
-    occupancy        of ``chorus.aggregate``, of any canonicalization and weighting; counts of hidden votes make it tell them apart
-    images_or_store  the same images: ImageBatch, a list of them, a Store, or the path of one; not an iterator, as images are
-                     read at least once for each step that does not fit in memory
+    occupancy        of ``chorus.aggregate``, of any canonicalization and weighting; where it has counts of hidden votes, they
+                     are told apart here too
+    images_or_store  the same images: ImageBatch, a list of them, a Store, or the path of one; not an iterator, as images whose
+                     votes do not fit in memory are read in every step
     body             of the occupancy; None for the built-in one
     steps            of EM; 0 gives the candidates' phi
     progress         called with (done, total) in steps, tracing being the first
-    selection        prompt, part, parts, epsilon, folds, where, filter as for ``chorus.aggregate``; where no prompt, part or folds
-                     are given, the occupancy's own, as far as its provenance has them
+    selection        prompt, part, parts, epsilon, folds, where, filter as for ``chorus.aggregate``; where no prompt, part or
+                     folds are given, the occupancy's own, as far as its provenance has them
 
-    Runs on the CPU. Memory: 4 bytes a vote of a candidate, up to HELD_BYTES. Raises InputError where phi is 0 everywhere and for
-    an iterator, MismatchError for another body or store, and where the images are not those that the occupancy was made from.
+    Runs on the CPU. Memory: 4 bytes a vote of a candidate, up to HELD_BYTES. Raises InputError where phi is 0 everywhere and
+    for an iterator, MismatchError for another body or store, and for other images than the occupancy was made from.
     """
     check_kind("occupancy", occupancy, Occupancy)
     steps = check_whole("steps", steps, 0)
@@ -95,34 +101,7 @@ def noisy_or(
     field = CanonicalField.from_parameters(body, occupancy.parameters, occupancy.body_hash)
     voxels, phi = candidates(occupancy)
     traced = _TracedVotes(occupancy, images_or_store, field, voxels, _own(occupancy, images_or_store, selection))
-    G, l = occupancy.scheme.num_groups, occupancy.hidden_weight
-    r = occupancy.scheme.weights(occupancy.weighting, occupancy.group_totals)
-    worth = np.array([1.0, l])
-
-    def weighed(sums: NDArray[np.int64]) -> NDArray[np.float64]:
-        total: NDArray[np.float64] = np.zeros(len(voxels))
-        for hidden in range(2):
-            for g in range(G):  # in a fixed order: the same bits every time
-                total += worth[hidden] * r[g] * sums[hidden, g]
-        return total
-
-    den = np.zeros((2, G, len(voxels)), np.int64)
-    for votes in traced:
-        den += rays.count(votes, G)
-    traced.check()
-    seen = weighed(den)
-    change = 0.0
-    for done in range(steps):
-        if progress is not None:
-            progress(done + 1, steps + 1)
-        num = np.zeros_like(den)
-        for votes in traced:
-            num += rays.step(votes, phi, G, leak=LEAK, hidden_weight=l)
-        new = np.divide(weighed(num) / rays.SCALE, seen, out=np.zeros(len(voxels)), where=seen > 0)
-        new = np.minimum(new, 1.0)
-        phi, change = new, float(np.abs(new - phi).max())
-    if progress is not None:
-        progress(steps + 1, steps + 1)
+    phi, change = _iterated(occupancy, traced, phi, steps, progress)
     probability = np.zeros(occupancy.probability.size, np.float32)
     probability[voxels] = phi
     made = {
@@ -140,11 +119,48 @@ def noisy_or(
         body_hash=occupancy.body_hash,
         category=occupancy.category,
         weighting=occupancy.weighting,
-        hidden_weight=l,
+        hidden_weight=occupancy.hidden_weight,
         num_images=occupancy.num_images,
         steps=steps,
         provenance=[{**_learned(occupancy), **made}],
     )
+
+
+def _iterated(
+    occupancy: Occupancy, traced: _TracedVotes, phi: NDArray[np.float64], steps: int, progress: Progress | None
+) -> tuple[NDArray[np.float64], float]:
+    """phi (K,) after ``steps`` of EM, and the largest change of the last."""
+    G, hidden_weight = occupancy.scheme.num_groups, occupancy.hidden_weight
+    r = occupancy.scheme.weights(occupancy.weighting, occupancy.group_totals)
+
+    def weighed(sums: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Sums (2, G, K), of visible and of hidden votes, with their weights: (K,)."""
+        total = np.zeros(sums.shape[2])
+        for worth, of_groups in zip((1.0, hidden_weight), sums, strict=True):
+            for g in range(G):  # in a fixed order: the same bits every time
+                total += worth * r[g] * of_groups[g]
+        return total
+
+    def told(done: int) -> None:
+        if progress is not None:
+            progress(done, steps + 1)
+
+    change = 0.0
+    den = np.zeros((2, G, len(phi)), np.int64)
+    for votes in traced:
+        den += rays.count(votes, G)
+    traced.check()
+    seen = weighed(den)
+    told(1)
+    for step in range(steps):
+        num = np.zeros_like(den)
+        for votes in traced:
+            num += rays.step(votes, phi, G, leak=LEAK, hidden_explains=HIDDEN_EXPLAINS)
+        new = np.divide(weighed(num) / rays.SCALE, seen, out=np.zeros(len(phi)), where=seen > 0)
+        new = np.minimum(new, 1.0)  # phi / P is up to 1 / 0.98
+        phi, change = new, float(np.abs(new - phi).max())
+        told(step + 2)
+    return phi, change
 
 
 def candidates(occupancy: Occupancy) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -158,7 +174,7 @@ def candidates(occupancy: Occupancy) -> tuple[NDArray[np.int64], NDArray[np.floa
 
 
 def _learned(occupancy: Occupancy) -> dict[str, Any]:
-    """What the provenance of the result says of the images: as that of the occupancy, so that both are joined with stores alike."""
+    """What the result's provenance says of the images: what the occupancy's does, so that both are joined with stores alike."""
     own = learned_from(occupancy)
     if not own.known:
         return {}
@@ -269,8 +285,8 @@ def _ray_images(batch: ImageBatch, field: CanonicalField, with_hidden: bool) -> 
     body: tuple[Any, ...] = (*nothing, np.zeros(0, np.uint16))
     if with_hidden:
         depth = body_depth(field.body, cameras, batch.poses)
-        tensors = depth.shift, depth.box, depth.limit, depth.start, depth.values
-        body = tuple(t.numpy() for t in tensors[:-1]) + (depth.values.numpy().view(np.uint16),)
+        tensors = depth.shift, depth.box, depth.limit, depth.start
+        body = (*(t.numpy() for t in tensors), depth.values.numpy().view(np.uint16))
     return RayImages(
         np.ascontiguousarray(matrices.reshape(n, -1, 12)),
         masks.size,

@@ -27,8 +27,8 @@ _FACTS = ("body_hash", "category", "weighting", "hidden_weight", "num_images", "
 class Sharpened(Distribution):
     """A probability of the object around the canonical person, made from an occupancy by noisy-OR EM.
 
-    It is posed, meshed and scored as an ``Occupancy`` is. It has no counts: it cannot be added to another, weighed anew, or given
-    error bars; merge occupancies first.
+    It is posed, meshed and scored as an ``Occupancy`` is. It has no counts: it cannot be added to another, weighed anew, or
+    given error bars; merge occupancies first.
 
     probability   (N, N, N) float32 in 0 .. 1, indexed [ix, iy, iz]; 0 outside the candidates
     parameters    of the field                     body_hash  of the body

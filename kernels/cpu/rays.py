@@ -57,7 +57,7 @@ class RayImages(NamedTuple):
 
 @compiled(error_model="numpy")
 def _project(i, images, points, pixel):  # type: ignore[no-untyped-def]
-    """pixel (K, 3) <- u, v, z of every point in image i, z = 0 where it is not in the image; the mean depth of those that are."""
+    """pixel (K, 3) <- u, v, z of points in image i, z = 0 of those outside; gives the mean depth of the others."""
     height, width = images.size[i, 0], images.size[i, 1]
     total, seen = 0.0, 0
     for k in range(len(points.x)):
@@ -146,7 +146,7 @@ def _count(begin, end, codes, group, weight, den):  # type: ignore[no-untyped-de
 
 
 @compiled()
-def _step(begin, end, votes, phi, leak, hidden_weight, num):  # type: ignore[no-untyped-def]
+def _step(begin, end, votes, phi, leak, hidden_explains, num):  # type: ignore[no-untyped-def]
     """num (2, G, K) gains weight * phi_v / P * SCALE of the votes on the mask: those not hidden, and hidden."""
     codes, rays, group, weight = votes
     K = codes.shape[1]
@@ -156,7 +156,7 @@ def _step(begin, end, votes, phi, leak, hidden_weight, num):  # type: ignore[no-
         for k in range(K):
             code = codes[i, k]
             if code != OUTSIDE:
-                miss[code >> RAY_SHIFT] *= 1.0 - (hidden_weight * phi[k] if code & HIDDEN else phi[k])
+                miss[code >> RAY_SHIFT] *= 1.0 - (hidden_explains * phi[k] if code & HIDDEN else phi[k])
         for k in range(K):
             code = codes[i, k]
             if code != OUTSIDE and code & HIT:
@@ -179,9 +179,9 @@ class RayVotes(NamedTuple):
 
 def trace(images: RayImages, points: Points) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """codes (I, K) int32 and rays (I,) int32 of ``RayVotes``."""
-    I, K = len(images.size), len(points.x)
-    codes, rays = np.empty((I, K), np.int32), np.empty(I, np.int32)
-    run_pieces(default_threads(), lambda a, b: _trace(a, b, images, points, codes, rays), split(I, IMAGES_PER_TASK))
+    n = len(images.size)
+    codes, rays = np.empty((n, len(points.x)), np.int32), np.empty(n, np.int32)
+    run_pieces(default_threads(), lambda a, b: _trace(a, b, images, points, codes, rays), split(n, IMAGES_PER_TASK))
     return codes, rays
 
 
@@ -202,13 +202,13 @@ def count(votes: RayVotes, num_groups: int) -> NDArray[np.int64]:
 
 
 def step(
-    votes: RayVotes, phi: NDArray[np.float64], num_groups: int, *, leak: float, hidden_weight: float
+    votes: RayVotes, phi: NDArray[np.float64], num_groups: int, *, leak: float, hidden_explains: float
 ) -> NDArray[np.int64]:
     """Responsibilities of the voxels for the masks, (2, G, K) int64 in units of 1 / SCALE: not hidden, and hidden votes.
 
     Of a vote on the mask phi_v / P, P = 1 - (1 - leak) prod_u (1 - phi_u) over all voxels u on its ray, a hidden one with
-    ``hidden_weight`` phi_u; of others 0.
+    ``hidden_explains`` phi_u; of others 0. Sums hold up to 2^30 images, weights counted.
 
     phi  (K,) float64 in 0 .. 1
     """
-    return _summed(votes, num_groups, lambda a, b, num: _step(a, b, votes, phi, leak, hidden_weight, num))
+    return _summed(votes, num_groups, lambda a, b, num: _step(a, b, votes, phi, leak, hidden_explains, num))
