@@ -16,7 +16,7 @@ from chorus.commands.pose import load_given_body
 @click.argument("store_path", metavar="STORE", type=INPUT)
 @click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
 @click.option("-o", "--output", type=OutputFile(".h5", ".hdf5"), required=True, help="The result (HDF5).")
-@click.option("--steps", default=10, show_default=True, type=Count(0), help="Of EM; 0 leaves the probability as it is.")
+@click.option("--steps", default=8, show_default=True, type=Count(0), help="Of EM; 0 leaves the probability as it is.")
 @filter_option
 @click.option("--picture", type=PICTURE, help="Also draw before and after from three sides (PNG).")
 @force_option

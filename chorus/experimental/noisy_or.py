@@ -2,7 +2,7 @@
 
 A vote of an image is on the mask where *some* voxel on its ray is occupied, yet phi (Eq. 6) credits every voxel on the ray.
 Here they share the credit. phi^0 is the occupancy's probability; only the *candidates* C = {v : phi^0_v >= 0.35 max phi^0}
-can be occupied. Image i has square cells of 0.7 s f_i / z_i pixels, none below a pixel (s: a voxel's edge; f_i = sqrt(fx fy);
+can be occupied. Image i has square cells of 0.6 s f_i / z_i pixels, none below a pixel (s: a voxel's edge; f_i = sqrt(fx fy);
 z_i: the mean depth of the candidates in the image); candidates whose pixels fall into one cell are on one ray. With
 y_iv = 1 where the pixel of v is on the mask of image i, w_iv = 1, or l (the occupancy's ``hidden_weight``) where the body
 hides v there, h_iu = 1, or 0.3 where the body hides u, and view weights r_i, a step is::
@@ -50,10 +50,10 @@ from chorus.render.body_depth import body_depth
 from chorus.store import Store, open_store
 from chorus.votes.selection import SelectedImages, Source
 
-STEPS = 10
+STEPS = 8
 CANDIDATES = 0.35
 """Share of the largest phi from which on a voxel is a candidate."""
-FOOTPRINT = 0.7
+FOOTPRINT = 0.6
 """Width of a ray in projected edges of a voxel."""
 LEAK = 0.02
 """Probability that a mask has a pixel without any candidate on its ray."""
@@ -76,7 +76,7 @@ def noisy_or(
     progress: Progress | None = None,
     **selection: Any,
 ) -> Sharpened:
-    """An occupancy sharpened by noisy-OR EM over the images that it was made from. Experimental: the module says where it fails.
+    """An occupancy sharpened by noisy-OR EM over the images it was made from. Experimental: the module says where it fails.
 
     occupancy        of ``chorus.aggregate``, of any canonicalization and weighting; where it has counts of hidden votes, they
                      are told apart here too
