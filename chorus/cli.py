@@ -22,6 +22,7 @@ from chorus.commands.console import ERROR_EXIT, INTERRUPTED, err, escape_what_ca
 from chorus.commands.demo import demo_command
 from chorus.commands.evaluate_pap import evaluate_pap_command
 from chorus.commands.evaluate_worlds import evaluate_worlds_command
+from chorus.commands.experimental_em import experimental_em_command
 from chorus.commands.explain import explain_command, overlay_command
 from chorus.commands.filter import FilterGroup, filter_set_command, filter_show_command
 from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
@@ -143,6 +144,11 @@ def evaluate() -> None:
     """Measure how good the results are."""
 
 
+@main.group()
+def experimental() -> None:
+    """Estimators with known failures; each says its own."""
+
+
 COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
     main: (
         demo_command,
@@ -164,6 +170,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
     filter_group: (filter_show_command, filter_set_command),
     store: (store_info_command, store_verify_command, store_stats_command),
     evaluate: (evaluate_pap_command, evaluate_worlds_command, roundtrip_command),
+    experimental: (experimental_em_command,),
 }
 """The commands of each group; a new one is written in ``chorus.commands`` and listed here."""
 

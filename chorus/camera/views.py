@@ -14,7 +14,8 @@ AZIMUTH_BINS = 12
 ELEVATION_BINS = 6
 FOLDS = 10
 """Parts into which images are divided by a hash of their key, for jackknife errors and held-out images."""
-WEIGHTINGS = ("azimuth", "azimuth-elevation", "none")
+SHRUNK = "-shrunk"
+WEIGHTINGS = ("azimuth", "azimuth-elevation", "azimuth-shrunk", "azimuth-elevation-shrunk", "none")
 SCHEMES = ("azimuth", "azimuth-elevation", "azimuth+folds", "azimuth-elevation+folds")
 
 
@@ -57,6 +58,11 @@ def key_hash(keys: NDArray[np.bytes_]) -> NDArray[np.uint64]:
 def fold_of_hash(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Fold 0 .. 9 of images whose keys have these hashes, (I,)."""
     return (hashes % np.uint64(FOLDS)).astype(np.int64)
+
+
+def weighs_by_cell(weighting: str) -> bool:
+    """Whether a weighting counts images by azimuth and elevation, which needs a scheme that keeps both."""
+    return weighting.startswith("azimuth-elevation")
 
 
 @dataclass(frozen=True)
@@ -102,21 +108,31 @@ class Scheme:
 
         totals  (G,) int64 number of images (integer weights summed) of each group
 
+        With n_b images in the bin (an azimuth bin, or a cell of azimuth and elevation), n in all and B bins (12, or 72)::
 
-        ``azimuth``: 1 / images in the azimuth bin (the paper); ``azimuth-elevation``: 1 / images in the cell; ``none``: 1.
-        Raises InputError for another name, and for azimuth-elevation with a scheme without elevation.
+            azimuth, azimuth-elevation                r_b = 1 / n_b              the first is the paper's
+            azimuth-shrunk, azimuth-elevation-shrunk  r_b = 1 / (n_b + n / B)
+            none                                      r_b = 1
+
+        The shrunk ones stand between the paper's weights and none: a bin with the mean number of images n / B counts half of
+        what it would, one with hardly any no longer counts as much as a full one, and none weighs more than B / n. Where all
+        bins have as many images, they give the phi of the others.
+
+        Raises InputError for another name, and for weights by cell with a scheme without elevation.
         """
         if not isinstance(weighting, str) or weighting not in WEIGHTINGS:
             raise InputError(f"weighting: expected one of {', '.join(WEIGHTINGS)}; got {weighting!r}")
-        if weighting == "azimuth-elevation" and not self.has_elevation:
+        by_cell = weighs_by_cell(weighting)
+        if by_cell and not self.has_elevation:
             raise InputError(
-                f"weighting: azimuth-elevation needs counts by cell; they were kept by {self.name!r} "
+                f"weighting: {weighting} needs counts by cell; they were kept by {self.name!r} "
                 "(aggregate with scheme='azimuth-elevation')"
             )
         grid = totals.reshape(self.shape).astype(np.float64)
         if weighting == "none":
             r = np.ones(self.shape)
         else:
-            n = grid.sum((0, 2), keepdims=True) if weighting == "azimuth" else grid.sum(0, keepdims=True)
-            r = np.divide(1.0, n, out=np.zeros_like(n), where=n > 0)
+            n = grid.sum(0, keepdims=True) if by_cell else grid.sum((0, 2), keepdims=True)
+            extra = n.mean() if weighting.endswith(SHRUNK) else 0.0
+            r = np.divide(1.0, n + extra, out=np.zeros_like(n), where=n > 0)
         return np.broadcast_to(r, self.shape).ravel()

@@ -93,7 +93,12 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
 @canonicalization_option
 @no_canonicalize_option
-@click.option("--weighting", default="azimuth", show_default=True, help="View weights: azimuth, azimuth-elevation or none.")
+@click.option(
+    "--weighting",
+    default="azimuth",
+    show_default=True,
+    help="View weights: azimuth, azimuth-elevation, either with -shrunk, none.",
+)
 @_hidden_option
 @click.option("--scheme", help="How to group the counts, e.g. azimuth-elevation+folds; default: what the weighting needs.")
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")

@@ -95,11 +95,11 @@ def evaluate_pap_command(
     from chorus.body.model import load_body
     from chorus.evaluate.pap.categories import category_table, evaluate_pap, posing
     from chorus.evaluate.pap.pixels import PapProtocol
+    from chorus.experimental.sharpened import load_distribution
     from chorus.files import write_json
-    from chorus.occupancy.counts import load_occupancy
 
     body = load_body(body_path)
-    loaded = [load_occupancy(path) for path in occupancies]
+    loaded = [load_distribution(path) for path in occupancies]
     scored = [0, 0]
 
     def count(done: int, total: int) -> None:

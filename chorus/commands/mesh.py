@@ -75,7 +75,7 @@ def mesh_command(
     from dataclasses import asdict
 
     from chorus.errors import InputError
-    from chorus.occupancy.counts import load_occupancy
+    from chorus.experimental.sharpened import load_distribution
     from chorus.occupancy.posed import body_of
     from chorus.occupancy.surfaces import (
         OBJECT,
@@ -91,7 +91,7 @@ def mesh_command(
     cubic_metres = None if volume is None else read_volume(volume)
     if threshold is None and mass is None and cubic_metres is None:
         threshold = DEFAULT_THRESHOLD
-    occupancy = load_occupancy(occupancy_path)
+    occupancy = load_distribution(occupancy_path)
     phi, extent = occupancy.probability, occupancy.parameters.extent
     given = load_given_body(body_path)
     pose = None

@@ -174,12 +174,12 @@ def pose_command(
     import numpy as np
 
     from chorus.errors import InputError
+    from chorus.experimental.sharpened import load_distribution
     from chorus.files import write_atomically
-    from chorus.occupancy.counts import load_occupancy
     from chorus.occupancy.posed import body_of
     from chorus.provenance import provenance
 
-    occupancy, poses = load_occupancy(occupancy_path), read_pose(pose_path)
+    occupancy, poses = load_distribution(occupancy_path), read_pose(pose_path)
     if poses.ndim == 3 and (picture or mesh_path):
         raise InputError(f"--picture, --mesh: expected one pose, (J, 3), got {len(poses)} in {pose_path}")
     body = body_of(occupancy.body_hash, load_given_body(body_path))

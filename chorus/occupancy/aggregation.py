@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chorus.camera.views import Scheme, key_hash
+from chorus.camera.views import Scheme, key_hash, weighs_by_cell
 from chorus.canonicalization import AUTO
 from chorus.errors import InputError
 from chorus.field import CanonicalField
@@ -57,7 +57,8 @@ def aggregate(
     """Cast the votes of images through a field and count them by group; memory does not grow with the number of images.
 
     images_or_store  ImageBatch, an iterable of them, a Store, or the path of one
-    weighting        view weighting of the result: "azimuth" (A.6), "azimuth-elevation", "none"; see ``Occupancy.reweight``
+    weighting        view weighting of the result: "azimuth" (A.6), "azimuth-elevation", either with "-shrunk", "none"; see
+                     ``Scheme.weights`` and ``Occupancy.reweight``
     backend          "auto" (triton on an NVIDIA GPU, else numba), "triton", "numba", "reference"
     prompt           only images made from this prompt, one of several prompts, or those that a pattern with * and ? matches
     part             only images whose object touches these body parts (Eq. 13), such as "rightHand and not leftHand". The
@@ -154,7 +155,7 @@ def aggregate(
 
 def _grouping(scheme: str | None, weighting: str) -> Scheme:
     """The scheme asked for, or the coarsest that the weighting needs; InputError where the two do not fit together."""
-    needed = "azimuth-elevation" if isinstance(weighting, str) and weighting == "azimuth-elevation" else "azimuth"
+    needed = "azimuth-elevation" if isinstance(weighting, str) and weighs_by_cell(weighting) else "azimuth"
     grouping = Scheme(needed if scheme is None else scheme)
     grouping.weights(weighting, np.zeros(grouping.num_groups, np.int64))
     return grouping

@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 
 from chorus.camera.views import FOLDS, Scheme, fold_of_hash
 from chorus.errors import InputError, MismatchError, check_array, check_whole
-from chorus.field import FieldParameters, voxel_centres
+from chorus.field import FieldParameters
 from chorus.occupancy import hidden
+from chorus.occupancy.distribution import Distribution
 from chorus.occupancy.files import reading_occupancy, save_occupancy
 
 if TYPE_CHECKING:
-    from trimesh import Trimesh
-
-    from chorus.body.model import Body
     from chorus.field import CanonicalField
     from chorus.votes.explain import Explanation
 
@@ -31,7 +29,7 @@ SKETCH_SIZE = 1024
 
 
 @dataclass(frozen=True, eq=False)
-class Occupancy:
+class Occupancy(Distribution):
     """Where an object is around the canonical person: votes counted by group of images, and the view weighting.
 
     num_counts    (G, N, N, N) int32 or int64, indexed [group, ix, iy, iz]: images of the group (their integer weights summed)
@@ -39,7 +37,7 @@ class Occupancy:
     den_counts    (G, N, N, N) of the same dtype: those where the voxel projects into the image
     group_totals  (G,) int64 integer weights of the group's images summed: what view weights are computed from
     group_images  (G,) int64 number of the group's images that voted
-    scheme        how images were grouped        weighting   "azimuth", "azimuth-elevation" or "none"
+    scheme        how images were grouped        weighting   of views, a name of ``chorus.camera.views.WEIGHTINGS``
     parameters    of the field                   body_hash   of the body that the votes were cast with
     category      of the object                  sketch      (K,) uint64, the smallest hashes of the images' keys
     provenance    versions, sources, command lines: one entry for each aggregation
@@ -93,19 +91,9 @@ class Occupancy:
         return summary.html(self)
 
     @property
-    def field_hash(self) -> str:
-        """Hash of the field that the votes were cast through."""
-        return self.parameters.hash(self.body_hash)
-
-    @property
     def num_images(self) -> int:
         """Number of images that voted."""
         return int(self.group_images.sum())
-
-    @cached_property
-    def centres(self) -> NDArray[np.float32]:
-        """Voxel centres in the rest pose's person frame, (N, N, N, 3) float32 metres."""
-        return voxel_centres(self.parameters.resolution, self.parameters.extent).astype(np.float32)
 
     @cached_property
     def _sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -261,56 +249,6 @@ class Occupancy:
             provenance=[*self.provenance, *other.provenance],
             **others,
         )
-
-    def posed(
-        self,
-        pose: Any,
-        body: Body | None = None,
-        *,
-        betas: Any = None,
-        inverse: str = "blend_of_inverses",
-        interpolation: str = "nearest",
-        backend: str = "auto",
-        progress: Callable[[int, int], None] | None = None,
-    ) -> NDArray[np.float32]:
-        """phi around a posed person (Eq. 11), (N, N, N) float32 on the same grid in the posed person frame.
-
-        pose           (J, 3) axis-angle in radians, row 0 zero; or (n, J, 3), for (n, N, N, N)
-        body           the one that the votes were cast with; None for the built-in one. MismatchError for another
-        betas          the person's shape coefficients, (b,) or (n, b); None for the template's shape
-        inverse        "blend_of_inverses" (the paper) or "inverse_of_blend" (the published code)
-        interpolation  "nearest" (the paper) or "trilinear"
-        backend        "auto", "triton", "numba", "reference"
-        progress       called with (done, total) after each pose
-
-        Raises as ``chorus.occupancy.posed.posed_occupancy`` does.
-        """
-        from chorus.occupancy.posed import posed_occupancy
-
-        return posed_occupancy(
-            self.probability,
-            pose,
-            self.parameters,
-            self.body_hash,
-            body,
-            betas=betas,
-            inverse=inverse,
-            interpolation=interpolation,
-            backend=backend,
-            progress=progress,
-        )
-
-    def mesh(self, threshold: float | None = None, *, mass: float | None = None, volume: float | None = None) -> Trimesh:
-        """The closed surface around the voxels with phi >= threshold, in metres in the rest pose's person frame.
-
-        Give one of three: the threshold itself; ``mass``, the share of the sum of phi inside the surface, 0 to 1; or
-        ``volume``, the volume inside the surface in m^3. See ``chorus.occupancy.surfaces``. InputError where nothing is inside,
-        ImportError without the extra ``mesh``.
-        """
-        from chorus.occupancy.surfaces import choose_threshold, surface
-
-        phi, extent = self.probability, self.parameters.extent
-        return surface(phi, extent, choose_threshold(phi, extent, threshold, mass, volume))
 
     def explain(self, point: Any, source: Any, canonical: CanonicalField, **selection: Any) -> Explanation:
         """The images of a source behind the voxel at a point (3,) in metres, for and against: ``chorus.votes.explain.explain``.

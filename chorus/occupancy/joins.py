@@ -26,6 +26,7 @@ from chorus.votes.selection import PartQuery, Source, matching_prompts
 
 if TYPE_CHECKING:
     from chorus.occupancy.counts import Occupancy
+    from chorus.occupancy.distribution import Distribution
 
 ANY = "*"
 """As prompt or part: images of any."""
@@ -48,7 +49,7 @@ class LearnedFrom:
     known: bool = True
 
 
-def learned_from(occupancy: Occupancy) -> LearnedFrom:
+def learned_from(occupancy: Distribution) -> LearnedFrom:
     """What the provenance says of the images; of a sum, the prompts of all its summands, and what they have in common else."""
     entries = occupancy.provenance
     if not entries or not all(isinstance(entry, dict) and "prompts" in entry for entry in entries):
@@ -67,7 +68,7 @@ def learned_from(occupancy: Occupancy) -> LearnedFrom:
     )
 
 
-def check_store(occupancy: Occupancy, store: Store, category: str | None = None) -> None:
+def check_store(occupancy: Distribution, store: Store, category: str | None = None) -> None:
     """MismatchError where a store has images of another category or body than the occupancy.
 
     category  what to take for the occupancy's category; where neither is named, any store will do
@@ -119,7 +120,7 @@ class JoinedImages:
 
 
 def join(
-    occupancy: Occupancy,
+    occupancy: Distribution,
     store: Store,
     field: CanonicalField | Callable[[], CanonicalField],
     prompt: str | Sequence[str] | None = None,

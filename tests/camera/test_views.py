@@ -161,8 +161,8 @@ def test_weights_are_one_over_the_images_of_the_bin(name: str, weighting: str) -
     rng = np.random.default_rng(2)
     totals = rng.integers(0, 5, scheme.num_groups) * (rng.random(scheme.num_groups) < 0.6)
     totals.reshape(scheme.shape)[:, 4] = 0  # a bin without images
-    if weighting == "azimuth-elevation" and not scheme.has_elevation:
-        with pytest.raises(InputError, match="azimuth-elevation needs counts by cell"):
+    if "elevation" in weighting and not scheme.has_elevation:
+        with pytest.raises(InputError, match=f"{weighting} needs counts by cell"):
             scheme.weights(weighting, totals)
         return
     r = scheme.weights(weighting, totals)
@@ -174,13 +174,33 @@ def test_weights_are_one_over_the_images_of_the_bin(name: str, weighting: str) -
         same = [
             h
             for h in range(scheme.num_groups)
-            if (at := np.unravel_index(h, scheme.shape))[1] == a and (weighting == "azimuth" or at[2] == e)
+            if (at := np.unravel_index(h, scheme.shape))[1] == a and ("elevation" not in weighting or at[2] == e)
         ]
         images = sum(int(totals[h]) for h in same)
-        assert r[g] == (1 if weighting == "none" else 0 if images == 0 else 1 / images)
+        extra = totals.sum() / (72 if "elevation" in weighting else 12) if "shrunk" in weighting else 0
+        assert r[g] == (1 if weighting == "none" else 0 if images == 0 else pytest.approx(1 / (images + extra), rel=1e-15))
     if weighting == "azimuth":  # every bin that has images counts as one
         bins = (r * totals).reshape(scheme.shape).sum((0, 2))
         assert np.allclose(bins, totals.reshape(scheme.shape).sum((0, 2)) > 0)
+
+
+def test_shrunk_weights_by_hand() -> None:
+    totals = np.zeros(12, np.int64)
+    totals[[0, 3, 5]] = 90, 9, 21  # 120 images, 10 a bin
+    r = Scheme().weights("azimuth-shrunk", totals)
+    assert r[[0, 3, 5]].tolist() == [1 / 100, 1 / 19, 1 / 31]
+    assert (np.delete(r, [0, 3, 5]) == 0).all()
+    cells = np.zeros((12, 6), np.int64)
+    cells[0, :2], cells[3, 5] = (100, 26), 18  # 144 images: 12 a bin of azimuth, 2 a cell
+    scheme = Scheme("azimuth-elevation")
+    by_cell = scheme.weights("azimuth-elevation-shrunk", cells.ravel()).reshape(12, 6)
+    assert by_cell[0, :2].tolist() == [1 / 102, 1 / 28]
+    assert by_cell[3, 5] == 1 / 20
+    assert np.count_nonzero(by_cell) == 3
+    by_azimuth = scheme.weights("azimuth-shrunk", cells.ravel()).reshape(12, 6)
+    assert (by_azimuth[0] == 1 / 138).all()
+    assert (by_azimuth[3] == 1 / 30).all()
+    assert (Scheme().weights("azimuth-shrunk", np.zeros(12, np.int64)) == 0).all()
 
 
 def test_names_are_checked() -> None:

@@ -74,10 +74,10 @@ def test_phi_by_hand() -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("weighting", ["azimuth", "azimuth-elevation", "none"])
+@pytest.mark.parametrize("weighting", ["azimuth", "azimuth-elevation", "azimuth-shrunk", "azimuth-elevation-shrunk", "none"])
 def test_phi_is_equation_6_image_by_image(scheme: str, weighting: str) -> None:
-    if weighting == "azimuth-elevation" and "elevation" not in scheme:
-        with pytest.raises(InputError, match="azimuth-elevation needs counts by cell"):
+    if "elevation" in weighting and "elevation" not in scheme:
+        with pytest.raises(InputError, match=f"{weighting} needs counts by cell"):
             make(scheme=scheme).reweight(weighting)
         return
     occupancy = make(1, scheme).reweight(weighting)
@@ -86,8 +86,11 @@ def test_phi_is_equation_6_image_by_image(scheme: str, weighting: str) -> None:
     for g in range(Scheme(scheme).num_groups):
         _, a, e = np.unravel_index(g, shape)
         totals = occupancy.group_totals.reshape(shape)
-        images = {"none": 1, "azimuth": totals[:, a].sum(), "azimuth-elevation": totals[:, a, e].sum()}[weighting]
+        of_bin = totals[:, a, e].sum() if "elevation" in weighting else totals[:, a].sum()
+        images = 1 if weighting == "none" else of_bin
         if images:
+            if weighting.endswith("-shrunk"):
+                images += totals.sum() / (72 if "elevation" in weighting else 12)
             num += occupancy.num_counts[g] / images
             den += occupancy.den_counts[g] / images
     assert np.allclose(occupancy.numerator, num, rtol=1e-6)

@@ -168,7 +168,12 @@ def _two_sources(options: AblationOptions, sources: Sources | None) -> Iterator[
 
 
 def _view_weighting(options: AblationOptions, sources: Sources | None) -> Iterator[Setting]:
-    names = {"azimuth-elevation": "by azimuth and elevation", "none": "none"}  # the reference weighs by azimuth
+    names = {
+        "azimuth-elevation": "by azimuth and elevation",
+        "azimuth-shrunk": "by azimuth, shrunk",
+        "azimuth-elevation-shrunk": "by azimuth and elevation, shrunk",
+        "none": "none",
+    }  # the reference weighs by azimuth
     for weighting in options.weightings:
         if weighting in names:
             yield Setting(f"view weights {names[weighting]}", "view weighting", weighting=weighting)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.body.model import Body, load_body
+from chorus.camera.views import weighs_by_cell
 from chorus.errors import InputError, MismatchError
 from chorus.evaluate.ablation.estimated import EstimatedRows
 from chorus.evaluate.ablation.rows import AblationOptions, Setting, Where, chosen_images, settings
@@ -308,7 +309,7 @@ class _Runner:
         Row -> number of images that voted, and its scores; without the rows that the category has not.
         """
         found: dict[str, tuple[int, Scores]] = {}
-        by_cell = any(row.setting.weighting == "azimuth-elevation" for row in rows)
+        by_cell = any(weighs_by_cell(row.setting.weighting) for row in rows)
         groups: dict[tuple[bool, str], list[AblationRow]] = {}
         for row in rows:
             setting = row.setting

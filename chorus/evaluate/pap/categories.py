@@ -25,7 +25,7 @@ from chorus.evaluate.pap.metric import METRICS, ImagePap, pap
 from chorus.evaluate.pap.pixels import PAPER, PapImage, PapProtocol
 from chorus.field import CanonicalField
 from chorus.files import write_text
-from chorus.occupancy.counts import Occupancy
+from chorus.occupancy.distribution import Distribution
 from chorus.occupancy.joins import JoinedImages, join
 from chorus.occupancy.posed import body_of, posed_occupancy
 from chorus.provenance import machine, versions
@@ -36,7 +36,7 @@ MIN_IMAGES = 30
 CURVE_RECALL = np.arange(101) / 100
 """Recall levels at which mean precision-recall curves are sampled."""
 
-PoseOccupancy = Callable[[Occupancy, NDArray[np.float32]], NDArray[np.float32]]
+PoseOccupancy = Callable[[Distribution, NDArray[np.float32]], NDArray[np.float32]]
 """A function from an occupancy and a pose (J, 3) to phi around the posed person, (N, N, N) float32 on the same grid."""
 
 
@@ -140,9 +140,9 @@ def _rounded(curve: NDArray[np.float64] | None) -> list[float] | None:
 
 def posing(body: Body | None = None, inverse: str = "blend_of_inverses", backend: str = "auto") -> PoseOccupancy:
     """The default of ``evaluate_pap``: Eq. 11 with the nearest voxel; the probability of an occupancy is computed once."""
-    probabilities: WeakKeyDictionary[Occupancy, NDArray[np.float32]] = WeakKeyDictionary()
+    probabilities: WeakKeyDictionary[Distribution, NDArray[np.float32]] = WeakKeyDictionary()
 
-    def pose_occupancy(occupancy: Occupancy, pose: NDArray[np.float32]) -> NDArray[np.float32]:
+    def pose_occupancy(occupancy: Distribution, pose: NDArray[np.float32]) -> NDArray[np.float32]:
         if occupancy not in probabilities:
             probabilities[occupancy] = occupancy.probability
         return posed_occupancy(
@@ -159,7 +159,7 @@ def posing(body: Body | None = None, inverse: str = "blend_of_inverses", backend
 
 
 def evaluate_pap(
-    occupancies: Sequence[Occupancy] | Mapping[str, Occupancy],
+    occupancies: Sequence[Distribution] | Mapping[str, Distribution],
     stores: Sequence[Store | str | os.PathLike[str]],
     *,
     pose_occupancy: PoseOccupancy | None = None,
@@ -235,15 +235,15 @@ def evaluate_pap(
     return PapReport(scored, protocol, min_images, tuple(sources), time.perf_counter() - began)
 
 
-def _by_category(occupancies: Sequence[Occupancy] | Mapping[str, Occupancy]) -> dict[str, Occupancy]:
+def _by_category(occupancies: Sequence[Distribution] | Mapping[str, Distribution]) -> dict[str, Distribution]:
     if isinstance(occupancies, Mapping):
         for occupancy in occupancies.values():
-            check_kind("occupancies", occupancy, Occupancy)
+            check_kind("occupancies", occupancy, Distribution)
         return dict(occupancies)
-    by_category: dict[str, Occupancy] = {}
+    by_category: dict[str, Distribution] = {}
     check_kind("occupancies", occupancies, Sequence)
     for number, occupancy in enumerate(occupancies):
-        check_kind("occupancies", occupancy, Occupancy)
+        check_kind("occupancies", occupancy, Distribution)
         if not occupancy.category:
             raise InputError(
                 f"occupancies: expected a category in each, got none in number {number}; give a mapping from category"
@@ -255,7 +255,7 @@ def _by_category(occupancies: Sequence[Occupancy] | Mapping[str, Occupancy]) -> 
 
 
 def _images(
-    store: Store, rows: NDArray[np.int64], occupancy: Occupancy, pose_occupancy: PoseOccupancy, body: Body | None
+    store: Store, rows: NDArray[np.int64], occupancy: Distribution, pose_occupancy: PoseOccupancy, body: Body | None
 ) -> Iterator[PapImage]:
     """The images of a store to be scored, posed one by one when the iterator reaches them."""
     extent = occupancy.parameters.extent
@@ -267,7 +267,7 @@ def _images(
             yield PapImage(phi, extent, batch.cameras[i : i + 1], batch.masks.unpack(i), vertices, key.decode())
 
 
-def _source(occupancy: Occupancy, stores: Sequence[tuple[Store, JoinedImages]]) -> dict[str, Any]:
+def _source(occupancy: Distribution, stores: Sequence[tuple[Store, JoinedImages]]) -> dict[str, Any]:
     return {
         "category": stores[0][0].category,
         "parameters": occupancy.parameters.to_json(),
