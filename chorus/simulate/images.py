@@ -34,7 +34,7 @@ from chorus.kernels.masks import PackedMasks, pack_mask
 from chorus.render.rasterize import draw_inverse_depth, skin
 from chorus.simulate.objects import OBJECTS, ObjectClass, Shape, joint_index
 from chorus.simulate.pose_errors import PoseError, with_pose_errors
-from chorus.simulate.scene import carrier, draw_pose
+from chorus.simulate.scene import carrier, draw_pose, posed
 from chorus.simulate.shapes import draw_shape, with_shapes
 from chorus.simulate.truth import true_occupancy
 from chorus.simulate.worlds import DEMO, WORLDS, CameraDistribution, MaskNoise, Pose, PoseEstimation, World, check_made_alike
@@ -132,14 +132,10 @@ class _DrawnBody:
     def pose(
         self, pose: NDArray[np.float32], betas: NDArray[np.float64] | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Vertices (V, 3), relative transforms A_j (J, 4, 4) and joints (J, 3) of one pose, of the template or of a build.
-
-        One pose at a time: the last bits of a batched product could depend on the size of the batch.
-        """
+        """Vertices (V, 3), relative transforms A_j (J, 4, 4) and joints (J, 3) of one pose, of the template or of a build."""
         poses = pose[None].astype(np.float64)
         body = self.body if betas is None else self.shaped
-        transforms = body.relative_transforms(poses, betas)[0]
-        joints = body.posed_joints(poses, betas)[0]
+        transforms, joints = posed(body, poses[0], betas)
         if body.posedirs is None and betas is None:
             vertices = skin(body.vertices, body.weights, transforms)
         elif body.posedirs is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,20 @@ def draw_pose(world: World, body: Body, rng: np.random.Generator, mirrored: bool
     return pose.astype(np.float32)
 
 
+def posed(
+    body: Body, pose: NDArray[np.floating[Any]], betas: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Relative transforms A_j(zero -> pose), (J, 4, 4), and the posed joints, (J, 3) metres, of one pose and build.
+
+    One pose at a time: the last bits of a batched product could depend on the size of the batch.
+    """
+    transforms = body.relative_transforms(pose[None], betas)[0]
+    joints = body.joints
+    if betas is not None and body.joint_shapedirs is not None:
+        joints = joints + body.joint_shapedirs[..., : len(betas)] @ betas
+    return transforms, np.einsum("jab,jb->ja", transforms[:, :3, :3], joints) + transforms[:, :3, 3]
+
+
 def _gripping(pose: NDArray[np.float64], body: Body) -> NDArray[np.float64]:
     """The pose with the wrists turned by the least angle so that a straight bar lies across both palms.
 
@@ -37,9 +51,11 @@ def _gripping(pose: NDArray[np.float64], body: Body) -> NDArray[np.float64]:
     """
     pose = pose.copy()
     sides = [(side, joint_index(body, f"{side}_wrist"), joint_index(body, f"{side}_hand")) for side in ("right", "left")]
-    for _ in range(3):  # turning a wrist moves its hand, and so the bar
-        turns = body.relative_transforms(pose[None])[0, :, :3, :3]
-        joints = body.posed_joints(pose[None])[0]
+    for _, _, hand in sides:
+        pose[hand] = 0  # the fingers close around it
+    for _ in range(2):  # turning a wrist moves its hand, and so the bar
+        transforms, joints = posed(body, pose)
+        turns = transforms[:, :3, :3]
         bar = joints[sides[1][2]] - joints[sides[0][2]]
         bar /= np.linalg.norm(bar)
         for side, wrist, _ in sides:

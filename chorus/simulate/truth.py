@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from chorus.errors import check_array, check_kind, check_whole
 from chorus.simulate.objects import OBJECTS, Shape, joint_index
-from chorus.simulate.scene import carrier, draw_pose
+from chorus.simulate.scene import carrier, draw_pose, posed
 from chorus.simulate.worlds import World
 
 if TYPE_CHECKING:
@@ -75,21 +75,21 @@ def _held_in_both(
     hands = [joint_index(body, name) for name in (kind.joint, kind.other_joint)]
     flat = points.reshape(-1, 3)
     right, left = (np.linalg.norm(flat - body.rest_joints[hand], axis=1) for hand in hands)
-    owned = [np.flatnonzero(right <= left), np.flatnonzero(right > left)]
+    owned = [(voxels, flat[voxels].T.copy()) for voxels in (np.flatnonzero(right <= left), np.flatnonzero(right > left))]
     hits = np.zeros(len(flat), np.int64)
     for _ in range(variants):
         shapes = kind.draw(rng, body)
         if rng.random() < world.mirrored:
             shapes = tuple(shape.mirrored() for shape in shapes)
-        pose = draw_pose(world, body, rng)[None].astype(np.float64)
-        transforms, joints = body.relative_transforms(pose)[0], body.posed_joints(pose)[0]
+        transforms, joints = posed(body, draw_pose(world, body, rng).astype(np.float64))
         to_object = np.linalg.inv(carrier(kind, body, transforms, joints))
         corners = np.concatenate([shape.mesh()[0] for shape in shapes])
-        low, high = corners.min(0), corners.max(0)
-        for hand, voxels in zip(hands, owned, strict=True):
+        for hand, (voxels, xyz) in zip(hands, owned, strict=True):
             moved = to_object @ transforms[hand] @ body.rest_inverse[hand]
-            local = flat[voxels] @ moved[:3, :3].T + moved[:3, 3]
-            near = ((local >= low) & (local <= high)).all(1)
-            inside = np.logical_or.reduce([shape.contains(local[near]) for shape in shapes])
-            hits[voxels[near]] += inside
+            around = (corners - moved[:3, 3]) @ moved[:3, :3]  # a rigid transform's inverse
+            low, high = around.min(0) - 0.01, around.max(0) + 0.01
+            within = [(axis >= lowest) & (axis <= highest) for axis, lowest, highest in zip(xyz, low, high, strict=True)]
+            near = voxels[within[0] & within[1] & within[2]]
+            local = flat[near] @ moved[:3, :3].T + moved[:3, 3]
+            hits[near] += np.logical_or.reduce([shape.contains(local) for shape in shapes])
     return (hits / variants).astype(np.float32).reshape(points.shape[:3])
