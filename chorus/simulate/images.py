@@ -22,17 +22,21 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.cameras import Cameras
-from chorus.errors import InputError, StoreError, check_array, check_kind, check_path, check_whole
+from chorus.errors import InputError, StoreError, check_kind, check_path, check_whole
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, pack_mask
 from chorus.render.rasterize import draw_inverse_depth, skin
 from chorus.simulate.objects import OBJECTS, ObjectClass, Shape, joint_index
+from chorus.simulate.pose_errors import PoseError, with_pose_errors
+from chorus.simulate.scene import carrier, draw_pose, posed
+from chorus.simulate.shapes import draw_shape, with_shapes
+from chorus.simulate.truth import true_occupancy
 from chorus.simulate.worlds import DEMO, WORLDS, CameraDistribution, MaskNoise, Pose, PoseEstimation, World, check_made_alike
 
 if TYPE_CHECKING:
@@ -47,6 +51,7 @@ __all__ = [
     "MaskNoise",
     "ObjectClass",
     "Pose",
+    "PoseError",
     "PoseEstimation",
     "Shape",
     "SimulatedBatch",
@@ -54,6 +59,7 @@ __all__ = [
     "image_key",
     "simulate",
     "true_occupancy",
+    "with_pose_errors",
     "write_world",
 ]
 
@@ -110,13 +116,9 @@ def _estimation_stream(world: World, seed: int, index: int) -> np.random.Generat
     return np.random.default_rng(np.random.SeedSequence(_entropy(world, seed, index), spawn_key=(5,)))
 
 
-def _draw_pose(world: World, body: Body, rng: np.random.Generator) -> NDArray[np.float32]:
-    pose: NDArray[np.float64] = body.rest_pose.astype(np.float64)
-    for name, rotation in world.key_poses[rng.integers(len(world.key_poses))].items():
-        pose[joint_index(body, name)] = rotation
-    pose[1:] += rng.normal(0, world.pose_noise, (len(pose) - 1, 3))
-    pose[0] = 0
-    return pose.astype(np.float32)
+def _further_stream(world: World, seed: int, index: int) -> np.random.Generator:
+    """A seventh one, for what not every world has: the other hand, and the person's build."""
+    return np.random.default_rng(np.random.SeedSequence(_entropy(world, seed, index), spawn_key=(6,)))
 
 
 class _DrawnBody:
@@ -124,40 +126,48 @@ class _DrawnBody:
 
     def __init__(self, body: Body) -> None:
         self.body = body
-        self.from_rest = body.rest_inverse
+        self.shaped = with_shapes(body)
         self.keypoints = [joint_index(body, name) for name in KEYPOINTS]
 
-    def pose(self, pose: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Vertices (V, 3) and bone transforms B_j (J, 4, 4) of one pose.
-
-        One pose at a time: the last bits of a batched product could depend on the size of the batch.
-        """
+    def pose(
+        self, pose: NDArray[np.float32], betas: NDArray[np.float64] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Vertices (V, 3), relative transforms A_j (J, 4, 4) and joints (J, 3) of one pose, of the template or of a build."""
         poses = pose[None].astype(np.float64)
-        transforms = self.body.relative_transforms(poses)[0]
-        if self.body.posedirs is None:
-            vertices = skin(self.body.vertices, self.body.weights, transforms)
+        body = self.body if betas is None else self.shaped
+        transforms, joints = posed(body, poses[0], betas)
+        if body.posedirs is None and betas is None:
+            vertices = skin(body.vertices, body.weights, transforms)
+        elif body.posedirs is None:
+            assert body.shapedirs is not None
+            vertices = skin(body.vertices + body.shapedirs[..., : len(betas)] @ betas, body.weights, transforms)
         else:
-            vertices = np.ascontiguousarray(self.body.posed_vertices(poses)[0])
-        return vertices, transforms @ self.from_rest
+            vertices = np.ascontiguousarray(body.posed_vertices(poses, betas)[0])
+        return vertices, transforms, joints
 
 
 def _draw_image(world: World, seed: int, drawn_body: _DrawnBody, index: int) -> _Image:
     body = drawn_body.body
     object_rng, pose_rng, camera_rng, mask_rng, score_rng = _streams(world, seed, index)
+    further_rng = _further_stream(world, seed, index)
+    mirrored = further_rng.random() < world.mirrored
+    betas = draw_shape(drawn_body.shaped, world.shape_spread, further_rng) if world.shape_spread else None
     kind = OBJECTS[world.object_class]
     shapes = kind.draw(object_rng, body)
-    pose = _draw_pose(world, body, pose_rng)
-    vertices, bones = drawn_body.pose(pose)
+    if mirrored:
+        shapes = tuple(shape.mirrored() for shape in shapes)
+    pose = draw_pose(world, body, pose_rng, mirrored)
+    vertices, transforms, joints = drawn_body.pose(pose, betas)
     size = world.image_sizes[camera_rng.integers(len(world.image_sizes))]
     R, t, K = world.cameras.draw(camera_rng, vertices, size)
     matrix = K @ np.column_stack([R, t])
 
     body_inverse_depth = draw_inverse_depth(vertices, body.faces, matrix, size)
-    carrier = bones[joint_index(body, kind.joint)]
+    carried = carrier(kind, body, transforms, joints, mirrored=mirrored, template=betas is None)
     object_inverse_depth = np.full(size, -np.inf, np.float32)
     for shape in shapes:
         corners, faces = shape.mesh()
-        drawn = draw_inverse_depth(corners @ carrier[:3, :3].T + carrier[:3, 3], faces, matrix, size)
+        drawn = draw_inverse_depth(corners @ carried[:3, :3].T + carried[:3, 3], faces, matrix, size)
         np.maximum(object_inverse_depth, drawn, out=object_inverse_depth)
     object_mask, person_mask = object_inverse_depth > 0, body_inverse_depth > 0
     num_unoccluded = np.count_nonzero(object_mask)
@@ -178,9 +188,7 @@ def _draw_image(world: World, seed: int, drawn_body: _DrawnBody, index: int) -> 
         "overlap": float(overlap_of_first(object_packed[0], person_packed[0])),
         "object_visible": num_visible / num_unoccluded if num_unoccluded else 0.0,
     }
-    moved = bones[drawn_body.keypoints, :3]
-    joints = np.einsum("jab,jb->ja", moved[..., :3], body.rest_joints[drawn_body.keypoints]) + moved[..., 3]
-    uvz = joints @ matrix[:, :3].T + matrix[:, 3]
+    uvz = joints[drawn_body.keypoints] @ matrix[:, :3].T + matrix[:, 3]
     confidence: dict[str, float] = {}
     for name, (u, v, z) in zip(KEYPOINTS, uvz, strict=True):
         seen = z > 0 and 0 <= u / z < size[1] and 0 <= v / z < size[0]
@@ -190,7 +198,7 @@ def _draw_image(world: World, seed: int, drawn_body: _DrawnBody, index: int) -> 
     return _Image(size, pose, (R, t, K), object_packed, person_packed, scores)
 
 
-def _collect(world: World, seed: int, indices: Sequence[int], drawn: Iterable[_Image]) -> SimulatedBatch:
+def _collect(world: World, seed: int, body: Body, indices: Sequence[int], drawn: Iterable[_Image]) -> SimulatedBatch:
     images = list(drawn)
     sizes = np.array([i.size for i in images], np.int32)
     objects, persons = (
@@ -204,14 +212,10 @@ def _collect(world: World, seed: int, indices: Sequence[int], drawn: Iterable[_I
     scores = {name: np.array([i.scores[name] for i in images], np.float32) for name in images[0].scores}
     missing = [scores["person_count"] == 0, scores["object_count"] == 0]
     status = np.select(missing, ["no person", "no object"], "complete")
+    keys, prompts = [image_key(world, seed, index) for index in indices], [world.prompt] * len(images)
+    true = ImageBatch(objects, cameras, np.stack([i.pose for i in images]), keys, prompts=prompts)
     return SimulatedBatch(
-        images=ImageBatch(
-            objects,
-            cameras,
-            np.stack([i.pose for i in images]),
-            keys=[image_key(world, seed, index) for index in indices],
-            prompts=[world.prompt] * len(images),
-        ),
+        images=with_pose_errors(true, world.pose_errors, body),
         person_masks=persons,
         views=np.array(VIEWS)[np.rint(quarter_turns).astype(np.intp) % 4],
         seeds=np.full(len(images), seed, np.int64),
@@ -236,9 +240,9 @@ def _simulate(
             rows = indices[first : first + batch_size]
             ahead.append((rows, pool.map(draw, rows)))
             if len(ahead) > 1:  # the next batch is drawn while the caller works on this one
-                yield _collect(world, seed, *ahead.popleft())
+                yield _collect(world, seed, body, *ahead.popleft())
         while ahead:
-            yield _collect(world, seed, *ahead.popleft())
+            yield _collect(world, seed, body, *ahead.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -355,31 +359,3 @@ def write_world(
                 writer.flush()
             raise
     return {status: count for status, count in counts.items() if count}
-
-
-def true_occupancy(
-    world: World, centres: Any, seed: int = 0, variants: int = 2000, body: Body | None = None
-) -> NDArray[np.float32]:
-    """The share of an object class's random variants that occupy each voxel centre, in the canonical frame.
-
-    centres (Nx, Ny, Nz, 3) metres in the rest-pose person frame -> (Nx, Ny, Nz) float32 in 0..1. The true voxels of a
-    world are those where this is >= 0.5. The variants are drawn independently of the images'. Raises InputError for another
-    shape and fewer than one variant.
-    """
-    points = check_array("centres", centres, ("Nx", "Ny", "Nz", 3), np.float64)
-    check_kind("world", world, World)
-    check_whole("variants", variants, 1)
-    check_whole("seed", seed, 0)
-    body = _or_default(body)
-    kind = OBJECTS[world.object_class]
-    rng = np.random.default_rng([seed, zlib.crc32(f"truth|{world.object_class}".encode())])
-    drawn = [kind.draw(rng, body) for _ in range(variants)]
-    corners = np.concatenate([shape.mesh()[0] for shapes in drawn for shape in shapes])
-    near = ((points >= corners.min(0) - 0.01) & (points <= corners.max(0) + 0.01)).all(-1)
-    candidates = points[near]
-    hits = np.zeros(len(candidates), np.int64)
-    for shapes in drawn:
-        hits += np.logical_or.reduce([shape.contains(candidates) for shape in shapes])
-    share = np.zeros(points.shape[:3], np.float32)
-    share[near] = hits / variants
-    return share

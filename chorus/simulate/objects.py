@@ -1,4 +1,4 @@
-"""Simulated objects: solids with an exact inside test and a mesh, rigid to one joint, varied at random within a class."""
+"""Simulated objects: solids with an exact inside test and a mesh, varied at random within a class; what they are held by."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ class Shape:
             inside = (local[..., 1] <= 1) & (local[..., 0] ** 2 + local[..., 2] ** 2 <= 1)
         return np.asarray(inside)
 
+    def mirrored(self) -> Shape:
+        """The solid in a mirror, left for right (x for -x): each kind is its own mirror image, so it stays a rotation."""
+        mirror = np.array([-1.0, 1.0, 1.0])
+        return replace(self, centre=self.centre * mirror, rotation=self.rotation * np.outer(mirror, mirror))
+
 
 @lru_cache
 def _unit_mesh(kind: str) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
@@ -83,10 +88,18 @@ def _unit_mesh(kind: str) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
 
 @dataclass(frozen=True)
 class ObjectClass:
-    """Objects of one kind, rigid to one joint; ``draw(rng, body)`` gives a random one as solids in the canonical frame."""
+    """Objects of one kind: ``draw(rng, body)`` gives a random one as solids.
+
+    joint        the joint it is rigid to; the solids are in the canonical frame
+    other_joint  the second hand of what is held in both, rigid to neither: the solids are in a frame halfway between the two
+                 (``chorus.simulate.scene.carrier``)
+    gripped      whether the wrists turn so that it lies across both palms
+    """
 
     joint: str
     draw: Callable[[np.random.Generator, Body], tuple[Shape, ...]]
+    other_joint: str | None = None
+    gripped: bool = False
 
 
 def joint_index(body: Body, name: str) -> int:
@@ -96,10 +109,12 @@ def joint_index(body: Body, name: str) -> int:
     return int(body.joint_names.index(name))
 
 
-def _vary(rng: np.random.Generator, *solids: tuple[str, Sequence[float], Any]) -> tuple[Shape, ...]:
+def _vary(
+    rng: np.random.Generator, *solids: tuple[str, Sequence[float], Any], turn_sigma: float = TURN_SIGMA
+) -> tuple[Shape, ...]:
     """Solids (kind, half extents, centre) with one random variation in size, position and rotation about the first centre."""
     scale = rng.uniform(1 - SIZE_SPREAD, 1 + SIZE_SPREAD, 3)
-    offset, turn = rng.normal(0, OFFSET_SIGMA, 3), Rotation.from_rotvec(rng.normal(0, TURN_SIGMA, 3)).as_matrix()
+    offset, turn = rng.normal(0, OFFSET_SIGMA, 3), Rotation.from_rotvec(rng.normal(0, turn_sigma, 3)).as_matrix()
     pivot = np.asarray(solids[0][2], np.float64)
     shapes = []
     for kind, half, centre in solids:
@@ -161,6 +176,36 @@ def _hat(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
     return _vary(rng, ("cylinder", (0.18, 0.012, 0.19), brim), ("cylinder", (0.10, 0.06, 0.11), crown))
 
 
+def _bar(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    along = Rotation.from_euler("z", 90, degrees=True).as_matrix()  # y, the cylinder's axis, from hand to hand
+    drawn = _vary(rng, ("cylinder", (0.08, 0.75, 0.08), np.zeros(3)), turn_sigma=0.0)
+    return tuple(replace(s, rotation=s.rotation @ along) for s in drawn)
+
+
+def _box(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    return _vary(rng, ("box", (0.28, 0.18, 0.18), np.array([0.0, 0.03, 0.04])))
+
+
+def _bicycle(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    """It stands at the person's right and looks ahead: two wheels, between them a frame, a saddle and handlebars."""
+    ground = float(body.rest_vertices[:, 1].min())
+    wheel, middle = (0.33, 0.035, 0.33), np.array([-0.62, ground + 0.33, 0.15])
+    back, front = middle + np.array([0, 0, -0.5]), middle + np.array([0, 0, 0.5])
+    frame = _vary(
+        rng,
+        ("box", (0.03, 0.11, 0.42), middle + np.array([0, 0.18, 0])),
+        ("box", (0.03, 0.24, 0.04), middle + np.array([0, 0.42, 0.38])),
+        ("box", (0.26, 0.03, 0.04), middle + np.array([0, 0.63, 0.38])),
+        ("box", (0.03, 0.16, 0.04), middle + np.array([0, 0.34, -0.25])),
+        ("box", (0.08, 0.035, 0.13), middle + np.array([0, 0.48, -0.25])),
+        ("cylinder", wheel, back),
+        ("cylinder", wheel, front),
+        turn_sigma=0.03,
+    )
+    across = Rotation.from_euler("z", 90, degrees=True).as_matrix()
+    return tuple(replace(s, rotation=s.rotation @ across) if s.kind == "cylinder" else s for s in frame)
+
+
 OBJECTS: dict[str, ObjectClass] = {
     "ball": ObjectClass("right_hand", _ball),  # 26 cm across, under the palm
     "ball-at-foot": ObjectClass("left_foot", _ball_at_foot),  # 24 cm across, at the toes
@@ -170,4 +215,9 @@ OBJECTS: dict[str, ObjectClass] = {
     "board-under-arm": ObjectClass("spine2", _board_under_arm),  # clamped to the trunk; the arm only closes it in
     # Fixed to the pelvis, which stays between the feet: rigid to one foot it would swing with that leg's noise alone.
     "board-stood-on": ObjectClass("pelvis", _board_stood_on),
+    # Rigid to no joint: the hands' distance and turns change from pose to pose.
+    "bar-in-hands": ObjectClass("right_hand", _bar, "left_hand", gripped=True),  # a log, 1.5 m long and 16 cm thick
+    "box-in-hands": ObjectClass("right_hand", _box, "left_hand"),  # 56 x 36 x 36 cm, held upright
+    # Beside the person, on the ground; the pelvis is the one part that does not move in these worlds.
+    "bicycle-beside": ObjectClass("pelvis", _bicycle),
 }

@@ -3,182 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.spatial.transform import Rotation
-
 from chorus.errors import InputError, MismatchError
-from chorus.render.rasterize import displace
 from chorus.simulate.objects import OBJECTS
+from chorus.simulate.pose_errors import PoseError
+from chorus.simulate.seeing import CameraDistribution, MaskNoise, PoseEstimation
 from chorus.store.schema import STORE_JSON, read_store_json
 
-
-@dataclass(frozen=True)
-class CameraDistribution:
-    """Random cameras around the middle of the posed body.
-
-    sector_share  share of the cameras within a sector of azimuth (the rest are uniform outside it); None: uniform azimuth
-    sector        its middle and width in radians of azimuth, atan2(c_z, c_x): pi/2 is in front of the person
-    elevation     mean and sigma in radians, clipped to +- ``elevation_limit``
-    fill          range of the person's height as a share of the image's (uniform; to first order in 1/distance)
-    closest       least distance in metres, whatever ``fill``
-    look_at       sigma in metres on each axis of the point looked at, around the middle of the body
-    roll          sigma in radians
-    focal         fx = fy as a multiple of the image's width; 1.167 is 46.4 degrees across
-    """
-
-    sector_share: float | None = None
-    sector: tuple[float, float] = (math.pi / 2, math.pi / 3)
-    elevation: tuple[float, float] = (0.1, 0.2)
-    elevation_limit: float = 1.2
-    fill: tuple[float, float] = (0.4, 0.9)
-    closest: float = 2.0
-    look_at: float = 0.08
-    roll: float = 0.05
-    focal: float = 1.167
-
-    def __post_init__(self) -> None:
-        if self.sector_share is not None and not 0 <= self.sector_share <= 1:
-            raise InputError(f"sector_share: expected a share in 0..1 or None, got {self.sector_share}")
-        if not 0 < self.sector[1] < 2 * math.pi:
-            raise InputError(f"sector: expected a width in 0..2 pi, got {self.sector[1]}")
-        if not 0 < self.fill[0] <= self.fill[1]:
-            raise InputError(f"fill: expected 0 < least <= most, got {self.fill}")
-        if not (self.focal > 0 and self.closest > 0 and 0 <= self.elevation_limit < math.pi / 2):
-            raise InputError(
-                f"focal, closest, elevation_limit: expected two positive numbers and one in 0..pi/2, "
-                f"got {self.focal}, {self.closest}, {self.elevation_limit}"
-            )
-
-    def draw(
-        self, rng: np.random.Generator, vertices: NDArray[np.float64], size: tuple[int, int]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """A camera for a posed body (V, 3) and an image size (H, W): R (3, 3), t (3,), K (3, 3), rounded to float32."""
-        height, width = size
-        if self.sector_share is None:
-            azimuth = rng.uniform(0, 2 * math.pi)
-        else:
-            middle, span = self.sector
-            if rng.random() >= self.sector_share:
-                middle, span = middle + math.pi, 2 * math.pi - span
-            azimuth = middle + span * rng.uniform(-0.5, 0.5)
-        elevation = float(np.clip(rng.normal(*self.elevation), -self.elevation_limit, self.elevation_limit))
-        away = np.array([math.cos(elevation) * math.cos(azimuth), math.sin(elevation), math.cos(elevation) * math.sin(azimuth)])
-        focal = self.focal * width
-        heights, downs = np.einsum("vc,kc->kv", vertices, np.stack([[0, 1, 0], _look_along(-away)[1]]))
-        middle_height = np.array([0, (heights.min() + heights.max()) / 2, 0])
-        distance = max(focal * np.ptp(downs) / (rng.uniform(*self.fill) * height), self.closest)
-        # The jitter moves the point looked at, not the camera, so that the azimuth is exactly the one drawn.
-        target = middle_height + rng.normal(0, self.look_at, 3)
-        centre = middle_height + distance * away
-        R = Rotation.from_euler("z", rng.normal(0, self.roll)).as_matrix() @ _look_along(target - centre)
-        K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-        return _rounded(R), _rounded(-R @ centre), _rounded(K)
-
-
-def _look_along(direction: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rotation to OpenCV axes of an upright camera that looks along a direction (not along y)."""
-    forward = direction / np.linalg.norm(direction)
-    right = np.cross(forward, [0.0, 1.0, 0.0])
-    right /= np.linalg.norm(right)
-    return np.stack([right, np.cross(forward, right), forward])
-
-
-def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return values.astype(np.float32).astype(np.float64)
-
-
-@dataclass(frozen=True)
-class MaskNoise:
-    """Errors of a segmenter in the object's mask; lengths in pixels. The default has none.
-
-    boundary    sigma of a smooth random displacement of the mask (given on a lattice of 16 px, linear in between)
-    morph       the mask is dilated or eroded by a random number of pixels up to this
-    drop        probability that a round piece of the mask is missing
-    drop_size   range of that piece's radius as a share of the square root of the mask's area
-    """
-
-    boundary: float = 0.0
-    morph: int = 0
-    drop: float = 0.0
-    drop_size: tuple[float, float] = (0.1, 0.4)
-
-    def __post_init__(self) -> None:
-        if not (self.boundary >= 0 and self.morph >= 0 and 0 <= self.drop <= 1 and self.drop_size[0] >= 0):
-            raise InputError(f"mask_noise: expected sizes >= 0 and a probability in 0..1, got {self}")
-
-    def apply(self, mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
-        """A (H, W) mask with errors; an empty mask stays empty, and others may become empty."""
-        if self == MaskNoise() or not mask.any():
-            return mask
-        margin = self.morph + math.ceil(4 * self.boundary)
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        window = (
-            slice(max(rows[0] - margin, 0), rows[-1] + margin + 1),
-            slice(max(columns[0] - margin, 0), columns[-1] + margin + 1),
-        )
-        part = mask[window]
-        height, width = part.shape
-        if self.boundary > 0:
-            steps = rng.normal(0, self.boundary, (2, height // 16 + 2, width // 16 + 2))
-            part = displace(np.ascontiguousarray(part), steps, 16)
-        if self.morph > 0:
-            by = int(rng.integers(-self.morph, self.morph + 1))
-            filtered = ndimage.maximum_filter if by > 0 else ndimage.minimum_filter
-            part = filtered(part, 2 * abs(by) + 1)
-        if rng.random() < self.drop and part.any():
-            y, x = np.argwhere(part)[rng.integers(np.count_nonzero(part))]
-            radius = rng.uniform(*self.drop_size) * math.sqrt(np.count_nonzero(part))
-            down, right = np.ogrid[-y : height - y, -x : width - x]
-            part = part & (down**2 + right**2 >= radius**2)
-        noisy = np.zeros_like(mask)
-        noisy[window] = part
-        return noisy
-
-
-@dataclass(frozen=True)
-class PoseEstimation:
-    """Errors of a 3D pose estimator, and how the confidence of keypoints reveals them. The default has none.
-
-    share       probability that the stored pose is a bad estimate; masks and camera are those of the true pose
-    sigma       radians, of normal noise on every axis of every joint except the global orientation in a bad estimate
-    confidence  range of the upper bounds of the keypoints' confidence in an image with a bad estimate
-    doubted     probability that a well estimated pose has keypoints of as little confidence
-    """
-
-    share: float = 0.0
-    sigma: float = 0.6
-    confidence: tuple[float, float] = (0.3, 0.8)
-    doubted: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.share <= 1 and 0 <= self.doubted <= 1 and self.sigma >= 0):
-            raise InputError(f"estimation: expected two probabilities in 0..1 and a sigma >= 0, got {self}")
-        if not 0 <= self.confidence[0] <= self.confidence[1] <= 1:
-            raise InputError(f"estimation: expected confidence as 0 <= least <= most <= 1, got {self.confidence}")
-
-    def apply(
-        self, pose: NDArray[np.float32], confidence: Mapping[str, float], rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], dict[str, float]]:
-        """The pose (J, 3) as it is stored, and the confidence of keypoints by name."""
-        if self.share == 0:
-            return pose, dict(confidence)
-        bad, doubted = rng.random() < self.share, rng.random() < self.doubted
-        off = rng.normal(0, self.sigma, (len(pose) - 1, 3))
-        ceilings = rng.uniform(*self.confidence, len(confidence))
-        if bad:
-            pose = pose.copy()
-            pose[1:] += off.astype(np.float32)
-        if bad or doubted:
-            return pose, {name: min(c, float(most)) for (name, c), most in zip(confidence.items(), ceilings, strict=True)}
-        return pose, dict(confidence)
+__all__ = ["DEMO", "WORLDS", "CameraDistribution", "MaskNoise", "Pose", "PoseEstimation", "World", "check_made_alike"]
 
 
 Pose = Mapping[str, tuple[float, float, float]]
@@ -196,6 +32,9 @@ class World:
     image_sizes              (height, width) in pixels; one is chosen at random for each image
     occlusion                whether body and object hide each other; if not, both masks are whole silhouettes
     estimation               errors of the stored pose, and the confidence of keypoints
+    pose_errors              further errors of what is recorded, one after the other (``chorus.simulate.pose_errors``)
+    mirrored                 share of the images in which pose and object are mirrored: held in the other hand
+    shape_spread             sigma of the shape coefficients of the people drawn; fields and votes take the template
 
     Raises InputError for an unknown object class, no key pose or size, a negative noise, sizes that are not positive.
     """
@@ -206,11 +45,14 @@ class World:
     prompt: str
     key_poses: tuple[Pose, ...] = field(default_factory=lambda: ({},))
     pose_noise: float = 0.25
-    cameras: CameraDistribution = CameraDistribution()
+    cameras: CameraDistribution = field(default_factory=CameraDistribution)
     image_sizes: tuple[tuple[int, int], ...] = ((512, 512),)
-    mask_noise: MaskNoise = MaskNoise()
+    mask_noise: MaskNoise = field(default_factory=MaskNoise)
     occlusion: bool = True
-    estimation: PoseEstimation = PoseEstimation()
+    estimation: PoseEstimation = field(default_factory=PoseEstimation)
+    pose_errors: tuple[PoseError, ...] = ()
+    mirrored: float = 0.0
+    shape_spread: float = 0.0
 
     def __post_init__(self) -> None:
         if self.object_class not in OBJECTS:
@@ -221,6 +63,10 @@ class World:
             raise InputError(f"pose_noise: expected radians >= 0, got {self.pose_noise}")
         if any(height < 1 or width < 1 for height, width in self.image_sizes):
             raise InputError(f"image_sizes: expected positive heights and widths, got {self.image_sizes}")
+        if not (0 <= self.mirrored <= 1 and self.shape_spread >= 0):
+            raise InputError(
+                f"mirrored, shape_spread: expected a share in 0..1 and a sigma >= 0, got {self.mirrored}, {self.shape_spread}"
+            )
 
     def biased(self, share: float = 0.8) -> World:
         """The same world with this share of its cameras in the sector (by default 60 degrees in front of the person)."""
@@ -233,6 +79,16 @@ class World:
     def misestimated(self, share: float = 0.3) -> World:
         """The same world with bad estimates of this share of the poses, most of which the keypoints reveal."""
         return replace(self, name=f"{self.name}-misestimated", estimation=replace(self.estimation, share=share))
+
+    def with_pose_errors(self, *errors: PoseError | str) -> World:
+        """The same images with these errors on record, PoseError or "NAME:SCALE", after those it has."""
+        made = tuple(PoseError.parse(e) if isinstance(e, str) else e for e in errors)
+        name = "-".join([self.name, *(f"{e.name}{e.scale:g}" for e in made)])
+        return replace(self, name=name, pose_errors=self.pose_errors + made)
+
+    def varied(self, spread: float = 1.0) -> World:
+        """The same world with people of varied builds, none of which is on record."""
+        return replace(self, name=f"{self.name}-varied", shape_spread=spread)
 
 
 _CARRYING: tuple[Pose, ...] = tuple(
@@ -271,6 +127,27 @@ _KICKING: tuple[Pose, ...] = tuple(
         "right_shoulder": (0.0, 0.0, 0.7),
     }
     for swing in (0.1, 0.6, 1.1)
+)
+_BOTH_HANDS: tuple[Pose, ...] = tuple(
+    {
+        "left_hip": (0.0, 0.0, 0.08),
+        "right_hip": (0.0, 0.0, -0.08),
+        "left_shoulder": (0.0, -forward, -down),
+        "right_shoulder": (0.0, forward, down),
+        "left_elbow": (0.0, -bent, 0.0),
+        "right_elbow": (0.0, bent, 0.0),
+    }
+    for forward, down, bent in ((0.98, 0.8, 0.2), (0.9, 0.9, 0.6), (1.2, 0.2, 0.3))  # before the thighs, the waist, the chest
+)
+_BESIDE: tuple[Pose, ...] = tuple(
+    {
+        "left_hip": (-step, 0.0, 0.08),
+        "right_hip": (step, 0.0, -0.08),
+        "left_shoulder": (0.0, 0.0, -1.2),
+        "right_shoulder": (0.0, 0.6, 0.8),
+        "right_elbow": (0.0, 0.4, 0.0),
+    }
+    for step in (-0.2, 0.0, 0.2)
 )
 _MOSTLY_FRONT = CameraDistribution(sector_share=0.4)
 """40 % of the cameras in front of the person, as in real photographs."""
@@ -322,6 +199,19 @@ WORLDS: dict[str, World] = {
         World("ball", "ball", "ball", "a person holds a ball", occlusion=False),
         World("backpack", "backpack", "backpack", "a person wears a backpack", occlusion=False),
         World("board", "board", "board-fixed-to-hand", "a person holds a board", occlusion=False),
+        # What does not hang on one joint: occluded, exact masks.
+        World("bar-in-both-hands", "bar", "bar-in-hands", "a person holds a bar in both hands", _BOTH_HANDS, pose_noise=0.15),
+        World("box-in-both-hands", "box", "box-in-hands", "a person carries a box in both hands", _BOTH_HANDS, pose_noise=0.15),
+        World("bicycle-beside", "bicycle", "bicycle-beside", "a person stands next to a bicycle", _BESIDE, pose_noise=0.15),
+        World(
+            "ball-in-either-hand",
+            "sports ball",
+            "ball",
+            "a person holds a ball in one hand",
+            _HOLDING,
+            pose_noise=0.2,
+            mirrored=0.5,
+        ),
     )
 }
 """Ready-made worlds by name."""
