@@ -40,8 +40,7 @@ from chorus.experimental.sharpened import Sharpened
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
 from chorus.kernels.cpu import rays
-from chorus.kernels.cpu.rays import RayImages, RayVotes
-from chorus.kernels.cpu.silhouettes import Points
+from chorus.kernels.cpu.rays import RayImages, RayPoints, RayVotes
 from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.joins import check_store, learned_from
 from chorus.occupancy.posed import body_of
@@ -264,14 +263,14 @@ class _TracedVotes:
         return RayVotes(codes, number, group, weight)
 
 
-def _points(field: CanonicalField, voxels: NDArray[np.int64]) -> Points:
+def _points(field: CanonicalField, voxels: NDArray[np.int64]) -> RayPoints:
     """Voxels (K,) of a field as points of the rest pose with their skinning weights."""
     offset, joint, weight = (getattr(field.arrays, name).numpy() for name in ("offset", "joint", "weight"))
     length = offset[voxels + 1] - offset[voxels]
     first = np.concatenate([[0], np.cumsum(length)])
     entries = np.arange(first[-1]) + np.repeat(offset[voxels] - first[:-1], length)
     x = field.arrays.centres().numpy()[voxels]
-    return Points(np.ascontiguousarray(x), first, joint[entries], weight[entries], np.zeros(len(voxels), np.int32))
+    return RayPoints(np.ascontiguousarray(x), first, joint[entries], weight[entries])
 
 
 def _ray_images(batch: ImageBatch, field: CanonicalField, with_hidden: bool) -> RayImages:

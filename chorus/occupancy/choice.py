@@ -8,9 +8,9 @@ of the two directions. The grid is coarser than the field's, as candidates diffe
 
 Every candidate is scored with a part of the sample first, SCREENED images; the FINALISTS best of them, with the whole sample.
 
-Silhouettes on a grid so coarse do not show how sharp phi is. Of the finalists that cannot be told from the best one, the one is
-chosen whose phi is highest where it is highest, made from the whole sample on a fine grid: votes agree where voxels move as the
-object does. (Alone that is no criterion: rigid with the pelvis, all objects near it are sharp.)
+Silhouettes on a grid so coarse do not show how sharp phi is. Of the finalists that cannot be told from the best one, that one is
+chosen whose phi has the highest peak, by PEAK_MARGIN at least, made from the whole sample on a fine grid: votes agree where voxels
+move as the object does. (Alone that is no criterion: rigid with the pelvis, all objects near it are sharp.)
 
 What is chosen is an ordinary field. The choice is deterministic, and recorded where it was asked for (``aggregate``).
 """
@@ -61,6 +61,8 @@ PEAK_RESOLUTION = 48
 """Voxels along an edge of the grid on which the peaks of phi are compared."""
 PEAK_VOXELS = 20
 """The peak is the mean of so many of the largest phi on that grid."""
+PEAK_MARGIN = 1.002
+"""A peak is higher than another where it is more than so many times as high."""
 SKIN = 0.04
 """Metres: of the body's vertices one in each cube of this size is drawn, where the body covers cells."""
 
@@ -97,7 +99,7 @@ class Candidate:
 class Choice:
     """All candidates, the finalists first, best first; ``images`` in the sample.
 
-    chosen  of the first and those that cannot be told from it, the one with the highest peak (of equals the better in rank)
+    chosen  the first, or of those that cannot be told from it the one with the highest peak, where that is higher than its own
     """
 
     ranking: tuple[Candidate, ...]
@@ -106,7 +108,9 @@ class Choice:
     @property
     def chosen(self) -> str:
         """The name of the canonicalization chosen."""
-        return max(self.ranking, key=lambda c: -1.0 if c.peak is None else c.peak).name
+        first = self.ranking[0]
+        highest = max(self.ranking, key=lambda c: c.peak or 0.0)
+        return highest.name if (highest.peak or 0.0) > PEAK_MARGIN * (first.peak or 0.0) else first.name
 
     @property
     def alike(self) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.kernels.cpu.silhouettes import Points
 from chorus.kernels.depth import CELLS, NO_BODY, SIDE
 from chorus.kernels.jit import compiled
 from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK
@@ -53,6 +52,19 @@ class RayImages(NamedTuple):
     limit: NDArray[np.float32]
     body_start: NDArray[np.int64]
     depth: NDArray[np.uint16]
+
+
+class RayPoints(NamedTuple):
+    """K points of the rest pose with sparse skinning weights.
+
+    x       (K, 3) float64 metres
+    offset  (K + 1,) int64 entries of point k: offset[k] .. offset[k + 1] - 1     joint, weight  (E,) of each entry
+    """
+
+    x: NDArray[np.float64]
+    offset: NDArray[np.int64]
+    joint: NDArray[np.int32]
+    weight: NDArray[np.float32]
 
 
 @compiled(error_model="numpy")
@@ -177,7 +189,7 @@ class RayVotes(NamedTuple):
     weight: NDArray[np.int64]
 
 
-def trace(images: RayImages, points: Points) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def trace(images: RayImages, points: RayPoints) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """codes (I, K) int32 and rays (I,) int32 of ``RayVotes``."""
     n = len(images.size)
     codes, rays = np.empty((n, len(points.x)), np.int32), np.empty(n, np.int32)

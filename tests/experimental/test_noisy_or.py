@@ -249,7 +249,7 @@ def test_files(images: ImageBatch, body: Body, tmp_path: Path) -> None:
         load_distribution(tmp_path / "cut.h5")
     with pytest.raises(TypeError):
         found + found  # type: ignore[operator]
-    with pytest.raises(InputError, match="expected numbers 0 .. 1"):
+    with pytest.raises(InputError, match=r"expected numbers 0 \.\. 1"):
         Sharpened(np.full((4, 4, 4), 1.5, np.float32), FieldParameters(4), body.hash)
     joints = np.zeros((N, N, N), np.int16)
     mapped = aggregate(images, CanonicalField(body, N, canonicalization="per-voxel", joint_map=joints, cache=False))
