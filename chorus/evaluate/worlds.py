@@ -331,8 +331,15 @@ def run(
         check_output_file("output", Path(output))
     if unfinished is None:
         unfinished = Unfinished.beside(None if output is None else Path(output))
-    how = {"worlds": worlds, "pose_errors": pose_errors, "shape_spread": shape_spread}
-    table = worlds_table(images, range(seeds), **how, progress=progress, unfinished=unfinished)
+    table = worlds_table(
+        images,
+        range(seeds),
+        worlds=worlds,
+        pose_errors=pose_errors,
+        shape_spread=shape_spread,
+        progress=progress,
+        unfinished=unfinished,
+    )
     if output is not None:
         write_json(Path(output), table.to_json())
         unfinished.finish()
