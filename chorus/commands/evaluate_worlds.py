@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from chorus.commands.console import kept_when_stopped, out, print_table, progress_bars, wrote
-from chorus.commands.options import Count, OutputFile, force_option
+from chorus.commands.options import Count, OutputFile, force_option, record_options
 
 
 @click.command("worlds", short_help="Does it work? Simulated worlds against their truth.")
@@ -23,9 +23,16 @@ from chorus.commands.options import Count, OutputFile, force_option
 )
 @click.option("--first-seed", default=0, show_default=True, type=Count(0), help="Seed of the first repetition.")
 @click.option(
+    "--world",
+    "worlds",
+    multiple=True,
+    help="A simulated world (repeatable; a wrong name lists all); default: ball, backpack and board.",
+)
+@record_options
+@click.option(
     "--estimators",
     is_flag=True,
-    help="Compare the paper's estimator with others, the recommended one among them, in more worlds.",
+    help="Compare the paper's estimator with others, the recommended one among them, in scenes of many worlds.",
 )
 @click.option("--scene", "scenes", multiple=True, help="With --estimators: only this scene (repeatable).")
 @click.option("-o", "--output", type=OutputFile(), help="Also write the figures as JSON.")
@@ -35,6 +42,9 @@ def evaluate_worlds_command(
     images: int,
     seeds: int,
     first_seed: int,
+    worlds: tuple[str, ...],
+    pose_errors: tuple[str, ...],
+    shape_spread: float,
     estimators: bool,
     scenes: tuple[str, ...],
     output: Path | None,
@@ -46,17 +56,19 @@ def evaluate_worlds_command(
     kept beside the file of -o, and the same command goes on.
     """
     from chorus.evaluate import estimators as compared
-    from chorus.evaluate import worlds
+    from chorus.evaluate import worlds as parts
     from chorus.evaluate.scenes import SCENES
     from chorus.evaluate.unfinished import Unfinished
 
     if scenes and not estimators:
         raise click.UsageError("--scene chooses scenes of --estimators: give both")
+    if estimators and (worlds or pose_errors or shape_spread):
+        raise click.UsageError("--estimators has scenes of its own: give no --world, --pose-error or --shapes with it")
     unfinished = Unfinished.beside(output)
 
     def kept() -> str:
         if output is None and unfinished and not estimators:
-            print_table(worlds.partial_table(unfinished))
+            print_table(parts.partial_table(unfinished))
         return unfinished.where()
 
     wanted = range(first_seed, first_seed + seeds)
@@ -66,8 +78,17 @@ def evaluate_worlds_command(
         if estimators:
             table = compared.run(images, wanted, scenes or tuple(SCENES), output, count, unfinished)
         else:
-            table = worlds.run(images, wanted, output, count, unfinished)
-    module: Any = compared if estimators else worlds
+            table = parts.run(
+                images,
+                wanted,
+                output,
+                count,
+                unfinished,
+                worlds=worlds or parts.TABLE_WORLDS,
+                pose_errors=pose_errors,
+                shape_spread=shape_spread,
+            )
+    module: Any = compared if estimators else parts
     if markdown:
         out.print(module.as_markdown(table))
     else:

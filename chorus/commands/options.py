@@ -281,3 +281,41 @@ fold_option = click.option(
     type=click.IntRange(0, 9),
     help="Only images of this fold, 0 to 9 by a hash of their key (repeatable).",
 )
+
+
+class _PoseError(click.ParamType[str]):
+    """NAME:SCALE of a recorded pose's error, checked and kept as text."""
+
+    name = "name:scale"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from chorus.errors import InputError
+        from chorus.simulate.pose_errors import PoseError
+
+        try:
+            return str(PoseError.parse(value))
+        except InputError as error:
+            self.fail(str(error).removeprefix("pose_error: "), param, ctx)
+
+
+def record_options(function: _Callback) -> _Callback:
+    """``--pose-error`` and ``--shapes``: what is wrong in the record of simulated images."""
+    for option in (
+        click.option(
+            "--shapes",
+            "shape_spread",
+            default=0.0,
+            show_default=True,
+            type=Number(0, 5),
+            help="People of varied builds (sigma of the shape coefficients), recorded as the template.",
+        ),
+        click.option(
+            "--pose-error",
+            "pose_errors",
+            multiple=True,
+            type=_PoseError(),
+            help="Record wrong poses (repeatable): axis, chain, tilt with radians; swap, flip with a share.",
+        ),
+    ):
+        function = option(function)
+    return function

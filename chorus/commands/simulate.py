@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from chorus.commands.console import kept_when_stopped, print_facts, print_json, progress_bars, wrote
-from chorus.commands.options import SEED, Count, OutputStore, body_option, json_option
+from chorus.commands.options import SEED, Count, OutputStore, body_option, json_option, record_options
 
 
 @click.command("simulate", short_help="Write a store of simulated images whose truth is known.")
@@ -21,10 +21,19 @@ from chorus.commands.options import SEED, Count, OutputStore, body_option, json_
 @click.option("--images", default=2000, show_default=True, type=Count(), help="In all, split over the worlds.")
 @click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--biased", is_flag=True, help="80 % of the cameras in front of the person.")
+@record_options
 @body_option
 @json_option()
 def simulate_command(
-    output: Path, worlds: tuple[str, ...], images: int, seed: int, biased: bool, body_path: Path | None, as_json: bool
+    output: Path,
+    worlds: tuple[str, ...],
+    images: int,
+    seed: int,
+    biased: bool,
+    pose_errors: tuple[str, ...],
+    shape_spread: float,
+    body_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Write a store of simulated images whose truth is known.
 
@@ -40,6 +49,7 @@ def simulate_command(
     chosen = [WORLDS[name] for name in worlds] or list(DEMO)
     if biased:
         chosen = [world.biased() for world in chosen]
+    chosen = [world.recorded_with(pose_errors, shape_spread) for world in chosen]
     body, there = load_body(body_path), 0
 
     def count(done: int, total: int) -> None:

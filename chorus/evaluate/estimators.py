@@ -7,7 +7,7 @@ is chosen on the other seeds. No estimator is told the truth, nor which joint th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -21,7 +21,7 @@ from chorus.body.model import Body, load_body
 from chorus.canonicalization import ANCHORED, AUTO, LBS, LBS_NEAREST, NONE
 from chorus.errors import InputError, check_array, check_whole
 from chorus.evaluate.intervals import CONFIDENCE, t_interval
-from chorus.evaluate.scenes import SCENES, Scene, scenes_named
+from chorus.evaluate.scenes import SCENES, scenes_named
 from chorus.evaluate.unfinished import Unfinished
 from chorus.evaluate.worlds import Progress, held_out_scores, iou_curve
 from chorus.field import CanonicalField
@@ -160,14 +160,24 @@ def estimators_table(
         if progress is not None:
             progress(done, total)
 
-    for scene in wanted:
+    images: dict[int, list[ImageBatch]] = {}  # of one group of worlds, by seed; masks are bits: some megabytes
+    for number, scene in enumerate(wanted):
         truth = scene.truth(field.centres, body)
+        if number and scene.worlds != wanted[number - 1].worlds:
+            images.clear()
         results = []
         for seed in seeds:
             name = f"{scene.name}, seed {seed}"
             kept: dict[str, Result] | None = unfinished.get(name)
             if kept is None:
-                kept = score_scene(scene, seed, num_images, field, truth, report)
+                if seed not in images:
+                    images[seed] = []
+                    for batch, drawn in scene.draw(num_images, seed, body):
+                        images[seed].append(batch)
+                        report(drawn)
+                else:
+                    report(num_images)
+                kept = score_images(scene.recorded(images[seed], body), field, truth)
                 unfinished.keep(name, kept)
             else:
                 report(num_images)
@@ -178,25 +188,13 @@ def estimators_table(
     return EstimatorsTable(tuple(rows), num_images, seeds, p.resolution, p.extent, body.name, body.hash, seconds)
 
 
-def score_scene(
-    scene: Scene,
-    seed: int,
-    num_images: int,
-    field: CanonicalField,
-    truth: NDArray[np.bool_],
-    report: Callable[[int], None],
-) -> dict[str, Result]:
-    """The results of every estimator on the images of one seed."""
-    batches: list[ImageBatch] = []  # masks are bits: some megabytes
-    for batch, drawn in scene.images(num_images, seed, field.body):
-        if len(batch):
-            batches.append(batch)
-        report(drawn)
+def score_images(batches: Sequence[ImageBatch], field: CanonicalField, truth: NDArray[np.bool_]) -> dict[str, Result]:
+    """The results of every estimator on the same images."""
     found: dict[str, Result] = {}
     for canonicalization in dict.fromkeys(estimator.canonicalization for estimator in ESTIMATORS.values()):
         # One pass for all weights of hidden votes.
         began = time.perf_counter()
-        counted = aggregate(batches, field, canonicalization=canonicalization, hidden_weight=1.0)
+        counted = aggregate(list(batches), field, canonicalization=canonicalization, hidden_weight=1.0)
         seconds = time.perf_counter() - began
         for name, estimator in ESTIMATORS.items():
             if estimator.canonicalization == canonicalization:

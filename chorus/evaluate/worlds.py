@@ -85,6 +85,8 @@ class WorldsTable:
     body: str
     body_hash: str
     seconds: float
+    pose_errors: tuple[str, ...] = ()
+    shape_spread: float = 0.0
 
     def row(self, world: str, variant: str) -> Row:
         """The row of a world and a variant; KeyError for unknown ones."""
@@ -150,6 +152,8 @@ def worlds_table(
     body: Body | None = None,
     resolution: int = 48,
     batch_size: int = 128,
+    pose_errors: Sequence[str] = (),
+    shape_spread: float = 0.0,
     progress: Progress | None = None,
     unfinished: Unfinished | None = None,
 ) -> WorldsTable:
@@ -159,6 +163,7 @@ def worlds_table(
     seeds       at least two different seeds of the simulations
     worlds      names in chorus.simulate.worlds.WORLDS
     body        default: the built-in one
+    pose_errors, shape_spread   errors of what is recorded, "NAME:SCALE" (chorus.simulate.pose_errors), and of people's builds
     progress    called with images simulated and images in all, after each batch
     unfinished  where each world and seed is kept once it is scored, and taken from where it is there already
 
@@ -172,6 +177,7 @@ def worlds_table(
     unknown = [name for name in worlds if name not in WORLDS]
     if unknown or not worlds:
         raise InputError(f"worlds: expected some of {', '.join(WORLDS)}; got {unknown or 'none'}")
+    changed = [WORLDS[name].recorded_with(pose_errors, shape_spread) for name in worlds]
     began = time.perf_counter()
     body = load_body() if body is None else body
     fields = {
@@ -181,24 +187,27 @@ def worlds_table(
     total = SIMULATIONS * num_images * len(seeds) * len(worlds)
     counter = _ProgressCounter(total, progress)
     unfinished = Unfinished() if unfinished is None else unfinished
-    unfinished.begin({"images": num_images, "body": body.hash, "resolution": resolution, "variants": list(VARIANTS)})
+    settings = {"images": num_images, "body": body.hash, "resolution": resolution, "variants": list(VARIANTS)}
+    if pose_errors or shape_spread:
+        settings |= {"pose_errors": list(pose_errors), "shape_spread": shape_spread}
+    unfinished.begin(settings)
     rows = []
-    for name in worlds:
-        truth = true_occupancy(WORLDS[name], fields["full"].centres, variants=TRUTH_VARIANTS, body=body) >= 0.5
+    for name, world in zip(worlds, changed, strict=True):
+        truth = true_occupancy(world, fields["full"].centres, variants=TRUTH_VARIANTS, body=body) >= 0.5
         results = []
         for seed in seeds:
             scored = _kept_seed(unfinished, name, seed)
             if scored is None:
-                scored = _score_seed(WORLDS[name], seed, num_images, fields, truth, batch_size, counter)
+                scored = _score_seed(world, seed, num_images, fields, truth, batch_size, counter)
                 unfinished.keep(_seed_name(name, seed), {v: [c.tolist(), n] for v, (c, n) in scored.items()})
             else:
                 counter.add(SIMULATIONS * num_images)
             results.append(scored)
         rows += [_row(name, variant, [result[variant] for result in results]) for variant in VARIANTS]
     p = fields["full"].parameters
-    return WorldsTable(
-        tuple(rows), num_images, seeds, p.resolution, p.extent, body.name, body.hash, time.perf_counter() - began
-    )
+    seconds = time.perf_counter() - began
+    recorded = (tuple(map(str, pose_errors)), shape_spread)
+    return WorldsTable(tuple(rows), num_images, seeds, p.resolution, p.extent, body.name, body.hash, seconds, *recorded)
 
 
 def _seed_name(world: str, seed: int) -> str:
@@ -307,6 +316,10 @@ def run(
     output: str | Path | None = None,
     progress: Progress | None = None,
     unfinished: Unfinished | None = None,
+    *,
+    worlds: Sequence[str] = TABLE_WORLDS,
+    pose_errors: Sequence[str] = (),
+    shape_spread: float = 0.0,
 ) -> WorldsTable:
     """The table over the seeds, or so many from 0 on, written as JSON to ``output`` where that is given.
 
@@ -318,7 +331,15 @@ def run(
         check_output_file("output", Path(output))
     if unfinished is None:
         unfinished = Unfinished.beside(None if output is None else Path(output))
-    table = worlds_table(images, range(seeds) if isinstance(seeds, int) else seeds, progress=progress, unfinished=unfinished)
+    table = worlds_table(
+        images,
+        range(seeds) if isinstance(seeds, int) else seeds,
+        worlds=worlds,
+        pose_errors=pose_errors,
+        shape_spread=shape_spread,
+        progress=progress,
+        unfinished=unfinished,
+    )
     if output is not None:
         write_json(Path(output), table.to_json())
         unfinished.finish()
@@ -330,10 +351,12 @@ def _cell(row: Row) -> str:
 
 
 def _caption(table: WorldsTable) -> str:
+    recorded = [f"poses recorded with {', '.join(table.pose_errors)}"] if table.pose_errors else []
+    recorded += [f"builds varied by {table.shape_spread:g}"] if table.shape_spread else []
     return (
         f"IoU against the voxels that half of the object's variants occupy: mean and 95 % t-interval over "
         f"{len(table.seeds)} seeds of {table.num_images:,} images, {table.resolution}^3 voxels; thresholds chosen on "
-        "the other seeds."
+        "the other seeds." + "".join(f" {part[0].upper()}{part[1:]}." for part in recorded)
     )
 
 

@@ -8,9 +8,9 @@ of the two directions. The grid is coarser than the field's, as candidates diffe
 
 Every candidate is scored with a part of the sample first, SCREENED images; the FINALISTS best of them, with the whole sample.
 
-Silhouettes on a grid so coarse do not show how sharp phi is. Of the finalists that cannot be told from the best one, that one is
-chosen whose phi has the highest peak, by PEAK_MARGIN at least, made from the whole sample on a fine grid: votes agree where voxels
-move as the object does. (Alone that is no criterion: rigid with the pelvis, all objects near it are sharp.)
+Silhouettes on a grid so coarse do not show how sharp phi is. Of the finalists that cannot be told from the best one, that is
+chosen whose phi has the highest peak (by PEAK_MARGIN at least), made from the whole sample on a fine grid: votes agree where
+voxels move as the object does. (Alone that is no criterion: rigid with the pelvis, all objects near it are sharp.)
 
 What is chosen is an ordinary field. The choice is deterministic, and recorded where it was asked for (``aggregate``).
 """

@@ -136,14 +136,12 @@ class _DrawnBody:
         poses = pose[None].astype(np.float64)
         body = self.body if betas is None else self.shaped
         transforms, joints = posed(body, poses[0], betas)
-        if body.posedirs is None and betas is None:
-            vertices = skin(body.vertices, body.weights, transforms)
-        elif body.posedirs is None:
-            assert body.shapedirs is not None
-            vertices = skin(body.vertices + body.shapedirs[..., : len(betas)] @ betas, body.weights, transforms)
-        else:
-            vertices = np.ascontiguousarray(body.posed_vertices(poses, betas)[0])
-        return vertices, transforms, joints
+        if body.posedirs is not None:
+            return np.ascontiguousarray(body.posed_vertices(poses, betas)[0]), transforms, joints
+        template = body.vertices
+        if betas is not None and body.shapedirs is not None:
+            template = template + body.shapedirs[..., : len(betas)] @ betas
+        return skin(template, body.weights, transforms), transforms, joints
 
 
 def _draw_image(world: World, seed: int, drawn_body: _DrawnBody, index: int) -> _Image:

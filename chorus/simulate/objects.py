@@ -178,7 +178,7 @@ def _hat(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
 
 def _bar(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
     along = Rotation.from_euler("z", 90, degrees=True).as_matrix()  # y, the cylinder's axis, from hand to hand
-    drawn = _vary(rng, ("cylinder", (0.08, 0.75, 0.08), np.zeros(3)), turn_sigma=0.0)
+    drawn = _vary(rng, ("cylinder", (0.08, 0.55, 0.08), np.zeros(3)), turn_sigma=0.0)
     return tuple(replace(s, rotation=s.rotation @ along) for s in drawn)
 
 
@@ -216,7 +216,7 @@ OBJECTS: dict[str, ObjectClass] = {
     # Fixed to the pelvis, which stays between the feet: rigid to one foot it would swing with that leg's noise alone.
     "board-stood-on": ObjectClass("pelvis", _board_stood_on),
     # Rigid to no joint: the hands' distance and turns change from pose to pose.
-    "bar-in-hands": ObjectClass("right_hand", _bar, "left_hand", gripped=True),  # a log, 1.5 m long and 16 cm thick
+    "bar-in-hands": ObjectClass("right_hand", _bar, "left_hand", gripped=True),  # a log, 1.1 m long and 16 cm thick
     "box-in-hands": ObjectClass("right_hand", _box, "left_hand"),  # 56 x 36 x 36 cm, held upright
     # Beside the person, on the ground; the pelvis is the one part that does not move in these worlds.
     "bicycle-beside": ObjectClass("pelvis", _bicycle),

@@ -55,7 +55,8 @@ def chain_depths(body: Body) -> NDArray[np.float64]:
     for joint, parent in enumerate(body.parents.tolist()):
         if joint:
             depths[joint] = depths[parent] + 1
-    return depths / depths.max()
+    shares: NDArray[np.float64] = depths / depths.max()
+    return shares
 
 
 def _chain(true: Recorded, scale: float, body: Body, rng: np.random.Generator) -> Recorded:
@@ -189,11 +190,11 @@ def with_pose_errors(
     """
     from chorus.body.model import load_body
 
-    errors = [PoseError.parse(e) if isinstance(e, str) else e for e in errors]
-    for error in errors:
+    made_of = [PoseError.parse(e) if isinstance(e, str) else e for e in errors]
+    for error in made_of:
         check_kind("errors", error, PoseError)
     seed = check_whole("seed", seed, 0)
-    if not errors or not len(images):
+    if not made_of or not len(images):
         return images
     body = load_body() if body is None else body
     if images.poses.shape[1] != body.num_joints:
@@ -201,7 +202,7 @@ def with_pose_errors(
     poses, R = images.poses.copy(), images.cameras.R.copy()
     for row, key in enumerate(images.keys):
         made = Recorded(poses[row].astype(np.float64), R[row], images.cameras.t[row])
-        for error in errors:
+        for error in made_of:
             digest = hashlib.sha256(f"{seed}|{error.name}|".encode() + bytes(key)).digest()
             rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
             made = MODELS[error.name].make(made, error.scale, body, rng)

@@ -69,4 +69,5 @@ def _from_bones(body: Body) -> NDArray[np.float64]:
 def draw_shape(shaped: Body, spread: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Random coefficients (b,) of a body of ``with_shapes``, normal with sigma ``spread``."""
     assert shaped.shapedirs is not None
-    return rng.normal(0, spread, min(MOST, shaped.shapedirs.shape[2]))
+    betas: NDArray[np.float64] = rng.normal(0, spread, min(MOST, shaped.shapedirs.shape[2]))
+    return betas

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,14 @@ class World:
         name = "-".join([self.name, *(f"{e.name}{e.scale:g}" for e in made)])
         return replace(self, name=name, pose_errors=self.pose_errors + made)
 
+    def recorded_with(self, errors: Sequence[PoseError | str] = (), shape_spread: float = 0.0) -> World:
+        """``with_pose_errors`` and ``varied`` where there is anything to change, as the command line has them."""
+        world = self.with_pose_errors(*errors) if errors else self
+        return world.varied(shape_spread) if shape_spread else world
+
     def varied(self, spread: float = 1.0) -> World:
         """The same world with people of varied builds, none of which is on record."""
-        return replace(self, name=f"{self.name}-varied", shape_spread=spread)
+        return replace(self, name=f"{self.name}-varied{spread:g}", shape_spread=spread)
 
 
 _CARRYING: tuple[Pose, ...] = tuple(
@@ -205,7 +210,7 @@ WORLDS: dict[str, World] = {
         World("bicycle-beside", "bicycle", "bicycle-beside", "a person stands next to a bicycle", _BESIDE, pose_noise=0.15),
         World(
             "ball-in-either-hand",
-            "sports ball",
+            "ball",
             "ball",
             "a person holds a ball in one hand",
             _HOLDING,

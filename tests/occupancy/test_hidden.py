@@ -220,7 +220,7 @@ def test_the_commands(body: Body, images: ImageBatch, tmp_path: Path) -> None:
         writer.append(images)
     plain, told = tmp_path / "plain.h5", tmp_path / "told.h5"
     assert "hidden_votes" not in command("aggregate", store, "-o", plain, "--resolution", N)
-    facts = command("aggregate", store, "-o", told, "--resolution", N, "--hidden-weight")
+    facts = command("aggregate", store, "-o", told, "--resolution", N, "--hidden-weight", "0.1")
     one, other = load_occupancy(plain), load_occupancy(told)
     share = counts_of(other)[1].sum() / other.den_counts.sum()
     assert facts["hidden_votes"] == f"{share:.1%}, each 0.1"

@@ -23,6 +23,7 @@ from chorus.simulate.images import (
     SimulatedBatch,
     World,
     _DrawnBody,
+    _further_stream,
     _streams,
     image_key,
     simulate,
@@ -30,6 +31,7 @@ from chorus.simulate.images import (
     write_world,
 )
 from chorus.simulate.objects import KINDS, OBJECTS, SIZE_SPREAD, Shape, joint_index
+from chorus.simulate.scene import carrier, posed
 from chorus.store import StoreWriter, open_store
 
 
@@ -138,15 +140,21 @@ def test_masks_lie_where_the_object_is(name: str, body: Body) -> None:
     world = small(WORLDS[name], image_sizes=((256, 256),), occlusion=False, mask_noise=MaskNoise())
     given = batch(world, 8, body)
     kind = OBJECTS[world.object_class]
-    bones = body.bone_transforms(given.images.poses)[:, joint_index(body, kind.joint)]
+    bones = body.bone_transforms(given.images.poses)
     rng, seen = np.random.default_rng(0), 0
     for i, mask in enumerate(dense(given.images.masks)):
         shapes = kind.draw(_streams(world, 3, i)[0], body)
+        other_hand = _further_stream(world, 3, i).random() < world.mirrored
+        if other_hand:
+            shapes = tuple(shape.mirrored() for shape in shapes)
+        bone = bones[i, joint_index(body, "left_hand" if other_hand else kind.joint)]
+        if kind.other_joint is not None:
+            bone = carrier(kind, body, *posed(body, given.images.poses[i].astype(np.float64)))[:3]
         corners = np.concatenate([s.mesh()[0] for s in shapes])
         points = rng.uniform(corners.min(0), corners.max(0), (60_000, 3))
         points = points[np.logical_or.reduce([s.contains(points) for s in shapes])]
         assert len(points) > 500
-        uv, z = given.images.cameras[i : i + 1].project(points @ bones[i, :, :3].T + bones[i, :, 3])
+        uv, z = given.images.cameras[i : i + 1].project(points @ bone[:, :3].T + bone[:, 3])
         assert (z > 0).all()
         column, line = np.floor(uv[0]).astype(int).T
         on = (column >= 0) & (column < 256) & (line >= 0) & (line < 256)
@@ -179,9 +187,10 @@ def test_person_masks_are_the_posed_body(body: Body) -> None:
 
 def test_fast_skinning_is_the_bodys(body: Body) -> None:
     pose = batch(small(WORLDS["hat"]), 1, body).images.poses
-    vertices, bones = _DrawnBody(body).pose(pose[0])
+    vertices, transforms, joints = _DrawnBody(body).pose(pose[0])
     np.testing.assert_allclose(vertices, body.posed_vertices(pose)[0], atol=1e-6)
-    np.testing.assert_allclose(bones[:, :3], body.bone_transforms(pose)[0], atol=1e-12)
+    np.testing.assert_allclose((transforms @ body.rest_inverse)[:, :3], body.bone_transforms(pose)[0], atol=1e-12)
+    np.testing.assert_allclose(joints, body.posed_joints(pose)[0], atol=1e-12)
 
 
 def test_occlusion_only_removes_pixels(body: Body) -> None:
@@ -341,6 +350,9 @@ def test_truth_lies_in_the_grid_and_at_the_right_place(name: str, body: Body) ->
         "board-fixed-to-hand": x < -0.6,
         "board-under-arm": -0.4 < x < -0.1 and y > -0.2,
         "board-stood-on": y < -0.6,
+        "bar-in-hands": abs(x) < 0.1 and y > 0.3,  # as much at either hand, and nothing between them
+        "box-in-hands": abs(x) < 0.1 and y > 0.3,
+        "bicycle-beside": x < -0.4 and y < -0.2,
     }
     assert place[name]
     np.testing.assert_array_equal(truth, true_occupancy(world, centres, 0, 60, body))
