@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus.kernels.cpu.layout import borrowing, inlined
 from chorus.kernels.depth import CELLS, NO_BODY, SIDE
 from chorus.kernels.jit import compiled
 from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK
@@ -67,19 +68,19 @@ class RayPoints(NamedTuple):
     weight: NDArray[np.float32]
 
 
-@compiled(error_model="numpy")
+@borrowing
 def _project(i, images, points, pixel):  # type: ignore[no-untyped-def]
     """pixel (K, 3) <- u, v, z of points in image i, z = 0 of those outside; gives the mean depth of the others."""
-    height, width = images.size[i, 0], images.size[i, 1]
+    m, height, width = images.matrices, images.size[i, 0], images.size[i, 1]
     total, seen = 0.0, 0
     for k in range(len(points.x)):
         x, y, z = points.x[k, 0], points.x[k, 1], points.x[k, 2]
         U, V, Z = 0.0, 0.0, 0.0
         for e in range(points.offset[k], points.offset[k + 1]):
-            m, weight = images.matrices[i, points.joint[e]], np.float64(points.weight[e])
-            U += weight * (m[0] * x + m[1] * y + m[2] * z + m[3])
-            V += weight * (m[4] * x + m[5] * y + m[6] * z + m[7])
-            Z += weight * (m[8] * x + m[9] * y + m[10] * z + m[11])
+            j, weight = points.joint[e], np.float64(points.weight[e])
+            U += weight * (m[i, j, 0] * x + m[i, j, 1] * y + m[i, j, 2] * z + m[i, j, 3])
+            V += weight * (m[i, j, 4] * x + m[i, j, 5] * y + m[i, j, 6] * z + m[i, j, 7])
+            Z += weight * (m[i, j, 8] * x + m[i, j, 9] * y + m[i, j, 10] * z + m[i, j, 11])
         u, v = U / Z, V / Z
         pixel[k, 2] = 0.0
         if Z > 0.0 and 0.0 <= u < width and 0.0 <= v < height:
@@ -89,22 +90,23 @@ def _project(i, images, points, pixel):  # type: ignore[no-untyped-def]
     return total / seen
 
 
-@compiled()
+@inlined
 def _on_mask(i, images, column, row):  # type: ignore[no-untyped-def]
     """1 where a pixel is on the mask of image i, else 0."""
-    x0, y0, x1, y1 = images.box[i]
+    x0, y0, x1, y1 = images.box[i, 0], images.box[i, 1], images.box[i, 2], images.box[i, 3]
     if column < x0 or column >= x1 or row < y0 or row >= y1:
         return 0
     left, top, across = x0 // BLOCK, y0 // BLOCK, -(-x1 // BLOCK) - x0 // BLOCK
-    block = (row // BLOCK - top) * across + column // BLOCK - left
-    bit = (row % BLOCK) * BLOCK + column % BLOCK
+    block = ((row >> 4) - top) * across + (column >> 4) - left
+    bit = (row & 15) << 4 | (column & 15)
     return (images.words[images.start[i] + block * WORDS_PER_BLOCK + (bit >> 5)] >> np.uint32(bit & 31)) & 1
 
 
-@compiled()
+@inlined
 def _is_hidden(i, images, column, row, z):  # type: ignore[no-untyped-def]
     """Whether the body hides what is at depth z on a pixel of image i (``kernels.depth``)."""
-    x0, y0, x1, y1 = images.body_box[i]
+    box = images.body_box
+    x0, y0, x1, y1 = box[i, 0], box[i, 1], box[i, 2], box[i, 3]
     column, row = column >> images.shift[i], row >> images.shift[i]
     block_column, block_row = column // SIDE, row // SIDE
     if block_column < x0 or block_column >= x1 or block_row < y0 or block_row >= y1:
@@ -114,37 +116,44 @@ def _is_hidden(i, images, column, row, z):  # type: ignore[no-untyped-def]
     return value != NO_BODY and z > np.float64(images.limit[i]) + value * 1e-3
 
 
+@borrowing
+def _trace_image(i, images, points, scratch, codes):  # type: ignore[no-untyped-def]
+    """Fill codes[i], and give the number of rays. scratch: pixels (K, 3), and a table of 2^n >= 2 K cells with their rays."""
+    pixel, key, number = scratch
+    # A ray is never finer than a pixel, of which the mask says one thing only.
+    side = max(images.reach[i] / _project(i, images, points, pixel), 1.0)
+    last, found, with_depth = len(key) - 1, 0, len(images.depth) > 0
+    for c in range(len(key)):
+        key[c] = -1
+    for k in range(len(points.x)):
+        if pixel[k, 2] == 0.0:
+            codes[i, k] = OUTSIDE
+            continue
+        column, row = int(pixel[k, 0]), int(pixel[k, 1])
+        cell = (int(pixel[k, 1] / side) << 32) + int(pixel[k, 0] / side)
+        mixed = np.uint64(cell) * np.uint64(_SPREAD)
+        slot = np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(last))
+        while key[slot] != -1 and key[slot] != cell:
+            slot = (slot + 1) & last
+        if key[slot] == -1:
+            key[slot], number[slot] = cell, found
+            found += 1
+        code = (number[slot] << RAY_SHIFT) + _on_mask(i, images, column, row)
+        if with_depth and _is_hidden(i, images, column, row, pixel[k, 2]):
+            code += HIDDEN
+        codes[i, k] = code
+    return found
+
+
 @compiled()
 def _trace(begin, end, images, points, codes, rays):  # type: ignore[no-untyped-def]
     """Fill codes (I, K) and rays (I,), the number of rays, of images begin .. end - 1."""
-    K = len(points.x)
-    bits = 1
-    while (1 << bits) < 2 * K:
-        bits += 1
-    pixel, key = np.empty((K, 3)), np.empty(1 << bits, np.int64)
-    number, last = np.empty(1 << bits, np.int32), (1 << bits) - 1
+    K, table = len(points.x), 1
+    while table < 2 * K:
+        table *= 2
+    scratch = np.empty((K, 3)), np.empty(table, np.int64), np.empty(table, np.int32)
     for i in range(begin, end):
-        # A ray is never finer than a pixel, of which the mask says one thing only.
-        side = max(images.reach[i] / _project(i, images, points, pixel), 1.0)
-        key[:] = -1
-        found = 0
-        for k in range(K):
-            if pixel[k, 2] == 0.0:
-                codes[i, k] = OUTSIDE
-                continue
-            column, row = int(pixel[k, 0]), int(pixel[k, 1])
-            cell = (int(pixel[k, 1] / side) << 32) + int(pixel[k, 0] / side)
-            slot = np.int64((np.uint64(cell) * np.uint64(_SPREAD)) >> np.uint64(64 - bits))
-            while key[slot] != -1 and key[slot] != cell:
-                slot = (slot + 1) & last
-            if key[slot] == -1:
-                key[slot], number[slot] = cell, found
-                found += 1
-            code = (number[slot] << RAY_SHIFT) + _on_mask(i, images, column, row)
-            if len(images.depth) and _is_hidden(i, images, column, row, pixel[k, 2]):
-                code += HIDDEN
-            codes[i, k] = code
-        rays[i] = found
+        rays[i] = _trace_image(i, images, points, scratch, codes)
 
 
 @compiled()
