@@ -215,7 +215,7 @@ canonicalization_option = click.option(
     "--canonicalization",
     type=Canonicalization(),
     help="What carries a voxel: lbs (the default), lbs-nearest, none, joint:NAME (such as joint:right_hand), per-voxel (each "
-    "its own joint, found from the images), or auto: of all but per-voxel the one that foretells the masks of held-out images best.",
+    "its own joint, found from the images), or auto: of all but per-voxel the one that foretells held-out masks best.",
 )
 no_canonicalize_option = click.option(
     "--no-canonicalize", is_flag=True, help="The ablation: every voxel rigid with the pelvis, as --canonicalization none."
