@@ -136,6 +136,12 @@ def test_demo_learns_where_the_ball_is(tmp_path: Path) -> None:
         assert row.iou > 0.3  # 100 images a prompt; the full demo reaches 0.5 to 0.6
         assert row.iou > 4 * row.other_iou  # where the other prompt's ball is, there is none
         assert row.offset_m < 0.15
+    by_name = {(row.prompt, row.estimator): row for row in report.rows}
+    assert len(by_name) == len(report.rows) == 4
+    for prompt in {row.prompt for row in report.rows}:
+        paper, recommended = by_name[prompt, "paper"], by_name[prompt, "recommended"]
+        assert paper.chosen == "lbs"
+        assert recommended.best_iou > paper.best_iou
     assert {"simulate images", "draw pictures"} < stages
     for path in report.files:
         assert path.exists()
@@ -146,7 +152,7 @@ def test_demo_learns_where_the_ball_is(tmp_path: Path) -> None:
     assert again.simulate_rate is None  # nothing was drawn, so there is no rate to report
     assert again.rows == report.rows
     other = run_demo(tmp_path, 60, seed=6, progress=lambda *now: None)
-    assert sum(row.images for row in other.rows) <= 60  # the images of another run are not mixed in
+    assert sum(row.images for row in other.rows if row.estimator == "paper") <= 60  # the images of another run are not mixed in
 
 
 def test_iou_by_hand() -> None:

@@ -1,0 +1,93 @@
+"""The table of estimators by scene."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chorus.body.model import load_body
+from chorus.errors import InputError
+from chorus.evaluate.estimators import (
+    ESTIMATORS,
+    PAPER,
+    RECOMMENDED,
+    EstimatorsTable,
+    as_markdown,
+    as_rich,
+    estimators_table,
+    generating_joints,
+    run,
+)
+from chorus.evaluate.scenes import SCENES, scenes_named
+from chorus.evaluate.unfinished import Unfinished
+from chorus.field import voxel_centres
+
+NAMES = ("ball-occluded", "ball-occluded, axis 0.1")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[EstimatorsTable, Path, list[tuple[int, int]]]:
+    path, seen = tmp_path_factory.mktemp("estimators") / "table.json", []
+    table = run(60, (3, 4), NAMES, path, progress=lambda *at: seen.append(at))
+    return table, path, seen
+
+
+def test_rows(made: tuple[EstimatorsTable, Path, list[tuple[int, int]]]) -> None:
+    table, path, seen = made
+    assert seen[-1] == (240, 240)
+    assert [(r.scene, r.estimator) for r in table.rows] == [(s, e) for s in NAMES for e in ESTIMATORS]
+    for row in table.rows:
+        assert all(0 <= a <= b <= 1 for a, b in zip(row.iou, row.best_iou, strict=True))
+        assert row.mean == pytest.approx(np.mean(row.iou), abs=1e-5)
+        assert row.gain == pytest.approx(row.mean - table.row(row.scene, PAPER).mean, abs=1e-5)
+    paper, recommended = (table.row(NAMES[0], name) for name in (PAPER, RECOMMENDED))
+    assert set(paper.chosen) == {"lbs"}
+    assert set(paper.hidden_weight) == {1.0}
+    assert set(recommended.hidden_weight) <= {0.1, 1.0}
+    assert recommended.best_iou > paper.best_iou
+    assert table.row(NAMES[0], PAPER).iou != table.row(NAMES[1], PAPER).iou  # wrong poses on record change the votes
+    kept = json.loads(path.read_text())
+    assert kept["table"] == "estimators"
+    assert len(kept["rows"]) == len(table.rows)
+
+
+def test_printed(made: tuple[EstimatorsTable, Path, list[tuple[int, int]]]) -> None:
+    table = made[0]
+    text = as_markdown(table)
+    assert text.count("\n|") == 1 + len(NAMES)
+    assert "ball, hidden by the body; axis 0.1" in text
+    assert "The recommended estimator is" in text
+    assert as_rich(table).row_count == len(NAMES)
+    assert set(generating_joints(table)) == set(NAMES)
+
+
+def test_goes_on_where_it_was_stopped(made: tuple[EstimatorsTable, Path, list[tuple[int, int]]], tmp_path: Path) -> None:
+    kept = Unfinished(tmp_path / "kept.json")
+
+    def stop(done: int, total: int) -> None:
+        if done > 60:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        estimators_table(60, (3, 4), scenes=NAMES[:1], progress=stop, unfinished=kept)
+    assert len(kept) == 1
+    table = estimators_table(60, (3, 4), scenes=NAMES[:1], unfinished=kept)
+    assert [row.iou for row in table.rows] == [made[0].row(NAMES[0], name).iou for name in ESTIMATORS]
+
+
+def test_scenes() -> None:
+    body = load_body()
+    assert [scene.name for scene in SCENES.values()] == list(SCENES)
+    assert SCENES["ball"].joints == ("right_hand",)
+    assert SCENES["ball-held-or-kicked"].joints == ("right_hand", "left_foot")
+    assert SCENES["box-in-both-hands"].joints == SCENES["ball-in-either-hand"].joints == ()
+    centres = voxel_centres(24, 3.0).astype(np.float32)
+    held, kicked, both = (SCENES[n].truth(centres, body) for n in ("ball-held", "ball-kicked", "ball-held-or-kicked"))
+    assert held.any()
+    assert kicked.any()
+    assert np.array_equal(both, held | kicked)
+    with pytest.raises(InputError, match="scenes: expected some of ball"):
+        scenes_named(["nowhere"])
+    with pytest.raises(InputError, match="at least two different ones"):
+        estimators_table(10, [1])
