@@ -49,7 +49,7 @@ def test_names() -> None:
     for wrong in ("", "joint:", "LBS", "hand", 3, None, True):
         with pytest.raises(InputError, match="canonicalization: expected lbs, lbs-nearest, none, joint:NAME, per-voxel; got"):
             check_name(wrong)
-    with pytest.raises(InputError, match="auto is a choice from images, made by chorus.aggregate"):
+    with pytest.raises(InputError, match=r"auto is a choice from images, made by chorus\.aggregate"):
         check_name(AUTO)
 
 
