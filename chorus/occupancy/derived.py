@@ -13,7 +13,7 @@ from scipy.ndimage import uniform_filter
 from chorus.camera.views import Scheme
 from chorus.canonicalization import ANCHORED, AUTO, LBS, NONE, PER_VOXEL, check_name
 from chorus.errors import InputError
-from chorus.field import CanonicalField
+from chorus.field import PAPER_SPACING, CanonicalField
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.backends import choose_backend
 from chorus.occupancy.choice import TooFewImages, choose_canonicalization
@@ -22,8 +22,9 @@ from chorus.votes.selection import Source
 
 MAP_IMAGES = 2000
 """Images that a joint map is made from, at most."""
-WINDOW = 5
-"""Voxels along the edge of the cube over which phi is averaged before joints are compared."""
+WINDOW = 5 * PAPER_SPACING
+"""Metres along the edge of the cube over which phi is averaged before joints are compared, to an odd number of voxels, at
+least 3."""
 
 
 def derived_field(
@@ -61,9 +62,9 @@ def per_voxel_field(
     """The ``per-voxel`` field of images on the grid of ``field``: a voxel is rigid with the joint under which phi is largest
     there.
 
-    a(v) = argmax over joints a of the mean of phi_a over the WINDOW^3 voxels around v (those in the grid), phi_a being phi
-    under ``joint:a`` with view weights by azimuth; of equals the joint that comes first, so the pelvis where no image saw
-    anything.
+    a(v) = argmax over joints a of the mean of phi_a over a cube of WINDOW metres around v (those voxels in the grid), phi_a
+    being phi under ``joint:a`` with view weights by azimuth; of equals the joint that comes first, so the pelvis where no
+    image saw anything.
 
     images_or_store  an ImageBatch, a list of them, a Store, or the path of one; not an iterator
     sample           images used, at most: those of the smallest key hashes
@@ -75,11 +76,12 @@ def per_voxel_field(
         raise InputError(f"sample: expected a positive number of images, got {sample!r}")
     images = sample_images(images_or_store, field, int(sample), backend=backend, **selection)
     N, names = field.resolution, field.body.joint_names
-    seen = uniform_filter(np.ones((N, N, N)), WINDOW, mode="constant")
+    window = 1 + 2 * max(1, round((WINDOW / field.parameters.spacing - 1) / 2))
+    seen = uniform_filter(np.ones((N, N, N)), window, mode="constant")
     best, joints = np.full((N, N, N), -1.0), np.zeros((N, N, N), np.int16)
     for joint, name in enumerate(names):
         anchored = field.with_canonicalization(ANCHORED + name if joint else NONE)
-        mean = uniform_filter(_phi(images, anchored, backend), WINDOW, mode="constant") / seen
+        mean = uniform_filter(_phi(images, anchored, backend), window, mode="constant") / seen
         better = mean > best + 1e-12  # what running sums round must not decide between equals
         best[better], joints[better] = mean[better], joint
     return field.with_canonicalization(PER_VOXEL, joints)
