@@ -203,7 +203,7 @@ def _vote_brick(b, begin, end, images, bricks, ballot, body, cull, scratch, coun
                 images, first // LANES, bricks, b, scratch.centres, scratch.corners, scratch.rectangle
             )
             if body is not None:
-                unhidden = bound_hidden(body, images, first // LANES, scratch.rectangle)
+                unhidden = bound_hidden(body, images, first // LANES, scratch.rectangle, unseen)
             wanted = np.int32((1 << valid) - 1) & ~(unseen | (inside & off_mask))
             _prefetch(images, first, wanted, scratch.corners, bricks.joint[bricks.joint_offset[b]])
         for lane in range(valid):
