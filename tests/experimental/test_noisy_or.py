@@ -219,7 +219,7 @@ def test_it_sharpens_with_exact_poses_and_collapses_with_poses_that_are_off(held
             doubtful = [((d.probability > 0.3) & (d.probability < 0.7)).sum() for d in (occupancy, sharpened)]
             assert doubtful[1] < 0.7 * doubtful[0]
     assert found[0.0][1] > max(0.8, found[0.0][0] - 0.05)
-    assert found[0.2][1] < found[0.2][0] - 0.1  # the failure that its help speaks of
+    assert found[0.2][1] < 0.8 * found[0.2][0]  # the failure that its help speaks of
 
 
 def test_files(images: ImageBatch, body: Body, tmp_path: Path) -> None:
