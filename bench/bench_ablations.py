@@ -35,7 +35,7 @@ def with_dense_joints(field: VoxelField) -> VoxelField:
     return replace(field, offset=offset, joint=joint, weight=field.dense_weights(torch.float32).reshape(-1))
 
 
-def check_same(name: str, have: tuple[Any, ...], want: tuple[Any, Any]) -> None:
+def check_same(name: str, have: tuple[Any, ...], want: tuple[Any, ...]) -> None:
     if not all(torch.equal(a, b) for a, b in zip(have, want, strict=True)):
         raise WrongResult(f"{name}: other counts than with everything on")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ def check_hidden(contenders: dict[str, CastVotes], field: VoxelField, workload: 
     some = workload.rows(np.unique(np.linspace(0, len(workload) - 1, subset).astype(np.intp)))
     if some.depth is None:
         raise WrongResult("hidden votes: the workload has no depth")
-    how = {"num_groups": some.num_groups}
+    how: dict[str, Any] = {"num_groups": some.num_groups}
     expected = reference_votes(field, some.images, some.group, depth=some.depth, batch=1, **how)
     band = vote_band(field, some.images, some.group, batch=1, **how)
     hidden = hidden_band(field, some.images, some.group, depth=some.depth, **how)

@@ -96,7 +96,7 @@ def _once(faces: NDArray[Any]) -> NDArray[Any]:
     corners, which = np.unique(np.sort(turned, 1), axis=0, return_inverse=True)
     side = np.where(turned[:, 1] < turned[:, 2], 1, -1)
     total = np.bincount(which.reshape(-1), side, len(corners)).astype(np.int64)
-    kept = corners[total != 0]
+    kept: NDArray[Any] = corners[total != 0]
     backwards = total[total != 0] < 0
     kept[backwards] = kept[backwards][:, [0, 2, 1]]
     return kept
