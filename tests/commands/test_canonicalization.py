@@ -93,16 +93,16 @@ def test_commands_that_read_occupancies(name: str, store: Path, tmp_path: Path) 
     pose[load_body().joint_names.index("right_shoulder"), 2] = -0.5
     np.save(tmp_path / "pose.npy", pose)
     run("pose", path, tmp_path / "pose.npy", "-o", tmp_path / "posed.npz")
-    assert np.load(tmp_path / "posed.npz")["occupancy"].max() > 0.5
+    assert np.load(tmp_path / "posed.npz")["phi"].max() > 0.5
     run("overlay", store, path, "-o", tmp_path / "overlays", "--images", 1)
     assert (tmp_path / "overlays" / "overlays.json").is_file()
-    scores = run("evaluate", "pap", "--occupancy", path, "--store", store, "--min-images", 1, "--json").stdout
+    scores = run("evaluate", "pap", store, "--occupancy", path, "--min-images", 1, "--json").stdout
     assert json.loads(scores)
 
 
 def test_every_cluster_has_a_choice_of_its_own(store: Path, tmp_path: Path) -> None:
     folder = tmp_path / "all"
-    how = ["--all", "--min-images", 50, "--resolution", 16, "--canonicalization", "auto"]
+    how = ["--all", "--min-images", 50, "--resolution", 24, "--canonicalization", "auto"]
     table = run("aggregate", store, "-o", folder, *how).output
     rows = json.loads((folder / "clusters.json").read_text())
     named = {(row["prompt"], row["part"]): row["canonicalization"] for row in rows}
@@ -119,7 +119,7 @@ def test_every_cluster_has_a_choice_of_its_own(store: Path, tmp_path: Path) -> N
 
 
 def test_clusters_of_one_field(store: Path) -> None:
-    field = CanonicalField(load_body(), 8)
+    field = CanonicalField(load_body(), 24)
     found = {(c.prompt, c.part): c.occupancy for c in clusters(open_store(store), field, 50, canonicalization=HAND)}
     assert {o.parameters.canonicalization for o in found.values()} == {HAND}
     assert found[None, None].num_images == found[HELD, None].num_images + found[KICKED, None].num_images
