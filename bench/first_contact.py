@@ -115,6 +115,7 @@ def run_for_profiler(field: VoxelField, there: Crowd) -> None:
 def meets_contract(field: VoxelField, work: Crowd, there: Crowd) -> bool:
     """Every variant against the float64 definition on a few images, with culling and without."""
     few, few_there = (w.rows(slice(0, GATE_IMAGES)) for w in (work, there))
+    assert few.depth is not None  # ``measure`` draws it
     band = reference.vote_band(field, few.images, few.group, num_groups=GROUPS)
     assert few.depth is not None  # every crowd here has one
     hidden_band = reference.hidden_band(field, few.images, few.group, depth=few.depth, num_groups=GROUPS)

@@ -93,17 +93,8 @@ def aggregate(
     if not isinstance(totals, str) or totals not in ("before", "after"):
         raise InputError(f"totals: expected 'before' or 'after', got {totals!r}")
     batch_size = _batch_size(batch_size, chosen)
-    selection: dict[str, Any] = {
-        "prompt": prompt,
-        "part": part,
-        "parts": parts,
-        "epsilon": epsilon,
-        "folds": folds,
-        "where": where,
-        "filter": filter,
-        "backend": backend,
-        "batch_size": batch_size,
-    }
+    selection: dict[str, Any] = dict(prompt=prompt, part=part, parts=parts, epsilon=epsilon, folds=folds, where=where)
+    selection |= dict(filter=filter, backend=backend, batch_size=batch_size)
     if hidden_weight is not None:
         hidden_weight = AUTO if hidden_weight == AUTO else hidden.checked_weight(hidden_weight)
         hidden.check_backend(chosen)
@@ -121,10 +112,12 @@ def aggregate(
             progress(images.read, images.total)
     if voted.num_images == 0 and not allow_none:
         raise InputError(images.why_none())
-    num_counts, den_counts, *hidden_counts = votes.result()
+    how = {
+        **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals, "selected": images.read}),
+        **derived,
+    }
     occupancy = Occupancy(
-        num_counts=num_counts,
-        den_counts=den_counts,
+        **votes.as_facts(),
         group_totals=(selected if totals == "before" else voted).weights,
         group_images=voted.images,
         scheme=grouping,
@@ -133,24 +126,26 @@ def aggregate(
         body_hash=field.body.hash,
         category=images.category,
         sketch=sketch,
-        num_hidden=hidden_counts[0] if hidden_counts else None,
-        den_hidden=hidden_counts[1] if hidden_counts else None,
         hidden_rule="" if hidden_weight is None else hidden.RULE,
-        provenance=[
-            {
-                **provenance(),
-                "source": images.source_id,
-                "images": voted.num_images,
-                "backend": chosen.name,
-                "body": field.body.name,
-                **images.asked,
-                **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals, "selected": images.read}),
-                **derived,
-                **({} if images.filtered is None else {"filter": images.filtered.to_json()}),
-            }
-        ],
+        provenance=[_made_by(images, voted.num_images, chosen, field, how)],
     )
     return occupancy if hidden_weight is None else weigh_hidden(occupancy, hidden_weight)
+
+
+def _made_by(
+    images: SelectedImages, count: int, backend: Backend, field: CanonicalField, how: dict[str, Any]
+) -> dict[str, Any]:
+    """The provenance of counts: versions, what voted, by which backend, through which body's field, and ``how``."""
+    return {
+        **provenance(),
+        "source": images.source_id,
+        "images": count,
+        "backend": backend.name,
+        "body": field.body.name,
+        **images.asked,
+        **how,
+        **({} if images.filtered is None else {"filter": images.filtered.to_json()}),
+    }
 
 
 def _grouping(scheme: str | None, weighting: str) -> Scheme:
@@ -198,6 +193,10 @@ class _VoteCounts:
         found = tuple(c.cpu().numpy() for c in self._counts) if self._moved is None else self._moved_to_64_bits()
         N = self._field.resolution
         return tuple(counts.reshape(-1, N, N, N) for counts in found)
+
+    def as_facts(self) -> dict[str, NDArray[Any]]:
+        """``result`` by the names that ``Occupancy`` has for them."""
+        return dict(zip(("num_counts", "den_counts", "num_hidden", "den_hidden"), self.result(), strict=False))
 
     def _moved_to_64_bits(self) -> tuple[NDArray[np.int64], ...]:
         """The int64 sums with the int32 counts added, which are then cleared."""

@@ -35,23 +35,29 @@ ALIGN = tl.constexpr(16)
 class TensorShape:
     """How the matrix kernel is cut for a kind of device.
 
-    images      in a tile
-    most_packs  bricks with more packs take the kernel with a loop
+    images       in a tile
+    most_packs   bricks with more packs take the kernel with a loop
+    most_hidden  the same for hidden votes, which need more registers
     """
 
     images: int
     num_warps: int
     num_stages: int
     most_packs: int
+    most_hidden: int
+
+    def unrolled(self, kind: int) -> int:
+        """Most packs of a kernel without a loop, by what is asked (``pixels.KINDS`` or HIDDEN)."""
+        return self.most_hidden if kind == HIDDEN.value else self.most_packs
 
 
-HOPPER = TensorShape(64, 4, 2, 3)
+HOPPER = TensorShape(64, 4, 2, 3, 3)
 """wgmma wants 64 rows; its operands lie in shared memory."""
-BLACKWELL = TensorShape(64, 4, 1, 1)
+BLACKWELL = TensorShape(64, 4, 1, 1, 1)
 """Accumulators take 192 of the 512 columns of tensor memory, once more for every pack."""
-OTHERS = TensorShape(32, 4, 2, 3)
+OTHERS = TensorShape(32, 4, 2, 3, 3)
 """Everything in registers: with 64 rows they would spill."""
-SMALL_BLACKWELL = TensorShape(32, 4, 1, 3)
+SMALL_BLACKWELL = TensorShape(32, 4, 1, 3, 2)
 """The same; here a second stage makes one variant spill."""
 
 
@@ -360,7 +366,7 @@ def compilations() -> list[Compilation]:
                         targets=targets,
                         fusion=False,
                     )
-                    for packs in (0, *range(1, shape.most_packs + 1))
+                    for packs in (0, *range(1, shape.unrolled(number) + 1))
                 ]
             found += [
                 Compilation(

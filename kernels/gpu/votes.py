@@ -173,7 +173,7 @@ def cast_votes(
             body,
             plan.num_joints,
             launch.num_packs,
-            PACKS=launch.num_packs if launch.num_packs <= shape.most_packs else 0,
+            PACKS=launch.num_packs if launch.num_packs <= shape.unrolled(kind) else 0,
             IMAGES=shape.images,
             num_warps=shape.num_warps,
             num_stages=shape.num_stages,

@@ -19,8 +19,8 @@ from chorus.kernels.reference import votes as reference_votes
 from tests.kernels.contract import Counts, equal, several_groups, small_world
 from tests.kernels.random_inputs import one_voxel, pictures, random_depth
 
-WORLDS = 12 if os.environ.get("TRITON_INTERPRET") == "1" else 60
-"""Twelve have all that there is to meet; the interpreter takes ten seconds for each."""
+WORLDS = 6 if os.environ.get("TRITON_INTERPRET") == "1" else 60
+"""Six in the interpreter, which takes some ten seconds for each."""
 
 
 def hidden_within_band(
