@@ -96,7 +96,7 @@ class FieldOnDevice:
             for count in np.unique(num_packs[~lattice]):
                 rows = np.flatnonzero(~lattice & (num_packs == count))
                 joints, operand = _operand(self.cut, self._origin, self._spacing, self.skeleton.reach, rows, int(count))
-                packs = Packs(self._tensor(joints), self._tensor(operand))
+                packs = Packs(self._tensor(joints), self._tensor(operand), float(count))
                 found.append(Launch(self._tensor(rows.astype(np.int32)), int(count), packs))
             self._launches[variant] = found
         return found

@@ -135,7 +135,7 @@ def _add_pack(u, v, z, rows, packs: Packs, pack):
     return u, v, z
 
 
-@triton.jit(do_not_specialize=["J", "num_packs"])
+@triton.jit(do_not_specialize=["J"])
 def vote_tensor(
     images: Images,
     bricks: BrickArrays,
@@ -144,14 +144,13 @@ def vote_tensor(
     counts: Counts,
     body: BodyCells,
     J,
-    num_packs,
     PACKS: tl.constexpr,
     KIND: tl.constexpr,
     WEIGHTED: tl.constexpr,
     IMAGES: tl.constexpr,
     PTX: tl.constexpr,
 ):
-    """Votes of the bricks with PACKS packs (with ``num_packs``, where PACKS is 0), by matrix instructions.
+    """Votes of the bricks with PACKS packs (with ``packs.count``, where PACKS is 0), by matrix instructions.
 
     Adds to ``counts`` what the lists KIND say; ``body`` is read for HIDDEN alone. Grid (N, S), a program a brick of
     ``bricks.selected`` and a segment.
@@ -176,6 +175,7 @@ def vote_tensor(
             for p in tl.static_range(PACKS):
                 u, v, z = _add_pack(u, v, z, rows, packs, row * PACKS + p)
         else:
+            num_packs = tl.cast(packs.count, tl.int32)
             for p in range(num_packs):
                 u, v, z = _add_pack(u, v, z, rows, packs, row * num_packs + p)
         view = load_view(images, image, valid, 1, KIND, WEIGHTED)
@@ -341,7 +341,7 @@ def vote_lattice(
 def compilations() -> list[Compilation]:
     """Both kernels, every variant in use."""
     lattice: Types = {"images": Images, "bricks": BrickArrays, "lists": Lists, "counts": Counts, "body": BodyCells}
-    tensor: Types = {**lattice, "packs": Packs, "J": "i32", "num_packs": "i32"}
+    tensor: Types = {**lattice, "packs": Packs, "J": "i32"}
     shapes = (
         (HOPPER, frozenset({"sm_90"})),
         (BLACKWELL, frozenset({"sm_100"})),

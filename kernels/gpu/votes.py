@@ -172,7 +172,6 @@ def cast_votes(
             counts,
             body,
             plan.num_joints,
-            launch.num_packs,
             PACKS=launch.num_packs if launch.num_packs <= shape.unrolled(kind) else 0,
             IMAGES=shape.images,
             num_warps=shape.num_warps,
