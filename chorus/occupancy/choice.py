@@ -219,8 +219,8 @@ def _ranked(scores: dict[str, NDArray[np.float64]], images: int, first: str | No
         n = left_out.size
         error = np.sqrt((n - 1) / n * ((left_out - left_out.mean(1, keepdims=True)) ** 2).sum())
         one, other = scores[name][:, 0]
-        numbers = (one + other) / 2, abs(one - other) / 2, behind[:, 0].mean(), error
-        ranking.append(Candidate(name, *map(float, numbers), images))
+        score, spread = float(one + other) / 2, float(abs(one - other)) / 2
+        ranking.append(Candidate(name, score, spread, float(behind[:, 0].mean()), float(error), images))
     return ranking
 
 
