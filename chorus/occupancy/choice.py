@@ -28,19 +28,20 @@ from chorus.body.model import Body
 from chorus.camera.views import Scheme, fold_of_hash, key_hash
 from chorus.canonicalization import ANCHORED, AUTO, LBS, LBS_NEAREST, NONE
 from chorus.errors import InputError
-from chorus.field import CanonicalField
+from chorus.field import CanonicalField, FieldParameters, default_smoothing_steps
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.arrays import VoxelField
 from chorus.kernels.backends import Backend, choose_backend
-from chorus.kernels.cpu.silhouettes import CellImages, Points, compare, count_pixels, hide
+from chorus.kernels.cpu.prepare import Views, skeleton_with
+from chorus.kernels.cpu.silhouettes import CellImages, Points, compare, count_pixels, hide, matrices_of
 from chorus.votes.sample import sample_images
 from chorus.votes.selection import Source
 
 SAMPLE = 400
 """Images in the sample, at most."""
-SCREENED = 128
+SCREENED = 96
 """Images of the sample by which all candidates are compared before the best of them are, by all images."""
-FINALISTS = 6
+FINALISTS = 4
 MIN_IMAGES = 20
 """Images that a choice needs."""
 RESOLUTION = 24
@@ -162,7 +163,8 @@ def choose_canonicalization(
     prepared = _cells(field, images, half)
 
     def scored(some: Sequence[str], count: int) -> dict[str, NDArray[np.float64]]:
-        return {name: _scores(field, name, images[:count], half[:count], prepared, chosen) for name in some}
+        votes = _Votes(images[:count], half[:count], chosen)
+        return {name: _scores(_coarse(field, name), votes, prepared) for name in some}
 
     screen = SCREENED if len(names) > FINALISTS and len(images) > 2 * SCREENED else len(images)
     screened = scored(names, screen)
@@ -175,24 +177,35 @@ def choose_canonicalization(
     return Choice((*ranking, *_ranked(rest, screen, first)[1:]), len(images))
 
 
-def _scores(
-    field: CanonicalField, name: str, images: ImageBatch, half: NDArray[np.int64], prepared: CellImages, backend: Backend
-) -> NDArray[np.float64]:
+class _Votes:
+    """The images of a sample, ready to vote for one candidate after the other: phi of each half, with weights by azimuth."""
+
+    def __init__(self, images: ImageBatch, half: NDArray[np.int64], backend: Backend) -> None:
+        scheme = Scheme("azimuth")
+        G = self._groups = scheme.num_groups
+        group = scheme.groups(images.cameras, images.keys) + half * G
+        totals = np.bincount(group, images.weights, minlength=2 * G).reshape(2, G).astype(np.int64)
+        self.half, self._r, self._backend = half, [scheme.weights("azimuth", of_side) for of_side in totals], backend
+        weight = None if images.weights is None else torch.from_numpy(np.ascontiguousarray(images.weights))
+        self._arguments = vote_images(images), torch.from_numpy(group), weight
+
+    def phi(self, field: VoxelField) -> tuple[NDArray[np.float64], ...]:
+        """phi of the images of each half under a field, (V,) each."""
+        G, V = self._groups, field.num_voxels
+        counted = self._backend.count_votes(field, *self._arguments, num_groups=2 * G)
+        num, den = (c.cpu().numpy().reshape(2, G, V) for c in counted)
+        found = []
+        for side, r in enumerate(self._r):
+            above, below = (np.einsum("g,gv->v", r, c[side]) for c in (num, den))
+            found.append(np.divide(above, below, out=np.zeros(V), where=below > 0))
+        return tuple(found)
+
+
+def _scores(coarse: VoxelField, votes: _Votes, prepared: CellImages) -> NDArray[np.float64]:
     """The IoU of a candidate for each direction, (2, 1 + PARTS): all images held out, then one part left out each."""
-    coarse = _coarse(field, name)
-    scheme = Scheme("azimuth")
-    G, V = scheme.num_groups, coarse.num_voxels
-    group = scheme.groups(images.cameras, images.keys) + half * G
-    weight = None if images.weights is None else torch.from_numpy(np.ascontiguousarray(images.weights))
-    num, den = backend.count_votes(coarse, vote_images(images), torch.from_numpy(group), weight, num_groups=2 * G)
-    counts = [c.cpu().numpy().reshape(2, G, V) for c in (num, den)]
-    totals = np.bincount(group, images.weights, minlength=2 * G).reshape(2, G).astype(np.int64)
     found = np.zeros((2, 1 + PARTS))
-    for side in range(2):
-        r = scheme.weights("azimuth", totals[side])
-        above, below = (np.einsum("g,gv->v", r, c[side]) for c in counts)
-        phi = np.divide(above, below, out=np.zeros(V), where=below > 0)
-        rows = np.flatnonzero(half == 1 - side)
+    for side, phi in enumerate(votes.phi(coarse)):
+        rows = np.flatnonzero(votes.half == 1 - side)
         histogram = compare(prepared, rows, _points(coarse, phi), PARTS, LEVELS + 1)
         whole = histogram.sum(0)
         area = prepared.cell[rows].mean() ** 2  # of a cell, in pixels: what the mask's pixels are a share of
@@ -225,23 +238,23 @@ def _ranked(scores: dict[str, NDArray[np.float64]], images: int, first: str | No
 
 
 def _coarse(field: CanonicalField, name: str) -> VoxelField:
-    """The candidate on the coarse grid; rigid ones are kept, as every choice needs them."""
+    """The candidate on the coarse grid."""
     p = field.parameters
     N = min(p.resolution, RESOLUTION)
     if name not in (LBS, LBS_NEAREST):
-        return _rigid(field.body, N, p.extent, name)
-    base = field.with_canonicalization(name).parameters
-    steps = base.smoothing_steps
+        return _kept(field.body, FieldParameters(N, p.extent, canonicalization=name))
+    steps, tau = p.smoothing_steps, p.tau
+    if field.canonicalization == LBS_NEAREST:  # which keeps neither: the defaults
+        steps, tau = default_smoothing_steps(p.spacing), FieldParameters.tau
     if steps and p.resolution > N:  # the same diffusion length in metres
         steps = max(1, round(steps * (N / p.resolution) ** 2))
-    return CanonicalField(
-        field.body, N, p.extent, k=base.k, tau=min(base.tau, 1e30), s=base.s, smoothing_steps=steps, canonicalization=name
-    ).arrays
+    return _kept(field.body, FieldParameters(N, p.extent, None, p.k, tau, p.s, steps, name))
 
 
 @lru_cache(maxsize=128)
-def _rigid(body: Body, N: int, extent: float, name: str) -> VoxelField:
-    return CanonicalField(body, N, extent, canonicalization=name, cache=False).arrays
+def _kept(body: Body, parameters: FieldParameters) -> VoxelField:
+    """A candidate, kept for the choices that follow."""
+    return CanonicalField.from_parameters(body, parameters).arrays
 
 
 def _cells(field: CanonicalField, images: ImageBatch, half: NDArray[np.int64]) -> CellImages:
@@ -250,12 +263,11 @@ def _cells(field: CanonicalField, images: ImageBatch, half: NDArray[np.int64]) -
     cell = np.maximum(size.max(1) / CELLS, 1.0)
     rows, columns = (np.floor((size[:, axis] - 1) / cell).astype(np.int64) + 1 for axis in (0, 1))
     first = np.concatenate([[0], np.cumsum(rows * columns)])
-    view = cameras.K @ np.concatenate([cameras.R, cameras.t[..., None]], -1)
-    bones = field.body.bone_transforms(images.poses)
-    matrices = np.einsum("iab,ijbc->ijac", view[..., :3], bones)
-    matrices[..., 3] += view[:, None, :, 3]
+    body, box = field.body, images.masks.box
+    skeleton = skeleton_with(body.joints, np.asarray(body.parents, np.int32), body.rest_inverse, np.arange(body.num_joints))
+    poses = np.asarray(images.poses, np.float32)
     prepared = CellImages(
-        matrices.reshape(len(images), -1, 12),
+        matrices_of(Views(poses, cameras.R, cameras.t, cameras.K, size, box), skeleton),
         size,
         cell,
         first,
@@ -265,8 +277,8 @@ def _cells(field: CanonicalField, images: ImageBatch, half: NDArray[np.int64]) -
         fold_of_hash(key_hash(images.keys) >> np.uint64(33)) % PARTS,
         int((rows * columns).max()),
     )
-    count_pixels(images.masks.box, images.masks.start, images.masks.words, prepared)
-    hide(prepared, _skin(field.body))
+    count_pixels(box, images.masks.start, images.masks.words, prepared)
+    hide(prepared, _skin(body))
     return prepared
 
 
