@@ -34,6 +34,7 @@ from chorus.kernels.arrays import VoxelField
 from chorus.kernels.backends import Backend, choose_backend
 from chorus.kernels.cpu.prepare import Views, skeleton_with
 from chorus.kernels.cpu.silhouettes import CellImages, Points, compare, count_pixels, hide, matrices_of
+from chorus.kernels.threads import default_threads, each
 from chorus.votes.sample import sample_images
 from chorus.votes.selection import Source
 
@@ -164,7 +165,15 @@ def choose_canonicalization(
 
     def scored(some: Sequence[str], count: int) -> dict[str, NDArray[np.float64]]:
         votes = _Votes(images[:count], half[:count], chosen)
-        return {name: _scores(_coarse(field, name), votes, prepared) for name in some}
+        fields = {name: _coarse(field, name) for name in some}  # not below: computing one takes all threads
+        found: dict[str, NDArray[np.float64]] = {}
+
+        def score(name: str) -> None:
+            found[name] = _scores(fields[name], votes, prepared)
+
+        # The kernels' threads are for many images: of so few, candidates are better done side by side.
+        each(votes.side_by_side, score, some)
+        return {name: found[name] for name in some}
 
     screen = SCREENED if len(names) > FINALISTS and len(images) > 2 * SCREENED else len(images)
     screened = scored(names, screen)
@@ -186,13 +195,15 @@ class _Votes:
         group = scheme.groups(images.cameras, images.keys) + half * G
         totals = np.bincount(group, images.weights, minlength=2 * G).reshape(2, G).astype(np.int64)
         self.half, self._r, self._backend = half, [scheme.weights("azimuth", of_side) for of_side in totals], backend
+        self._how: dict[str, Any] = {"threads": 1} if backend.name == "numba" else {}
+        self.side_by_side = default_threads() if self._how else 1
         weight = None if images.weights is None else torch.from_numpy(np.ascontiguousarray(images.weights))
         self._arguments = vote_images(images), torch.from_numpy(group), weight
 
     def phi(self, field: VoxelField) -> tuple[NDArray[np.float64], ...]:
         """phi of the images of each half under a field, (V,) each."""
         G, V = self._groups, field.num_voxels
-        counted = self._backend.count_votes(field, *self._arguments, num_groups=2 * G)
+        counted = self._backend.count_votes(field, *self._arguments, num_groups=2 * G, **self._how)
         num, den = (c.cpu().numpy().reshape(2, G, V) for c in counted)
         found = []
         for side, r in enumerate(self._r):

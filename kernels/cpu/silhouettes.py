@@ -185,13 +185,9 @@ def compare(images: CellImages, rows: NDArray[np.int64], points: Points, parts: 
     """Cells and mask pixels by part of the images and highest level of the points in the cell, (parts, levels, 2) int64.
 
     rows  (n,) which images are compared             levels  0 for a cell without a point, to levels - 1
+
+    On the calling thread: what is compared with these images can be compared side by side.
     """
-    pieces = split(len(rows), IMAGES_PER_TASK)
-    found = np.zeros((len(pieces), parts, levels, 2), np.int64)
-    run_pieces(
-        default_threads(),
-        lambda a, b: _compare(a, b, rows, images, points, found[a // IMAGES_PER_TASK]),
-        pieces,
-    )
-    total: NDArray[np.int64] = found.sum(0)
-    return total
+    found = np.zeros((parts, levels, 2), np.int64)
+    _compare(0, len(rows), rows, images, points, found)
+    return found
