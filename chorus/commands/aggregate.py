@@ -233,14 +233,7 @@ def _aggregate_all(
         )
 
     with kept_when_stopped(kept), progress_bars() as update:
-        found = clusters(
-            store,
-            field,
-            min_images,
-            **how,
-            filter=chosen,
-            progress=count,
-        )
+        found = clusters(store, field, min_images, **how, filter=chosen, progress=count)
         rows = write_clusters(folder, found)
     if as_json:
         print_json(rows)

@@ -93,15 +93,8 @@ def aggregate(
     if not isinstance(totals, str) or totals not in ("before", "after"):
         raise InputError(f"totals: expected 'before' or 'after', got {totals!r}")
     batch_size = _batch_size(batch_size, chosen)
-    selection: dict[str, Any] = {
-        "prompt": prompt,
-        "part": part,
-        "parts": parts,
-        "epsilon": epsilon,
-        "folds": folds,
-        "where": where,
-    }
-    selection |= {"filter": filter, "backend": backend, "batch_size": batch_size}
+    selection: dict[str, Any] = {"prompt": prompt, "part": part, "parts": parts, "epsilon": epsilon, "folds": folds}
+    selection |= {"where": where, "filter": filter, "backend": backend, "batch_size": batch_size}
     if hidden_weight is not None:
         hidden_weight = AUTO if hidden_weight == AUTO else hidden.checked_weight(hidden_weight)
         hidden.check_backend(chosen)

@@ -18,9 +18,9 @@ What is chosen is an ordinary field. The choice is deterministic, and recorded w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,19 +31,21 @@ from chorus.body.model import Body
 from chorus.camera.views import Scheme, fold_of_hash, key_hash
 from chorus.canonicalization import ANCHORED, AUTO, LBS, LBS_NEAREST, NONE
 from chorus.errors import InputError
-from chorus.field import CanonicalField
+from chorus.field import CanonicalField, FieldParameters, default_smoothing_steps
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.arrays import VoxelField
 from chorus.kernels.backends import Backend, choose_backend
-from chorus.kernels.cpu.silhouettes import CellImages, Points, compare, count_pixels, hide
+from chorus.kernels.cpu.prepare import Views, skeleton_with
+from chorus.kernels.cpu.silhouettes import CellImages, Points, compare, count_pixels, hide, matrices_of
+from chorus.kernels.threads import default_threads, each
 from chorus.votes.sample import sample_images
 from chorus.votes.selection import Source
 
 SAMPLE = 400
 """Images in the sample, at most."""
-SCREENED = 128
+SCREENED = 96
 """Images of the sample by which all candidates are compared before the best of them are, by all images."""
-FINALISTS = 6
+FINALISTS = 4
 MIN_IMAGES = 20
 """Images that a choice needs."""
 RESOLUTION = 24
@@ -174,28 +176,62 @@ def choose_canonicalization(
     prepared = _cells(field, images, half)
 
     def scored(some: Sequence[str], count: int) -> dict[str, NDArray[np.float64]]:
-        return {name: _scores(field, name, images[:count], half[:count], prepared, chosen) for name in some}
+        votes = _Votes(images[:count], half[:count], chosen)
+        N = min(field.resolution, RESOLUTION)
+        fields = {name: _coarse(field, name, N) for name in some}  # not below: computing one takes all threads
+        found: dict[str, NDArray[np.float64]] = {}
+
+        def score(name: str) -> None:
+            found[name] = _scores(fields[name], votes, prepared)
+
+        # The kernels' threads are for many images: of so few, candidates are better done side by side.
+        each(votes.side_by_side, score, some)
+        return {name: found[name] for name in some}
 
     screen = SCREENED if len(names) > FINALISTS and len(images) > 2 * SCREENED else len(images)
     screened = scored(names, screen)
-    peak = partial(_peak, field, images, backend=chosen)
+    whole = _Votes(images, np.zeros(len(images), np.int64), chosen, sides=1)
     if screen == len(images):
-        return Choice(_with_peaks(_ranked(screened, screen), peak), screen)
+        return Choice(_with_peaks(_ranked(screened, screen), field, whole), screen)
     finalists = [c.name for c in _ranked(screened, screen)[:FINALISTS]]
     ranking = _ranked(scored([name for name in names if name in finalists], len(images)), len(images))
     first = ranking[0].name  # whom the others are compared with, by the images that they have in common
     rest = {name: score for name, score in screened.items() if name == first or name not in finalists}
-    return Choice((*_with_peaks(ranking, peak), *_ranked(rest, screen, first)[1:]), len(images))
+    return Choice((*_with_peaks(ranking, field, whole), *_ranked(rest, screen, first)[1:]), len(images))
 
 
-def _scores(
-    field: CanonicalField, name: str, images: ImageBatch, half: NDArray[np.int64], prepared: CellImages, backend: Backend
-) -> NDArray[np.float64]:
+class _Votes:
+    """The images of a sample, ready to vote for one candidate after the other: phi of each half (or side), with weights by
+    azimuth."""
+
+    def __init__(self, images: ImageBatch, half: NDArray[np.int64], backend: Backend, sides: int = 2) -> None:
+        scheme = Scheme("azimuth")
+        G = self._groups = scheme.num_groups
+        group = scheme.groups(images.cameras, images.keys) + half * G
+        totals = np.bincount(group, images.weights, minlength=sides * G).reshape(sides, G).astype(np.int64)
+        self.half, self._r, self._backend = half, [scheme.weights("azimuth", of_side) for of_side in totals], backend
+        self._how: dict[str, Any] = {"threads": 1} if backend.name == "numba" else {}
+        self.side_by_side = default_threads() if self._how else 1
+        weight = None if images.weights is None else torch.from_numpy(np.ascontiguousarray(images.weights))
+        self._arguments = vote_images(images), torch.from_numpy(group), weight
+
+    def phi(self, field: VoxelField) -> tuple[NDArray[np.float64], ...]:
+        """phi of the images of each half under a field, (V,) each."""
+        G, V, sides = self._groups, field.num_voxels, len(self._r)
+        counted = self._backend.count_votes(field, *self._arguments, num_groups=sides * G, **self._how)
+        num, den = (c.cpu().numpy().reshape(sides, G, V) for c in counted)
+        found = []
+        for side, r in enumerate(self._r):
+            above, below = (np.einsum("g,gv->v", r, c[side]) for c in (num, den))
+            found.append(np.divide(above, below, out=np.zeros(V), where=below > 0))
+        return tuple(found)
+
+
+def _scores(coarse: VoxelField, votes: _Votes, prepared: CellImages) -> NDArray[np.float64]:
     """The IoU of a candidate for each direction, (2, 1 + PARTS): all images held out, then one part left out each."""
-    coarse = _coarse(field, name, min(field.resolution, RESOLUTION))
     found = np.zeros((2, 1 + PARTS))
-    for side, phi in enumerate(_phi_by_side(coarse, images, half, 2, backend)):
-        rows = np.flatnonzero(half == 1 - side)
+    for side, phi in enumerate(votes.phi(coarse)):
+        rows = np.flatnonzero(votes.half == 1 - side)
         histogram = compare(prepared, rows, _points(coarse, phi), PARTS, LEVELS + 1)
         whole = histogram.sum(0)
         area = prepared.cell[rows].mean() ** 2  # of a cell, in pixels: what the mask's pixels are a share of
@@ -203,35 +239,18 @@ def _scores(
     return found
 
 
-def _with_peaks(ranking: Sequence[Candidate], peak: Callable[[str], float]) -> tuple[Candidate, ...]:
-    """The candidates with the peaks of those that cannot be told from the first."""
-    return tuple(c if c.distinguishable else dataclasses.replace(c, peak=peak(c.name)) for c in ranking)
-
-
-def _peak(field: CanonicalField, images: ImageBatch, name: str, backend: Backend) -> float:
-    """The mean of the largest phi of the whole sample under a candidate."""
+def _with_peaks(ranking: Sequence[Candidate], field: CanonicalField, votes: _Votes) -> tuple[Candidate, ...]:
+    """The candidates with the peaks of those that cannot be told from the first: the mean of their largest phi."""
     N = min(field.resolution, PEAK_RESOLUTION)
-    phi = _phi_by_side(_coarse(field, name, N), images, np.zeros(len(images), np.int64), 1, backend)[0]
-    return float(np.sort(phi)[-max(1, round(PEAK_VOXELS * (N / PEAK_RESOLUTION) ** 3)) :].mean())
+    count = max(1, round(PEAK_VOXELS * (N / PEAK_RESOLUTION) ** 3))
+    fields = {c.name: _coarse(field, c.name, N) for c in ranking if not c.distinguishable}
+    peaks: dict[str, float] = {}
 
+    def measure(name: str) -> None:
+        peaks[name] = float(np.sort(votes.phi(fields[name])[0])[-count:].mean())
 
-def _phi_by_side(
-    field: VoxelField, images: ImageBatch, side: NDArray[np.int64], sides: int, backend: Backend
-) -> list[NDArray[np.float64]]:
-    """phi (V,) of the images of each side, view weights by azimuth."""
-    scheme = Scheme("azimuth")
-    G, V = scheme.num_groups, field.num_voxels
-    group = scheme.groups(images.cameras, images.keys) + side * G
-    weight = None if images.weights is None else torch.from_numpy(np.ascontiguousarray(images.weights))
-    counted = backend.count_votes(field, vote_images(images), torch.from_numpy(group), weight, num_groups=sides * G)
-    num, den = (c.cpu().numpy().reshape(sides, G, V) for c in counted)
-    totals = np.bincount(group, images.weights, minlength=sides * G).reshape(sides, G).astype(np.int64)
-    found = []
-    for s in range(sides):
-        r = scheme.weights("azimuth", totals[s])
-        above, below = (np.einsum("g,gv->v", r, c[s]) for c in (num, den))
-        found.append(np.divide(above, below, out=np.zeros(V), where=below > 0))
-    return found
+    each(votes.side_by_side, measure, list(fields))
+    return tuple(dataclasses.replace(c, peak=peaks.get(c.name)) for c in ranking)
 
 
 def _best_iou(histogram: NDArray[np.int64], area: float) -> float:
@@ -253,28 +272,28 @@ def _ranked(scores: dict[str, NDArray[np.float64]], images: int, first: str | No
         n = left_out.size
         error = np.sqrt((n - 1) / n * ((left_out - left_out.mean(1, keepdims=True)) ** 2).sum())
         one, other = scores[name][:, 0]
-        score, spread = float(one + other) / 2, abs(float(one - other)) / 2
+        score, spread = float(one + other) / 2, float(abs(one - other)) / 2
         ranking.append(Candidate(name, score, spread, float(behind[:, 0].mean()), float(error), images))
     return ranking
 
 
 def _coarse(field: CanonicalField, name: str, N: int) -> VoxelField:
-    """The candidate on a grid of N^3 voxels, not finer than the field's; rigid ones are kept, as every choice needs them."""
+    """The candidate on a grid of N^3 voxels, not finer than the field's."""
     p = field.parameters
     if name not in (LBS, LBS_NEAREST):
-        return _rigid(field.body, N, p.extent, name)
-    base = field.with_canonicalization(name).parameters
-    steps = base.smoothing_steps
+        return _kept(field.body, FieldParameters(N, p.extent, canonicalization=name))
+    steps, tau = p.smoothing_steps, p.tau
+    if field.canonicalization == LBS_NEAREST:  # which keeps neither: the defaults
+        steps, tau = default_smoothing_steps(p.spacing), FieldParameters.tau
     if steps and p.resolution > N:  # the same diffusion length in metres
         steps = max(1, round(steps * (N / p.resolution) ** 2))
-    return CanonicalField(
-        field.body, N, p.extent, k=base.k, tau=min(base.tau, 1e30), s=base.s, smoothing_steps=steps, canonicalization=name
-    ).arrays
+    return _kept(field.body, FieldParameters(N, p.extent, None, p.k, tau, p.s, steps, name))
 
 
 @lru_cache(maxsize=128)
-def _rigid(body: Body, N: int, extent: float, name: str) -> VoxelField:
-    return CanonicalField(body, N, extent, canonicalization=name, cache=False).arrays
+def _kept(body: Body, parameters: FieldParameters) -> VoxelField:
+    """A candidate, kept for the choices that follow."""
+    return CanonicalField.from_parameters(body, parameters).arrays
 
 
 def _cells(field: CanonicalField, images: ImageBatch, half: NDArray[np.int64]) -> CellImages:
@@ -283,12 +302,11 @@ def _cells(field: CanonicalField, images: ImageBatch, half: NDArray[np.int64]) -
     cell = np.maximum(size.max(1) / CELLS, 1.0)
     rows, columns = (np.floor((size[:, axis] - 1) / cell).astype(np.int64) + 1 for axis in (0, 1))
     first = np.concatenate([[0], np.cumsum(rows * columns)])
-    view = cameras.K @ np.concatenate([cameras.R, cameras.t[..., None]], -1)
-    bones = field.body.bone_transforms(images.poses)
-    matrices = np.einsum("iab,ijbc->ijac", view[..., :3], bones)
-    matrices[..., 3] += view[:, None, :, 3]
+    body, box = field.body, images.masks.box
+    skeleton = skeleton_with(body.joints, np.asarray(body.parents, np.int32), body.rest_inverse, np.arange(body.num_joints))
+    poses = np.asarray(images.poses, np.float32)
     prepared = CellImages(
-        matrices.reshape(len(images), -1, 12),
+        matrices_of(Views(poses, cameras.R, cameras.t, cameras.K, size, box), skeleton),
         size,
         cell,
         first,
@@ -298,8 +316,8 @@ def _cells(field: CanonicalField, images: ImageBatch, half: NDArray[np.int64]) -
         fold_of_hash(key_hash(images.keys) >> np.uint64(33)) % PARTS,
         int((rows * columns).max()),
     )
-    count_pixels(images.masks.box, images.masks.start, images.masks.words, prepared)
-    hide(prepared, _skin(field.body))
+    count_pixels(box, images.masks.start, images.masks.words, prepared)
+    hide(prepared, _skin(body))
     return prepared
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.kernels.cpu.layout import borrowing, inlined
+from chorus.kernels.cpu.prepare import Skeleton, Views, image_matrices
 from chorus.kernels.jit import compiled
 from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK
 from chorus.kernels.threads import default_threads, run_pieces, split
@@ -58,6 +59,18 @@ class Points(NamedTuple):
     weight: NDArray[np.float32]
     level: NDArray[np.int32]
     one: bool
+
+
+@compiled()
+def _fill_matrices(begin, end, views, skeleton, matrices):  # type: ignore[no-untyped-def]
+    """matrices (I, J, 12) of images begin .. end - 1, principal point included."""
+    for i in range(begin, end):
+        K, M = views.K[i], matrices[i]
+        image_matrices(views.poses[i], views.R[i], views.t[i], K, skeleton, M)
+        for j in range(len(M)):
+            for c in range(4):
+                M[j, c] += K[0, 2] * M[j, 8 + c]
+                M[j, 4 + c] += K[1, 2] * M[j, 8 + c]
 
 
 @compiled(error_model="numpy")
@@ -149,6 +162,14 @@ def _compare(begin, end, rows, images, points, histogram):  # type: ignore[no-un
                 histogram[part, levels[c], 1] += images.pixels[first + c]
 
 
+def matrices_of(views: Views, skeleton: Skeleton) -> NDArray[np.float64]:
+    """K [R | t] B_j of images and the joints that a skeleton uses, (I, J, 12) float64, rows U, V, Z one after the other."""
+    found = np.empty((len(views.poses), len(skeleton.used), 12))
+    pieces = split(len(found), IMAGES_PER_TASK)
+    run_pieces(default_threads(), lambda a, b: _fill_matrices(a, b, views, skeleton, found), pieces)
+    return found
+
+
 def count_pixels(box: NDArray[np.int32], start: NDArray[np.int64], words: NDArray[np.uint32], images: CellImages) -> None:
     """Fill ``images.pixels``, which is zero, from packed masks: box (I, 4), start (I,), words (T,)."""
     threads = default_threads()
@@ -164,13 +185,9 @@ def compare(images: CellImages, rows: NDArray[np.int64], points: Points, parts: 
     """Cells and mask pixels by part of the images and highest level of the points in the cell, (parts, levels, 2) int64.
 
     rows  (n,) which images are compared             levels  0 for a cell without a point, to levels - 1
+
+    On the calling thread: what is compared with these images can be compared side by side.
     """
-    pieces = split(len(rows), IMAGES_PER_TASK)
-    found = np.zeros((len(pieces), parts, levels, 2), np.int64)
-    run_pieces(
-        default_threads(),
-        lambda a, b: _compare(a, b, rows, images, points, found[a // IMAGES_PER_TASK]),
-        pieces,
-    )
-    total: NDArray[np.int64] = found.sum(0)
-    return total
+    found = np.zeros((parts, levels, 2), np.int64)
+    _compare(0, len(rows), rows, images, points, found)
+    return found

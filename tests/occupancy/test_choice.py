@@ -78,6 +78,7 @@ def test_order_batches_and_number_of_threads_do_not_matter(
     assert choose_canonicalization(boards, field) == chosen
     assert choose_canonicalization([batch[order[:50]], batch[order[50:]]], field) == chosen
     monkeypatch.setattr("chorus.kernels.cpu.silhouettes.default_threads", lambda: 1)
+    monkeypatch.setattr("chorus.occupancy.choice.default_threads", lambda: 1)
     monkeypatch.setattr("chorus.kernels.cpu.silhouettes.IMAGES_PER_TASK", 7)
     assert choose_canonicalization(batch[order], field) == chosen
 
@@ -92,6 +93,13 @@ def test_the_sample_is_the_same_wherever_the_images_lie(body: Body, field: Canon
     assert one == choose_canonicalization([batch[i : i + 9] for i in range(0, len(batch), 9)], field, **how)
     assert one.images == 40
     assert one != choose_canonicalization(store, field, candidates=FEW, sample=60)
+
+
+def test_fields_that_must_be_computed_first(boards: list[ImageBatch], body: Body) -> None:
+    # Their computation takes all threads of the kernels: it must not wait for itself.
+    other = CanonicalField(body, 24, 2.9, k=7, cache=False)
+    names = ("lbs", "lbs-nearest", "none", "joint:right_hand")
+    assert choose_canonicalization(boards, other, candidates=names).chosen == "joint:right_hand"
 
 
 def test_the_best_are_compared_by_more_images(
