@@ -194,7 +194,7 @@ class _VoteCounts:
         N = self._field.resolution
         return tuple(counts.reshape(-1, N, N, N) for counts in found)
 
-    def as_facts(self) -> dict[str, NDArray[Any]]:
+    def as_facts(self) -> dict[str, Any]:
         """``result`` by the names that ``Occupancy`` has for them."""
         return dict(zip(("num_counts", "den_counts", "num_hidden", "den_hidden"), self.result(), strict=False))
 

@@ -9,8 +9,8 @@ of the two directions. The grid is coarser than the field's, as candidates diffe
 Every candidate is scored with a part of the sample first, SCREENED images; the FINALISTS best of them, with the whole sample.
 
 Silhouettes on a grid so coarse do not show how sharp phi is. Of the finalists that cannot be told from the best one, that is
-chosen whose phi has the highest peak (by PEAK_MARGIN at least), made from the whole sample on a fine grid: votes agree where
-voxels move as the object does. (Alone that is no criterion: rigid with the pelvis, all objects near it are sharp.)
+chosen whose phi has the highest peak, made from the whole sample on a fine grid: votes agree where voxels move as the object
+does. (Alone that is no criterion: rigid with the pelvis, all objects near it are sharp.) Of peaks as high, a rigid one is taken.
 
 What is chosen is an ordinary field. The choice is deterministic, and recorded where it was asked for (``aggregate``).
 """
@@ -64,7 +64,7 @@ PEAK_RESOLUTION = 48
 PEAK_VOXELS = 20
 """The peak is the mean of so many of the largest phi on that grid."""
 PEAK_MARGIN = 1.002
-"""A peak is higher than another where it is more than so many times as high."""
+"""A peak is lower than another only where that is more than so many times as high."""
 SKIN = 0.04
 """Metres: of the body's vertices one in each cube of this size is drawn, where the body covers cells."""
 
@@ -101,7 +101,8 @@ class Candidate:
 class Choice:
     """All candidates, the finalists first, best first; ``images`` in the sample.
 
-    chosen  the first, or of those that cannot be told from it the one with the highest peak, where that is higher than its own
+    chosen  of the first and those that cannot be told from it, one with the highest peak: the best rigid one of them in rank,
+            whose posed inference is exact, or else the best
     """
 
     ranking: tuple[Candidate, ...]
@@ -110,9 +111,11 @@ class Choice:
     @property
     def chosen(self) -> str:
         """The name of the canonicalization chosen."""
-        first = self.ranking[0]
-        highest = max(self.ranking, key=lambda c: c.peak or 0.0)
-        return highest.name if (highest.peak or 0.0) > PEAK_MARGIN * (first.peak or 0.0) else first.name
+        highest = max(c.peak or 0.0 for c in self.ranking)
+        high = [c.name for c in self.ranking if c.peak is not None and PEAK_MARGIN * c.peak >= highest] or [
+            self.ranking[0].name
+        ]
+        return next((name for name in high if name not in (LBS, LBS_NEAREST)), high[0])
 
     @property
     def alike(self) -> tuple[str, ...]:

@@ -156,12 +156,12 @@ class Packs(NamedTuple):
 
     joints   (N, 4 packs) int32  joints of each brick's packs, padded with any
     operand  (N, packs, 2, 16, 64) float16  high and low parts of w_j (x, y, z, 1), scaled; 0 in the padding
-    count    packs of each brick, as float32
+    number   packs of each brick, as float32
     """
 
     joints: I32
     operand: F16
-    count: Float
+    number: Float
 
 
 class Lists(NamedTuple):

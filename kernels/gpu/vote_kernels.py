@@ -150,7 +150,7 @@ def vote_tensor(
     IMAGES: tl.constexpr,
     PTX: tl.constexpr,
 ):
-    """Votes of the bricks with PACKS packs (with ``packs.count``, where PACKS is 0), by matrix instructions.
+    """Votes of the bricks with PACKS packs (with ``packs.number``, where PACKS is 0), by matrix instructions.
 
     Adds to ``counts`` what the lists KIND say; ``body`` is read for HIDDEN alone. Grid (N, S), a program a brick of
     ``bricks.selected`` and a segment.
@@ -175,7 +175,7 @@ def vote_tensor(
             for p in tl.static_range(PACKS):
                 u, v, z = _add_pack(u, v, z, rows, packs, row * PACKS + p)
         else:
-            num_packs = tl.cast(packs.count, tl.int32)
+            num_packs = tl.cast(packs.number, tl.int32)
             for p in range(num_packs):
                 u, v, z = _add_pack(u, v, z, rows, packs, row * num_packs + p)
         view = load_view(images, image, valid, 1, KIND, WEIGHTED)

@@ -130,29 +130,32 @@ def test_mirrored_candidates_of_equal_images_stay_in_order(field: CanonicalField
     assert all(c.score == c.spread == c.error == 0 for c in found.ranking)
 
 
-def candidate(name: str, score: float, behind: float = 0.0, error: float = 0.0) -> Candidate:
-    return Candidate(name, score, 0.01, behind, error, 400)
+def candidate(name: str, score: float, behind: float = 0.0, error: float = 0.0, peak: float | None = None) -> Candidate:
+    return Candidate(name, score, 0.01, behind, error, 400, peak)
 
 
 def test_what_is_chosen_among_those_that_are_alike() -> None:
-    rigid_first = Choice((candidate("joint:head", 0.5), candidate(LBS, 0.499, 0.001, 0.01)), 400)
+    rigid_first = Choice((candidate("joint:head", 0.5, peak=0.8), candidate(LBS, 0.499, 0.001, 0.01, 0.8)), 400)
     assert (rigid_first.chosen, rigid_first.alike) == ("joint:head", (LBS,))
-    alike = Choice(
-        (
-            candidate(LBS, 0.5),
-            candidate(LBS_NEAREST, 0.499, 0.001, 0.01),
-            candidate("joint:head", 0.49, 0.01, 0.006),
-            candidate("joint:neck", 0.489, 0.011, 0.006),
-        ),
-        400,
+    alike = (
+        candidate(LBS, 0.5, peak=0.8),
+        candidate(LBS_NEAREST, 0.499, 0.001, 0.01, 0.8),
+        candidate("joint:head", 0.49, 0.01, 0.006, 0.799),
+        candidate("joint:neck", 0.489, 0.011, 0.006, 0.7),
     )
-    assert alike.chosen == "joint:head"
-    assert alike.alike == (LBS, LBS_NEAREST, "joint:neck")
-    assert str(alike) == ("joint:head (0.490 +- 0.010, 400 images), not distinguishable from lbs, lbs-nearest, joint:neck")
-    clear = Choice((candidate(LBS, 0.5), candidate("joint:head", 0.4, 0.1, 0.01)), 400)
+    of_peaks_as_high = Choice(alike, 400)
+    assert of_peaks_as_high.chosen == "joint:head"
+    assert of_peaks_as_high.alike == (LBS, LBS_NEAREST, "joint:neck")
+    assert str(of_peaks_as_high) == (
+        "joint:head (0.490 +- 0.010, 400 images), not distinguishable from lbs, lbs-nearest, joint:neck"
+    )
+    assert Choice((*alike[:3], candidate("joint:neck", 0.489, 0.011, 0.006, 0.9)), 400).chosen == "joint:neck"
+    blurred = (*alike[:2], candidate("joint:head", 0.49, 0.01, 0.006, 0.75))
+    assert Choice(blurred, 400).chosen == LBS
+    clear = Choice((candidate(LBS, 0.5, peak=0.6), candidate("joint:head", 0.4, 0.1, 0.01)), 400)
     assert (clear.chosen, clear.alike) == (LBS, ())
     assert str(clear) == "lbs (0.500 +- 0.010, 400 images), then joint:head (0.400)"
-    many = Choice(tuple(candidate(f"joint:{i}", 0.5, 0.0, 0.1) for i in range(6)), 400)
+    many = Choice(tuple(candidate(f"joint:{i}", 0.5, 0.0, 0.1, 0.8) for i in range(6)), 400)
     assert str(many).endswith("from joint:1, joint:2, joint:3 and 2 more")
 
 
@@ -170,8 +173,10 @@ def test_what_cannot_be_chosen_from(boards: list[ImageBatch], field: CanonicalFi
         InputError, match=r"auto needs 20 images, at least 5 in each half, got 19 and .*; name a canonicalization"
     ):
         choose_canonicalization(batch[:19], field)
-    with pytest.raises(InputError, match=r"auto needs 20 images"):
-        aggregate(batch[:10], field, canonicalization="auto")
+    with pytest.warns(UserWarning, match=r"auto needs 20 images.*lbs is taken"):
+        few = aggregate(batch[:10], field, canonicalization="auto")
+    assert few.parameters == field.parameters
+    assert few.provenance[0]["canonicalization"]["chosen"] == LBS
     for wrong in (19, 0, True, 30.0, None):
         with pytest.raises(InputError, match="sample: expected at least 20 images"):
             choose_canonicalization(batch, field, sample=wrong)  # type: ignore[arg-type]
@@ -196,7 +201,7 @@ def test_aggregate_records_the_choice(boards: list[ImageBatch], field: Canonical
     assert record["images"] == chosen.images
     assert record["alike"] == list(chosen.alike)
     assert [row["name"] for row in record["ranking"]] == [c.name for c in chosen.ranking]
-    assert set(record["ranking"][0]) == {"name", "score", "spread", "behind", "error", "images"}
+    assert set(record["ranking"][0]) == {"name", "score", "spread", "behind", "error", "images", "peak"}
     other = aggregate(boards, field)
     assert "canonicalization" not in other.provenance[0]
     with pytest.raises(MismatchError, match="canonicalization joint:right_hand and canonicalization lbs"):
