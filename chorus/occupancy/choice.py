@@ -10,7 +10,7 @@ Every candidate is scored with a part of the sample first, SCREENED images; the 
 
 Silhouettes on a grid so coarse do not show how sharp phi is. Of the finalists that cannot be told from the best one, that is
 chosen whose phi has the highest peak, made from the whole sample on a fine grid: votes agree where voxels move as the object
-does. (Alone that is no criterion: rigid with the pelvis, all objects near it are sharp.) Of peaks as high, a rigid one is taken.
+does. (Alone that is no criterion: rigid with the pelvis, all objects near it are sharp.) Of equal peaks a rigid one is taken.
 
 What is chosen is an ordinary field. The choice is deterministic, and recorded where it was asked for (``aggregate``).
 """
