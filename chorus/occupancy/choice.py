@@ -60,7 +60,7 @@ PARTS = 5
 SIGMAS = 2.0
 """Two candidates are distinguishable where their difference is larger than this many standard errors."""
 PEAK_RESOLUTION = 48
-"""Voxels along an edge of the grid on which the peaks of phi are compared."""
+"""Voxels along an edge of the grid on which the peaks of phi are compared, whatever the field's."""
 PEAK_VOXELS = 20
 """The peak is the mean of so many of the largest phi on that grid."""
 PEAK_MARGIN = 1.002
@@ -181,7 +181,7 @@ def choose_canonicalization(
     def scored(some: Sequence[str], count: int) -> dict[str, NDArray[np.float64]]:
         votes = _Votes(images[:count], half[:count], chosen)
         N = min(field.resolution, RESOLUTION)
-        fields = {name: _coarse(field, name, N) for name in some}  # not below: computing one takes all threads
+        fields = {name: _regridded(field, name, N) for name in some}  # not below: computing one takes all threads
         found: dict[str, NDArray[np.float64]] = {}
 
         def score(name: str) -> None:
@@ -244,13 +244,11 @@ def _scores(coarse: VoxelField, votes: _Votes, prepared: CellImages) -> NDArray[
 
 def _with_peaks(ranking: Sequence[Candidate], field: CanonicalField, votes: _Votes) -> tuple[Candidate, ...]:
     """The candidates with the peaks of those that cannot be told from the first: the mean of their largest phi."""
-    N = min(field.resolution, PEAK_RESOLUTION)
-    count = max(1, round(PEAK_VOXELS * (N / PEAK_RESOLUTION) ** 3))
-    fields = {c.name: _coarse(field, c.name, N) for c in ranking if not c.distinguishable}
+    fields = {c.name: _regridded(field, c.name, PEAK_RESOLUTION) for c in ranking if not c.distinguishable}
     peaks: dict[str, float] = {}
 
     def measure(name: str) -> None:
-        peaks[name] = float(np.sort(votes.phi(fields[name])[0])[-count:].mean())
+        peaks[name] = float(np.sort(votes.phi(fields[name])[0])[-PEAK_VOXELS:].mean())
 
     each(votes.side_by_side, measure, list(fields))
     return tuple(dataclasses.replace(c, peak=peaks.get(c.name)) for c in ranking)
@@ -280,15 +278,15 @@ def _ranked(scores: dict[str, NDArray[np.float64]], images: int, first: str | No
     return ranking
 
 
-def _coarse(field: CanonicalField, name: str, N: int) -> VoxelField:
-    """The candidate on a grid of N^3 voxels, not finer than the field's."""
+def _regridded(field: CanonicalField, name: str, N: int) -> VoxelField:
+    """The candidate on a grid of N^3 voxels."""
     p = field.parameters
     if name not in (LBS, LBS_NEAREST):
         return _kept(field.body, FieldParameters(N, p.extent, canonicalization=name))
     steps, tau = p.smoothing_steps, p.tau
     if field.canonicalization == LBS_NEAREST:  # which keeps neither: the defaults
         steps, tau = default_smoothing_steps(p.spacing), FieldParameters.tau
-    if steps and p.resolution > N:  # the same diffusion length in metres
+    if steps and p.resolution != N:  # the same diffusion length in metres
         steps = max(1, round(steps * (N / p.resolution) ** 2))
     return _kept(field.body, FieldParameters(N, p.extent, None, p.k, tau, p.s, steps, name))
 

@@ -57,7 +57,7 @@ BLACKWELL = TensorShape(64, 4, 1, 1, 1)
 """Accumulators take 192 of the 512 columns of tensor memory, once more for every pack."""
 OTHERS = TensorShape(32, 4, 2, 3, 3)
 """Everything in registers: with 64 rows they would spill."""
-SMALL_BLACKWELL = TensorShape(32, 4, 1, 3, 2)
+SMALL_BLACKWELL = TensorShape(32, 4, 1, 3, 1)
 """The same; here a second stage makes one variant spill."""
 
 

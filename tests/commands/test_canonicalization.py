@@ -73,7 +73,10 @@ def test_names_that_contradict_or_do_not_exist(store: Path, tmp_path: Path) -> N
         assert "one of pelvis, left_hip" in fails(*command, "--canonicalization", "joint:hand")
     run(*how, "--resolution", 8, "--no-canonicalize", "--canonicalization", "none")
     assert load_occupancy(tmp_path / "o.h5").parameters.canonicalization == "none"
-    assert "auto needs 20 images" in fails(*how, "--force", "--canonicalization", "auto", "--fold", 1, "--prompt", HELD)
+    few = run(*how, "--force", "--canonicalization", "auto", "--fold", 1, "--prompt", HELD)
+    assert "auto needs 20 images" in few.output
+    assert "lbs is taken" in few.output
+    assert load_occupancy(tmp_path / "o.h5").parameters.canonicalization == "lbs"
 
 
 @pytest.mark.parametrize("name", [HAND, "per-voxel"])
