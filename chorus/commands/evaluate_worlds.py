@@ -67,7 +67,9 @@ def evaluate_worlds_command(
     unfinished = Unfinished.beside(output)
 
     def kept() -> str:
-        if output is None and unfinished and not estimators:
+        if output is None and estimators:
+            return "nothing is kept (with -o FILE it would be)"
+        if output is None and unfinished:
             print_table(parts.partial_table(unfinished))
         return unfinished.where()
 

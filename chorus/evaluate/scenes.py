@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 
 from chorus.body.model import Body
 from chorus.errors import InputError, check_texts
+from chorus.evaluate.worlds import TRUTH_VARIANTS
 from chorus.images import ImageBatch
 from chorus.simulate.images import simulate, true_occupancy, with_pose_errors
 from chorus.simulate.objects import OBJECTS
 from chorus.simulate.worlds import WORLDS, World
-
-TRUTH_VARIANTS = 2000
-"""Number of random objects from which the true voxels are computed."""
 
 
 @dataclass(frozen=True)

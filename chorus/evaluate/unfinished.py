@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import ItemsView
+from collections.abc import Callable, ItemsView
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from chorus._version import __version__
 from chorus.errors import InputError
-from chorus.files import write_json
+from chorus.files import check_output_file, write_json
 
+
+class HasJson(Protocol):
+    """What can be written as JSON."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+T = TypeVar("T", bound=HasJson)
 SUFFIX = ".unfinished"
 """Behind the name of the file that the whole job will write."""
 
@@ -85,3 +93,21 @@ class Unfinished:
         """Remove the file, once the whole job's results are written."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def run_to_end(make: Callable[[Unfinished], T], output: Path | None, unfinished: Unfinished | None) -> T:
+    """What ``make`` makes, written as JSON (its ``to_json``) to ``output`` where given; then nothing is unfinished.
+
+    unfinished  None: the file ``output`` + ".unfinished"
+
+    Raises InputError, before any work, where ``output`` cannot be written.
+    """
+    if output is not None:
+        check_output_file("output", output)
+    if unfinished is None:
+        unfinished = Unfinished.beside(output)
+    made = make(unfinished)
+    if output is not None:
+        write_json(output, made.to_json())
+        unfinished.finish()
+    return made

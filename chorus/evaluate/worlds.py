@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,8 @@ from rich.table import Table
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError, check_array, check_texts, check_whole
 from chorus.evaluate.intervals import CONFIDENCE, t_interval
-from chorus.evaluate.unfinished import Unfinished
+from chorus.evaluate.unfinished import Unfinished, run_to_end
 from chorus.field import CanonicalField
-from chorus.files import check_output_file, write_json
 from chorus.images import ImageBatch
 from chorus.occupancy.aggregation import aggregate
 from chorus.occupancy.counts import Occupancy
@@ -144,6 +143,14 @@ def held_out_scores(
     return curves[np.arange(len(curves)), chosen], thresholds[chosen]
 
 
+def checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """Seeds as a tuple. InputError for fewer than two, for equal and for negative ones."""
+    found = tuple(check_array("seeds", list(seeds) if isinstance(seeds, range) else seeds, ("S",), np.int64).tolist())
+    if len(found) < 2 or len(set(found)) < len(found) or min(found) < 0:
+        raise InputError(f"seeds: expected at least two different ones >= 0, got {list(found)}")
+    return found
+
+
 def worlds_table(
     num_images: int = 2000,
     seeds: Sequence[int] = range(5),
@@ -170,10 +177,8 @@ def worlds_table(
     Simulation uses every core and takes nearly all of the time; the result does not depend on how it is split. Raises
     InputError for unknown worlds and numbers out of range.
     """
-    seeds = tuple(check_array("seeds", list(seeds) if isinstance(seeds, range) else seeds, ("S",), np.int64).tolist())
+    seeds = checked_seeds(seeds)
     num_images, worlds = check_whole("num_images", num_images, 1), check_texts("worlds", worlds)
-    if len(seeds) < 2 or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise InputError(f"seeds: expected at least two different ones >= 0, got {list(seeds)}")
     unknown = [name for name in worlds if name not in WORLDS]
     if unknown or not worlds:
         raise InputError(f"worlds: expected some of {', '.join(WORLDS)}; got {unknown or 'none'}")
@@ -284,11 +289,12 @@ def _row(world: str, variant: str, results: Sequence[tuple[NDArray[np.float64], 
     iou, threshold = held_out_scores(curves)
     mean, half_width = t_interval(iou)
     return Row(
-        world, variant, _floats(iou), _floats(threshold), _floats(curves.max(1)), tuple(n for _, n in results), mean, half_width
+        world, variant, rounded(iou), rounded(threshold), rounded(curves.max(1)), tuple(n for _, n in results), mean, half_width
     )
 
 
-def _floats(values: NDArray[Any]) -> tuple[float, ...]:
+def rounded(values: NDArray[Any]) -> tuple[float, ...]:
+    """Numbers as they are kept in JSON."""
     return tuple(round(float(v), 6) for v in values)
 
 
@@ -305,7 +311,7 @@ def partial_table(unfinished: Unfinished) -> Table:
         table.add_column(heading, justify="right")
     for world, results in by_world.items():
         enough = len(results) > 1
-        cells = [_cell(_row(world, v, [result[v] for result in results])) if enough else "-" for v in VARIANTS]
+        cells = [mean_cell(_row(world, v, [result[v] for result in results])) if enough else "-" for v in VARIANTS]
         table.add_row(world, str(len(results)), *cells)
     return table
 
@@ -327,26 +333,32 @@ def run(
     ".unfinished") once it is scored. Raises InputError as ``worlds_table`` does and, before any work, where ``output`` cannot
     be written.
     """
-    if output is not None:
-        check_output_file("output", Path(output))
-    if unfinished is None:
-        unfinished = Unfinished.beside(None if output is None else Path(output))
-    table = worlds_table(
-        images,
-        range(seeds) if isinstance(seeds, int) else seeds,
-        worlds=worlds,
-        pose_errors=pose_errors,
-        shape_spread=shape_spread,
-        progress=progress,
-        unfinished=unfinished,
-    )
-    if output is not None:
-        write_json(Path(output), table.to_json())
-        unfinished.finish()
-    return table
+
+    def make(kept: Unfinished) -> WorldsTable:
+        return worlds_table(
+            images,
+            range(seeds) if isinstance(seeds, int) else seeds,
+            worlds=worlds,
+            pose_errors=pose_errors,
+            shape_spread=shape_spread,
+            progress=progress,
+            unfinished=kept,
+        )
+
+    return run_to_end(make, None if output is None else Path(output), unfinished)
 
 
-def _cell(row: Row) -> str:
+class HasMean(Protocol):
+    """A row of a table of means over seeds."""
+
+    @property
+    def mean(self) -> float: ...
+    @property
+    def half_width(self) -> float: ...
+
+
+def mean_cell(row: HasMean) -> str:
+    """A row's mean and the half width of its interval, for a table."""
     return f"{row.mean:.2f} ± {row.half_width:.2f}"
 
 
@@ -363,9 +375,9 @@ def _caption(table: WorldsTable) -> str:
 def as_markdown(table: WorldsTable) -> str:
     """The table for a README, with a line that says what it shows."""
     lines = ["| world | " + " | ".join(VARIANTS.values()) + " |", "|---" * (len(VARIANTS) + 1) + "|"]
-    lines += [
-        f"| {world} | " + " | ".join(_cell(table.row(world, variant)) for variant in VARIANTS) + " |" for world in table.worlds
-    ]
+    for world in table.worlds:
+        cells = [mean_cell(table.row(world, variant)) for variant in VARIANTS]
+        lines.append(f"| {world} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", _caption(table)]) + "\n"
 
 
@@ -376,5 +388,5 @@ def as_rich(table: WorldsTable) -> Table:
     for heading in VARIANTS.values():
         rich_table.add_column(heading, justify="right")
     for world in table.worlds:
-        rich_table.add_row(world, *(_cell(table.row(world, variant)) for variant in VARIANTS))
+        rich_table.add_row(world, *(mean_cell(table.row(world, variant)) for variant in VARIANTS))
     return rich_table

@@ -27,9 +27,7 @@ and ordered and on any number of threads. Pixels, P and phi are float64, the res
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,11 +41,10 @@ from chorus.images import ImageBatch
 from chorus.kernels.cpu import rays
 from chorus.kernels.cpu.rays import RayImages, RayPoints, RayVotes
 from chorus.occupancy.counts import Occupancy
-from chorus.occupancy.joins import check_store, learned_from
+from chorus.occupancy.joins import learned_from, own_selection
 from chorus.occupancy.posed import body_of
 from chorus.provenance import provenance
 from chorus.render.body_depth import body_depth
-from chorus.store import Store, open_store
 from chorus.votes.selection import SelectedImages, Source
 
 STEPS = 8
@@ -100,7 +97,8 @@ def noisy_or(
     body = body_of(occupancy.body_hash, body)
     field = CanonicalField.from_parameters(body, occupancy.parameters, occupancy.body_hash)
     voxels, phi = candidates(occupancy)
-    traced = _TracedVotes(occupancy, images_or_store, field, voxels, _own(occupancy, images_or_store, selection))
+    source, chosen = own_selection(occupancy, images_or_store, selection)
+    traced = _TracedVotes(occupancy, source, field, voxels, chosen)
     phi, change = _iterated(occupancy, traced, phi, steps, progress)
     probability = np.zeros(occupancy.probability.size, np.float32)
     probability[voxels] = phi
@@ -184,22 +182,6 @@ def _learned(occupancy: Occupancy) -> dict[str, Any]:
         **({} if own.part is None else {"part": own.part, "epsilon": own.epsilon}),
         **({"parts": list(own.parts)} if own.parts else {}),
     }
-
-
-def _own(occupancy: Occupancy, source: Source, selection: dict[str, Any]) -> dict[str, Any]:
-    """The selection given, or the occupancy's own; MismatchError for a store of another body or category."""
-    if isinstance(source, (str, os.PathLike)):
-        source = open_store(Path(source))
-    if isinstance(source, Store):
-        check_store(occupancy, source)
-    own = learned_from(occupancy)
-    if {"prompt", "part", "folds"} & selection.keys() or not own.known:
-        return selection
-    if own.parts and "parts" not in selection:
-        raise InputError(f"parts: expected those the occupancy was made with ({', '.join(own.parts)}), got none")
-    prompt = None if own.prompts is None else list(own.prompts)
-    chosen: dict[str, Any] = {"prompt": prompt, "part": own.part, "epsilon": own.epsilon, "folds": own.folds}
-    return {**chosen, **selection}
 
 
 class _TracedVotes:

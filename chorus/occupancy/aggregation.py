@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from chorus.camera.views import Scheme, key_hash, weighs_by_cell
-from chorus.canonicalization import AUTO
 from chorus.errors import InputError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch, vote_images
@@ -96,7 +95,7 @@ def aggregate(
     selection: dict[str, Any] = {"prompt": prompt, "part": part, "parts": parts, "epsilon": epsilon, "folds": folds}
     selection |= {"where": where, "filter": filter, "backend": backend, "batch_size": batch_size}
     if hidden_weight is not None:
-        hidden_weight = AUTO if hidden_weight == AUTO else hidden.checked_weight(hidden_weight)
+        hidden_weight = hidden.AUTO if hidden_weight == hidden.AUTO else hidden.checked_weight(hidden_weight)
         hidden.check_backend(chosen)
     field, derived = derived_field(images_or_store, field, canonicalization, **selection)
     images = SelectedImages(images_or_store, field, **selection)

@@ -166,31 +166,39 @@ def join(
     return JoinedImages(rows, complete, prompts, asked, filtered, _why(own, store, prompt, part))
 
 
-def explain_occupancy(
-    occupancy: Occupancy, point: Any, source: Source, field: CanonicalField, selection: Mapping[str, Any]
-) -> Explanation:
-    """``Occupancy.explain``: the images of a source behind one of its voxels, by default of its own prompts, part and folds."""
-    check_kind("canonical", field, CanonicalField)
-    if field.hash != occupancy.field_hash:
-        raise MismatchError(f"field: expected the one with hash {occupancy.field_hash[:12]}, got {field.hash[:12]}")
+def own_selection(occupancy: Occupancy, source: Source, selection: Mapping[str, Any]) -> tuple[Source, dict[str, Any]]:
+    """A source, opened where it is a path, and the selection of its images; where neither prompt, part nor folds are given, the
+    occupancy's own, as far as its provenance has them.
+
+    Raises MismatchError for a store of another body or category, InputError where the occupancy's part is of parts not given.
+    """
     if isinstance(source, (str, os.PathLike)):
         source = open_store(Path(source))
     if isinstance(source, Store):
         check_store(occupancy, source)
-    if selection:
-        return explain(point, source, field, **selection)
     own = learned_from(occupancy)
-    if own.part is not None and own.parts:
+    if {"prompt", "part", "folds"} & selection.keys() or not own.known:
+        return source, dict(selection)
+    if own.part is not None and own.parts and "parts" not in selection:
         raise InputError(f"selection: expected parts, with {', '.join(own.parts)} as the occupancy was made; got none")
-    return explain(
-        point,
-        source,
-        field,
-        prompt=None if own.prompts is None else list(own.prompts),
-        part=own.part,
-        epsilon=own.epsilon,
-        folds=own.folds,
-    )
+    prompt = None if own.prompts is None else list(own.prompts)
+    return source, {"prompt": prompt, "part": own.part, "epsilon": own.epsilon, "folds": own.folds, **selection}
+
+
+def explain_occupancy(
+    occupancy: Occupancy, point: Any, source: Source, field: CanonicalField, selection: Mapping[str, Any]
+) -> Explanation:
+    """``Occupancy.explain``: the images of a source behind one of its voxels, by default of its own prompts, part and folds.
+
+    Hidden votes are told apart where the occupancy has counts of them, and weigh what they do there.
+    """
+    check_kind("canonical", field, CanonicalField)
+    if field.hash != occupancy.field_hash:
+        raise MismatchError(f"field: expected the one with hash {occupancy.field_hash[:12]}, got {field.hash[:12]}")
+    source, chosen = own_selection(occupancy, source, selection)
+    if occupancy.num_hidden is not None:
+        chosen.setdefault("hidden_weight", occupancy.hidden_weight)
+    return explain(point, source, field, **chosen)
 
 
 def _prompts(own: LearnedFrom, store: Store, asked: str | Sequence[str] | None) -> tuple[str, ...] | None:

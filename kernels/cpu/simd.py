@@ -222,49 +222,38 @@ def _splat_at(context: Any, array: Any, index: Any) -> Any:
 splat_at: Any = intrinsic(_splat_at)
 
 
-def _gather(context: Any, array: Any, start: Any, index: Any) -> Any:
-    """array[start + index] for 16 int32 indices into a flat C array of int32; the caller keeps them in range.
+def _gather_of(dtype: Any, name: str, doc: str) -> Any:
+    """An intrinsic: array[start + index] for 16 int32 indices into a flat C array of ``dtype``; the caller keeps them in range.
 
-    Plain loads: faster than the gather instruction of most processors, and free of branches.
+    Plain loads: faster than the gather instruction of most processors, and free of branches. Shorter numbers are read as
+    unsigned.
     """
-    if not (isinstance(array, types.Array) and array.dtype == types.int32 and array.layout == "C"):
-        return None
 
-    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        data = context.make_array(sig.args[0])(context, builder, values[0]).data
-        data = builder.gep(data, [values[1]])
-        result = ir.Constant(_I32, ir.Undefined)
-        for lane in range(LANES):
-            at = ir.Constant(ir.IntType(32), lane)
-            pointer = builder.gep(data, [builder.sext(builder.extract_element(values[2], at), ir.IntType(64))])
-            result = builder.insert_element(result, builder.load(pointer), at)
-        return result
+    def gather(context: Any, array: Any, start: Any, index: Any) -> Any:
+        if not (isinstance(array, types.Array) and array.dtype == dtype and array.layout == "C"):
+            return None
 
-    return i32x16(array, types.int64, i32x16), codegen
+        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+            data = context.make_array(sig.args[0])(context, builder, values[0]).data
+            data = builder.gep(data, [values[1]])
+            result = ir.Constant(_I32, ir.Undefined)
+            for lane in range(LANES):
+                at = ir.Constant(ir.IntType(32), lane)
+                pointer = builder.gep(data, [builder.sext(builder.extract_element(values[2], at), ir.IntType(64))])
+                number = builder.load(pointer)
+                if dtype.bitwidth < 32:
+                    number = builder.zext(number, ir.IntType(32))
+                result = builder.insert_element(result, number, at)
+            return result
 
+        return i32x16(array, types.int64, i32x16), codegen
 
-gather: Any = intrinsic(_gather)
-
-
-def _gather16(context: Any, array: Any, start: Any, index: Any) -> Any:
-    """array[start + index] for 16 int32 indices into a flat C array of int16, read as unsigned: 0 .. 65535 each."""
-    if not (isinstance(array, types.Array) and array.dtype == types.int16 and array.layout == "C"):
-        return None
-
-    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        data = context.make_array(sig.args[0])(context, builder, values[0]).data
-        data = builder.gep(data, [values[1]])
-        result = ir.Constant(_I32, ir.Undefined)
-        for lane in range(LANES):
-            at = ir.Constant(ir.IntType(32), lane)
-            pointer = builder.gep(data, [builder.sext(builder.extract_element(values[2], at), ir.IntType(64))])
-            result = builder.insert_element(result, builder.zext(builder.load(pointer), ir.IntType(32)), at)
-        return result
-
-    return i32x16(array, types.int64, i32x16), codegen
+    gather.__name__, gather.__doc__ = name, doc
+    return intrinsic(gather)
 
 
-gather16: Any = intrinsic(_gather16)
+gather: Any = _gather_of(types.int32, "gather", "array[start + index] of int32.")
+gather16: Any = _gather_of(types.int16, "gather16", "array[start + index] of int16, read as unsigned: 0 .. 65535 each.")
 
 
 def _prefetch(context: Any, array: Any, index: Any) -> Any:

@@ -195,6 +195,20 @@ def test_explain_names_the_images_in_which_a_voxel_is_hidden(
     assert plain.probability == pytest.approx(told.reweight("none", hidden_weight=1).probability[voxel], abs=1e-6)
 
 
+def test_an_occupancy_explains_its_own_hidden_votes(told: Occupancy, field: CanonicalField, images: ImageBatch) -> None:
+    """As they were counted and weighed: nothing needs to be said again, and what is said goes first."""
+    num, den = (c.sum(0) for c in counts_of(told))
+    voxel = np.unravel_index(int(np.where(num > 0, den, 0).argmax()), den.shape)
+    point = field.centres[voxel]
+    halved = told.reweight("none", hidden_weight=0.5)
+    for occupancy in (told.reweight("none"), halved):
+        explained = occupancy.explain(point, images, field)
+        assert len(explained.hidden) == den[voxel]
+        assert explained.probability == pytest.approx(occupancy.probability[voxel], abs=1e-6)
+    asked = told.explain(point, images, field, hidden_weight=0.5)
+    assert asked.probability == pytest.approx(halved.probability[voxel], abs=1e-6)
+
+
 def test_backends_that_count_none_say_so(field: CanonicalField, images: ImageBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     def count_votes(field: Any, images: Any, group: Any, weight: Any = None, *, num_groups: int, out: Any = None) -> Any:
         return reference.count_votes(field, images, group, weight, num_groups=num_groups, out=out)
