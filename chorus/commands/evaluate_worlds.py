@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from chorus.commands.console import kept_when_stopped, out, print_table, progress_bars, wrote
-from chorus.commands.options import Count, OutputFile, force_option, record_options
+from chorus.commands.options import PICTURE, Count, OutputFile, force_option, record_options
 
 
 @click.command("worlds", short_help="Does it work? Simulated worlds against their truth.")
@@ -36,6 +36,11 @@ from chorus.commands.options import Count, OutputFile, force_option, record_opti
 )
 @click.option("--scene", "scenes", multiple=True, help="With --estimators: only this scene (repeatable).")
 @click.option("-o", "--output", type=OutputFile(), help="Also write the figures as JSON.")
+@click.option(
+    "--picture",
+    type=PICTURE,
+    help="With --estimators: also draw the paper's and the recommended result of each scene beside the truth (PNG).",
+)
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @force_option
 def evaluate_worlds_command(
@@ -48,6 +53,7 @@ def evaluate_worlds_command(
     estimators: bool,
     scenes: tuple[str, ...],
     output: Path | None,
+    picture: Path | None,
     markdown: bool,
 ) -> None:
     """Does it work? Simulated worlds against their truth.
@@ -60,8 +66,8 @@ def evaluate_worlds_command(
     from chorus.evaluate.scenes import SCENES
     from chorus.evaluate.unfinished import Unfinished
 
-    if scenes and not estimators:
-        raise click.UsageError("--scene chooses scenes of --estimators: give both")
+    if not estimators and (scenes or picture):
+        raise click.UsageError(f"{'--scene chooses' if scenes else '--picture draws'} scenes of --estimators: give both")
     if estimators and (worlds or pose_errors or shape_spread):
         raise click.UsageError("--estimators has scenes of its own: give no --world, --pose-error or --shapes with it")
     unfinished = Unfinished.beside(output)
@@ -95,5 +101,10 @@ def evaluate_worlds_command(
         out.print(module.as_markdown(table))
     else:
         print_table(module.as_rich(table))
-    if output is not None:
-        wrote(output)
+    if picture is not None:
+        from chorus.figures.compared import save_compared
+
+        save_compared(picture, table)
+    for path in (output, picture):
+        if path is not None:
+            wrote(path)

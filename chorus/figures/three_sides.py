@@ -29,6 +29,17 @@ SIDES: dict[str, NDArray[np.float64]] = {
 }
 
 
+def turned(grid: NDArray[Any], side: str) -> NDArray[Any]:
+    """A grid (N, N, N) indexed [ix, iy, iz] as it is seen from a side of SIDES: (N, N, N) indexed [layer, row, column].
+
+    The views look along axes, so that it is the grid transposed and flipped.
+    """
+    rotation = SIDES[side]
+    axes = np.abs(rotation).argmax(1)
+    seen = grid.transpose(axes[2], axes[1], axes[0])
+    return np.flip(seen, tuple(k for k in range(3) if rotation[2 - k].sum() < 0))
+
+
 def render_side(
     phi: NDArray[np.floating[Any]],
     extent: float,
@@ -54,14 +65,10 @@ def render_side(
     image = shade(face, normals).astype(np.float64) / 255
 
     N = phi.shape[0]
-    # The views look along axes, so the grid turned to the viewer is the grid transposed and flipped: (layer, row, column).
-    axes = np.abs(rotation).argmax(1)
-    turned = phi.transpose(axes[2], axes[1], axes[0])
-    turned = np.flip(turned, tuple(k for k in range(3) if rotation[2 - k].sum() < 0))
     centres = (np.arange(N) + 0.5) * (extent / N) - extent / 2
     seen = np.zeros_like(image)
     light = np.ones((pixels, pixels))
-    for z, layer in zip(centres, turned, strict=True):
+    for z, layer in zip(centres, turned(phi, side), strict=True):
         value = np.clip(zoom(layer, pixels / N, order=1, grid_mode=True, mode="nearest") / top, 0, 1)
         # One metre at phi = top is opaque, while low phi is almost transparent.
         alpha = np.where(z < depth, 1 - np.exp(-18 * (extent / N) * value**3), 0.0)

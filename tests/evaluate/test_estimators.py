@@ -1,12 +1,16 @@
 """The table of estimators by scene."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from chorus.body.model import load_body
+from chorus.body.model import Body, load_body
+from chorus.cli import main
 from chorus.errors import InputError
 from chorus.evaluate.estimators import (
     ESTIMATORS,
@@ -21,9 +25,15 @@ from chorus.evaluate.estimators import (
 )
 from chorus.evaluate.scenes import SCENES, scenes_named
 from chorus.evaluate.unfinished import Unfinished
-from chorus.field import voxel_centres
+from chorus.field import CanonicalField, voxel_centres
+from chorus.figures.compared import most_seen, save_compared
 
 NAMES = ("ball-occluded", "ball-occluded, axis 0.1")
+
+
+@pytest.fixture(scope="module")
+def body() -> Body:
+    return load_body()
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +86,23 @@ def test_goes_on_where_it_was_stopped(made: tuple[EstimatorsTable, Path, list[tu
     assert [row.iou for row in table.rows] == [made[0].row(NAMES[0], name).iou for name in ESTIMATORS]
 
 
-def test_scenes() -> None:
-    body = load_body()
+def test_a_picture_shows_each_scene_twice(
+    made: tuple[EstimatorsTable, Path, list[tuple[int, int]]], tmp_path: Path, body: Body
+) -> None:
+    table = dataclasses.replace(made[0], rows=tuple(row for row in made[0].rows if row.scene == NAMES[0]))
+    save_compared(tmp_path / "one.png", table, body)
+    one = plt.imread(tmp_path / "one.png")[..., :3]
+    shown = (one.max(2) - one.min(2) > 0.5).any(1)  # phi is in colour, bodies and texts are grey
+    assert np.flatnonzero(shown)[0] < len(one) / 2 < np.flatnonzero(shown)[-1]
+    field = CanonicalField(body, 24, cache=False)
+    behind = (np.abs(field.centres - [0, 0.2, -0.25]) < [0.2, 0.25, 0.1]).all(3)  # a backpack
+    beside = (np.abs(field.centres - [1.0, 0, 0]) < [0.1, 0.3, 0.3]).all(3)  # a plate, upright, at the person's left
+    assert most_seen(behind, field) == "from the person's left"
+    assert most_seen(beside, field) == "from the person's left"
+    assert most_seen((np.abs(field.centres - [0, -1, 0]) < [0.8, 0.1, 0.1]).all(3), field) == "from the front"
+
+
+def test_scenes(body: Body) -> None:
     assert [scene.name for scene in SCENES.values()] == list(SCENES)
     assert SCENES["ball"].joints == ("right_hand",)
     assert SCENES["ball-held-or-kicked"].joints == ("right_hand", "left_foot")
@@ -91,3 +116,21 @@ def test_scenes() -> None:
         scenes_named(["nowhere"])
     with pytest.raises(InputError, match="at least two different ones"):
         estimators_table(10, [1])
+
+
+def test_the_command(made: tuple[EstimatorsTable, Path, list[tuple[int, int]]], tmp_path: Path) -> None:
+    scene, picture, output = ["--estimators", "--scene", NAMES[0]], tmp_path / "p.png", tmp_path / "t.json"
+    call = ["evaluate", "worlds", "--images", "100", "--seeds", "2", "--first-seed", "3", "-o", str(output)]
+    done = CliRunner().invoke(main, [*call, *scene, "--picture", str(picture)])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("wrote ") == 2
+    assert picture.stat().st_size > 10_000
+    assert {row["scene"] for row in json.loads(output.read_text())["rows"]} == {NAMES[0]}
+    for wrong, text in (
+        (["--picture", str(picture)], "--picture draws scenes of --estimators: give both"),
+        (scene[1:], "--scene chooses scenes of --estimators: give both"),
+        ([*scene, "--world", "ball"], "scenes of its own: give no --world"),
+    ):
+        refused = CliRunner().invoke(main, [*call, "--force", *wrong])
+        assert refused.exit_code == 2
+        assert text in refused.output
