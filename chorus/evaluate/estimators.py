@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,16 @@ class EstimatorsTable:
     body: str
     body_hash: str
     seconds: float
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> EstimatorsTable:
+        """The table of which ``to_json`` made a record."""
+
+        def values(of: type, kept: dict[str, Any]) -> dict[str, Any]:
+            found = {field.name: kept[field.name] for field in fields(of)}
+            return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+        return cls(**{**values(cls, record), "rows": tuple(Row(**values(Row, row)) for row in record["rows"])})
 
     def row(self, scene: str, estimator: str) -> Row:
         """The row of a scene and an estimator; KeyError for unknown ones."""
@@ -284,12 +294,14 @@ def _caption(table: EstimatorsTable) -> str:
     )
 
 
-def as_markdown(table: EstimatorsTable) -> str:
-    """The table in Markdown, with a line that says what it shows."""
-    lines = ["| scene | " + " | ".join(e.heading for e in ESTIMATORS.values()) + " | field chosen |"]
-    lines += ["|---" * (len(ESTIMATORS) + 2) + "|"]
-    for scene in table.scenes:
-        cells = [mean_cell(table.row(scene, name)) for name in ESTIMATORS]
+def as_markdown(
+    table: EstimatorsTable, scenes: Sequence[str] | None = None, estimators: Sequence[str] = tuple(ESTIMATORS)
+) -> str:
+    """The table in Markdown, or some of its scenes (None: all) and estimators, with a line that says what all of it shows."""
+    lines = ["| scene | " + " | ".join(ESTIMATORS[name].heading for name in estimators) + " | field chosen |"]
+    lines += ["|---" * (len(estimators) + 2) + "|"]
+    for scene in table.scenes if scenes is None else scenes:
+        cells = [mean_cell(table.row(scene, name)) for name in estimators]
         lines.append(f"| {SCENES[scene].heading} | {' | '.join(cells)} | {_chosen(table, scene)} |")
     return "\n".join([*lines, "", _caption(table)]) + "\n"
 

@@ -59,7 +59,7 @@ def test_rows(made: tuple[EstimatorsTable, Path, list[tuple[int, int]]]) -> None
     assert table.row(NAMES[0], PAPER).iou != table.row(NAMES[1], PAPER).iou  # wrong poses on record change the votes
     kept = json.loads(path.read_text())
     assert kept["table"] == "estimators"
-    assert len(kept["rows"]) == len(table.rows)
+    assert EstimatorsTable.from_json(kept) == table
 
 
 def test_printed(made: tuple[EstimatorsTable, Path, list[tuple[int, int]]]) -> None:
