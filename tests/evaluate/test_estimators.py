@@ -28,6 +28,8 @@ from chorus.evaluate.unfinished import Unfinished
 from chorus.field import CanonicalField, voxel_centres
 from chorus.figures.compared import most_seen, save_compared
 
+ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "bench" / "results" / "estimators-2026-11-28.json"
 NAMES = ("ball-occluded", "ball-occluded, axis 0.1")
 
 
@@ -134,3 +136,16 @@ def test_the_command(made: tuple[EstimatorsTable, Path, list[tuple[int, int]]], 
         refused = CliRunner().invoke(main, [*call, "--force", *wrong])
         assert refused.exit_code == 2
         assert text in refused.output
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/estimators.md"])
+def test_pages_show_the_record(page: str) -> None:
+    """Rows and their order are the page's own; what they say is the record's."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    shown = text[text.index("<!-- estimators -->") : text.index("<!-- /estimators -->")]
+    table = EstimatorsTable.from_json(json.loads(RECORD.read_text(encoding="utf-8")))
+    names = [name for name, estimator in ESTIMATORS.items() if f"| {estimator.heading} |" in shown.splitlines()[1]]
+    headings = {scene.heading: name for name, scene in SCENES.items()}
+    scenes = [headings[line.split(" | ")[0].removeprefix("| ")] for line in shown.splitlines()[3:] if line.startswith("| ")]
+    assert len(scenes) > 9
+    assert as_markdown(table, scenes, names) in shown
