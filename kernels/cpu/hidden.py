@@ -100,7 +100,7 @@ class HidingBody(NamedTuple):
     start     (n,) int64  first value of each image
     values    (T,) int16  as ``BodyDepth`` has them
     nearest   (C,) int32  of each window, by its first block: its least value; the windows of 1 block first
-    num, den  (G, V) int32  the hidden votes, added to
+    num, den  (G * V,) int32  the hidden votes, added to
     """
 
     frame: NDArray[np.float32]

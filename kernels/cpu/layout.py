@@ -7,6 +7,7 @@ quantity "of 16 images", element ``row + lane`` is that of image ``lane`` of the
 from __future__ import annotations
 
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,11 +97,21 @@ def joints_of(field: VoxelField) -> NDArray[np.int64]:
     return np.flatnonzero(np.bincount(bricks_of(field).joint, minlength=field.num_joints))
 
 
+_laid_out: WeakKeyDictionary[VoxelField, BrickArrays] = WeakKeyDictionary()
+
+
 def brick_arrays(field: VoxelField) -> BrickArrays:
-    """The bricks of a field as the compiled loops take them."""
-    bricks = bricks_of(field)
+    """The bricks of a field as the compiled loops take them, kept as long as the field lives."""
+    found = _laid_out.get(field)
+    if found is None:
+        found = _laid_out[field] = _lay_out(field)
+    return found
+
+
+def _lay_out(field: VoxelField) -> BrickArrays:
+    bricks, joints = bricks_of(field), joints_of(field)
     matrix_of = np.zeros(field.num_joints, np.int32)
-    matrix_of[joints_of(field)] = np.arange(len(joints_of(field)))
+    matrix_of[joints] = np.arange(len(joints))
     lane = np.arange(LANES)
     y, z = ((steps - 1.5) * field.spacing for steps in (lane // SIDE, lane % SIDE))
     return BrickArrays(

@@ -47,43 +47,6 @@ TINY = f4(1.2e-38)
 
 
 @inlined
-def _warp_row(matrix, row, bricks, pairs, steps, centres, centre, out):  # type: ignore[no-untyped-def]
-    """One homogeneous row of the brick's 64 voxels: sum_j w_j (M_j [x; 1]), into ``out`` (4 steps in x, 16 lanes in y, z).
-
-    ``row`` is where the image's first joint has that row in ``matrix``, ``centre`` where ``centres`` has it for the brick's
-    first joint; ``steps`` are y, z of the 16 voxels that share an x, and half a step in x and one and a half.
-    Lattice form: a joint's affine value is computed once on the 16 (y, z) and stepped in x.
-    """
-    joint, weight = bricks.joint, bricks.weight
-    (e0, e1), (dy, dz, one_half, three_halves) = pairs, steps
-    if e1 - e0 == 1:
-        m = row + np.int64(joint[e0]) * MATRIX
-        base = fma(splat_at(matrix, m + 1), dy, fma(splat_at(matrix, m + 2), dz, splat_at(centres, centre)))
-        near, far = mul(splat_at(matrix, m), one_half), mul(splat_at(matrix, m), three_halves)
-        store(out, 0, sub(base, far))
-        store(out, 16, sub(base, near))
-        store(out, 32, add(base, near))
-        store(out, 48, add(base, far))
-    else:
-        zero = splat(f4(0.0))
-        a0, a1, a2, a3 = zero, zero, zero, zero
-        for e in range(e0, e1):
-            m = row + np.int64(joint[e]) * MATRIX
-            base = splat_at(centres, centre + (e - e0) * (3 * LANES))
-            base = fma(splat_at(matrix, m + 1), dy, fma(splat_at(matrix, m + 2), dz, base))
-            near, far = mul(splat_at(matrix, m), one_half), mul(splat_at(matrix, m), three_halves)
-            at = e * VOXELS
-            a0 = fma(load(weight, at), sub(base, far), a0)
-            a1 = fma(load(weight, at + 16), sub(base, near), a1)
-            a2 = fma(load(weight, at + 32), add(base, near), a2)
-            a3 = fma(load(weight, at + 48), add(base, far), a3)
-        store(out, 0, a0)
-        store(out, 16, a1)
-        store(out, 32, a2)
-        store(out, 48, a3)
-
-
-@inlined
 def _affine_row(matrix, m, steps, centre):  # type: ignore[no-untyped-def]
     """A homogeneous row of a brick's 64 voxels under one matrix: at x = 0 of its lattice, and half and one and a half steps."""
     dy, dz, one_half, three_halves = steps
@@ -116,24 +79,44 @@ def project_rigid_brick(images, first, lane, bricks, b, scratch):  # type: ignor
     _store_pixels(scratch, 48, add(U, u_far), add(V, v_far), add(Z, z_far), cx, cy)
 
 
+@inlined
+def _blend(weights, row, sums):  # type: ignore[no-untyped-def]
+    """What one joint adds to a homogeneous row of the brick's 64 voxels, ``sums``: its weights times its affine values."""
+    (w0, w1, w2, w3), (base, near, far), (a0, a1, a2, a3) = weights, row, sums
+    a0 = fma(w0, sub(base, far), a0)
+    a1 = fma(w1, sub(base, near), a1)
+    a2 = fma(w2, add(base, near), a2)
+    a3 = fma(w3, add(base, far), a3)
+    return a0, a1, a2, a3
+
+
 @borrowing
 def project_brick(images, first, lane, bricks, b, scratch):  # type: ignore[no-untyped-def]
     """Pixels and depths of a brick's voxels in image first + lane, into u, v, z of ``scratch``.
 
-    Its ``centres`` are those of the brick in the vector of images that begins at ``first``.
+    Its ``centres`` are those of the brick in the vector of images that begins at ``first``. Lattice form: a joint's affine
+    value is computed once on the 16 (y, z) and stepped in x, then weighted: (U, V, Z) = sum_j w_j (M_j [x; 1]).
     """
-    row, at = (first + lane) * images.num_joints * MATRIX, first * FRAME_ROWS + lane
-    pairs = bricks.joint_offset[b], bricks.joint_offset[b + 1]
+    matrix, centres, at = images.matrix, scratch.centres, first * FRAME_ROWS + lane
+    row, joint, weight = (first + lane) * images.num_joints * MATRIX, bricks.joint, bricks.weight
+    e0, e1 = bricks.joint_offset[b], bricks.joint_offset[b + 1]
     # The steps are -3, -1, 1, 3 half spacings: sums and differences, which many processors do beside the multiplications.
     steps = load(bricks.y, 0), load(bricks.z, 0), splat(f4(0.5) * bricks.spacing), splat(f4(1.5) * bricks.spacing)
-    _warp_row(images.matrix, row, bricks, pairs, steps, scratch.centres, lane, scratch.u)
-    _warp_row(images.matrix, row + 4, bricks, pairs, steps, scratch.centres, lane + LANES, scratch.v)
-    _warp_row(images.matrix, row + 8, bricks, pairs, steps, scratch.centres, lane + 2 * LANES, scratch.z)
-    one, cx, cy = splat(f4(1.0)), splat_at(images.frame, at + CX), splat_at(images.frame, at + CY)
-    for s in range(0, VOXELS, LANES):
-        inverse = div(one, load(scratch.z, s))
-        store(scratch.u, s, fma(load(scratch.u, s), inverse, cx))
-        store(scratch.v, s, fma(load(scratch.v, s), inverse, cy))
+    zero = splat(f4(0.0))
+    U = V = Z = (zero, zero, zero, zero)
+    centre = np.int64(lane)
+    for e in range(e0, e1):
+        m, w = row + np.int64(joint[e]) * MATRIX, e * VOXELS
+        weights = load(weight, w), load(weight, w + 16), load(weight, w + 32), load(weight, w + 48)
+        U = _blend(weights, _affine_row(matrix, m, steps, splat_at(centres, centre)), U)
+        V = _blend(weights, _affine_row(matrix, m + 4, steps, splat_at(centres, centre + LANES)), V)
+        Z = _blend(weights, _affine_row(matrix, m + 8, steps, splat_at(centres, centre + 2 * LANES)), Z)
+        centre += 3 * LANES
+    cx, cy = splat_at(images.frame, at + CX), splat_at(images.frame, at + CY)
+    _store_pixels(scratch, 0, U[0], V[0], Z[0], cx, cy)
+    _store_pixels(scratch, 16, U[1], V[1], Z[1], cx, cy)
+    _store_pixels(scratch, 32, U[2], V[2], Z[2], cx, cy)
+    _store_pixels(scratch, 48, U[3], V[3], Z[3], cx, cy)
 
 
 @inlined

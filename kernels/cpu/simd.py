@@ -113,6 +113,12 @@ def _signed(builder: Any, value: Any) -> Any:
     return builder.icmp_signed("<", builder.bitcast(value, _I32), ir.Constant(_I32, [0] * LANES))
 
 
+def _reduce(builder: Any, value: Any) -> Any:
+    function_type = ir.FunctionType(ir.IntType(32), [_I32])
+    name = "llvm.vector.reduce.add.v16i32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), [value])  # type: ignore[no-untyped-call]
+
+
 _ff, _fff, _ii = (f32x16, f32x16), (f32x16, f32x16, f32x16), (i32x16, i32x16)
 
 splat = _operation(f32x16, (types.float32,), lambda b, v: _splat(b, v[0], _F32))
@@ -161,6 +167,15 @@ ikeep = _operation(i32x16, (b1x16, i32x16), lambda b, v: b.select(_to_bool(b, v[
 idrop = _operation(i32x16, (b1x16, i32x16), lambda b, v: b.select(_to_bool(b, v[0]), ir.Constant(_I32, [0] * LANES), v[1]))
 """The integers where the mask is not set, zero elsewhere."""
 izero = _operation(b1x16, (i32x16,), lambda b, v: _to_mask(b, b.icmp_signed("==", v[0], ir.Constant(_I32, [0] * LANES))))
+lanes_of = _operation(
+    b1x16,
+    (types.int32,),
+    lambda b, v: _to_mask(b, b.bitcast(b.trunc(v[0], ir.IntType(16)), ir.VectorType(ir.IntType(1), LANES))),
+)
+"""The lane mask of the lower 16 bits of an int32: what ``bits`` was made of."""
+isum = _operation(types.int32, (i32x16,), lambda b, v: _reduce(b, v[0]))
+"""The sum of the 16 integers."""
+count_bits = _operation(types.int32, (types.int32,), lambda b, v: b.ctpop(v[0]))
 bits = _operation(types.int32, (b1x16,), lambda b, v: b.zext(b.bitcast(_to_bool(b, v[0]), ir.IntType(16)), ir.IntType(32)))
 """The lane mask as an int32, lane i at bit i."""
 
@@ -254,6 +269,30 @@ def _gather_of(dtype: Any, name: str, doc: str) -> Any:
 
 gather: Any = _gather_of(types.int32, "gather", "array[start + index] of int32.")
 gather16: Any = _gather_of(types.int16, "gather16", "array[start + index] of int16, read as unsigned: 0 .. 65535 each.")
+
+
+def _add_four(context: Any, out: Any, index: Any, array: Any, lane: Any, value: Any) -> Any:
+    """out[index + k] += array[lane + k] + value for k = 0 .. 3, flat C arrays of int32."""
+    if not all(isinstance(a, types.Array) and a.dtype == types.int32 and a.layout == "C" for a in (out, array)):
+        return None
+    four = ir.VectorType(ir.IntType(32), 4)
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        def place(kind: Any, array: Any, index: Any) -> Any:
+            data = context.make_array(kind)(context, builder, array).data
+            return builder.bitcast(builder.gep(data, [index]), four.as_pointer())
+
+        to = place(sig.args[0], values[0], values[1])
+        more = builder.load(place(sig.args[2], values[2], values[3]), align=4)
+        one = builder.insert_element(ir.Constant(four, ir.Undefined), values[4], ir.Constant(ir.IntType(32), 0))
+        all_four = builder.shuffle_vector(one, ir.Constant(four, ir.Undefined), ir.Constant(four, [0] * 4))
+        builder.store(builder.add(builder.load(to, align=4), builder.add(more, all_four)), to, align=4)
+        return context.get_dummy_value()
+
+    return types.void(out, types.int64, array, types.int64, types.int32), codegen
+
+
+add_four: Any = intrinsic(_add_four)
 
 
 def _prefetch(context: Any, array: Any, index: Any) -> Any:

@@ -33,15 +33,20 @@ from chorus.kernels.cpu.layout import (
 from chorus.kernels.cpu.projection import f4, mask_address, mask_blocks, outside, project_brick, project_rigid_brick
 from chorus.kernels.cpu.simd import (
     LANES,
+    add_four,
+    count_bits,
     gather,
     iadd,
     iand,
+    ikeep,
     ikeep_positive,
     iload,
     imul,
     ishr,
     isplat,
     istore,
+    isum,
+    lanes_of,
     load,
     prefetch,
     sign_bits,
@@ -58,8 +63,8 @@ class Ballot(NamedTuple):
     """What the images count as, and where.
 
     group         (n,) int64  sorted
-    image_weight  (n,) int32
-    num, den      (G, V) int32  the counts, added to
+    image_weight  (I,) int32  0 for what pads n to whole vectors of 16
+    num, den      (G * V,) int32  the counts, added to
     """
 
     group: NDArray[np.int64]
@@ -103,16 +108,21 @@ def _empty_counts():  # type: ignore[no-untyped-def]
 def _add(num, den, num_all, den_all, bricks, b, group, num_out, den_out):  # type: ignore[no-untyped-def]
     """Add a brick's counts (64,), and what all its voxels have, to the outputs of a group, and clear them."""
     nx, ny, nz = bricks.shape
-    first = bricks.first
-    for x in range(min(SIDE, nx - first[b, 0])):
-        for y in range(min(SIDE, ny - first[b, 1])):
-            at = ((first[b, 0] + x) * ny + first[b, 1] + y) * nz + first[b, 2]
-            for z in range(min(SIDE, nz - first[b, 2])):
-                lane = (x * SIDE + y) * SIDE + z
-                num_out[group, at + z] += num[lane] + num_all
-                den_out[group, at + z] += den[lane] + den_all
-    num[:] = 0
-    den[:] = 0
+    x0, y0, z0 = np.int64(bricks.first[b, 0]), np.int64(bricks.first[b, 1]), np.int64(bricks.first[b, 2])
+    before, whole = np.int64(group) * (nx * ny * nz), z0 + SIDE <= nz
+    for x in range(min(SIDE, nx - x0)):
+        for y in range(min(SIDE, ny - y0)):
+            at, lane = before + ((x0 + x) * ny + y0 + y) * nz + z0, (x * SIDE + y) * SIDE
+            if whole:
+                add_four(num_out, at, num, lane, num_all)
+                add_four(den_out, at, den, lane, den_all)
+            else:
+                for z in range(nz - z0):
+                    num_out[at + z] += num[lane + z] + num_all
+                    den_out[at + z] += den[lane + z] + den_all
+    for lane in range(0, VOXELS, LANES):
+        istore(num, lane, isplat(0))
+        istore(den, lane, isplat(0))
 
 
 @borrowing
@@ -188,67 +198,95 @@ def _add_hidden(image_weight, visible, hidden):  # type: ignore[no-untyped-def]
 
 
 @inlined
+def _on_full_blocks(full, corners, images):  # type: ignore[no-untyped-def]
+    """In which of the ``images`` (bits) of a vector the rectangle of blocks has full blocks alone, as bits."""
+    found = np.int32(0)
+    while images:
+        lane = trailing_zeros(images)
+        images &= images - 1
+        found |= np.int32(lies_on_full_blocks(full, corners, lane)) << lane
+    return found
+
+
+@inlined
+def _first_group(group, first, images, last):  # type: ignore[no-untyped-def]
+    """The group of the first of the ``images`` (bits) of a vector, and those of them that have it, as bits.
+
+    Images are sorted by group, ``last`` is the vector's last one: nearly always all are of one group.
+    """
+    found = group[first + trailing_zeros(images)]
+    if group[last] == found:
+        return found, images
+    same = np.int32(0)
+    for lane in range(last + 1 - first):
+        same |= np.int32(group[first + lane] == found) << np.int32(lane)
+    return found, same & images
+
+
+@inlined
 def _vote_brick(b, begin, end, images, bricks, ballot, body, cull, scratch, counts, stats):  # type: ignore[no-untyped-def]
-    """Votes of brick b for images begin .. end - 1, begin a multiple of 16. ``body`` hides some, or is None."""
+    """Votes of brick b for images begin .. end - 1, begin a multiple of 16. ``body`` hides some, or is None.
+
+    What a bound settles is counted 16 images at a time, without a branch for each: only the others are looked at one by one.
+    """
     current = ballot.group[begin]
-    num_all, den_all = np.int32(0), np.int32(0)  # of all the brick's voxels
-    decided, out_of_sight, looked_up = 0, 0, 0
+    num_all, den_all = isplat(0), isplat(0)  # of all the brick's voxels, in 16 parts
+    settled_pairs, unseen_pairs, looked_up = 0, 0, 0
     rigid = bricks.joint_offset[b + 1] - bricks.joint_offset[b] == 1
     for first in range(begin, end, LANES):
-        valid = min(LANES, end - first)
+        last = min(first + LANES, end) - 1
+        everyone = np.int32((2 << (last - first)) - 1)
         project_centre(images, first // LANES, bricks, b, scratch.centres)
-        unseen = inside = off_mask = in_box = unhidden = np.int32(0)
+        unseen = inside = off_mask = on_mask = unhidden = np.int32(0)
         if cull:
             unseen, inside, off_mask, in_box = bound(
                 images, first // LANES, bricks, b, scratch.centres, scratch.corners, scratch.rectangle
             )
-            if body is not None:
+            unseen, inside = unseen & everyone, inside & everyone & ~unseen
+            on_mask = _on_full_blocks(images.full, scratch.corners, inside & in_box & ~off_mask)
+        settled = inside & (off_mask | on_mask)
+        if body is not None:
+            if cull:
                 unhidden = bound_hidden(body, images, first // LANES, scratch.rectangle, unseen)
-            wanted = np.int32((1 << valid) - 1) & ~(unseen | (inside & off_mask))
-            _prefetch(images, first, wanted, scratch.corners, bricks.joint[bricks.joint_offset[b]])
-        for lane in range(valid):
-            if unseen >> lane & 1:
-                out_of_sight += 1
-                continue
-            i = first + lane
-            if ballot.group[i] != current:
-                _flush(counts, num_all, den_all, bricks, b, current, ballot, body)
-                current = ballot.group[i]
-                num_all, den_all = np.int32(0), np.int32(0)
-            image_weight = ballot.image_weight[i]
-            is_inside, is_off = inside >> lane & 1, off_mask >> lane & 1
-            is_on = False
-            if is_inside:
-                den_all += image_weight
-                is_on = is_off == 0 and in_box >> lane & 1 != 0 and lies_on_full_blocks(images.full, scratch.corners, lane)
-                if is_on:
-                    num_all += image_weight
-            is_settled = is_inside and (is_off or is_on)
-            if body is None:
-                if is_settled:
-                    decided += 1
-                    continue
-            elif is_settled and unhidden >> lane & 1:
-                decided += 1
-                continue
-            if rigid:
-                project_rigid_brick(images, first, lane, bricks, b, scratch)
-            else:
-                project_brick(images, first, lane, bricks, b, scratch)
-            if body is not None and not unhidden >> lane & 1:
-                least = scratch.rectangle[LEAST + lane] if cull else f4(0.0)
-                find_hidden(body, first, lane, scratch, counts, least, image_weight)
-                if is_on:
-                    _add_hidden(image_weight, counts.visible, counts.num_hidden)
-            if not is_inside:
-                _count_inside(images, first, lane, image_weight, scratch, counts.den)
-            if not (is_off or is_on):
+            settled &= unhidden
+        unsettled = everyone & ~(unseen | settled)
+        _prefetch(images, first, unsettled, scratch.corners, bricks.joint[bricks.joint_offset[b]])
+        unseen_pairs += count_bits(unseen)
+        settled_pairs += count_bits(settled)
+        weights = iload(ballot.image_weight, first)
+        remaining = everyone
+        while remaining:
+            group, these = _first_group(ballot.group, first, remaining, last)
+            remaining &= ~these
+            if group != current:
+                _flush(counts, isum(num_all), isum(den_all), bricks, b, current, ballot, body)
+                current = group
+                num_all, den_all = isplat(0), isplat(0)
+            num_all = iadd(num_all, ikeep(lanes_of(on_mask & these), weights))
+            den_all = iadd(den_all, ikeep(lanes_of(inside & these), weights))
+            these &= unsettled
+            while these:
+                lane = trailing_zeros(these)
+                these &= these - 1
                 hides = body is not None and not unhidden >> lane & 1
-                looked_up += _count_on_mask(images, first, lane, image_weight, scratch, counts, hides)
-    _flush(counts, num_all, den_all, bricks, b, current, ballot, body)
+                if rigid:
+                    project_rigid_brick(images, first, lane, bricks, b, scratch)
+                else:
+                    project_brick(images, first, lane, bricks, b, scratch)
+                image_weight = ballot.image_weight[first + lane]
+                if body is not None and hides:
+                    least = scratch.rectangle[LEAST + lane] if cull else f4(0.0)
+                    find_hidden(body, first, lane, scratch, counts, least, image_weight)
+                    if on_mask >> lane & 1:
+                        _add_hidden(image_weight, counts.visible, counts.num_hidden)
+                if not inside >> lane & 1:
+                    _count_inside(images, first, lane, image_weight, scratch, counts.den)
+                if not (off_mask | on_mask) >> lane & 1:
+                    looked_up += _count_on_mask(images, first, lane, image_weight, scratch, counts, hides)
+    _flush(counts, isum(num_all), isum(den_all), bricks, b, current, ballot, body)
     stats[0] += end - begin
-    stats[1] += decided + out_of_sight
-    stats[2] += out_of_sight
+    stats[1] += settled_pairs + unseen_pairs
+    stats[2] += unseen_pairs
     stats[3] += looked_up * LANES
 
 

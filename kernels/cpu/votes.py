@@ -7,6 +7,7 @@ split over threads. Each thread owns its bricks, so the counts are the same bits
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from chorus.kernels.arrays import VoteImages, VoxelField, check_call, empty_counts
@@ -14,6 +15,7 @@ from chorus.kernels.bricks import TILE
 from chorus.kernels.cpu.hidden import HidingBody, hiding_body
 from chorus.kernels.cpu.layout import PreparedImages, brick_arrays
 from chorus.kernels.cpu.prepare import prepare
+from chorus.kernels.cpu.simd import LANES
 from chorus.kernels.cpu.vote_loops import Ballot, vote
 from chorus.kernels.depth import BodyDepth
 from chorus.kernels.stats import CullingStats
@@ -24,6 +26,8 @@ IMAGES_PER_PASS = 2048
 IMAGES_PER_SWEEP = 64
 """Images that a run of bricks sees before the next run: their matrices stay in the second-level cache. A multiple of 16."""
 BRICKS_PER_TASK = TILE**3
+"""Bricks that a thread takes at a time, for IMAGES_PER_SWEEP images or more; of fewer images it takes more bricks, up to its
+share: to begin a task takes as long as a few hundred votes of a brick."""
 
 
 def count_votes(
@@ -51,25 +55,33 @@ def count_votes(
     threads = threads or default_threads()
     bricks = brick_arrays(field)
     out = out or empty_counts(field, num_groups, "cpu", hidden=depth is not None)
-    num, den, *hidden = (counts.numpy() for counts in out)
+    # The loops add to counts that lie side by side; for others there is a place of their own.
+    places = [counts.numpy() if counts.is_contiguous() else np.zeros(counts.shape, np.int32) for counts in out]
+    num, den, *hidden = (place.reshape(-1) for place in places)
     groups = np.asarray(group).astype(np.int64)
     image_weight = np.ones(len(images), np.int32) if weight is None else np.asarray(weight).astype(np.int32)
     # Sorting by group lets a brick keep one group's 64 counts in registers' reach and add them up once.
     order = np.argsort(groups, kind="stable")
-    pieces = split(len(bricks.first), BRICKS_PER_TASK)
+    count = len(bricks.first)
+    fewer = min(IMAGES_PER_SWEEP // max(1, len(images)), -(-count // (BRICKS_PER_TASK * threads)))
+    step = BRICKS_PER_TASK * max(1, fewer)
+    pieces = split(count, step)
     totals = np.zeros((len(pieces), 4), np.int64)
     for begin, end in split(len(images), IMAGES_PER_PASS):
         rows = order[begin:end]
         ready = prepare(field, images, rows, threads)
-        ballot = Ballot(groups[rows], image_weight[rows], num, den)
+        ballot = Ballot(groups[rows], np.pad(image_weight[rows], (0, -len(rows) % LANES)), num, den)
         body = None if depth is None else hiding_body(depth.to("cpu"), images, rows, tuple(hidden), threads)
 
         def work(
             first: int, last: int, ready: PreparedImages = ready, ballot: Ballot = ballot, body: HidingBody | None = body
         ) -> None:
-            vote(first, last, ready, bricks, ballot, body, IMAGES_PER_SWEEP, cull, totals[first // BRICKS_PER_TASK])
+            vote(first, last, ready, bricks, ballot, body, IMAGES_PER_SWEEP, cull, totals[first // step])
 
         run_pieces(threads, work, pieces)
+    for counts, place in zip(out, places, strict=True):
+        if not counts.is_contiguous():
+            counts += torch.from_numpy(place)
     if stats is not None:
         stats.pairs, stats.decided, stats.outside, stats.lookups = (int(x) for x in totals.sum(0))
     return out
