@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from chorus.store.reader import open_store
-from chorus.store.schema import CODED, FORMAT_VERSION, STORE_JSON
+from chorus.store.schema import CODED, STORE_JSON
 
 
 def store_info(path: str | Path) -> dict[str, Any]:
@@ -17,6 +17,7 @@ def store_info(path: str | Path) -> dict[str, Any]:
 
     path, version, category, num_joints, body_hash, person_masks, id, provenance   of the store
     software         version of this software -> shards written with it
+    shard_versions   version of the format -> shards of it
     images           rows in all          by_status, by_prompt, by_view   rows of each
     shards           shards in all        bytes                           size of all files
     bytes_per_image  mean over all rows of: masks (words, boxes, offsets), person_masks, poses, cameras, scores, rest
@@ -28,9 +29,11 @@ def store_info(path: str | Path) -> dict[str, Any]:
     counts: dict[str, Counter[str]] = {column: Counter() for column in CODED}
     parts: Counter[str] = Counter()
     software: Counter[str] = Counter()
+    versions: Counter[str] = Counter()
     groups = {"mask": "masks", "person_mask": "person_masks", "pose": "poses", "camera": "cameras", "score": "scores"}
     for shard in store.shards:
         software[str(shard.provenance.get("software"))] += 1
+        versions[str(shard.version)] += 1
         for column, array in CODED.items():
             names = shard.vocabulary(column).tolist()
             numbers = np.bincount(shard.array(array), minlength=len(names)).tolist()
@@ -45,7 +48,7 @@ def store_info(path: str | Path) -> dict[str, Any]:
     n = len(store)
     return {
         "path": str(store.path),
-        "version": FORMAT_VERSION,
+        "version": store.version,
         "category": store.category,
         "num_joints": store.num_joints,
         "body_hash": store.body_hash,
@@ -53,6 +56,7 @@ def store_info(path: str | Path) -> dict[str, Any]:
         "id": store.id,
         "provenance": store.provenance,
         "software": dict(software),
+        "shard_versions": dict(versions),
         "images": n,
         "by_status": dict(counts["status"].most_common()),
         "by_prompt": dict(counts["prompt"].most_common()),

@@ -1,4 +1,4 @@
-"""Reading stores: columns of all rows, selections of rows, and batches of images with memory-mapped masks."""
+"""Reading stores: columns of all rows, selections of rows, and batches of images with their masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chorus.camera.cameras import Cameras
 from chorus.errors import InputError, StoreError, check_path, check_texts, to_numpy
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, words_in_box
-from chorus.store.schema import CODED, COMPLETE, Header, read_store_json, shard_paths, store_digest
+from chorus.store.schema import CODED, COMPLETE, FORMAT_VERSION, Header, read_store_json, shard_paths, store_digest
 from chorus.store.shard import Shard
 from chorus.store.verify import content_problems, duplicate_keys, ragged_columns, raise_first, structure_problems
 
@@ -104,12 +104,13 @@ class TableColumns(Mapping[str, NDArray[Any]]):
 class Store:
     """A store as it was when opened; shards committed later are not part of it. Made by ``open_store``.
 
-    Keeps no file open and no masks in memory: batches map them from disk. Can be pickled and used by several processes.
+    Keeps no file open and no masks in memory: batches read them from disk. Can be pickled and used by several processes.
     """
 
     def __init__(self, path: Path, header: Header, fields: dict[str, Any], shards: Sequence[Shard]) -> None:
         self.path = path
         self.shards = tuple(shards)
+        self.version: int = fields.get("version", FORMAT_VERSION)
         self.provenance: dict[str, Any] = fields.get("provenance") or {}
         self._header = header
         self._first = np.concatenate([[0], np.cumsum([len(s) for s in shards], dtype=np.int64)])
@@ -198,8 +199,8 @@ class Store:
     def batches(self, rows: Any = None, size: int = 4096) -> Iterator[ImageBatch]:
         """The images of ``rows`` ((m,) integers; by default ``select()``), at most ``size`` at a time.
 
-        Each batch has rows of one shard; shards come in order, rows within a shard in the order given. Mask words are
-        read-only, memory-mapped views, which stay valid as long as they are referenced.
+        Each batch has rows of one shard; shards come in order, rows within a shard in the order given. Mask words are the
+        batch's own; of shards of version 1 they are read-only, memory-mapped views, valid as long as they are referenced.
 
         Raises InputError for rows that are not in the store or have no mask, pose and camera; StoreError for a shard
         that has been removed or holds invalid numbers.
@@ -216,7 +217,7 @@ class Store:
                 yield _batch(self.shards[shard], local[first : first + size])
 
     def batch(self, rows: Any) -> ImageBatch:
-        """The images of ``rows`` ((m,) integers) as one batch in the order given; mask words of several shards are copied.
+        """The images of ``rows`` ((m,) integers) as one batch in the order given.
 
         Its ``weights`` are None where none of these images has one. Raises as ``batches`` does.
         """
@@ -249,7 +250,7 @@ class Store:
         )[order]
 
     def person_masks(self, rows: Any) -> PackedMasks:
-        """The person's masks of ``rows`` ((m,) integers) in the order given; memory-mapped if they lie in one shard.
+        """The person's masks of ``rows`` ((m,) integers) in the order given.
 
         Raises InputError in a store without them, and as ``batches`` does.
         """
@@ -257,7 +258,7 @@ class Store:
             raise InputError(f"{self.path}: expected a store with masks of the person, got one without")
         rows = self._check_rows(rows)
         parts = [
-            (where, _masks(self.shards[s], rows[where] - self._first[s], "person_mask")) for s, where in self._by_shard(rows)
+            (where, self.shards[s].masks(rows[where] - self._first[s], "person_mask")) for s, where in self._by_shard(rows)
         ]
         if len(parts) == 1:
             return parts[0][1]
@@ -315,14 +316,6 @@ def open_store(path: str | Path, *, verify: bool = True) -> Store:
     return Store(root, header, fields, shards)
 
 
-def _masks(shard: Shard, rows: NDArray[np.int64], group: str = "mask") -> PackedMasks:
-    """Masks of rows of a shard; the memory-mapped words span from the first to the last of the rows."""
-    offset = shard.array(f"{group}/offset")
-    low, high = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
-    words = shard.array(f"{group}/words")[int(offset[low]) : int(offset[high])]
-    return PackedMasks(shard.array("image/size")[rows], shard.array(f"{group}/box")[rows], offset[rows] - offset[low], words)
-
-
 def _joined_masks(parts: Sequence[PackedMasks]) -> PackedMasks:
     """Masks of several parts one after the other, with copies of the words they use."""
     return PackedMasks.join(
@@ -336,7 +329,7 @@ def _batch(shard: Shard, rows: NDArray[np.int64]) -> ImageBatch:
     size = shard.array("image/size")[rows]
     try:
         return ImageBatch(
-            _masks(shard, rows),
+            shard.masks(rows),
             Cameras(shard.array("camera/R")[rows], shard.array("camera/t")[rows], shard.array("camera/K")[rows], size),
             shard.array("pose/axis_angle")[rows],
             shard.array("image/key")[rows],

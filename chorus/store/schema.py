@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import StoreError
+from chorus.kernels.masks import WORDS_PER_BLOCK, words_in_box
 
-FORMAT_VERSION = 1
-"""Version of the format that this library writes and the only one it reads."""
+FORMAT_VERSION = 2
+"""Version of the format that this library writes."""
+READABLE_VERSIONS = (1, 2)
+"""Versions that it reads. Version 1 keeps the words of every block of a mask's box."""
 
 STORE_FORMAT = "chorus-store"
 SHARD_FORMAT = "chorus-shard"
@@ -78,6 +81,16 @@ CODED = {"prompt": "image/prompt", "view": "image/view", "estimator": "image/est
 
 NO_SEED = -1
 """The seed of an image that has none."""
+
+
+CLASSES_PER_WORD = 16
+"""Classes of a mask's blocks in a word of version 2, 2 bits each."""
+
+
+def class_words(box: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Number of words that the classes of masks with these boxes take in version 2: (I, 4) int32 -> (I,) int64."""
+    count: NDArray[np.int64] = -(-(words_in_box(box) // WORDS_PER_BLOCK) // CLASSES_PER_WORD)
+    return count
 
 
 def spec_of(name: str, ndim: int) -> Spec | None:
@@ -165,8 +178,8 @@ def parse_header(text: bytes, format_name: str, where: str) -> tuple[Header, dic
     if not isinstance(fields, dict) or fields.get("format") != format_name:
         raise StoreError(f"{where}: expected a JSON object with format {format_name!r}, got {text[:60]!r}")
     version = fields.get("version")
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise StoreError(f"{where}: expected version {FORMAT_VERSION}, got {version!r}")
+    if type(version) is not int or version not in READABLE_VERSIONS:
+        raise StoreError(f"{where}: expected version {' or '.join(map(str, READABLE_VERSIONS))}, got {version!r}")
     category, joints, body = fields.get("category"), fields.get("num_joints"), fields.get("body_hash")
     person = fields.get("person_masks")
     for name, value, fits, wanted in (

@@ -37,6 +37,7 @@ class Shard:
     """A shard's header and the locations of its arrays. Keeps neither an open file nor an array in memory.
 
     path       the file
+    version    of the format, which says how masks lie in their words
     header     what it shares with its store
     images     number of images, by the header
     provenance what it was written with
@@ -46,6 +47,7 @@ class Shard:
     """
 
     path: Path
+    version: int
     header: Header
     images: int
     provenance: dict[str, Any]
@@ -86,7 +88,8 @@ class Shard:
         images, provenance = fields.get("images"), fields.get("provenance")
         if type(images) is not int or images < 1:
             raise StoreError(f"{path}: images: expected a positive integer, got {images!r}")
-        return cls(path, parsed, images, provenance if isinstance(provenance, dict) else {}, arrays, actual, nbytes)
+        made_with = provenance if isinstance(provenance, dict) else {}
+        return cls(path, fields["version"], parsed, images, made_with, arrays, actual, nbytes)
 
     def __len__(self) -> int:
         return self.images
@@ -114,14 +117,26 @@ class Shard:
         count = int(np.prod(where.shape, dtype=np.int64))
         return np.frombuffer(mapping, where.dtype, count, where.offset).reshape(where.shape)
 
-    def masks(self, group: str = "mask") -> PackedMasks:
-        """The masks of the object ("mask") or the person ("person_mask") in all rows, memory-mapped."""
-        return PackedMasks(
-            self.array("image/size"),
-            self.array(f"{group}/box"),
-            self.array(f"{group}/offset")[:-1],
-            self.array(f"{group}/words"),
-        )
+    def masks(self, rows: NDArray[np.int64], group: str = "mask") -> PackedMasks:
+        """The masks of the object ("mask") or the person ("person_mask") in some rows, in the order given.
+
+        Of version 1 the words are memory-mapped, from the first to the last of the rows; of version 2 they are expanded into
+        memory. Raises StoreError for a mask whose words do not fit its classes.
+        """
+        size, box, offset = (self.array(name) for name in ("image/size", f"{group}/box", f"{group}/offset"))
+        size, box, words = size[rows], box[rows], self.array(f"{group}/words")
+        if self.version == 1:
+            low, high = (int(rows.min()), int(rows.max()) + 1) if len(rows) else (0, 0)
+            return PackedMasks(size, box, offset[rows] - offset[low], words[int(offset[low]) : int(offset[high])])
+        from chorus.store import sparse
+
+        masks, wrong = sparse.decode(size, box, offset[rows], offset[rows + 1], words)
+        if wrong >= 0:
+            raise StoreError(
+                f"{self.path}: {group}/words: expected words that fit the classes of the mask's blocks, "
+                f"not so in row {rows[wrong]}; `chorus store verify` tells more"
+            )
+        return masks
 
     def vocabulary(self, column: str) -> NDArray[np.str_]:
         """The strings that the codes of a column ("prompt", "view", "estimator", "status") stand for."""

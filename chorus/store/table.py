@@ -179,11 +179,17 @@ def joined(parts: Sequence[Rows], person_masks: bool) -> dict[str, NDArray[Any]]
     groups = {"mask": [part.masks for part in parts]}
     if person_masks:
         groups["person_mask"] = [part.person_masks for part in parts if part.person_masks is not None]
+    from chorus.store.sparse import encode
+
     for group, masks in groups.items():
-        box = np.concatenate([m.box for m in masks])
-        arrays[f"{group}/box"] = box
-        arrays[f"{group}/offset"] = np.concatenate([np.zeros(1, np.int64), np.cumsum(words_in_box(box))])
-        arrays[f"{group}/words"] = np.concatenate([m.words for m in masks])
+        encoded_masks = [encode(m) for m in masks]
+        ends = np.cumsum([len(words) for _, words in encoded_masks])
+        before = [0, *ends.tolist()]
+        arrays[f"{group}/box"] = np.concatenate([m.box for m in masks])
+        arrays[f"{group}/offset"] = np.concatenate(
+            [np.zeros(1, np.int64), *(offset[1:] + at for (offset, _), at in zip(encoded_masks, before, strict=False))]
+        )
+        arrays[f"{group}/words"] = np.concatenate([words for _, words in encoded_masks])
     return arrays
 
 

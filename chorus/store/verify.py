@@ -17,6 +17,7 @@ from chorus.store.schema import (
     DATASETS,
     Header,
     Problem,
+    class_words,
     digest,
     read_store_json,
     shard_paths,
@@ -31,8 +32,9 @@ def verify_store(path: str | Path) -> list[Problem]:
     """Read everything in the store at ``path`` and list what is wrong with it.
 
     Checked are store.json, the structure of every shard, the digests of its arrays, keys (unique in the whole store),
-    cameras and poses (finite, rotations, positive focal lengths), and every mask bit by bit: no bit set outside its box,
-    at least one in each of the box's outermost rows and columns. Problems are returned, never raised.
+    cameras and poses (finite, rotations, positive focal lengths), and every mask bit by bit: each block of the class that its
+    pixels have, no bit set outside the box, at least one in each of the box's outermost rows and columns. Problems are
+    returned, never raised.
     """
     root = Path(path)
     try:
@@ -146,13 +148,21 @@ def _box_problems(shard: Shard, group: str, size: NDArray[np.int32], has_camera:
         )
         return
     counts = words_in_box(box)
-    bad = np.flatnonzero(np.diff(offset) != counts)
+    least = counts if shard.version == 1 else class_words(box)
+    more = np.diff(offset) - least
+    fits = more == 0 if shard.version == 1 else (more >= 0) & (more <= counts) & (more % WORDS_PER_BLOCK == 0)
+    bad = np.flatnonzero(~fits | (offset[1:] < offset[:-1]))  # the latter where differences of hostile offsets wrap
     if bad.size:
         row = bad[0]
+        by = (
+            f"by {least[row]}"
+            if shard.version == 1
+            else f"by {least[row]} and 0 to {counts[row]} more, {WORDS_PER_BLOCK} a block"
+        )
         yield Problem(
             name,
             f"{group}/offset",
-            f"expected offsets that increase by the words in each box: from {offset[row]} by {counts[row]}, "
+            f"expected offsets that increase by the words in each box: from {offset[row]} {by}, "
             f"got {offset[row + 1]} after row {row}",
         )
     elif offset[0] != 0 or offset[-1] != total:
@@ -168,7 +178,7 @@ def digest_problems(shard: Shard) -> Iterator[Problem]:
 
 
 def content_problems(shard: Shard) -> Iterator[Problem]:
-    """Damaged arrays; in a shard without damage, invalid cameras and poses."""
+    """Damaged arrays; in a shard without damage, invalid cameras and poses, and masks whose words do not fit their classes."""
     damaged = list(digest_problems(shard))
     yield from damaged
     if damaged:
@@ -184,6 +194,9 @@ def content_problems(shard: Shard) -> Iterator[Problem]:
     if bad.size:
         what = "expected finite numbers and a zero global orientation (joint 0)"
         yield Problem(shard.path.name, "pose/axis_angle", f"{what}, not so in row {rows[bad[0]]}")
+    if shard.version > 1:
+        for group in mask_groups(shard):
+            yield from _sparse_problems(shard, group, deep=False)
 
 
 def duplicate_keys(shards: Sequence[Shard]) -> Iterator[Problem]:
@@ -211,14 +224,34 @@ def ragged_columns(shards: Sequence[Shard]) -> Iterator[Problem]:
 
 
 def bit_problems(shard: Shard, group: str) -> Iterator[Problem]:
-    """The first mask with bits outside its box and the first with a box larger than necessary. Reads all mask words."""
-    stray, loose = loose_masks(shard.masks(group))
+    """The first mask with bits outside its box and the first with a box larger than necessary; of version 2, the first with
+    any problem of each kind. Reads all mask words."""
+    if shard.version > 1:
+        yield from _sparse_problems(shard, group, deep=True)
+        return
+    stray, loose = loose_masks(shard.masks(np.arange(len(shard)), group))
     for rows, dataset, what in (
         (stray, f"{group}/words", "expected no pixel outside the mask's box, got some"),
         (loose, f"{group}/box", "expected a pixel in each outermost row and column of the box, got none"),
     ):
         if rows.size:
             yield Problem(shard.path.name, dataset, f"{what} in row {rows[0]} ({rows.size} rows)")
+
+
+def _sparse_problems(shard: Shard, group: str, *, deep: bool) -> Iterator[Problem]:
+    """The first mask with each problem that ``sparse.problems`` finds: ``OF_FORM``, or, ``deep``, ``OF_PIXELS``."""
+    from chorus.store import sparse
+
+    offset = shard.array(f"{group}/offset")
+    words = shard.array(f"{group}/words")
+    found = sparse.problems(shard.array(f"{group}/box"), offset[:-1], offset[1:], words, deep=deep)
+    for code in sparse.OF_PIXELS if deep else sparse.OF_FORM:
+        rows = np.flatnonzero(found[:, 0] == code)
+        if rows.size == 0:
+            continue
+        what = sparse.problem_text(*found[rows[0]].tolist())
+        dataset = f"{group}/{'box' if code == sparse.LOOSE else 'words'}"
+        yield Problem(shard.path.name, dataset, f"{what}, in row {rows[0]} ({rows.size} rows)")
 
 
 def loose_masks(masks: PackedMasks) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
