@@ -25,7 +25,6 @@ from chorus.frontend.plan import Description
 from chorus.frontend.prompting import PRESETS
 from chorus.frontend.run import STAGE_KINDS, Settings, fill_store
 from chorus.frontend.stages import ImageRequest
-from chorus.kernels.masks import words_in_box
 from chorus.simulate.worlds import WORLDS
 from chorus.store import COMPLETE, open_store, store_info
 
@@ -45,7 +44,7 @@ def measure(images: int, size: int, batch: int, folder: Path) -> dict[str, Any]:
     if len(store) != images or report.images != images:
         raise SystemExit(f"expected {images} rows, got {len(store)}")
     kept = store.rows["status"] == COMPLETE
-    words = 4 * words_in_box(store.rows["box"])
+    words = np.concatenate([4 * np.diff(shard.array("mask/offset")) for shard in store.shards])
     total = int(store_info(path)["bytes"])
     fixed = (total - int(words.sum())) / images
     mask = float(words[kept].mean())

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.harness.crowds import shapes
 from bench.harness.workloads import vote_workload
 from chorus.body.model import load_body
 from chorus.images import ImageBatch
-from chorus.kernels.masks import words_in_box
-from chorus.store import StoreWriter, store_info
+from chorus.store import StoreWriter, open_store, store_info
 
 DISTINCT = 2000
 
@@ -42,19 +42,17 @@ print(json.dumps({"images": occupancy.num_images, "seconds_to_open_and_verify": 
 """
 
 
-def bytes_per_image(share: float, folder: Path, count: int = 512, side: int = 512) -> tuple[float, float]:
-    """Bytes of a store per image, and those of its mask blocks: full masks in boxes of this share of the image, 10 betas."""
-    rng, edge = np.random.default_rng(0), int(side * share**0.5)
-    masks = np.zeros((count, side, side), bool)
-    for mask in masks:
-        x, y = rng.integers(0, side - edge, 2)
-        mask[y : y + edge, x : x + edge] = True
-    some = vote_workload(load_body(), count).batch
+def bytes_per_image(share: float, folder: Path, side: int = 512) -> tuple[float, float]:
+    """Bytes of a store per image, and those of its masks: tilted blobs in boxes of this share of the image, 10 betas."""
+    masks = shapes(f"{100 * share:.0f}", size=side)
+    some = vote_workload(load_body(), len(masks), size=side).batch
     images = ImageBatch(masks, some.cameras, some.poses)
-    with StoreWriter(folder / f"{share}.chorus", category="object") as writer:
-        writer.append(images, betas=np.zeros((count, 10), np.float32))
-    total: float = store_info(folder / f"{share}.chorus")["bytes"] / count
-    return total, float(4 * words_in_box(images.masks.box).mean())
+    path = folder / f"{share}.chorus"
+    with StoreWriter(path, category="object") as writer:
+        writer.append(images, betas=np.zeros((len(masks), 10), np.float32))
+    total: float = store_info(path)["bytes"] / len(masks)
+    words = sum(shard.arrays["mask/words"].nbytes for shard in open_store(path).shards)
+    return total, words / len(masks)
 
 
 def aggregate_big_store(images: int, folder: Path) -> dict[str, Any]:
@@ -92,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
         for share in (0.1, 0.3, 0.6):
             total, blocks = bytes_per_image(share, folder)
             rest = total - blocks
-            print(f"box of {share:.0%}: {total:,.0f} bytes an image, {blocks:,.0f} of them mask blocks, {rest:.0f} others")
+            print(f"box of {share:.0%}: {total:,.0f} bytes an image, {blocks:,.0f} of them the mask, {rest:.0f} others")
     return 0
 
 

@@ -100,33 +100,34 @@ def _decode(box: Any, offset: Any, end: Any, words: Any, start: Any, out: Any, f
     for row in range(first, last):
         x0, y0, x1, y1 = np.int64(box[row, 0]), np.int64(box[row, 1]), np.int64(box[row, 2]), np.int64(box[row, 3])
         left, top, right, bottom = x0 // BLOCK, y0 // BLOCK, -(-x1 // BLOCK), -(-y1 // BLOCK)
-        blocks = (right - left) * (bottom - top)
-        mixed, to = offset[row] + -(-blocks // CLASSES_PER_WORD), start[row]
-        b = 0
-        for down in range(top, bottom):
-            rows_inside = y0 <= down * BLOCK and down * BLOCK + BLOCK <= y1
-            for across in range(left, right):
-                kind = (words[offset[row] + b // CLASSES_PER_WORD] >> np.uint32(2 * (b % CLASSES_PER_WORD))) & np.uint32(3)
-                if kind == EMPTY:
-                    for k in range(WORDS_PER_BLOCK):
-                        out[to + k] = 0
-                elif kind == FULL:
-                    if rows_inside and x0 <= across * BLOCK and across * BLOCK + BLOCK <= x1:
-                        for k in range(WORDS_PER_BLOCK):
-                            out[to + k] = _ONES
-                    else:
-                        for k in range(WORDS_PER_BLOCK):
-                            out[to + k] = _box_word(across * BLOCK, down * BLOCK, k, x0, y0, x1, y1)
-                elif kind == MIXED and mixed + WORDS_PER_BLOCK <= end[row]:
-                    for k in range(WORDS_PER_BLOCK):
-                        out[to + k] = words[mixed + k]
-                    mixed += WORDS_PER_BLOCK
-                else:
-                    return row
-                to += WORDS_PER_BLOCK
-                b += 1
+        across, blocks = right - left, (right - left) * (bottom - top)
+        at, to = offset[row], start[row]
+        mixed = at + -(-blocks // CLASSES_PER_WORD)
+        for b in range(blocks):
+            kind = (words[at + b // CLASSES_PER_WORD] >> np.uint32(2 * (b % CLASSES_PER_WORD))) & np.uint32(3)
+            if kind < MIXED:
+                value = np.uint32(_ONES if kind == FULL else 0)  # indices below: unsigned ones are not tested for a sign
+                for k in range(WORDS_PER_BLOCK):
+                    out[np.uint64(to) + np.uint64(k)] = value
+            elif kind == MIXED and mixed + WORDS_PER_BLOCK <= end[row]:
+                for k in range(WORDS_PER_BLOCK):
+                    out[np.uint64(to) + np.uint64(k)] = words[np.uint64(mixed) + np.uint64(k)]
+                mixed += WORDS_PER_BLOCK
+            else:
+                return row
+            to += WORDS_PER_BLOCK
         if mixed != end[row]:
             return row
+        first_of_row: Any = 0
+        for down in range(top, bottom):  # full blocks reach as far as the box
+            step: Any = 1 if down == top or down == bottom - 1 else max(across - 1, 1)
+            for column in range(0, across, step):
+                class_word = words[at + (first_of_row + column) // CLASSES_PER_WORD]
+                if (class_word >> np.uint32(2 * ((first_of_row + column) % CLASSES_PER_WORD))) & np.uint32(3) == FULL:
+                    to = start[row] + (first_of_row + column) * WORDS_PER_BLOCK
+                    for k in range(WORDS_PER_BLOCK):
+                        out[to + k] = _box_word((left + column) * BLOCK, down * BLOCK, k, x0, y0, x1, y1)
+            first_of_row += across
     return -1
 
 
@@ -141,7 +142,7 @@ def _check(box: Any, offset: Any, end: Any, words: Any, found: Any, deep: Any) -
         left, top, right, bottom = x0 // BLOCK, y0 // BLOCK, -(-x1 // BLOCK), -(-y1 // BLOCK)
         blocks = (right - left) * (bottom - top)
         classes = -(-blocks // CLASSES_PER_WORD)
-        mixed = 0
+        mixed: Any = 0
         for b in range(classes * CLASSES_PER_WORD):
             kind = (words[offset[row] + b // CLASSES_PER_WORD] >> np.uint32(2 * (b % CLASSES_PER_WORD))) & np.uint32(3)
             mixed += kind == MIXED and b < blocks
@@ -176,7 +177,8 @@ def _check_blocks(
                 found[row] = OUTSIDE, b, 0
                 return
         if kind != EMPTY:
-            columns, first, last = 0, BLOCK, -1
+            columns: Any = 0
+            first, last = BLOCK, -1
             for k in range(WORDS_PER_BLOCK):
                 have = np.int64(words[mixed + k]) if kind == MIXED else np.int64(_box_word(u, v, k, x0, y0, x1, y1))
                 lower, upper = have & 0xFFFF, have >> BLOCK
@@ -221,8 +223,8 @@ def decode(
     size, box   (I, 2), (I, 4) int32, as in PackedMasks; boxes are inside their images
     first, end  (I,) int64: the words of each mask
 
-    The masks lie without gaps in the order of the rows. Where a row is named, none are returned. Whatever ``first``, ``end`` and
-    ``words`` hold, nothing else is read.
+    The masks lie without gaps in the order of the rows. Where a row is named, none are returned. Whatever ``first``, ``end``
+    and ``words`` hold, nothing else is read.
     """
     none = PackedMasks.pack([])
     unfit = np.flatnonzero((first < 0) | (end > len(words)) | (end - class_words(box) < first))
