@@ -33,7 +33,7 @@ from chorus.commands.pose import pose_command, roundtrip_command
 from chorus.commands.prompts import prompts_command
 from chorus.commands.reconstruct import reconstruct_command
 from chorus.commands.simulate import simulate_command
-from chorus.commands.store import store_info_command, store_verify_command
+from chorus.commands.store import store_info_command, store_pictures_command, store_verify_command
 from chorus.commands.store_stats import store_stats_command
 from chorus.commands.synthesize import ingest_images_command, remake_command, stages_command, synthesize_command
 
@@ -168,7 +168,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
     body: (body_info_command, body_convert_command),
     ingest: (ingest_records_command, ingest_images_command, ingest_coco_eft_command),
     filter_group: (filter_show_command, filter_set_command),
-    store: (store_info_command, store_verify_command, store_stats_command),
+    store: (store_info_command, store_verify_command, store_stats_command, store_pictures_command),
     evaluate: (evaluate_pap_command, evaluate_worlds_command, roundtrip_command),
     experimental: (experimental_em_command,),
 }

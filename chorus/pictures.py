@@ -54,6 +54,28 @@ def read_picture(
     return np.array(rgb_image(source, name=name, size=size, max_pixels=max_pixels))
 
 
+def picture_header(source: Source, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> tuple[str, int, int]:
+    """What a picture's header says, without decoding it: Pillow's name of the format ("JPEG"), width and height as stored.
+
+    source, name, max_pixels  as in ``rgb_image``. Raises PictureError as it does.
+    """
+    from PIL import Image
+
+    with opened(source, name) as (file, name):
+        image = None
+        try:
+            with Image.open(file, formats=_FORMATS) as image:
+                width, height = image.size
+                kind = image.format or ""
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise _too_large(name, max_pixels, error) from None
+        except Exception as error:  # as in ``_read``
+            raise damage(name, file, image, error) from None
+    if width * height > max_pixels:
+        raise PictureError(f"{name}: expected at most {max_pixels} pixels, got {width} x {height}", "too large")
+    return kind, width, height
+
+
 def rgb_image(
     source: Source,
     *,
@@ -115,9 +137,13 @@ def _read(
         except PictureError:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise PictureError(f"{name}: expected at most {max_pixels} pixels, got more: {brief(error)}", "too large") from None
+            raise _too_large(name, max_pixels, error) from None
         except Exception as error:  # decoders raise nearly anything on damaged data: OSError, SyntaxError, struct.error, ...
             raise damage(name, file, image, error) from None
+
+
+def _too_large(name: str, max_pixels: int, error: Exception) -> PictureError:
+    return PictureError(f"{name}: expected at most {max_pixels} pixels, got more: {brief(error)}", "too large")
 
 
 def _decode(name: str, image: ImageFile.ImageFile, size: tuple[int, int] | None, max_pixels: int, min_side: int) -> _Decoded:

@@ -137,7 +137,8 @@ def overlay_command(
     """Draw an occupancy posed back into images of a store.
 
     The images are those of the occupancy's own prompts and body parts, unless others are asked for. The folder gets a picture
-    for each, and overlays.json: which picture is of which image, and the mean probability on the object's mask.
+    for each, over the image itself where the store keeps it, and overlays.json: which picture is of which image, and the mean
+    probability on the object's mask.
     """
     import numpy as np
 
@@ -168,7 +169,8 @@ def overlay_command(
             name = f"{stems[key]}.png"
             prompt = "" if batch.prompts is None else str(batch.prompts[row])
             title = f"{key}: {prompt}" if prompt else key
-            on_mask = save_posed_back(output / name, occupancy, field, batch, row, title)
+            photo = opened.picture(batch.keys[row])
+            on_mask = save_posed_back(output / name, occupancy, field, batch, row, title, photo)
             drawn[key] = {"file": name, "mean_phi_on_mask": round(on_mask, 4)}
             update("draw images", row + 1, len(keys))
     table = output / "overlays.json"

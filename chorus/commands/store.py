@@ -1,4 +1,4 @@
-"""``chorus store info`` and ``chorus store verify``: what a store holds, and whether it is whole."""
+"""``chorus store info``, ``verify`` and ``pictures``: what a store holds, whether it is whole, its pictures as files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from chorus.commands.console import ERROR_EXIT, out, print_facts, print_json
-from chorus.commands.options import INPUT, json_option
+from chorus.commands.console import ERROR_EXIT, out, print_facts, print_json, progress_bars, wrote
+from chorus.commands.options import INPUT, OutputFolder, force_option, json_option
 from chorus.texts import counted
 
 
@@ -44,3 +44,43 @@ def store_verify_command(path: Path, as_json: bool) -> None:
         out.print("nothing is broken" if not problems else counted(len(problems), "problem"))
     if problems:
         raise click.exceptions.Exit(ERROR_EXIT)
+
+
+@click.command("pictures", short_help="Write the pictures that a store keeps as files.")
+@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.option("-o", "--output", type=OutputFolder("pictures.json"), required=True, help="Folder for the pictures.")
+@click.option("--key", "keys", multiple=True, help="Only the picture of this image (repeatable); default: all that are kept.")
+@force_option
+@json_option()
+def store_pictures_command(store_path: Path, output: Path, keys: tuple[str, ...], as_json: bool) -> None:
+    """Write the pictures that a store keeps (--keep-images) as files, byte for byte as they are kept.
+
+    The folder gets a file for each, named after its key, and pictures.json: which file is of which image.
+    """
+    from chorus.errors import InputError
+    from chorus.files import write_json
+    from chorus.store import open_store
+    from chorus.store.picture_folder import write_picture
+    from chorus.store.pictures import text_of
+
+    kept = open_store(store_path, verify=False).pictures
+    wanted = [key.encode("utf-8", "surrogateescape") for key in dict.fromkeys(keys)] or list(kept)
+    if not wanted:
+        raise InputError(f"STORE: expected one that keeps pictures (--keep-images), got {str(store_path)!r} without any")
+    for key in wanted:
+        if key not in kept:
+            raise InputError(f"--key: expected an image whose picture the store keeps, got {text_of(key)!r}")
+    output.mkdir(parents=True, exist_ok=True)
+    files: dict[str, str] = {}
+    with progress_bars() as update:
+        for number, key in enumerate(wanted, 1):
+            encoded, name = kept.encoded(key), text_of(key)
+            files[name] = write_picture(output, name, encoded.ending, encoded.data)
+            update("write pictures", number, len(wanted))
+    table = output / "pictures.json"
+    write_json(table, files)
+    if as_json:
+        print_json({"pictures": files, "wrote": [table]})
+        return
+    out.print(f"{counted(len(files), 'picture')} in {output}")
+    wrote(table)

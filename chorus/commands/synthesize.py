@@ -67,7 +67,14 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default="none",
                 show_default=True,
                 type=click.Choice(["none", "complete", "all"]),
-                help="Keep the pictures as JPEGs in the store: none, those with mask, pose and camera, or all.",
+                help="Keep the pictures in the store: none, those with mask, pose and camera, or all.",
+            ),
+            click.option(
+                "--keep-format",
+                default="jpeg",
+                show_default=True,
+                type=click.Choice(["jpeg", "png"]),
+                help="How pictures are kept: as JPEG, or as PNG, which loses nothing.",
             ),
             click.option(
                 "--commit-seconds",
@@ -299,6 +306,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         {"method": options["camera_fit"], "focal": options["focal"]},
         person_masks=options["person_masks"],
         keep_images=options["keep_images"],
+        keep_format=options["keep_format"],
         commit_seconds=options["commit_seconds"],
     )
 

@@ -97,20 +97,33 @@ def with_haze(image: NDArray[np.uint8], phi: NDArray[np.float32]) -> NDArray[np.
 
 
 def save_posed_back(
-    path: str | Path, occupancy: Occupancy, field: CanonicalField, images: ImageBatch, row: int, title: str
+    path: str | Path,
+    occupancy: Occupancy,
+    field: CanonicalField,
+    images: ImageBatch,
+    row: int,
+    title: str,
+    photo: NDArray[np.uint8] | None = None,
 ) -> float:
-    """A PNG of one image: body and mask, and the distribution posed back over them. Returns the mean phi on the mask."""
+    """A PNG of one image: body and mask, and the distribution posed back over them. Returns the mean phi on the mask.
+
+    photo  the picture that the image was made from, (H, W, 3) uint8 RGB of the image's size: it is drawn beside body and mask,
+           and the distribution over it
+    """
     mask = images.masks.unpack(row)
     drawn = project_occupancy(occupancy, field, images.poses[row], images.cameras, row)
     image = body_on_mask(field.body, images.poses[row], images.cameras, row, mask)
-    figure = Figure(figsize=(8.4, 4.6), layout="constrained", dpi=110)
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(8.4 if photo is None else 12.4, 4.6), layout="constrained", dpi=110)
+    *first, left, right = figure.subplots(1, 2 if photo is None else 3)
+    for ax in first:
+        ax.imshow(photo)
+        ax.set_title("the picture", fontsize=9)
     left.imshow(image)
     left.set_title("object mask over the projected body", fontsize=9)
-    right.imshow(with_haze(image, drawn))
+    right.imshow(with_haze(image if photo is None else photo, drawn))
     right.contour(mask, [0.5], colors="deepskyblue", linewidths=1.2)
     right.set_title("occupancy posed back (outline: the mask)", fontsize=9)
-    for ax in (left, right):
+    for ax in (*first, left, right):
         ax.set_axis_off()
     figure.suptitle(textwrap.fill(title, 90, max_lines=3, placeholder=" ..."), fontsize=10)
     save_figure(path, figure)

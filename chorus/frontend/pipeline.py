@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from chorus.errors import InputError, StageError, StoreError
-from chorus.files import write_atomically
 from chorus.frontend.cameras import calibrate
 from chorus.frontend.detection.duplicates import without_duplicates
 from chorus.frontend.flow import Flow, StageTime
@@ -33,23 +29,20 @@ from chorus.frontend.stages import (
     Picture,
     Refusal,
 )
-from chorus.names import digest, file_stem
-from chorus.store import COMPLETE, StoreWriter
+from chorus.store import COMPLETE, StoreWriter, encode_picture
+from chorus.store.keeping import FORMATS
 
 if TYPE_CHECKING:
     from chorus.body.model import Body
 
 KEEP = ("none", "complete", "all")
-"""Which pictures are kept as JPEGs beside the shards."""
-IMAGES = "images"
-"""The folder in a store that holds the kept pictures."""
+"""Which pictures are kept beside the shards."""
 FAILED = "failed: "
 """Begins the status of an image for which a stage raised an error."""
 FAILURES_IN_A_ROW = 16
 """After errors for so many images in a row the stage is taken to be broken, and the run ends."""
-JPEG_QUALITY = 90
-_PLAIN = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,198}[a-z0-9_-])?")
-"""Names that every file system takes as they are; with ".jpg" and while they are written, too."""
+MOST_PICTURE_BYTES = 1 << 26
+"""Rows are committed once their pictures take so many bytes: until then they are held in memory."""
 _REASON = 120  # characters of an error that a status shows
 _REASONS = 100  # different statuses with details in a run; a shard's vocabulary has room for 256
 _RESULTS: dict[str, tuple[type, ...]] = {
@@ -101,7 +94,8 @@ class Pipeline:
     duplicates     overlap and confidence of the rule of A.3, as in ``without_duplicates``
     estimator      name of the 3D pose stage, kept in the store for each Human that names no ``estimator``
     person_masks   whether the store keeps masks of the person
-    keep_images    "none", "complete" (those that get a mask, a pose and a camera) or "all"
+    keep_images    pictures that the store keeps: "none", "complete" (those that get a mask, a pose and a camera) or "all"
+    keep_format    how: "jpeg", or "png", which loses nothing
     commit_images, commit_seconds   rows are committed once there are so many, or the last commit is so many seconds
                    ago: what a crash can lose
     """
@@ -117,14 +111,18 @@ class Pipeline:
         estimator: str = "",
         person_masks: bool = False,
         keep_images: str = "none",
+        keep_format: str = "jpeg",
         commit_images: int = 4096,
         commit_seconds: float = 120.0,
     ) -> None:
         if keep_images not in KEEP:
             raise InputError(f"keep_images: expected one of {', '.join(KEEP)}; got {keep_images!r}")
+        if keep_format not in FORMATS:
+            raise InputError(f"keep_format: expected one of {', '.join(FORMATS)}; got {keep_format!r}")
         self.stages, self.category, self.body = stages, category, body
         self._calibration, self._duplicates = calibration or {}, duplicates
-        self._estimator, self._person_masks, self._keep = estimator, person_masks, keep_images
+        self._estimator, self._person_masks = estimator, person_masks
+        self._keep, self._keep_format = keep_images, keep_format
         self._commit_images, self._commit_seconds = commit_images, commit_seconds
         self._failures: Counter[str] = Counter()
         self._reasons: set[str] = set()
@@ -170,7 +168,8 @@ class Pipeline:
                 if all(row.reason.startswith(FAILED) for row in batch):
                     continue
                 pending += self._write(writer, held, report)
-                if pending >= self._commit_images or time.perf_counter() - committed > self._commit_seconds:
+                full = pending >= self._commit_images or writer.picture_bytes >= MOST_PICTURE_BYTES
+                if full or time.perf_counter() - committed > self._commit_seconds:
                     writer.flush()
                     pending, committed = 0, time.perf_counter()
                 report.times[-1].batches += 1
@@ -205,11 +204,17 @@ class Pipeline:
             for row in batch:
                 row.reason = self._limited(row.reason)
                 if self._keep == "all" or (self._keep == "complete" and not row.reason):
-                    keep_picture(writer.path, row)
+                    self._keep_picture(row)
             append(writer, batch, self._estimator, self._person_masks)
             report.rows.update(row.reason or COMPLETE for row in batch)
             count += len(batch)
         return count
+
+    def _keep_picture(self, row: PendingRow) -> None:
+        """Have the writer keep an image's picture, which is committed with its row."""
+        if row.picture is not None:
+            pixels = row.picture.pixels
+            row.kept = pixels if self._keep_format == "jpeg" else encode_picture(pixels, "png")
 
     def _limited(self, reason: str) -> str:
         """A reason, without its details once _REASONS different ones have been used: the store's vocabulary is limited."""
@@ -321,34 +326,3 @@ class Pipeline:
 def _boxes(rows: Sequence[PendingRow]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The persons' boxes (I, 4) float32 x0, y0, x1, y1 pixels."""
     return np.stack([row.person.boxes[0] for row in rows if row.person is not None])
-
-
-def picture_path(store: Path, key: str) -> Path:
-    """The path at which an image's picture is kept: its key with ".jpg", in the store's folder ``IMAGES``.
-
-    A key may be the path of a file with any name, so each of its parts that some file system would not take, would hide or
-    would not tell from another one is written as its letters and digits and a part of its SHA-256: different keys have
-    different paths also where case is ignored, and none leads out of the folder.
-    """
-    *folders, name = key.split("/")
-    # A folder's name with a dot could be that of another key's picture.
-    return store.joinpath(IMAGES, *(_safe(folder, dots=False) for folder in folders), f"{_safe(name)}.jpg")
-
-
-def _safe(name: str, dots: bool = True) -> str:
-    """A name as it is where every file system takes it so, else a ``file_stem`` with a digest."""
-    first, dot, _ = name.partition(".")
-    reserved = file_stem(first) == f"{first}-file"  # as "con" is on Windows, with any ending
-    if _PLAIN.fullmatch(name) and not reserved and (dots or not dot):
-        return name
-    return f"{file_stem(name)}-{digest(name)[:16]}"
-
-
-def keep_picture(store: Path, row: PendingRow) -> None:
-    """Write an image's JPEG beside the shards, whole or not at all."""
-    if row.picture is None:
-        return
-    path = picture_path(store, row.request.key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(row.picture.pixels)
-    write_atomically(path, lambda part: image.save(part, "JPEG", quality=JPEG_QUALITY))

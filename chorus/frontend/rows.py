@@ -27,6 +27,7 @@ class PendingRow:
     scores       name in the store, without ``score/`` -> value
     keypoints    (17, 3) x, y in pixels, confidence
     residual_px  mean reprojection distance of the camera fit, pixels; NaN where nothing was fitted
+    kept         the picture that the store is to keep, as ``StoreWriter.append`` takes it; None: none
     """
 
     request: ImageRequest
@@ -39,6 +40,7 @@ class PendingRow:
     human: Human | None = None
     camera: Cameras | None = None
     residual_px: float = float("nan")
+    kept: NDArray[np.uint8] | bytes | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -94,6 +96,7 @@ def append(writer: StoreWriter, rows: Sequence[PendingRow], estimator: str, pers
             seeds=[row.request.seed for row in rejected],
             sizes=[row.size for row in rejected],
             scores=_scores(rejected),
+            pictures=[row.kept for row in rejected],
         )
 
 
@@ -128,6 +131,7 @@ def _append_complete(writer: StoreWriter, rows: Sequence[PendingRow], estimator:
         residual_px=[row.residual_px for row in rows],
         estimators=[human.estimator or estimator for human in humans],
         person_masks=PackedMasks.pack([person.masks[0] for person in persons]) if person_masks else None,
+        pictures=[row.kept for row in rows],
     )
 
 

@@ -43,7 +43,7 @@ class Settings:
     batch         images that go through the stages together
     model_batch   most images a model is given at a time; None: as many of a batch as its memory holds
     calibration   arguments of ``calibrate``     duplicates  overlap and confidence of A.3's rule
-    person_masks, keep_images, commit_images, commit_seconds   as in ``Pipeline``
+    person_masks, keep_images, keep_format, commit_images, commit_seconds   as in ``Pipeline``
     """
 
     device: str = "auto"
@@ -54,6 +54,7 @@ class Settings:
     duplicates: tuple[float, float] = (0.8, 0.98)
     person_masks: bool = False
     keep_images: str = "none"
+    keep_format: str = "jpeg"
     commit_images: int = 4096
     commit_seconds: float = 120.0
 
@@ -165,6 +166,7 @@ def fill_store(
             estimator=description.stages["humans"].partition("=")[0] if description.stages else "",
             person_masks=settings.person_masks,
             keep_images=settings.keep_images,
+            keep_format=settings.keep_format,
             commit_images=settings.commit_images,
             commit_seconds=settings.commit_seconds,
         )

@@ -19,7 +19,8 @@ def store_info(path: str | Path) -> dict[str, Any]:
     software         version of this software -> shards written with it
     shard_versions   version of the format -> shards of it
     images           rows in all          by_status, by_prompt, by_view   rows of each
-    shards           shards in all        bytes                           size of all files
+    shards           shards in all        bytes                           size of all files but pictures
+    pictures         how many are kept, of which kinds, in how many files and bytes (``StorePictures.facts``)
     bytes_per_image  mean over all rows of: masks (words, boxes, offsets), person_masks, poses, cameras, scores, rest
                      (keys, codes, vocabularies, HDF5 metadata), and total
 
@@ -63,5 +64,6 @@ def store_info(path: str | Path) -> dict[str, Any]:
         "by_view": dict(counts["view"].most_common()),
         "shards": len(store.shards),
         "bytes": parts["total"] + (store.path / STORE_JSON).stat().st_size,
+        "pictures": store.pictures.facts(),
         "bytes_per_image": {kind: round(parts[kind] / n, 1) if n else 0.0 for kind in kinds},
     }

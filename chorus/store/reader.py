@@ -15,6 +15,7 @@ from chorus.camera.cameras import Cameras
 from chorus.errors import InputError, StoreError, check_path, check_texts, to_numpy
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, words_in_box
+from chorus.store.pictures import StorePictures
 from chorus.store.schema import CODED, COMPLETE, FORMAT_VERSION, Header, read_store_json, shard_paths, store_digest
 from chorus.store.shard import Shard
 from chorus.store.verify import content_problems, duplicate_keys, ragged_columns, raise_first, structure_problems
@@ -151,6 +152,18 @@ class Store:
     def rows(self) -> TableColumns:
         """The columns of all rows, each read when first asked for."""
         return TableColumns(self.shards)
+
+    @cached_property
+    def pictures(self) -> StorePictures:
+        """The pictures that the store keeps, by key, each read when asked for; nothing else reads them."""
+        return StorePictures(self.path, self.shards, self.rows)
+
+    def picture(self, key: str | bytes) -> NDArray[np.uint8] | None:
+        """The picture that a row was made from, (H, W, 3) uint8 RGB; None where the store does not keep it.
+
+        Raises InputError for a key that the store does not have, StoreError for a damaged picture.
+        """
+        return self.pictures.find(key)
 
     @cached_property
     def prompts(self) -> list[str]:

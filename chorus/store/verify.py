@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from chorus.camera.cameras import Cameras
 from chorus.errors import InputError, StoreError
 from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK, PackedMasks, words_in_box
+from chorus.store.picture_checks import picture_problems
 from chorus.store.schema import (
     CODED,
     COMPLETE,
@@ -33,8 +34,8 @@ def verify_store(path: str | Path) -> list[Problem]:
 
     Checked are store.json, the structure of every shard, the digests of its arrays, keys (unique in the whole store),
     cameras and poses (finite, rotations, positive focal lengths), and every mask bit by bit: each block of the class that its
-    pixels have, no bit set outside the box, at least one in each of the box's outermost rows and columns. Problems are
-    returned, never raised.
+    pixels have, no bit set outside the box, at least one in each of the box's outermost rows and columns; and the pictures
+    that are kept, as ``picture_problems`` says. Problems are returned, never raised.
     """
     root = Path(path)
     try:
@@ -60,6 +61,7 @@ def verify_store(path: str | Path) -> list[Problem]:
         problems += found
     problems += ragged_columns(intact)
     problems += duplicate_keys(intact)
+    problems += picture_problems(root, [file.name for file in paths], {shard.path.name: shard for shard in intact})
     return problems
 
 

@@ -23,6 +23,8 @@ from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, remove_leftove
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks
 from chorus.provenance import with_given
+from chorus.store.keeping import checked_pictures, kept_beside, remove_dead
+from chorus.store.pictures import EncodedPicture
 from chorus.store.schema import (
     ALIGNMENT,
     FORMAT_VERSION,
@@ -107,6 +109,7 @@ class StoreWriter:
         self._header = Header(category, int(num_joints), body_hash, bool(person_masks))
         self._pending: list[Rows] = []
         self._pending_keys: set[bytes] = set()
+        self._pictures: dict[bytes, EncodedPicture] = {}  # of pending rows
         self._committed: set[bytes] = set()
         self._shards: set[str] = set()
         self._trailing_shapes: dict[str, tuple[int, ...]] = {}
@@ -119,6 +122,7 @@ class StoreWriter:
                 self._reopen(body_hash)
             remove_leftovers(self.path / SHARDS)
             self._read_new_shards()
+            remove_dead(self.path, self._shards)
 
     def _make_folders(self) -> None:
         check_output_store("path", self.path)
@@ -173,6 +177,11 @@ class StoreWriter:
         """Keys committed to the store, as read when the writer was opened and at its commits. A live view."""
         return self._committed
 
+    @property
+    def picture_bytes(self) -> int:
+        """Bytes of the pictures of rows not yet committed, which are in memory: a reason to ``flush``."""
+        return sum(len(picture.data) for picture in self._pictures.values())
+
     def __contains__(self, key: str | bytes) -> bool:
         """Whether ``key`` is in ``keys``: committed, not merely appended."""
         return (key.encode("utf-8") if isinstance(key, str) else key) in self._committed
@@ -189,6 +198,7 @@ class StoreWriter:
         residual_px: Any = None,
         estimators: Any = None,
         person_masks: PackedMasks | None = None,
+        pictures: Any = None,
     ) -> None:
         """Add I images that have a mask, a pose and a camera, whether or not a filter rejected them.
 
@@ -199,6 +209,8 @@ class StoreWriter:
         betas              (I, B) shape coefficients, kept as float32; NaN in rows for which they are not given
         residual_px        (I,) mean reprojection distance of the camera fit in pixels; NaN where not given
         person_masks       the person's masks, of the same sizes, in a store that keeps them
+        pictures           None, or (I,) pictures to keep, each None, (H, W, 3) uint8 RGB (kept as JPEG), or the bytes of a
+                           JPEG, PNG or WebP file; of the image's size
 
         Raises InputError for arrays of other shapes or types and for masks with bits outside their box, StoreError for a
         key that the store, or this writer, already has; then nothing of the batch has been added. Raises as ``flush`` where
@@ -217,7 +229,7 @@ class StoreWriter:
             estimators=estimators,
             person_masks=person_masks,
         )
-        self._add(rows)
+        self._add(rows, pictures)
 
     def append_rejected(
         self,
@@ -230,6 +242,7 @@ class StoreWriter:
         sizes: Any = None,
         scores: Mapping[str, Any] | None = None,
         estimators: Any = None,
+        pictures: Any = None,
     ) -> None:
         """Add I images that were rejected before they had a mask, a pose and a camera: rows with the reason, which never vote.
 
@@ -250,13 +263,13 @@ class StoreWriter:
             scores=scores,
             estimators=estimators,
         )
-        self._add(rows)
+        self._add(rows, pictures)
 
     def _refuse_closed(self) -> None:
         if self._closed:
             raise StoreError(f"{self.path}: expected an open writer, but it has been closed")
 
-    def _add(self, rows: Rows) -> None:
+    def _add(self, rows: Rows, pictures: Any) -> None:
         keys = rows.arrays["image/key"].tolist()
         in_batch: set[bytes] = set()
         for key in keys:
@@ -274,12 +287,14 @@ class StoreWriter:
             expected = self._trailing_shapes.get(name, trailing)
             if expected != trailing:
                 raise InputError(f"{name}: expected shape {('I', *expected)} as in earlier rows, got {('I', *trailing)}")
+        kept = checked_pictures(pictures, keys, rows.arrays["image/size"])
         self._trailing_shapes.update(trailing_shapes(rows))
         first = 0
         while first < len(keys):
             last = min(len(keys), first + self.shard_size - len(self._pending_keys))
             self._pending.append(rows.slice(first, last))
             self._pending_keys.update(keys[first:last])
+            self._pictures.update((key, kept[key]) for key in keys[first:last] if key in kept)
             if len(self._pending_keys) == self.shard_size:
                 self.flush()
             first = last
@@ -302,6 +317,7 @@ class StoreWriter:
                     f"another writer has committed {len(clash)} of the {len(self._pending_keys)} rows in the meantime"
                 )
             remove_leftovers(self.path / SHARDS)
+            remove_dead(self.path, self._shards)
             arrays = joined(self._pending, self._header.person_masks)
             header = {
                 "format": SHARD_FORMAT,
@@ -314,13 +330,15 @@ class StoreWriter:
             # The number keeps rows in the order of commits; the random part makes the name unique even where locks do not work.
             number = 1 + max((int(n.split("-")[0]) for n in self._shards if n.split("-")[0].isdecimal()), default=-1)
             name = f"{number:08d}-{uuid.uuid4().hex[:16]}{SHARD_SUFFIX}"
-            write_new(self.path / SHARDS / name, lambda part: _write_shard(part, text, arrays))
+            shard = self.path / SHARDS / name
+            with kept_beside(shard, self._pictures, _write_shard):
+                write_new(shard, lambda part: _write_shard(part, text, arrays))
         self._shards.add(name)
         self._committed |= self._pending_keys
         self._clear_pending()
 
     def _clear_pending(self) -> None:
-        self._pending, self._pending_keys = [], set()
+        self._pending, self._pending_keys, self._pictures = [], set(), {}
 
     def close(self) -> None:
         """Commit the remaining rows and refuse further ones. May be called again."""

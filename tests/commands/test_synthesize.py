@@ -137,7 +137,9 @@ def test_an_image_can_be_made_again(tmp_path: Path) -> None:
     done = chorus("remake", path, key, "-o", tmp_path / "again.png")
     assert done.exit_code == 0, done.output
     again = np.asarray(Image.open(tmp_path / "again.png"), np.int16)
-    kept = np.asarray(Image.open(path / "images" / f"{key}.jpg"), np.int16)
+    done = chorus("store", "pictures", path, "-o", tmp_path / "kept", "--key", key)
+    assert done.exit_code == 0, done.output
+    kept = np.asarray(Image.open(tmp_path / "kept" / f"{key}.jpg"), np.int16)
     assert again.shape == kept.shape == (64, 64, 3)
     assert np.abs(again - kept).mean() < 8  # the kept one is a JPEG
     done = chorus("remake", path, "nobody", "-o", tmp_path / "x.png")

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 import chorus
 from chorus.errors import StageError
-from chorus.frontend.pipeline import FAILURES_IN_A_ROW, Pipeline, RunReport, Stages, picture_path
+from chorus.frontend.pipeline import FAILURES_IN_A_ROW, Pipeline, RunReport, Stages
 from chorus.frontend.simulated import (
     SimulatedDetector,
     SimulatedHumans,
@@ -29,6 +28,7 @@ from chorus.frontend.simulated import (
 from chorus.frontend.stages import Human, ImageRequest, Instances, Picture, Refusal
 from chorus.simulate.worlds import WORLDS
 from chorus.store import Store, StoreWriter, open_store, verify_store
+from chorus.store.picture_folder import picture_name, write_picture
 
 BODY = chorus.load_body()
 PROMPT = WORLDS["ball"].prompt
@@ -265,12 +265,31 @@ def test_an_error_leaves_no_stage_at_work(tmp_path: Path, monkeypatch: pytest.Mo
 def test_pictures_beside_the_shards(tmp_path: Path, keep: str, pictures: int) -> None:
     _, store = run(tmp_path / "s.chorus", stages(humans=Refusing(BODY)), count=6, keep_images=keep)
     assert not verify_store(tmp_path / "s.chorus")
-    files = sorted((tmp_path / "s.chorus" / "images").rglob("*")) if pictures else []
-    assert len(files) == pictures
-    for file in files:
-        assert file.suffix == ".jpg"
-        assert file.stem.encode() in store.rows["key"].tolist()
-        assert Image.open(file).size == (96, 96)
+    assert len(store.pictures) == pictures
+    assert (tmp_path / "s.chorus" / "pictures").exists() is bool(pictures)
+    complete = store.rows["key"][store.rows["status"] == "complete"].tolist()
+    assert set(store.pictures) == set({"none": [], "complete": complete, "all": store.rows["key"].tolist()}[keep])
+    for key, pixels in store.pictures.items():
+        assert pixels.shape == (96, 96, 3)
+        assert store.pictures.encoded(key).media_type == "image/jpeg"
+
+
+def test_pictures_kept_as_png_are_the_ones_that_the_stages_saw(tmp_path: Path) -> None:
+    _, store = run(tmp_path / "s.chorus", stages(), count=4, keep_images="all", keep_format="png")
+    for request in requests(4):
+        (made,) = SimulatedImages(BODY, (96, 96)).images([request])
+        assert isinstance(made, Picture)
+        assert np.array_equal(store.picture(request.key), made.pixels)
+        assert store.pictures.encoded(request.key).media_type == "image/png"
+    with pytest.raises(chorus.InputError, match="keep_format: expected one of jpeg, png; got 'gif'"):
+        Pipeline(stages(), "ball", BODY, keep_format="gif")
+
+
+def test_rows_are_committed_before_their_pictures_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chorus.frontend.pipeline.MOST_PICTURE_BYTES", 1)
+    _, store = run(tmp_path / "s.chorus", stages(), count=12, batch=4, keep_images="all")
+    assert [len(shard) for shard in store.shards] == [4, 4, 4]
+    assert len(store.pictures) == 12
 
 
 STRANGE = [
@@ -282,20 +301,18 @@ STRANGE = [
 
 def test_names_of_kept_pictures_can_be_written_anywhere(tmp_path: Path) -> None:
     """For keys as folders of strangers have them: inside the folder, not hidden, not reserved, and different for each."""
-    paths = [picture_path(tmp_path, key) for key in STRANGE]
+    paths = [tmp_path / picture_name(key) for key in STRANGE]
     assert len({unicodedata.normalize("NFKC", str(path)).casefold() for path in paths}) == len(STRANGE)
     for path in paths:
         assert path.suffix == ".jpg"
-        for part in path.relative_to(tmp_path / "images").parts:
+        for part in path.relative_to(tmp_path).parts:
             assert re.fullmatch(r"[^\x00-\x1f<>:\"/\\|?*.\- ][^\x00-\x1f<>:\"/\\|?*]*(?<![. ])", part), part
             assert len(part.encode()) <= 255
             assert not re.fullmatch(r"(con|nul)(\..*)?", part, re.IGNORECASE)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(exist_ok=False)
-    assert picture_path(tmp_path, "a-person-rides-0011aabb.side-view.000012").name == (
-        "a-person-rides-0011aabb.side-view.000012.jpg"
-    )
-    assert picture_path(tmp_path, "rides a bicycle/1.jpg").relative_to(tmp_path / "images").parts[1] == "1.jpg.jpg"
+    assert str(picture_name("a-person-rides-0011aabb.side-view.000012")) == "a-person-rides-0011aabb.side-view.000012.jpg"
+    assert picture_name("rides a bicycle/1.jpg", ".png").parts[1] == "1.jpg.png"
 
 
 def test_names_as_long_as_a_file_system_takes_are_kept(tmp_path: Path) -> None:
@@ -304,9 +321,9 @@ def test_names_as_long_as_a_file_system_takes_are_kept(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "s.chorus", category="ball", body_hash=BODY.hash) as writer:
         Pipeline(stages(), "ball", BODY, keep_images="all").run([wanted], writer)
     assert len(open_store(tmp_path / "s.chorus")) == 3
-    files = {picture_path(tmp_path / "s.chorus", key) for key in keys}
-    assert len(files) == 3
-    assert {*(tmp_path / "s.chorus" / "images").iterdir()} == files
+    assert set(open_store(tmp_path / "s.chorus").pictures) == {key.encode() for key in keys}
+    assert len({write_picture(tmp_path, key, ".jpg", b"x") for key in keys}) == 3
+    assert len(list(tmp_path.glob("*.jpg"))) == 3
 
 
 def test_rows_are_committed_along_the_way(tmp_path: Path) -> None:

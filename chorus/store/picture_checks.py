@@ -1,0 +1,70 @@
+"""Verification of the pictures that a store keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from chorus.errors import StoreError
+from chorus.picture_files import PictureError
+from chorus.pictures import picture_header
+from chorus.store.pictures import PICTURES, PictureFile, check_keys, picture_file
+from chorus.store.schema import Problem, digest
+from chorus.store.shard import Shard
+
+
+def picture_problems(root: Path, names: Sequence[str], intact: Mapping[str, Shard]) -> Iterator[Problem]:
+    """What is wrong with the pictures of the store at ``root``; all their bytes are read, none is decoded.
+
+    names   the file names of its shards; files of pictures without a shard are not part of the store
+    intact  name -> the shard, of those whose keys and sizes can be relied on
+
+    Checked are the files' structure and digests, that each key is in the shard of the same name, the digest of each picture,
+    and its format and its image's size by its header.
+    """
+    for name in names:
+        try:
+            path = picture_file(root, name)
+            if path is None:
+                continue
+            file = PictureFile.read(path)
+            if name in intact:
+                check_keys(file, intact[name])
+        except StoreError as error:
+            yield Problem(f"{PICTURES}/{name}", "", str(error))
+            continue
+        yield from _content_problems(file, intact.get(name))
+
+
+def _content_problems(file: PictureFile, shard: Shard | None) -> Iterator[Problem]:
+    where, sizes = f"{PICTURES}/{file.path.name}", {}
+    if shard is not None:
+        sizes = dict(zip(shard.array("image/key").tolist(), shard.array("image/size").tolist(), strict=True))
+    for name, location in file.arrays.items():
+        if not location.nbytes:
+            continue
+        array = np.memmap(file.path, location.dtype, "r", location.offset, location.shape)
+        actual = digest(array)
+        if actual != location.sha256:
+            yield Problem(where, name, f"damaged: expected sha256 {location.sha256}, got {actual}")
+    data = np.memmap(file.path, np.uint8, "r", file.arrays["picture/bytes"].offset, file.arrays["picture/bytes"].shape)
+    for i, key in enumerate(file.keys.tolist()):
+        encoded = data[file.offsets[i] : file.offsets[i + 1]].tobytes()
+        if hashlib.sha256(encoded).digest() != file.digests[i].tobytes():
+            yield Problem(where, "picture/bytes", f"damaged: the picture of {key!r} does not have the recorded sha256")
+            continue
+        try:
+            kind, width, height = picture_header(io.BytesIO(encoded), name=f"picture of {key!r}")
+        except PictureError as error:
+            yield Problem(where, "picture/bytes", str(error))
+            continue
+        if f"image/{kind.lower()}" != file.types[i]:
+            yield Problem(where, "picture/type", f"expected {file.types[i]} of {key!r}, got {kind}")
+        expected = sizes.get(key, [0, 0])
+        if any(expected) and {height, width} != set(expected):  # EXIF orientation may turn a picture
+            what = f"expected height, width {expected} of {key!r}, as its row has, got {[height, width]}"
+            yield Problem(where, "picture/bytes", what)
