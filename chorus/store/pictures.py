@@ -110,9 +110,7 @@ class PictureFile:
             file.visititems(visit)
         actual = shard_digest(header, {name: array.sha256 for name, array in arrays.items()})
         if actual != recorded:
-            raise StoreError(
-                f"{path}: sha256: expected {recorded}, as the file records, got {actual} from its header and arrays"
-            )
+            raise StoreError(f"{path}: sha256: expected {recorded}, as it records, got {actual} from its header and arrays")
         _check_shapes(path, _count(path, header), arrays, nbytes)
         index = {name: _read_array(path, name, arrays[name]) for name in _INDEX}
         types = _check_index(path, index, arrays["picture/bytes"].shape[0])
@@ -127,7 +125,7 @@ class PictureFile:
         data = _read_bytes(self.path, self.arrays["picture/bytes"].offset + start, end - start)
         if hashlib.sha256(data).digest() != self.digests[index].tobytes():
             raise StoreError(
-                f"{self.path}: picture of {self.keys[index]!r}: damaged; its bytes do not have the recorded sha256"
+                f"{self.path}: picture of {bytes(self.keys[index])!r}: damaged; its bytes do not have the recorded sha256"
             )
         return EncodedPicture(self.types[index], data)
 
@@ -285,7 +283,7 @@ def check_keys(file: PictureFile, shard: Shard) -> None:
     """StoreError for a picture whose key is not in the shard that the file stands beside."""
     foreign = np.flatnonzero(~np.isin(file.keys, shard.array("image/key")))
     if foreign.size:
-        key = file.keys[foreign[0]]
+        key = bytes(file.keys[foreign[0]])
         raise StoreError(f"{file.path}: picture/key: expected keys of the shard {shard.path.name}, got {key!r}")
 
 

@@ -25,10 +25,10 @@ def wanted(count: int) -> list[ImageRequest]:
     return [ImageRequest(f"{names[i % 2]}-{i:04d}", WORLDS[names[i % 2]].prompt, "", i) for i in range(count)]
 
 
-def run(path: Path, count: int, batch: int = 4, **options: Any) -> Any:
+def run(path: Path, count: int, batch: int = 4, keep_images: str = "none", **options: Any) -> Any:
     """Make a store, or go on with it; every batch is committed."""
     description = Description("sports ball", STAGES, OPTIONS)
-    settings = Settings(device="cpu", batch=batch, commit_seconds=0.0)
+    settings = Settings(device="cpu", batch=batch, keep_images=keep_images, commit_seconds=0.0)
     return fill_store(path, wanted(count), description, load_body(), settings, **options)
 
 

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 import chorus
-from chorus.errors import StageError
+from chorus.errors import InputError, StageError
 from chorus.frontend.pipeline import FAILURES_IN_A_ROW, Pipeline, RunReport, Stages
 from chorus.frontend.simulated import (
     SimulatedDetector,
@@ -281,7 +281,7 @@ def test_pictures_kept_as_png_are_the_ones_that_the_stages_saw(tmp_path: Path) -
         assert isinstance(made, Picture)
         assert np.array_equal(store.picture(request.key), made.pixels)
         assert store.pictures.encoded(request.key).media_type == "image/png"
-    with pytest.raises(chorus.InputError, match="keep_format: expected one of jpeg, png; got 'gif'"):
+    with pytest.raises(InputError, match="keep_format: expected one of jpeg, png; got 'gif'"):
         Pipeline(stages(), "ball", BODY, keep_format="gif")
 
 

@@ -36,7 +36,7 @@ def start(count):
     child = os.fork()
     if child == 0:
         try:
-            run(path, count)
+            run(path, count, keep_images="all")
         except BaseException as error:
             print(error, file=sys.stderr)
             os._exit(1)
@@ -94,8 +94,11 @@ def test_killed_at_twenty_moments_the_rows_are_those_of_a_run_that_was_not(tmp_p
     assert told["seen"] == sorted(told["seen"]), told  # nothing that was committed is lost
     assert len(set(told["seen"])) >= kills // 2, told  # half of them were after a commit of their own
     assert not verify_store(tmp_path / "killed.chorus")
+    killed = open_store(tmp_path / "killed.chorus")
+    assert set(killed.pictures) == set(killed.rows["key"].tolist())  # each was committed with its row, or made with it again
     report = run(tmp_path / "whole.chorus", told["count"])
     assert report.images == told["count"]
+    assert len(open_store(tmp_path / "whole.chorus").pictures) == 0
     same_rows(tmp_path / "killed.chorus", tmp_path / "whole.chorus")
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from chorus.camera.cameras import Cameras
 from chorus.images import ImageBatch
-from chorus.store import StoreWriter, open_store, verify_store
+from chorus.store import StoreWriter, open_store, store_info, verify_store
 from tests.store.samples import make_batch, random_masks
 
 NUM_IMAGES = 24
@@ -57,11 +58,16 @@ def images(indices: list[int]) -> ImageBatch:
     return ImageBatch(masks, cameras, np.zeros((n, 24, 3)), [key(i) for i in indices])
 
 
+def picture(index: int) -> NDArray[np.uint8] | None:
+    """That of an image; every other one is kept."""
+    return None if index % 2 else np.full((100, 120, 3), 8 * index, np.uint8)
+
+
 def write_share(path: str, share: int, shares: int) -> None:
     """Add every ``shares``-th image, two a shard."""
     with StoreWriter(path, category="ball", shard_size=2) as writer:
         for index in range(share, NUM_IMAGES, shares):
-            writer.append(images([index]))
+            writer.append(images([index]), pictures=[picture(index)])
 
 
 def write_rest(path: str, count: int, steps: int) -> None:
@@ -73,7 +79,8 @@ def write_rest(path: str, count: int, steps: int) -> None:
         known = set(writer.keys)
         for first in range(0, len(lacking) + 2, 2):
             if first < len(lacking):
-                writer.append(images(lacking[first : first + 2]))
+                some = lacking[first : first + 2]
+                writer.append(images(some), pictures=[picture(i) for i in some])
             else:
                 writer.flush()
             new = sorted(k.decode() for k in writer.keys - known)
@@ -142,6 +149,10 @@ def check(path: Path, committed: set[str]) -> set[str]:
     store = open_store(path)
     keys = [k.decode() for k in store.rows["key"]]
     assert committed <= set(keys)
+    for name in keys:  # committed together with its row
+        kept, made = store.picture(name), picture(int(name.split("-")[1]))
+        assert (kept is None) == (made is None), name
+        assert kept is None or np.array_equal(kept, made), name  # one colour, which a JPEG holds exactly
     for batch in store.batches():
         for row, name in enumerate(batch.keys.tolist()):
             mask = images([int(name.decode().split("-")[1])])
@@ -165,18 +176,19 @@ def test_writers_killed_at_random_moments(server: subprocess.Popen[str], tmp_pat
         killed, committed = run_writer(server, path, NUM_IMAGES, seconds=rng.uniform(0, 0.7 * usual))
         kills += killed
         told |= committed
-        parts += len(list(path.glob("shards/*.part")))
+        parts += len(list(path.glob("*/*.part")))
         keys = check(path, told)
         states.add(len(keys))
         if not killed:
             assert keys == whole
-            assert not list(path.glob("shards/*.part"))
+            assert not list(path.glob("*/*.part"))
             stores, told = stores + 1, set()
     for path in tmp_path.glob("store-*"):
         killed, _ = run_writer(server, path, NUM_IMAGES)
         assert not killed
         assert check(path, set()) == whole
-        assert not list(path.glob("**/*.part"))  # what the dead had left is gone
+        assert not list(path.glob("**/*.part"))
+        assert store_info(path)["pictures"]["orphans"] == 0  # what the dead had left is gone
     assert len(states) > 3, f"the kills met too few states: {states}"
     print(f"{kills} kills, {stores} stores complete in between, {parts} left a temporary file, images seen: {states}")
 
@@ -184,7 +196,7 @@ def test_writers_killed_at_random_moments(server: subprocess.Popen[str], tmp_pat
 @pytest.mark.slow
 def test_a_crash_before_any_step_to_the_disk(server: subprocess.Popen[str], tmp_path: Path) -> None:
     whole = {key(i) for i in range(4)}
-    for steps in range(200):
+    for steps in range(300):
         path = tmp_path / f"{steps}"
         killed, committed = run_writer(server, path, 4, steps=steps)
         assert check(path, committed) in (set(), {key(i) for i in range(3)}, whole)
@@ -193,10 +205,11 @@ def test_a_crash_before_any_step_to_the_disk(server: subprocess.Popen[str], tmp_
         with StoreWriter(path, category="ball") as writer:
             lacking = [i for i in range(4) if key(i) not in writer]
             if lacking:
-                writer.append(images(lacking))
+                writer.append(images(lacking), pictures=[picture(i) for i in lacking])
+        assert {p.name for p in path.glob("pictures/*")} <= {p.name for p in path.glob("shards/*")}  # no orphan is left
         assert check(path, whole) == whole
         assert not list(path.glob("**/*.part"))
-    assert 60 < steps < 200
+    assert 60 < steps < 300
     assert committed == whole
 
 
@@ -259,6 +272,20 @@ def test_the_order_of_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             ]
             steps.clear()
     assert steps == []
+
+
+def test_pictures_are_on_the_disk_before_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, renames = tmp_path / "s", []
+    rename = os.rename
+
+    def recorded(source: Path, target: Path) -> None:
+        renames.append(Path(target).relative_to(path).parts[0])
+        rename(source, target)
+
+    with StoreWriter(path, category="ball") as writer:
+        writer.append(images([0, 1]), pictures=[picture(0), picture(1)])
+        monkeypatch.setattr(os, "rename", recorded)
+    assert renames == ["pictures", "shards"]
 
 
 def test_a_failed_commit_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
