@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +146,50 @@ def test_an_image_can_be_made_again(tmp_path: Path) -> None:
     done = chorus("remake", path, "nobody", "-o", tmp_path / "x.png")
     assert done.exit_code == 2
     assert "KEY: expected one of the store's 4 keys" in done.output
+
+
+def test_kept_pictures_are_written_as_files_and_drawn_over(tmp_path: Path) -> None:
+    path = tmp_path / "s.chorus"
+    simulated(path, "--keep-images", "complete", "--keep-format", "png", count=8)
+    store = open_store(path)
+    keys = [key.decode() for key in store.pictures]
+    assert keys == [key.decode() for key in store.rows["key"][store.rows["status"] == "complete"]]
+    done = chorus("store", "pictures", path, "-o", tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.output
+    files = json.loads((tmp_path / "out" / "pictures.json").read_text())
+    assert json.loads(done.stdout)["pictures"] == files
+    assert list(files) == keys
+    for key, file in files.items():
+        assert file == f"{key}.png"
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / file)), store.picture(key))
+    facts = json.loads(chorus("store", "info", path, "--json").stdout)["pictures"]
+    assert (facts["kept"], facts["media_types"]) == (len(keys), {"image/png": len(keys)})
+    assert chorus("store", "verify", path).exit_code == 0
+
+    again = chorus("store", "pictures", path, "-o", tmp_path / "out", "--key", keys[0])
+    assert "--force" in again.output
+    one = chorus("store", "pictures", path, "-o", tmp_path / "out", "--key", keys[0], "--key", keys[0], "--force")
+    assert one.exit_code == 0, one.output
+    assert "1 picture in" in one.stdout
+    done = chorus("store", "pictures", path, "-o", tmp_path / "x", "--key", "nobody")
+    assert (done.exit_code, (tmp_path / "x").exists()) == (2, False)
+    assert "--key: expected an image whose picture the store keeps, got 'nobody'" in done.output
+
+    done = chorus("aggregate", path, "-o", tmp_path / "o.h5", "--resolution", 12, "--filter", "none")
+    assert done.exit_code == 0, done.output
+    widths = []
+    for folder in ("with", "without"):
+        done = chorus(
+            "overlay", path, tmp_path / "o.h5", "-o", tmp_path / folder, "--images", 1, "--filter", "none", "--prompt", "*"
+        )
+        assert done.exit_code == 0, done.output
+        (drawn,) = (tmp_path / folder).glob("*.png")
+        widths.append(Image.open(drawn).width)
+        shutil.rmtree(path / "pictures", ignore_errors=True)
+    assert widths[0] > 1.3 * widths[1]
+    done = chorus("store", "pictures", path, "-o", tmp_path / "none")
+    assert done.exit_code == 2
+    assert "STORE: expected one that keeps pictures (--keep-images)" in done.output
 
 
 def test_stages_are_listed_with_licences_and_options() -> None:
