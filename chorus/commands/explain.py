@@ -49,6 +49,11 @@ _explained_hidden_option = click.option(
 @canonicalization_option
 @no_canonicalize_option
 @click.option("--show", default=10, show_default=True, type=Count(0), help="How many keys to list, on the mask and off it.")
+@click.option(
+    "--pictures",
+    type=OutputFolder(),
+    help="Folder to write the pictures of the listed images to, those that the store keeps, sorted by on and off the mask.",
+)
 @_explained_hidden_option
 @body_option
 @json_option()
@@ -65,6 +70,7 @@ def explain_command(
     canonicalization: str | None,
     no_canonicalize: bool,
     show: int,
+    pictures: Path | None,
     hidden_weight: float | None,
     body_path: Path | None,
     as_json: bool,
@@ -73,9 +79,16 @@ def explain_command(
 
     It is the voxel at POINT: x y z in metres, in the canonical frame (+x the person's left, +y up, +z forward).
     """
+    from chorus.errors import InputError
     from chorus.occupancy.derived import derived_field
+    from chorus.store import open_store
     from chorus.votes.explain import explain
 
+    kept = None if pictures is None else open_store(store_path, verify=False).pictures
+    if kept is not None and not any(True for _ in kept):
+        raise InputError(
+            f"--pictures: expected a store that keeps pictures (--keep-images), got {str(store_path)!r} without any"
+        )
     field, derived = canonical_field(body_path, resolution, canonicalization, no_canonicalize)
     selection: dict[str, Any] = {
         "prompt": list(prompts) or None,
@@ -101,8 +114,15 @@ def explain_command(
         "probability, every image alike": round(found.probability, 4),
         **({} if found.filtered is None else {"filter": str(found.filtered)}),
     }
+    written: list[Path] = []
+    if pictures is not None and kept is not None:
+        for side, names in keys.items():
+            folder = pictures / side.replace("_", "-")
+            files = kept.write(folder, [key for key in names[:show] if key in kept])
+            written += [folder / name for name in files.values()]
     if as_json:
-        print_json({**facts, "keys": {side: [key.decode() for key in names] for side, names in keys.items()}})
+        told = {side: [key.decode() for key in names] for side, names in keys.items()}
+        print_json({**facts, "keys": told, **({} if pictures is None else {"wrote": written})})
         return
     print_facts(facts)
     for side, names in keys.items():
@@ -110,6 +130,7 @@ def explain_command(
             out.print(f"{side.replace('_', ' '):<8}  {key.decode()}")
         if len(names) > show:
             out.print(f"{side.replace('_', ' '):<8}  and {len(names) - show:,} more")
+    wrote(*written)
 
 
 @click.command("overlay", short_help="Draw an occupancy posed back onto images of a store.")

@@ -60,7 +60,6 @@ def store_pictures_command(store_path: Path, output: Path, keys: tuple[str, ...]
     from chorus.errors import InputError
     from chorus.files import write_json
     from chorus.store import open_store
-    from chorus.store.picture_folder import write_picture
     from chorus.store.pictures import text_of
 
     kept = open_store(store_path, verify=False).pictures
@@ -71,12 +70,8 @@ def store_pictures_command(store_path: Path, output: Path, keys: tuple[str, ...]
         if key not in kept:
             raise InputError(f"--key: expected an image whose picture the store keeps, got {text_of(key)!r}")
     output.mkdir(parents=True, exist_ok=True)
-    files: dict[str, str] = {}
     with progress_bars() as update:
-        for number, key in enumerate(wanted, 1):
-            encoded, name = kept.encoded(key), text_of(key)
-            files[name] = write_picture(output, name, encoded.ending, encoded.data)
-            update("write pictures", number, len(wanted))
+        files = kept.write(output, wanted, lambda done: update("write pictures", done, len(wanted)))
     table = output / "pictures.json"
     write_json(table, files)
     if as_json:

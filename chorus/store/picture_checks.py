@@ -26,6 +26,11 @@ def picture_problems(root: Path, names: Sequence[str], intact: Mapping[str, Shar
     Checked are the files' structure and digests, that each key is in the shard of the same name, the digest of each picture,
     and its format and its image's size by its header.
     """
+    try:
+        picture_file(root, "")
+    except StoreError as error:  # the folder itself: once, not for each shard
+        yield Problem(PICTURES, "", str(error))
+        return
     for name in names:
         try:
             path = picture_file(root, name)

@@ -7,7 +7,7 @@ import io
 import json
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from chorus import hdf5
 from chorus.errors import InputError, StoreError
 from chorus.picture_files import PictureError
 from chorus.pictures import read_picture
-from chorus.store.picture_folder import ENDING, IMAGES, files_in_folder, picture_name
+from chorus.store.picture_folder import ENDING, IMAGES, files_in_folder, picture_name, write_picture
 from chorus.store.schema import SHARD_SUFFIX, Spec, digest, is_plain, shard_digest
 from chorus.store.shard import Location, Shard, _locate, _text
 
@@ -150,7 +150,8 @@ def orphans(root: Path, shards: Sequence[str]) -> list[Path]:
     if not is_plain(folder, stat.S_ISDIR):
         return []
     known = set(shards)
-    return sorted(path for path in folder.iterdir() if path.name.endswith(SHARD_SUFFIX) and path.name not in known)
+    found = (path for path in folder.iterdir() if path.name.endswith(SHARD_SUFFIX) and path.name not in known)
+    return sorted(path for path in found if not is_plain(path, stat.S_ISDIR))
 
 
 class StorePictures(Mapping[bytes, NDArray[np.uint8]]):
@@ -219,6 +220,23 @@ class StorePictures(Mapping[bytes, NDArray[np.uint8]]):
         if row is not None and self._place(_bytes(key), row) is None:
             return None
         return self[key]
+
+    def write(
+        self, folder: Path, keys: Iterable[str | bytes], progress: Callable[[int], object] | None = None
+    ) -> dict[str, str]:
+        """Write pictures as files, byte for byte as they are stored. Returns key -> path inside the folder.
+
+        folder    is made where it does not exist        progress  called with the number of files after each
+
+        Files are named by ``picture_name``; those that exist are replaced. Raises as ``encoded`` does.
+        """
+        files: dict[str, str] = {}
+        for key in keys:
+            encoded, name = self.encoded(key), text_of(_bytes(key))
+            files[name] = write_picture(folder, name, encoded.ending, encoded.data)
+            if progress is not None:
+                progress(len(files))
+        return files
 
     def facts(self) -> dict[str, Any]:
         """How many pictures are ``kept``, how many of each of ``media_types``, in how many ``files`` and ``bytes``; and

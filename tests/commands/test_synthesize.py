@@ -177,6 +177,15 @@ def test_kept_pictures_are_written_as_files_and_drawn_over(tmp_path: Path) -> No
 
     done = chorus("aggregate", path, "-o", tmp_path / "o.h5", "--resolution", 12, "--filter", "none")
     assert done.exit_code == 0, done.output
+    done = chorus(
+        "explain", path, "--pictures", tmp_path / "e", "--show", 2, "--filter", "none", "--json", "--", -0.7, 0.1, 0.1
+    )
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    behind = {f"{side.replace('_', '-')}/{key}.png" for side, names in told["keys"].items() for key in names[:2]}
+    assert behind
+    assert {path.relative_to(tmp_path / "e").as_posix() for path in (tmp_path / "e").rglob("*.png")} == behind
+    assert len(told["wrote"]) == len(behind)
     widths = []
     for folder in ("with", "without"):
         done = chorus(
@@ -190,6 +199,9 @@ def test_kept_pictures_are_written_as_files_and_drawn_over(tmp_path: Path) -> No
     done = chorus("store", "pictures", path, "-o", tmp_path / "none")
     assert done.exit_code == 2
     assert "STORE: expected one that keeps pictures (--keep-images)" in done.output
+    done = chorus("explain", path, "--pictures", tmp_path / "f", "--", 0, 0, 0)
+    assert done.exit_code == 2
+    assert "--pictures: expected a store that keeps pictures (--keep-images)" in done.output
 
 
 def test_stages_are_listed_with_licences_and_options() -> None:
