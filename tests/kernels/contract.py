@@ -14,6 +14,7 @@ backend has tests of its own on larger ones, with ``within_band`` and ``within_b
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,7 @@ from tests.kernels.random_inputs import (
 )
 
 Counts = tuple[torch.Tensor, ...]
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 REGIONS = ("patches", "few voxels", "every voxel", "bit 31 alone", "none")
 
 
@@ -119,7 +121,8 @@ def small_world(seed: int) -> tuple[VoxelField, VoteImages, torch.Tensor, torch.
 def votes_of_random_worlds(count_votes: CountVotes) -> None:
     """Count for count within the band of the definition."""
     on_mask = 0
-    for seed in range(12):
+    # In the interpreter, which takes seconds for each, the others are those of the hidden votes.
+    for seed in range(6 if INTERPRETED else 0, 12):
         field, images, group, weight = small_world(seed)
         counts = count_votes(field, images, group, weight, num_groups=2)
         assert within_band(counts, field, images, group, weight, 2), f"world {seed}"
@@ -324,7 +327,7 @@ def contacts_of_one_voxel_by_hand(touched_regions: TouchedRegions) -> None:
 def contacts_of_single_pixels(touched_regions: TouchedRegions) -> None:
     """Every voxel its own region, 32 voxels at a time; masks of one pixel, of all pixels but it, and of none."""
     rng = np.random.default_rng(0)
-    field = random_field(rng, (4, 3, 5), 3, extent=1.5)
+    field = random_field(rng, (4, 3, 3), 3, extent=1.5)
     bare = random_images(rng, field, 1, distance=(4.0, 4.0), sizes=((600, 600),), kinds=("empty",), zoom=(1.0, 1.0))
     uv, _ = reference_votes.project(field, bare, field.dense_weights(), field.centres())
     pixel = torch.floor(uv[0]).long()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +15,10 @@ from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.backends import CountVotes
 from chorus.kernels.depth import BodyDepth, pack_depth
 from chorus.kernels.reference import votes as reference_votes
-from tests.kernels.contract import Counts, equal, several_groups, small_world
+from tests.kernels.contract import INTERPRETED, Counts, equal, several_groups, small_world
 from tests.kernels.random_inputs import one_voxel, pictures, random_depth
 
-WORLDS = 6 if os.environ.get("TRITON_INTERPRET") == "1" else 60
+WORLDS = 6 if INTERPRETED else 60
 """Six in the interpreter, which takes some ten seconds for each."""
 
 
