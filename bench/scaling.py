@@ -2,7 +2,8 @@
 
 At 48^3 to 256^3, as many images as take some seconds; at 48^3, 1 to a million images, in calls of at most 4,096, whose counts
 add up. Least of some rounds, which take turns over the shapes. Exponents are fitted to the logarithms: 3 is every voxel, 2 is
-the surface. Gates, before anything is timed: the float64 reference's band at every resolution, and sums over pieces bit for bit.
+the surface. Gates, before anything is timed: the float64 reference's band at every resolution, and sums over pieces, bit for
+bit.
 """
 
 from __future__ import annotations
