@@ -1,4 +1,4 @@
-"""The packed mask format (bits in 16 x 16 pixel blocks) that stores keep and kernels read as it lies.
+"""The packed mask format (bits in 16 x 16 pixel blocks) that kernels read; stores keep it without blocks that are all alike.
 
 The image is cut into blocks of 16 x 16 pixels aligned to its origin. Of one mask, the blocks that meet its bounding box
 are kept row by row, 8 uint32 words each: pixel (u, v) (column, row) is bit ``i & 31`` of word ``i >> 5`` of its block,
