@@ -27,7 +27,10 @@ KILLS = 50
 
 SERVER = """
 import os, signal, sys, time
-from tests.store.test_crash import write_rest
+from chorus.store import sparse
+from tests.store.test_crash import images, write_rest
+
+sparse.encode(images([0]).masks)  # compiled code is loaded once, not by each writer
 
 for line in sys.stdin:
     path, images, steps, seconds = line.rstrip("\\n").split("\\t")
