@@ -34,7 +34,7 @@ DIFFERENT = 100  # pictures, again and again: all of them would fill the memory
 
 
 def picture(seed: int, size: int) -> NDArray[np.uint8]:
-    """Smooth colours with some grain: a JPEG of 512 pixels takes about what one of a photograph does, 60 KB."""
+    """Smooth colours with some grain: a JPEG of 512 pixels takes about what one of a photograph does, 90 KB."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
     smooth = np.asarray(coarse.filter(ImageFilter.GaussianBlur(1)), np.float32)

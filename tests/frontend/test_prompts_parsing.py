@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chorus.frontend.prompting.parsing import MOST_CHARACTERS, MOST_WORDS, Collected, mentions, same_words
@@ -172,6 +172,7 @@ PIECES = st.one_of(st.sampled_from([*SHAPES.values(), A, B, *MARKS]), st.text(ma
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(PIECES))
+@example(["0:", "0", "## Motorcycle\n---\nA person rides a motorcycle"])
 def test_whatever_comes_what_is_kept_is_a_prompt(pieces: list[str]) -> None:
     found = collect("".join(pieces), most=7)
     assert len({same_words(prompt) for prompt in found.prompts}) == len(found.prompts) <= 7

@@ -327,7 +327,7 @@ def contacts_of_one_voxel_by_hand(touched_regions: TouchedRegions) -> None:
 def contacts_of_single_pixels(touched_regions: TouchedRegions) -> None:
     """Every voxel its own region, 32 voxels at a time; masks of one pixel, of all pixels but it, and of none."""
     rng = np.random.default_rng(0)
-    field = random_field(rng, (4, 3, 3), 3, extent=1.5)
+    field = random_field(rng, (3, 3, 4), 3, extent=1.5)
     bare = random_images(rng, field, 1, distance=(4.0, 4.0), sizes=((600, 600),), kinds=("empty",), zoom=(1.0, 1.0))
     uv, _ = reference_votes.project(field, bare, field.dense_weights(), field.centres())
     pixel = torch.floor(uv[0]).long()

@@ -424,7 +424,8 @@ import os, sys
 from PIL import Image
 from chorus.store import open_store, store_info, verify_store
 
-Image.init()  # Python's own files may be readable for root alone
+Image.init()  # Python's own files, and compiled code, may be readable for root alone
+verify_store(sys.argv[1])
 if os.getuid() == 0:
     os.setuid(65534)  # nobody, who may write nowhere
 store = open_store(sys.argv[1])

@@ -144,7 +144,7 @@ def why_not(text: str, category: str) -> str | None:
         return "not a prompt"
     if len(words) > MOST_WORDS or len(text) > MOST_CHARACTERS:
         return f"longer than {MOST_WORDS} words or {MOST_CHARACTERS} characters"
-    if len(words) < LEAST_WORDS:
+    if min(len(words), len(text.split())) < LEAST_WORDS:  # "0:0## motorcycle" has three words, joined by marks
         return f"shorter than {LEAST_WORDS} words"
     if first.partition("'")[0] in _PRONOUNS:
         return "its subject is a pronoun"
