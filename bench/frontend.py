@@ -8,19 +8,16 @@ pipeline's >= 5 TB, and where the time goes. Masks are those of the world's obje
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.harness.report import package_versions
+from bench.harness.report import write_record
 from chorus.body.model import load_body
-from chorus.evaluate import machine
 from chorus.frontend.plan import Description
 from chorus.frontend.prompting import PRESETS
 from chorus.frontend.run import STAGE_KINDS, Settings, fill_store
@@ -129,9 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     shares = ", ".join(f"{name} {100 * s / total:.0f} %" for name, s in found["busy_s"].items())
     print(f"{found['images_per_s']:,.0f} images/s, all stages simulated; of their time: {shares}")
     if options.output is not None:
-        record = {"date": date.today().isoformat(), "machine": machine(), "versions": package_versions(), **found}
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"wrote {options.output}")
+        write_record(options.output, found)
     return 0
 
 

@@ -8,13 +8,11 @@ system has allocated. Files are in the system's page cache when read. The rounds
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from bench.harness.report import package_versions
-from chorus.evaluate import machine
+from bench.harness.report import write_record
 from chorus.pictures import read_picture
 from chorus.store import StoreWriter, encode_picture, open_store
 from chorus.store.picture_folder import write_picture
@@ -141,9 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, seconds in found["seconds"].items():
         print(f"{name:<24} {seconds:.3f} s, {1000 * seconds / found['images']:.3f} ms a picture")
     if options.output is not None:
-        record = {"date": date.today().isoformat(), "machine": machine(), "versions": package_versions(), **found}
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"wrote {options.output}")
+        write_record(options.output, found)
     return 0
 
 

@@ -13,7 +13,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 from bench.harness.cells import crowd_on, numba_votes, vote_field
 from bench.harness.crowds import Crowd
 from bench.harness.gates import check_adds_up, check_votes
-from bench.harness.report import load, package_versions
+from bench.harness.report import load, write_record
 from chorus.body.model import Body, load_body
 from chorus.evaluate import machine
 from chorus.kernels.arrays import empty_counts
@@ -103,7 +102,7 @@ def by_images(body: Body, threads: int, rounds: int, counts: Sequence[int]) -> d
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    """Both relations, with the fitted exponents."""
+    """Both relations, with the fitted exponents, of this machine."""
     from matplotlib.figure import Figure
 
     figure = Figure((9.6, 4.2), dpi=150, layout="constrained")
@@ -127,7 +126,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     right.set_xlabel("images, at 48^3 voxels")
     right.set_ylabel("seconds")
     right.legend()
-    m = record["machine"]
+    m = machine()
     figure.suptitle(f"CPU votes, {m['cores']} cores of {m['cpu']}", fontsize=10)
     figure.savefig(path)
 
@@ -144,22 +143,17 @@ def main(arguments: list[str] | None = None) -> int:
     body = load_body()
     resolutions = {48: 64, 64: 32} if options.quick else RESOLUTIONS
     counts = tuple(n for n in IMAGES if n <= 1024) if options.quick else IMAGES
-    record: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "command": "python -m bench.scaling",
-        "machine": machine(),
-        "versions": package_versions(),
+    found: dict[str, Any] = {
         "load_before": load(),
         "threads": options.threads,
         "by_resolution": by_resolution(body, options.threads, options.rounds, resolutions),
         "by_images": by_images(body, options.threads, options.rounds, counts),
     }
-    text = json.dumps(record, indent=1) + "\n"
-    print(text, end="")
+    print(json.dumps(found, indent=1))
     if options.output is not None:
-        options.output.write_text(text)
+        write_record(options.output, found, "python -m bench.scaling" + (" --quick" if options.quick else ""))
     if options.picture is not None:
-        draw(record, options.picture)
+        draw(found, options.picture)
     return 0
 
 

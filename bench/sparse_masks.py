@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,9 @@ import chorus
 from bench.harness.cells import crowd_on
 from bench.harness.gates import WrongResult, check_same_images
 from bench.harness.old_stores import to_version_1
-from bench.harness.report import load, package_versions
+from bench.harness.report import load, write_record
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError
-from chorus.evaluate import machine
 from chorus.images import ImageBatch
 from chorus.ingest.coco import decode_mask
 from chorus.kernels.masks import PackedMasks
@@ -192,19 +190,12 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(options, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(options, name)}")
     command = "python -m bench.sparse_masks" + (" --coco FOLDER" if options.coco else "")
-    record = {
-        "date": date.today().isoformat(),
-        "command": f"{command} --images {options.images} --rounds {options.rounds}",
-        "machine": machine(),
-        "versions": package_versions(),
-        "load_before": load(),
-    }
+    found: dict[str, Any] = {"load_before": load()}
     with tempfile.TemporaryDirectory() as folder:
-        record |= measure(options.images, options.rounds, options.coco, Path(folder))
-    text = json.dumps(record, indent=1) + "\n"
-    print(text, end="")
+        found |= measure(options.images, options.rounds, options.coco, Path(folder))
+    print(json.dumps(found, indent=1))
     if options.output is not None:
-        options.output.write_text(text)
+        write_record(options.output, found, f"{command} --images {options.images} --rounds {options.rounds}")
     return 0
 
 

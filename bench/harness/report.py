@@ -18,7 +18,7 @@ import torch
 
 from bench.harness.text import aligned, number, seconds
 from chorus.evaluate import machine, versions
-from chorus.files import write_atomically
+from chorus.files import write_atomically, write_json
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -72,6 +72,14 @@ def package_versions() -> dict[str, str]:
     if importlib.util.find_spec("triton"):
         found["triton"] = metadata.version("triton")
     return found
+
+
+def write_record(path: Path, found: dict[str, Any], command: str | None = None) -> None:
+    """Write what a command other than the suite measured, with the day, the machine, versions and, where told, the command."""
+    told = {} if command is None else {"command": command}
+    record = {"date": date.today().isoformat(), **told, "machine": machine(), "versions": package_versions(), **found}
+    write_json(path, record)
+    print(f"wrote {path}")
 
 
 def make_run(recorded: dict[str, Any], *, profile: str, failed: list[str], load_before: float | None) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,17 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus import hdf5
 from chorus.errors import InputError, StoreError
 from chorus.picture_files import PictureError
 from chorus.pictures import read_picture
 from chorus.store.picture_folder import ENDING, IMAGES, files_in_folder, picture_name, write_picture
-from chorus.store.schema import SHARD_SUFFIX, Spec, digest, is_plain, shard_digest
-from chorus.store.shard import Location, Shard, _locate, _text
+from chorus.store.schema import SHARD_SUFFIX, Spec, digest, header_fields, is_plain
+from chorus.store.shard import Location, Shard, read_index
 
 PICTURES = "pictures"
 """The folder in a store that holds the files of pictures."""
@@ -98,19 +95,7 @@ class PictureFile:
         if not is_plain(path, stat.S_ISREG):
             raise StoreError(f"{path}: expected a regular file, got a link or a folder")
         nbytes = path.stat().st_size
-        with hdf5.reading(path, "a file of a store's pictures", StoreError) as file:
-            header = _text(file, "header", str(path))
-            recorded = _text(file, "sha256", str(path)).decode("ascii", "replace")
-            arrays: dict[str, Location] = {}
-
-            def visit(name: str, item: Any) -> None:  # follows hard links only: nothing outside this file
-                if isinstance(item, h5py.Dataset):
-                    arrays[name] = _locate(item, f"{path}: {name}", nbytes)
-
-            file.visititems(visit)
-        actual = shard_digest(header, {name: array.sha256 for name, array in arrays.items()})
-        if actual != recorded:
-            raise StoreError(f"{path}: sha256: expected {recorded}, as it records, got {actual} from its header and arrays")
+        header, arrays, _ = read_index(path, nbytes, "a file of a store's pictures")
         _check_shapes(path, _count(path, header), arrays, nbytes)
         index = {name: _read_array(path, name, arrays[name]) for name in _INDEX}
         types = _check_index(path, index, arrays["picture/bytes"].shape[0])
@@ -322,15 +307,7 @@ def _name_in_folder(key: bytes) -> str:
 
 def _count(path: Path, header: bytes) -> int:
     """The number of pictures that a header states."""
-    try:
-        fields = json.loads(header.decode("utf-8"))
-    except ValueError as error:  # both bad UTF-8 and bad JSON
-        raise StoreError(f"{path}: header: expected JSON, got {header[:40]!r} ({error})") from None
-    if not isinstance(fields, dict) or fields.get("format") != PICTURES_FORMAT:
-        raise StoreError(f"{path}: header: expected a JSON object with format {PICTURES_FORMAT!r}, got {header[:60]!r}")
-    version, count = fields.get("version"), fields.get("pictures")
-    if type(version) is not int or version != PICTURES_VERSION:
-        raise StoreError(f"{path}: expected version {PICTURES_VERSION}, got {version!r}")
+    count = header_fields(header, PICTURES_FORMAT, (PICTURES_VERSION,), f"{path}: header").get("pictures")
     if type(count) is not int or count < 1:
         raise StoreError(f"{path}: pictures: expected a positive integer, got {count!r}")
     return count

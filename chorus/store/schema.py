@@ -169,8 +169,8 @@ class Header:
         return None
 
 
-def parse_header(text: bytes, format_name: str, where: str) -> tuple[Header, dict[str, Any]]:
-    """The Header in a store.json or a shard's header, and all fields of the JSON; errors (StoreError) begin with ``where``."""
+def header_fields(text: bytes, format_name: str, versions: tuple[int, ...], where: str) -> dict[str, Any]:
+    """The fields of a header, JSON of a format in one of ``versions``; errors (StoreError) begin with ``where``."""
     try:
         fields = json.loads(text.decode("utf-8"))
     except ValueError as error:  # both bad UTF-8 and bad JSON
@@ -178,8 +178,14 @@ def parse_header(text: bytes, format_name: str, where: str) -> tuple[Header, dic
     if not isinstance(fields, dict) or fields.get("format") != format_name:
         raise StoreError(f"{where}: expected a JSON object with format {format_name!r}, got {text[:60]!r}")
     version = fields.get("version")
-    if type(version) is not int or version not in READABLE_VERSIONS:
-        raise StoreError(f"{where}: expected version {' or '.join(map(str, READABLE_VERSIONS))}, got {version!r}")
+    if type(version) is not int or version not in versions:
+        raise StoreError(f"{where}: expected version {' or '.join(map(str, versions))}, got {version!r}")
+    return fields
+
+
+def parse_header(text: bytes, format_name: str, where: str) -> tuple[Header, dict[str, Any]]:
+    """The Header in a store.json or a shard's header, and all fields of the JSON; errors (StoreError) begin with ``where``."""
+    fields = header_fields(text, format_name, READABLE_VERSIONS, where)
     category, joints, body = fields.get("category"), fields.get("num_joints"), fields.get("body_hash")
     person = fields.get("person_masks")
     for name, value, fits, wanted in (

@@ -68,28 +68,13 @@ class Shard:
         and its arrays' digests.
         """
         nbytes = path.stat().st_size
-        with hdf5.reading(path, "a shard of a store", StoreError) as file:
-            header = _text(file, "header", str(path))
-            recorded = _text(file, "sha256", str(path)).decode("ascii", "replace")
-            parsed, fields = parse_header(header, SHARD_FORMAT, str(path))
-            arrays: dict[str, Location] = {}
-
-            def visit(name: str, item: Any) -> None:  # follows hard links only: nothing outside this file
-                if isinstance(item, h5py.Dataset):
-                    arrays[name] = _locate(item, f"{path}: {name}", nbytes)
-
-            file.visititems(visit)
-        actual = shard_digest(header, {name: array.sha256 for name, array in arrays.items()})
-        if actual != recorded:
-            raise StoreError(
-                f"{path}: sha256 of the shard: expected {recorded}, as it records, got {actual} "
-                "from its header and its arrays' digests"
-            )
+        header, arrays, sha256 = read_index(path, nbytes, "a shard of a store")
+        parsed, fields = parse_header(header, SHARD_FORMAT, str(path))
         images, provenance = fields.get("images"), fields.get("provenance")
         if type(images) is not int or images < 1:
             raise StoreError(f"{path}: images: expected a positive integer, got {images!r}")
         made_with = provenance if isinstance(provenance, dict) else {}
-        return cls(path, fields["version"], parsed, images, made_with, arrays, actual, nbytes)
+        return cls(path, fields["version"], parsed, images, made_with, arrays, sha256, nbytes)
 
     def __len__(self) -> int:
         return self.images
@@ -155,6 +140,29 @@ class Shard:
         return has_camera
 
 
+def read_index(path: Path, nbytes: int, what: str) -> tuple[bytes, dict[str, Location], str]:
+    """Header, locations of the arrays, and digest of a file as shards are; ``nbytes`` is its size, ``what`` it should be.
+
+    Raises StoreError as ``Shard.read`` does; what the header says is not looked at.
+    """
+    arrays: dict[str, Location] = {}
+
+    def visit(name: str, item: Any) -> None:  # follows hard links only: nothing outside this file
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = _locate(item, f"{path}: {name}", nbytes)
+
+    with hdf5.reading(path, what, StoreError) as file:
+        header = _text(file, "header", str(path))
+        recorded = _text(file, "sha256", str(path)).decode("ascii", "replace")
+        file.visititems(visit)
+    actual = shard_digest(header, {name: array.sha256 for name, array in arrays.items()})
+    if actual != recorded:
+        raise StoreError(
+            f"{path}: sha256: expected {recorded}, as it records, got {actual} from its header and its arrays' digests"
+        )
+    return header, arrays, actual
+
+
 def _text(item: Any, name: str, where: str) -> bytes:
     value = item.attrs.get(name)
     if not isinstance(value, bytes):
@@ -165,7 +173,7 @@ def _text(item: Any, name: str, where: str) -> bytes:
 def _locate(dataset: Any, where: str, file_size: int) -> Location:
     created = dataset.id.get_create_plist()
     if created.get_layout() != h5py.h5d.CONTIGUOUS or created.get_external_count():
-        raise StoreError(f"{where}: expected a contiguous, uncompressed array in the shard itself")
+        raise StoreError(f"{where}: expected a contiguous, uncompressed array in the file itself")
     dtype = np.dtype(dataset.dtype)
     if dtype.hasobject or dtype.fields is not None or not isinstance(dataset.shape, tuple):
         raise StoreError(f"{where}: expected an array of numbers or fixed-width bytes, got {dtype}")

@@ -30,7 +30,7 @@ _BLOCKS_AT_ONCE = 1 << 15  # 1 MiB of mask words, and about ten times that for t
 
 
 def verify_store(path: str | Path) -> list[Problem]:
-    """Read everything in the store at ``path``, kept pictures as well (``picture_problems``), and list what is wrong with it.
+    """Read everything in the store at ``path`` and list what is wrong with it.
 
     Checked are store.json, the structure of every shard, the digests of its arrays, keys (unique in the whole store),
     cameras and poses (finite, rotations, positive focal lengths), and every mask bit by bit: each block of the class that its

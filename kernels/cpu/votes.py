@@ -27,7 +27,7 @@ IMAGES_PER_SWEEP = 64
 """Images that a run of bricks sees before the next run: their matrices stay in the second-level cache. A multiple of 16."""
 BRICKS_PER_TASK = TILE**3
 """Bricks that a thread takes at a time, for IMAGES_PER_SWEEP images or more; of fewer images it takes more bricks, up to its
-share: to begin a task takes as long as a few hundred votes of a brick."""
+share: to begin a task takes as long as a brick in some seventy images."""
 
 
 def count_votes(

@@ -26,7 +26,7 @@ def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     record, picture = tmp_path / "r.json", tmp_path / "p.png"
     assert main(["--quick", "--rounds", "1", "-o", str(record), "--picture", str(picture)]) == 0
     kept = json.loads(record.read_text())
-    assert json.loads(capsys.readouterr().out) == kept
+    assert f"wrote {record}" in capsys.readouterr().out
     assert [row["resolution"] for row in kept["by_resolution"]["rows"]] == [48, 64]
     assert [row["images"] for row in kept["by_images"]["rows"]] == [1, 4, 16, 64, 256, 1024]
     assert picture.stat().st_size > 10_000

@@ -249,3 +249,18 @@ def test_counts_fill_all_32_bits() -> None:
         field, images, torch.zeros(1, dtype=torch.int64), torch.tensor([255], dtype=torch.uint8), num_groups=1, out=out
     )
     assert out[0].item() == out[1].item() == 2**31 - 1
+
+
+def test_outputs_that_do_not_lie_side_by_side_are_added_to() -> None:
+    rng = np.random.default_rng(5)
+    field = random_field(rng, (5, 4, 6), 3)
+    images, group = random_images(rng, field, 20), torch.tensor(rng.integers(0, 3, 20))
+    fresh = cpu_votes.count_votes(field, images, group, num_groups=3)
+    assert fresh[0].any()
+    room = torch.full((field.num_voxels, 2, 4), 7, dtype=torch.int32)  # voxels slowest, a column that is no output
+    out = room[:, 0, :3].T, room[:, 1, :3].T
+    assert not out[0].is_contiguous()
+    same = cpu_votes.count_votes(field, images, group, num_groups=3, out=out)
+    assert same[0] is out[0]
+    assert equal((out[0] - 7, out[1] - 7), fresh)
+    assert (room[:, :, 3] == 7).all()
