@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache, partial
 from typing import Any
 
@@ -30,12 +31,33 @@ if hasattr(os, "register_at_fork"):
 
 
 def each(threads: int, work: Callable[..., Any], items: Iterable[Any]) -> None:
-    """Call ``work`` with every item, on several threads."""
-    if threads == 1:
-        for item in items:
+    """Call ``work`` with every item, on several threads, the caller's among them: to wake another one takes up to a
+    millisecond, in which the caller gets on. Where a call raises, no further item is begun.
+    """
+    waiting = deque(items)
+
+    def drain() -> None:
+        while True:
+            try:
+                item = waiting.popleft()
+            except IndexError:
+                return
             work(item)
-    else:
-        list(_pool(threads).map(work, items))
+
+    helpers = min(threads, len(waiting)) - 1
+    if helpers < 1:
+        drain()
+        return
+    pool = _pool(helpers)
+    others = [pool.submit(drain) for _ in range(helpers)]
+    try:
+        drain()
+    finally:
+        waiting.clear()  # where a call raised, also an interrupt
+        begun = [other for other in others if not other.cancel()]
+        wait(begun)
+    for other in begun:
+        other.result()
 
 
 def run_pieces(threads: int, work: Callable[[int, int], Any], pieces: list[tuple[int, int]]) -> None:
