@@ -1,0 +1,149 @@
+"""Landmarks by name: the orders that estimators give them in, and where they lie on a body."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.body.model import SMPL_JOINTS, Body
+from chorus.errors import InputError
+
+BLAZEPOSE_33 = (
+    *("nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer"),
+    *("left_ear", "right_ear", "mouth_left", "mouth_right", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow"),
+    *("left_wrist", "right_wrist", "left_pinky", "right_pinky", "left_index", "right_index", "left_thumb", "right_thumb"),
+    *("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_heel", "right_heel"),
+    *("left_toe", "right_toe"),
+)
+"""BlazePose's 33 landmarks, in its order."""
+
+COCO_17 = (
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow"),
+    *("right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle"),
+    "right_ankle",
+)
+"""COCO's 17 keypoints, in its order."""
+
+BODY_25 = (
+    *("nose", "mid_shoulder", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist"),
+    *("mid_hip", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye"),
+    *("right_ear", "left_ear", "left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe", "right_heel"),
+)
+"""OpenPose's 25 keypoints, in its order."""
+
+HALPE_26 = (
+    *COCO_17,
+    *("head_top", "mid_shoulder", "mid_hip", "left_big_toe", "right_big_toe", "left_small_toe", "right_small_toe"),
+    *("left_heel", "right_heel"),
+)
+"""The 26 keypoints of Halpe (AlphaPose), in its order."""
+
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "blazepose-33": BLAZEPOSE_33,
+    "coco-17": COCO_17,
+    "body-25": BODY_25,
+    "halpe-26": HALPE_26,
+}
+"""Layouts of landmarks by name."""
+
+COCO_OF_BLAZEPOSE = np.array([BLAZEPOSE_33.index(name) for name in COCO_17])
+"""Indices of COCO's 17 keypoints among BlazePose's 33 landmarks."""
+
+HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "head_top")
+"""Landmarks of the head, which differ most between a person and a template."""
+
+
+def check_joints(body: Body) -> None:
+    """InputError for a body that lacks SMPL's joints, or whose first is not the pelvis."""
+    missing = set(SMPL_JOINTS[:22]) - set(body.joint_names)  # bodies with fingers have no joint "hand"
+    if missing:
+        raise InputError(f"body.joint_names: expected SMPL's, got none named {', '.join(sorted(missing))}")
+    if body.joint_names[0] != SMPL_JOINTS[0]:
+        raise InputError(f"body.joint_names: expected the pelvis first, got {body.joint_names[0]!r}")
+
+
+def body_points(body: Body) -> dict[str, tuple[int, NDArray[np.float64]]]:
+    """Where landmarks lie on a body: name -> the joint that carries it, and its place (3,) in the zero pose, metres.
+
+    Landmarks of the surface (face, heels, toes) are found on the mesh among the vertices of a joint; annotators put hips
+    some centimetres outside and above the joints that a body turns its thighs about. Lengths scale with the body's height.
+    """
+    check_joints(body)
+    names, joints = list(body.joint_names), body.joints
+    unit = float(np.ptp(body.vertices[:, 1])) / 1.7
+    found: dict[str, tuple[int, NDArray[np.float64]]] = {}
+
+    def carried(landmark: str, joint: str, place: NDArray[np.float64]) -> None:
+        found[landmark] = names.index(joint), np.asarray(place, np.float64)
+
+    def surface(*carriers: str) -> NDArray[np.float64]:
+        chosen = np.isin(body.dominant_joint, [names.index(name) for name in carriers if name in names])
+        return body.vertices[chosen] if chosen.any() else joints[[names.index(carriers[0])]]
+
+    head = surface("head", "jaw")
+    nose = head[head[:, 2].argmax()]
+    carried("nose", "head", nose)
+    carried("head_top", "head", head[head[:, 1].argmax()])
+    for side, sign in (("left", 1.0), ("right", -1.0)):
+        carried(f"{side}_eye", "head", nose * [0, 1, 1] + unit * np.array([sign * 0.032, 0.035, -0.03]))
+        carried(f"{side}_ear", "head", head[(sign * head[:, 0]).argmax()])
+        for name in ("shoulder", "elbow", "wrist", "knee", "ankle"):
+            carried(f"{side}_{name}", f"{side}_{name}", joints[names.index(f"{side}_{name}")])
+        hip = joints[names.index(f"{side}_hip")]
+        carried(f"{side}_hip", "pelvis", hip + unit * np.array([sign * 0.025, 0.03, 0.0]))
+        wrist = joints[names.index(f"{side}_wrist")]
+        knuckles = wrist + sign * unit * np.array([0.095, 0.0, 0.0])
+        carried(f"{side}_index", f"{side}_wrist", knuckles + unit * np.array([0.0, 0.0, 0.03]))
+        carried(f"{side}_pinky", f"{side}_wrist", knuckles - unit * np.array([0.0, 0.0, 0.03]))
+        foot = surface(f"{side}_foot", f"{side}_ankle")
+        foot = foot[foot[:, 1] < joints[names.index(f"{side}_ankle")][1]] if len(foot) > 1 else foot
+        carried(f"{side}_heel", f"{side}_ankle", foot[foot[:, 2].argmin()])
+        toe = foot[foot[:, 2].argmax()]
+        carried(f"{side}_toe", f"{side}_foot", toe)
+        front = foot[foot[:, 2] > toe[2] - 0.06 * unit]
+        carried(f"{side}_big_toe", f"{side}_foot", front[(sign * front[:, 0]).argmin()])
+        carried(f"{side}_small_toe", f"{side}_foot", front[(sign * front[:, 0]).argmax()])
+    for name, joint, part in (("mid_hip", "pelvis", "hip"), ("mid_shoulder", "spine3", "shoulder")):
+        carried(name, joint, (found[f"left_{part}"][1] + found[f"right_{part}"][1]) / 2)
+    return found
+
+
+BONES: tuple[tuple[tuple[str, ...], tuple[str, ...], float], ...] = (
+    (("right_hip",), ("left_hip",), 1.0),
+    (("right_shoulder",), ("left_shoulder",), 1.0),
+    (("left_hip", "right_hip"), ("left_shoulder", "right_shoulder"), 1.0),
+    (("right_ear",), ("left_ear",), 1.5),
+    (("left_ear", "right_ear"), ("nose",), 2.0),
+    *(
+        bone
+        for side in ("left", "right")
+        for bone in (
+            ((f"{side}_shoulder",), (f"{side}_elbow",), 1.0),
+            ((f"{side}_elbow",), (f"{side}_wrist",), 1.0),
+            ((f"{side}_wrist",), (f"{side}_index", f"{side}_pinky"), 2.0),
+            ((f"{side}_pinky",), (f"{side}_index",), 3.0),
+            ((f"{side}_hip",), (f"{side}_knee",), 1.0),
+            ((f"{side}_knee",), (f"{side}_ankle",), 1.0),
+            ((f"{side}_heel",), (f"{side}_toe",), 1.5),
+        )
+    ),
+)
+"""Bones whose directions are compared: from the mean of some landmarks to that of others, and how many times less certain
+than a thigh's its direction is."""
+
+MOVED_BY = {
+    f"{side}_{joint}": (f"{side}_{seen}",)
+    for side in ("left", "right")
+    for joint, seen in (
+        *(("hip", "knee"), ("knee", "ankle"), ("ankle", "heel"), ("foot", "toe")),
+        *(("collar", "shoulder"), ("shoulder", "elbow"), ("elbow", "wrist"), ("wrist", "index")),
+    )
+} | {"neck": ("nose",), "head": ("nose",)}
+"""Joint -> a landmark that must be seen for the joint's rotation to be; the pelvis and the spine need the torso."""
+
+LIMBS = {
+    f"{side}_{limb}": tuple(f"{side}_{name}" for name in parts)
+    for side in ("left", "right")
+    for limb, parts in (("arm", ("elbow", "wrist")), ("leg", ("knee", "ankle")))
+}
+"""Limb -> landmarks that must be seen for the limb to count as seen."""
