@@ -31,8 +31,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def each(threads: int, work: Callable[..., Any], items: Iterable[Any]) -> None:
-    """Call ``work`` with every item, on several threads, the caller's among them: to wake another one takes up to a
-    millisecond, in which the caller gets on. Where a call raises, no further item is begun.
+    """Call ``work`` with every item, on several threads, the caller's among them: waking another takes time, in which the
+    caller gets on. Where a call raises, or the caller is interrupted, no further item is begun, and those begun are waited for.
     """
     waiting = deque(items)
 
@@ -42,7 +42,11 @@ def each(threads: int, work: Callable[..., Any], items: Iterable[Any]) -> None:
                 item = waiting.popleft()
             except IndexError:
                 return
-            work(item)
+            try:
+                work(item)
+            except BaseException:
+                waiting.clear()
+                raise
 
     helpers = min(threads, len(waiting)) - 1
     if helpers < 1:
@@ -53,7 +57,7 @@ def each(threads: int, work: Callable[..., Any], items: Iterable[Any]) -> None:
     try:
         drain()
     finally:
-        waiting.clear()  # where a call raised, also an interrupt
+        waiting.clear()  # for an interrupt between two items
         begun = [other for other in others if not other.cancel()]
         wait(begun)
     for other in begun:

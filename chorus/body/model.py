@@ -24,7 +24,7 @@ from chorus.files import write_atomically
 from chorus.kernels import kinematics
 from chorus.units import UnitCheck
 
-__all__ = ["SMPLH_JOINTS", "SMPLX_JOINTS", "SMPL_JOINTS", "Body", "info", "load_body"]
+__all__ = ["SMPLH_JOINTS", "SMPLX_JOINTS", "SMPL_JOINTS", "Body", "check_smpl_joints", "info", "load_body"]
 
 FORMAT_VERSION = 1
 """Version of the .npz layout that ``Body.save`` writes."""
@@ -301,6 +301,15 @@ def load_body(path: str | os.PathLike[str] | None = None) -> Body:
     units.body(str(path), body.vertices)
     units.warn()
     return body
+
+
+def check_smpl_joints(body: Body) -> None:
+    """InputError for a body that lacks SMPL's joints, or whose first is not the pelvis."""
+    missing = set(SMPL_JOINTS[:22]) - set(body.joint_names)  # bodies with fingers have no joint "hand"
+    if missing:
+        raise InputError(f"body.joint_names: expected SMPL's, got none named {', '.join(sorted(missing))}")
+    if body.joint_names[0] != SMPL_JOINTS[0]:
+        raise InputError(f"body.joint_names: expected the pelvis first, got {body.joint_names[0]!r}")
 
 
 def info(body: Body) -> dict[str, str | int | float | bool]:

@@ -294,7 +294,7 @@ def _checked(
     usable[list(faulty)] = False
     joints = np.where(usable[..., None], joints, 0.0)
     targets = np.where(usable[..., None], targets - size[:, None, ::-1] / 2, 0.0)
-    focal = checked_focal(focal0, size)
+    focal = checked_focal("focal0", focal0, size)
     known = np.zeros(n) if fit_focal else np.array(focal)
     R = np.tile(np.eye(3), (n, 1, 1)) if R0 is None else checked_rotations(R0, n)
     problem = Problem(joints, targets, mask, R, np.ones(n), np.zeros((n, 2)), 1 / focal, known)

@@ -18,7 +18,6 @@ from chorus.frontend.flow import Flow, StageTime
 from chorus.frontend.rows import PendingRow, append, take_instances, take_keypoints
 from chorus.frontend.stage_units import StageUnits
 from chorus.frontend.stages import (
-    COCO_KEYPOINTS,
     Detector,
     Human,
     HumanEstimator,
@@ -29,6 +28,7 @@ from chorus.frontend.stages import (
     Picture,
     Refusal,
 )
+from chorus.keypoints import COCO_KEYPOINTS
 from chorus.store import COMPLETE, StoreWriter, encode_picture
 from chorus.store.keeping import FORMATS
 

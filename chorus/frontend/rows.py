@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from chorus.boxes import overlap_of_first, overlap_of_smaller
 from chorus.camera.cameras import Cameras
-from chorus.frontend.stages import COCO_KEYPOINTS, PERSON, Human, ImageRequest, Instances, Picture
+from chorus.frontend.stages import PERSON, Human, ImageRequest, Instances, Picture
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks
+from chorus.keypoints import COCO_KEYPOINTS
 from chorus.store import COMPLETE, StoreWriter
 
 TORSO = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")

@@ -18,7 +18,8 @@ from scipy.spatial.transform import Rotation
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError
 from chorus.frontend.stage_info import StageInfo
-from chorus.frontend.stages import COCO_KEYPOINTS, PERSON, Human, ImageRequest, Instances, Picture, Refusal, Runtime
+from chorus.frontend.stages import PERSON, Human, ImageRequest, Instances, Picture, Refusal, Runtime
+from chorus.keypoints import COCO_KEYPOINTS
 from chorus.simulate.images import KEYPOINTS, SimulatedBatch, simulate
 from chorus.simulate.worlds import WORLDS, World
 

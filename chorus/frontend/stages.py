@@ -24,27 +24,6 @@ if TYPE_CHECKING:
 PERSON = "person"
 """The label of people among a detector's instances; the object's is the category that was asked for."""
 
-COCO_KEYPOINTS = (
-    "nose",
-    "left_eye",
-    "right_eye",
-    "left_ear",
-    "right_ear",
-    "left_shoulder",
-    "right_shoulder",
-    "left_elbow",
-    "right_elbow",
-    "left_wrist",
-    "right_wrist",
-    "left_hip",
-    "right_hip",
-    "left_knee",
-    "right_knee",
-    "left_ankle",
-    "right_ankle",
-)
-"""The 17 keypoints of COCO, in its order."""
-
 
 @dataclass(frozen=True)
 class ImageRequest:

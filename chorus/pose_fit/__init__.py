@@ -1,6 +1,6 @@
 """Poses of a body from landmarks of a person in an image: a batched least-squares fit."""
 
+from chorus.keypoints import LAYOUTS
 from chorus.pose_fit.fit import FitOptions, PoseFit, fit_poses
-from chorus.pose_fit.layouts import LAYOUTS
 
 __all__ = ["LAYOUTS", "FitOptions", "PoseFit", "fit_poses"]

@@ -12,9 +12,11 @@ from scipy.spatial.transform import Rotation
 
 from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
-from chorus.camera.fit import FOCAL_IN_WIDTHS, MIN_JOINTS
+from chorus.camera.fit import MIN_JOINTS
+from chorus.camera.solvers.problem import checked_focal
 from chorus.errors import InputError, check_array
-from chorus.pose_fit.layouts import BONES, HEAD, LAYOUTS, LIMBS, MOVED_BY, body_points
+from chorus.keypoints import LAYOUTS
+from chorus.pose_fit.layouts import BONES, HEAD, LIMBS, MOVED_BY, body_points
 from chorus.pose_fit.problem import Array, Skeleton, State, Targets
 from chorus.pose_fit.solver import Solved, covariance, minimise
 from chorus.pose_fit.start import from_bones, from_direction, turned_by_rays
@@ -116,7 +118,7 @@ def fit_poses(
                 person (x right, y down, z forward); only the directions between them are used. None: depth follows from
                 lengths in the image and from what poses are usual alone, and is ambiguous: of limbs bent towards the
                 camera and away from it the likelier is taken
-    focal       (I,) or one number, pixels; None: FOCAL_IN_WIDTHS image widths. It is not fitted: it trades against distance
+    focal       (I,) or one number, pixels; None: that of ``fit_cameras``. It is not fitted: it trades against distance
     options     ``FitOptions``
 
     Images do not influence each other but for rounding. Rows with fewer than MIN_JOINTS landmarks seen, or with none of
@@ -138,10 +140,7 @@ def fit_poses(
     some = given[..., 2] > 0
     if not np.isfinite(given[some]).all() or (space is not None and not np.isfinite(space[some]).all()):
         raise InputError("landmarks: expected finite numbers where the confidence is not 0, got others")
-    lengths = FOCAL_IN_WIDTHS * size[:, 1] if focal is None else np.broadcast_to(np.asarray(focal, np.float64), (n,))
-    if not (np.isfinite(lengths) & (lengths > 0)).all():
-        raise InputError(f"focal: expected positive numbers of pixels, got {lengths.tolist()[:4]}")
-    return _fit(body, given, size, names, space, lengths, options)
+    return _fit(body, given, size, names, space, checked_focal("focal", focal, size), options)
 
 
 def _fit(
@@ -296,10 +295,22 @@ def _result(
     limbs = np.stack([np.all([by_name.get(name, none) for name in parts], axis=0) for parts in LIMBS.values()], 1)
     orientation = Rotation.from_matrix(state.R).as_rotvec() if n else np.zeros((0, 3))
     poses = skeleton.poses(_wrapped(state.angles))
-    camera = Cameras(state.R, state.t, K, size)
-    found = (poses, orientation, camera, std, seen, limbs, residual, pixels(origins), on_body, in_layout)
-    beside = np.array([_beside(joint, list(by_name)) for joint in names], np.int64)
-    return PoseFit(*found, beside, iterations, converged, tuple(reasons))
+    return PoseFit(
+        poses=poses,
+        orientation=orientation,
+        cameras=Cameras(state.R, state.t, K, size),
+        joint_std=std,
+        seen=seen,
+        limbs_seen=limbs,
+        residual_px=residual,
+        joints_px=pixels(origins),
+        landmarks_px=on_body,
+        used=in_layout,
+        landmark_of_joint=np.array([_beside(joint, list(by_name)) for joint in names], np.int64),
+        iterations=iterations,
+        converged=converged,
+        reasons=tuple(reasons),
+    )
 
 
 def _beside(joint: str, landmarks: list[str]) -> int:

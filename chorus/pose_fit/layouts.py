@@ -1,65 +1,14 @@
-"""Landmarks by name: the orders that estimators give them in, and where they lie on a body."""
+"""Where landmarks lie on a body, and the bones and limbs between them."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.body.model import SMPL_JOINTS, Body
-from chorus.errors import InputError
-
-BLAZEPOSE_33 = (
-    *("nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer"),
-    *("left_ear", "right_ear", "mouth_left", "mouth_right", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow"),
-    *("left_wrist", "right_wrist", "left_pinky", "right_pinky", "left_index", "right_index", "left_thumb", "right_thumb"),
-    *("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_heel", "right_heel"),
-    *("left_toe", "right_toe"),
-)
-"""BlazePose's 33 landmarks, in its order."""
-
-COCO_17 = (
-    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow"),
-    *("right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle"),
-    "right_ankle",
-)
-"""COCO's 17 keypoints, in its order."""
-
-BODY_25 = (
-    *("nose", "mid_shoulder", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist"),
-    *("mid_hip", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye"),
-    *("right_ear", "left_ear", "left_big_toe", "left_small_toe", "left_heel", "right_big_toe", "right_small_toe", "right_heel"),
-)
-"""OpenPose's 25 keypoints, in its order."""
-
-HALPE_26 = (
-    *COCO_17,
-    *("head_top", "mid_shoulder", "mid_hip", "left_big_toe", "right_big_toe", "left_small_toe", "right_small_toe"),
-    *("left_heel", "right_heel"),
-)
-"""The 26 keypoints of Halpe (AlphaPose), in its order."""
-
-LAYOUTS: dict[str, tuple[str, ...]] = {
-    "blazepose-33": BLAZEPOSE_33,
-    "coco-17": COCO_17,
-    "body-25": BODY_25,
-    "halpe-26": HALPE_26,
-}
-"""Layouts of landmarks by name."""
-
-COCO_OF_BLAZEPOSE = np.array([BLAZEPOSE_33.index(name) for name in COCO_17])
-"""Indices of COCO's 17 keypoints among BlazePose's 33 landmarks."""
+from chorus.body.model import Body, check_smpl_joints
 
 HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "head_top")
 """Landmarks of the head, which differ most between a person and a template."""
-
-
-def check_joints(body: Body) -> None:
-    """InputError for a body that lacks SMPL's joints, or whose first is not the pelvis."""
-    missing = set(SMPL_JOINTS[:22]) - set(body.joint_names)  # bodies with fingers have no joint "hand"
-    if missing:
-        raise InputError(f"body.joint_names: expected SMPL's, got none named {', '.join(sorted(missing))}")
-    if body.joint_names[0] != SMPL_JOINTS[0]:
-        raise InputError(f"body.joint_names: expected the pelvis first, got {body.joint_names[0]!r}")
 
 
 def body_points(body: Body) -> dict[str, tuple[int, NDArray[np.float64]]]:
@@ -68,7 +17,7 @@ def body_points(body: Body) -> dict[str, tuple[int, NDArray[np.float64]]]:
     Landmarks of the surface (face, heels, toes) are found on the mesh among the vertices of a joint; annotators put hips
     some centimetres outside and above the joints that a body turns its thighs about. Lengths scale with the body's height.
     """
-    check_joints(body)
+    check_smpl_joints(body)
     names, joints = list(body.joint_names), body.joints
     unit = float(np.ptp(body.vertices[:, 1])) / 1.7
     found: dict[str, tuple[int, NDArray[np.float64]]] = {}

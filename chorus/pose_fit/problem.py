@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from chorus.body.model import Body
-from chorus.kernels.kinematics import rotation_matrices
+from chorus.kernels.kinematics import relative_transforms, rotation_matrices
 from chorus.pose_fit.layouts import body_points
 from chorus.pose_fit.priors import LIMIT_SPREAD, MOVING, Prior, prior_of
 
@@ -71,7 +71,7 @@ class Skeleton:
     """What a fit needs to know of a body.
 
     moving    (M,) index of each joint that turns       prior   of their rotation vectors
-    carriers  (P,) joint that carries each landmark     places  (P, 3) metres in the carrier's frame
+    carriers  (P,) joint that carries each landmark     places  (P, 3) metres in the zero pose
     above     (P, M) bool, whether a joint moves a landmark
     directions  (B, P): bones as differences of means of landmarks
     """
@@ -91,7 +91,7 @@ class Skeleton:
         """The skeleton of a body with some landmarks and bones between them. InputError for a body without SMPL's joints."""
         where, names = body_points(body), list(body.joint_names)
         carriers = np.array([where[name][0] for name in landmarks], np.intp)
-        places = np.array([where[name][1] - body.joints[where[name][0]] for name in landmarks])
+        places = np.array([where[name][1] for name in landmarks])
         moving = np.array([names.index(name) for name in MOVING], np.intp)
         ancestors = np.eye(body.num_joints, dtype=np.bool_)
         for j in range(1, body.num_joints):
@@ -111,14 +111,13 @@ class Skeleton:
 
     def posed(self, state: State) -> tuple[Array, Array, Array]:
         """Frames (I, J, 3, 3) and origins (I, J, 3) of all joints from the pelvis, points (I, P, 3), in the camera's axes."""
-        local = rotation_matrices(torch.from_numpy(self.poses(state.angles))).numpy()
-        frames, origins = np.empty(local.shape), np.empty(local.shape[:3])
-        frames[:, 0], origins[:, 0] = state.R, 0.0
-        for j in range(1, self.body.num_joints):
-            parent = int(self.body.parents[j])
-            frames[:, j] = frames[:, parent] @ local[:, j]
-            origins[:, j] = origins[:, parent] + frames[:, parent] @ (self.body.joints[j] - self.body.joints[parent])
-        points = origins[:, self.carriers] + (frames[:, self.carriers] @ self.places[..., None])[..., 0]
+        moved = relative_transforms(
+            torch.from_numpy(self.poses(state.angles)), torch.from_numpy(self.body.joints.copy()), self.body.parents.tolist()
+        ).numpy()
+        frames = state.R[:, None] @ moved[..., :3, :3]
+        shift = (state.R[:, None] @ moved[..., :3, 3:])[..., 0]  # the pelvis is the origin, before and after
+        origins = (frames @ self.body.joints[..., None])[..., 0] + shift
+        points = (frames[:, self.carriers] @ self.places[..., None])[..., 0] + shift[:, self.carriers]
         return frames, origins, points
 
 

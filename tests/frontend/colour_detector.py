@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from chorus.camera.cameras import Cameras
 from chorus.frontend.simulated import OBJECT_COLOUR, PERSON_COLOUR
 from chorus.frontend.stage_info import StageInfo
-from chorus.frontend.stages import COCO_KEYPOINTS, PERSON, Human, Instances, Picture, Runtime
+from chorus.frontend.stages import PERSON, Human, Instances, Picture, Runtime
 
 
 class ColourDetector:

@@ -14,7 +14,8 @@ from chorus.frontend.batching import BatchLimit
 from chorus.frontend.keypoints import vitpose
 from chorus.frontend.keypoints.order import check_order, keypoints_of
 from chorus.frontend.registry import make, stages
-from chorus.frontend.stages import COCO_KEYPOINTS, ImageRequest, Picture, Runtime
+from chorus.frontend.stages import ImageRequest, Picture, Runtime
+from chorus.keypoints import COCO_KEYPOINTS
 from tests.frontend.tiny_vision import pictures_of_many_kinds, tiny_vitpose
 
 

@@ -11,7 +11,7 @@ import pytest
 from chorus.errors import InputError
 from chorus.frontend.keypoints.mmpose import CONFIG
 from chorus.frontend.registry import make
-from chorus.frontend.stages import COCO_KEYPOINTS, ImageRequest, Picture, Runtime
+from chorus.frontend.stages import ImageRequest, Picture, Runtime
 from tests.frontend.fake_libraries import install
 
 

@@ -15,7 +15,8 @@ import pytest
 import chorus
 from chorus.frontend.plan import Description
 from chorus.frontend.run import Settings, fill_store
-from chorus.frontend.stages import COCO_KEYPOINTS, ImageRequest
+from chorus.frontend.stages import ImageRequest
+from chorus.keypoints import COCO_KEYPOINTS
 from chorus.simulate.worlds import WORLDS
 from chorus.store import Store, open_store
 from tests.frontend.tiny_diffusion import save as tiny_stable_diffusion

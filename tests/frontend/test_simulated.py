@@ -21,7 +21,8 @@ from chorus.frontend.simulated import (
     SimulatedKeypoints,
     SimulatedPrompts,
 )
-from chorus.frontend.stages import COCO_KEYPOINTS, Human, ImageRequest, Picture, Runtime
+from chorus.frontend.stages import Human, ImageRequest, Picture, Runtime
+from chorus.keypoints import COCO_KEYPOINTS
 from chorus.simulate.images import image_key, write_world
 from chorus.simulate.worlds import WORLDS
 from chorus.store import StoreWriter, open_store

@@ -10,9 +10,9 @@ from scipy.spatial.transform import Rotation
 
 from chorus.body.model import load_body
 from chorus.errors import InputError
-from chorus.pose_fit import LAYOUTS, fit_poses
-from chorus.pose_fit.layouts import body_points
-from chorus.pose_fit.problem import Skeleton, State
+from chorus.pose_fit import LAYOUTS, FitOptions, fit_poses
+from chorus.pose_fit.layouts import BONES, body_points
+from chorus.pose_fit.problem import Skeleton, State, Targets, normal_equations, stepped
 
 FOCAL, SIZE, PEOPLE = 600.0, (480, 640), 8
 
@@ -69,7 +69,7 @@ def test_what_nothing_saw_is_said() -> None:
     assert fit.limbs_seen[0].tolist() == [False, True, True, True]
     assert fit.reasons[1] == "too few landmarks seen"
     shoulder = list(load_body().joint_names).index("left_shoulder")
-    assert fit.joint_std[0, shoulder] > 1.2 * fit.joint_std[2:, shoulder].max()
+    assert fit.joint_std[0, shoulder] > 2 * fit.joint_std[2:, shoulder].max()
     assert not fit.seen[0, shoulder]
 
 
@@ -87,3 +87,42 @@ def test_wrong_input_is_named(changed: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"landmarks": np.zeros((1, 17, 3)), "image_size": [SIZE], "layout": "coco-17"} | changed
     with pytest.raises(InputError, match=message):
         fit_poses(load_body(), given.pop("landmarks"), given.pop("image_size"), **given)
+
+
+def test_the_gradient_is_that_of_the_cost() -> None:
+    rng, n = np.random.default_rng(1), 3
+    skeleton = Skeleton.of(load_body(), tuple(body_points(load_body())), BONES)
+    angles = rng.normal(0, 0.8, (n, len(skeleton.moving), 3))  # some beyond their limits
+    state = State(Rotation.random(n, rng=1).as_matrix(), np.array([[0.1, -0.2, 4.0]] * n), angles)
+    points, bones = len(skeleton.carriers), len(BONES)
+    unit = rng.normal(0, 1, (n, bones, 3))
+    targets = Targets(
+        rng.normal(0, 60, (n, points, 2)),
+        rng.uniform(0, 0.05, (n, points)),  # residuals on both sides of Huber's bend
+        unit / np.linalg.norm(unit, axis=2, keepdims=True),
+        rng.uniform(0, 3, (n, bones)),
+        np.full(n, FOCAL),
+    )
+    _, gradient, _ = normal_equations(skeleton, state, targets)
+    found, small = np.empty_like(gradient), 1e-6
+    for k in range(gradient.shape[1]):
+        step = np.zeros_like(gradient)
+        step[:, k] = small
+        above, below = (normal_equations(skeleton, stepped(state, sign * step), targets)[0] for sign in (1, -1))
+        found[:, k] = (above - below) / (2 * small)
+    np.testing.assert_allclose(gradient, found, rtol=1e-5, atol=1e-5 * np.abs(gradient).max())
+
+
+def test_where_landmarks_are_sure_the_body_is_where_they_say() -> None:
+    landmarks, world, _, _ = simulated("blazepose-33")
+    sure = FitOptions(point_spread=1e-4, bone_spread=2e-3, iterations=200)
+    fit = fit_poses(load_body(), landmarks, [SIZE] * PEOPLE, layout="blazepose-33", world=world, focal=FOCAL, options=sure)
+    assert (fit.residual_px < 0.1).all()
+    names = LAYOUTS["blazepose-33"]
+    used = tuple(name for name in names if name in body_points(load_body()))
+    skeleton = Skeleton.of(load_body(), used, ())
+    R = Rotation.from_rotvec(fit.orientation).as_matrix()
+    points = skeleton.posed(State(R, fit.cameras.t, fit.poses[:, skeleton.moving]))[2]
+    off = points - world[:, [names.index(name) for name in used]]
+    off -= off.mean(1, keepdims=True)
+    assert (np.linalg.norm(off, axis=2) < 0.03).all()  # metres; twists that no landmark tells are the prior's

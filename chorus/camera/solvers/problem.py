@@ -140,15 +140,15 @@ def faults(joints: Array, targets: Array, valid: NDArray[np.bool_]) -> dict[int,
     return found
 
 
-def checked_focal(value: Any, size: NDArray[np.int32]) -> Array:
+def checked_focal(name: str, value: Any, size: NDArray[np.int32]) -> Array:
     """Focal lengths (n,) px from None (the default), one number, or n numbers; InputError where not positive."""
     n = len(size)
     if value is None:
         return np.asarray(FOCAL_IN_WIDTHS * size[:, 1], np.float64)
-    focal: Array = np.broadcast_to(check_array("focal0", value, (n,) if np.ndim(value) else (), np.float64), (n,))
+    focal: Array = np.broadcast_to(check_array(name, value, (n,) if np.ndim(value) else (), np.float64), (n,))
     bad = np.flatnonzero(focal <= 0)
     if bad.size:
-        raise InputError(f"focal0: expected positive focal lengths, got {focal[bad[0]]:g} in row {bad[0]}")
+        raise InputError(f"{name}: expected positive focal lengths, got {focal[bad[0]]:g} in row {bad[0]}")
     return focal
 
 

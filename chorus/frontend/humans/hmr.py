@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from chorus.body.model import SMPL_JOINTS, Body
+from chorus.body.model import SMPL_JOINTS, Body, check_smpl_joints
 from chorus.errors import InputError, check_array
 from chorus.frontend.batching import BatchLimit, in_batches
 from chorus.frontend.humans.crop import RESOLUTION, Crop
@@ -55,7 +55,7 @@ def make(model: str, runtime: Runtime) -> HmrEstimator:
     settings = _settings(runtime)
     if runtime.body is None:
         raise InputError("body: expected the body that poses belong to, got none")
-    check_joints(runtime.body)
+    check_smpl_joints(runtime.body)
     regressor = load_regressor(model)
     regressor.backbone.to(dtype=getattr(torch, runtime.dtype))
     regressor.to(runtime.device)
@@ -70,16 +70,7 @@ def check(model: str, runtime: Runtime, _category: str | None) -> None:
     if not Path(model).is_file():
         raise InputError(f"--{runtime.kind} hmr: expected a checkpoint, a file, got {model!r}")
     if runtime.body is not None:
-        check_joints(runtime.body)
-
-
-def check_joints(body: Body) -> None:
-    """InputError for a body that lacks SMPL's joints, or whose first is not the pelvis."""
-    missing = set(SMPL_JOINTS[:22]) - set(body.joint_names)  # bodies with fingers have no joint "hand"
-    if missing:
-        raise InputError(f"body.joint_names: expected SMPL's, got none named {', '.join(sorted(missing))}")
-    if body.joint_names[0] != SMPL_JOINTS[0]:
-        raise InputError(f"body.joint_names: expected the pelvis first, got {body.joint_names[0]!r}")
+        check_smpl_joints(runtime.body)
 
 
 def _settings(runtime: Runtime) -> dict[str, Any]:
@@ -114,7 +105,7 @@ class HmrEstimator:
             raise InputError(f"decpose.weight: expected 6 numbers for {len(SMPL_JOINTS)} joints, got {joints} joints")
         if regressor.head.deccam.out_features != 3:
             raise InputError(f"deccam.weight: expected a camera of 3 numbers, got {regressor.head.deccam.out_features}")
-        check_joints(body)
+        check_smpl_joints(body)
         self.regressor, self.body, self.limit, self.name = regressor, body, limit, name
         self.projection, self.crop_scale, self.min_side = projection, crop_scale, min_side
         shared = [joint for joint in SMPL_JOINTS if joint in body.joint_names]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from chorus.errors import InputError
 from chorus.frontend.keypoints import MMPOSE_NEEDS
 from chorus.frontend.keypoints.order import check_boxes, check_order, keypoints_of
-from chorus.frontend.stages import COCO_KEYPOINTS, Picture, Runtime
+from chorus.frontend.stages import Picture, Runtime
+from chorus.keypoints import COCO_KEYPOINTS
 
 CONFIG = "td-hm_hrnet-w48_dark-8xb32-210e_coco-384x288.py"
 """The paper's model, as mmpose ships it."""

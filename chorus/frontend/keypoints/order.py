@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import InputError, check_array
-from chorus.frontend.stages import COCO_KEYPOINTS
+from chorus.keypoints import COCO_KEYPOINTS
 
 
 def check_order(names: Mapping[int, str], what: str) -> None:

@@ -12,7 +12,8 @@ from chorus.errors import InputError
 from chorus.frontend.batching import BatchLimit, in_batches
 from chorus.frontend.keypoints.order import check_boxes, check_order, keypoints_of
 from chorus.frontend.pretrained import load_pretrained
-from chorus.frontend.stages import COCO_KEYPOINTS, Picture, Runtime
+from chorus.frontend.stages import Picture, Runtime
+from chorus.keypoints import COCO_KEYPOINTS
 
 _BYTES_PER_PICTURE = 1 << 27
 """A rough figure of the memory for one person, beside the weights, with ViT-H. It only sets the first batch's size."""
