@@ -15,6 +15,7 @@ from chorus.camera.cameras import Cameras
 from chorus.frontend.simulated import OBJECT_COLOUR, PERSON_COLOUR
 from chorus.frontend.stage_info import StageInfo
 from chorus.frontend.stages import PERSON, Human, Instances, Picture, Runtime
+from chorus.keypoints import COCO_KEYPOINTS
 
 
 class ColourDetector:

@@ -12,6 +12,7 @@ from chorus.errors import InputError
 from chorus.frontend.keypoints.mmpose import CONFIG
 from chorus.frontend.registry import make
 from chorus.frontend.stages import ImageRequest, Picture, Runtime
+from chorus.keypoints import COCO_KEYPOINTS
 from tests.frontend.fake_libraries import install
 
 
