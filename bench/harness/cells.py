@@ -33,13 +33,16 @@ REFERENCE_BATCHES: dict[str, dict[int, tuple[int, ...]]] = {
     "cuda": {48: (256,), 96: (32,), 128: (16,), 192: (4,), 256: (2,)},
 }
 """Images that the reference takes at a time: more would need gigabytes, or make it slower."""
+GEMM_BATCHES = {"cpu": {48: 16, 96: 4, 128: 1, 192: 1, 256: 1}, "cuda": {48: 256, 96: 32, 128: 16, 192: 4, 256: 2}}
+"""Images at a time of the one-GEMM baseline: of 1 to 32, those that were fastest on 2 cores."""
 DENSE_IMAGES = {"cpu": 256, "cuda": 4096}
 """Most masks that are unpacked for the baselines that want them dense."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one benchmark of the votes is about; ``baselines``: "all", "reference" or "none" beside the kernels."""
+    """What one benchmark of the votes is about; ``baselines`` beside the kernels: "all", "fastest" (the
+    reference, and the fastest PyTorch known: one GEMM on dense masks, eager and compiled), "reference" or "none"."""
 
     resolution: int
     images: int
@@ -65,7 +68,7 @@ def _on_gpu(resolution: int, images: int, box: str) -> str:
     return "all" if resolution == 48 else "reference" if images == 65536 else "none"
 
 
-_PRESENT = [Cell(N, n) for N in (48, 96, 128) for n in (1, 64, 1024)]
+_PRESENT = [Cell(N, n, baselines="fastest" if n == 1024 else "reference") for N in (48, 96, 128) for n in (1, 64, 1024)]
 CELLS: dict[str, list[Cell]] = {
     "quick": [Cell(48, n) for n in (1, 64, 1024)],
     "default": [replace(c, baselines="all") if (c.resolution, c.images) == (48, 64) else c for c in _PRESENT]
@@ -222,10 +225,13 @@ def baselines(cell: Cell, field: VoxelField, device: str) -> list[Votes]:
         return []
     sizes = REFERENCE_BATCHES[device][cell.resolution]
     chosen = [reference_votes(field, device, b) for b in sizes if b == min(sizes) or b <= cell.images]
+    if cell.baselines == "reference":
+        return chosen
+    batches = {"blend": min(cell.images, max(sizes)), "gemm": min(cell.images, GEMM_BATCHES[device][cell.resolution])}
+    forms = [form for form in eager.FORMS if form == "gemm" or cell.baselines == "all"]
     if cell.baselines == "all":
-        batch = min(cell.images, max(sizes))
         chosen.append(reference_votes(field, device, 1))
-        chosen += [eager_votes(field, device, batch, form, compiled) for compiled in (False, True) for form in eager.FORMS]
+    chosen += [eager_votes(field, device, batches[form], form, compiled) for compiled in (False, True) for form in forms]
     return chosen
 
 

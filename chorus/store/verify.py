@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -300,7 +300,7 @@ def _stray_and_loose(masks: PackedMasks, blocks: NDArray[np.int64]) -> tuple[NDA
     return np.flatnonzero(stray), np.flatnonzero(~tight & (blocks > 0))
 
 
-def raise_first(problems: Iterator[Problem], root: Path) -> None:
+def raise_first(problems: Iterable[Problem], root: Path) -> None:
     """Raise the first problem as a StoreError, if there is one."""
     for problem in problems:
         raise StoreError(f"{root}: {problem}")

@@ -18,6 +18,7 @@ from chorus.errors import InputError, MismatchError, check_array, check_kind, ch
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
 from chorus.store import Store, open_store
+from chorus.store.background import BackgroundCheck
 from chorus.store.filters import Filtered, FilterSpec, filter_rows
 from chorus.votes.contacts import contacts_by_key, image_contacts
 from chorus.votes.parts import EPSILON, InteractionRegions, interaction_regions
@@ -116,7 +117,9 @@ class SelectedImages:
     batch_size    images in a batch, at most
 
     Iterating gives pairs: a batch of I images that prompt, folds, ``where`` and ``filter`` select, and which of them fulfil
-    ``part``, (I,) bool. ``filtered`` says what the filter kept; None without a filter.
+    ``part``, (I,) bool. ``filtered`` says what the filter kept; None without a filter. A store given as a path is checked in
+    threads while its images are read (``BackgroundCheck``; before that where contacts are asked for): StoreError for damage
+    comes before the last pair at the latest, or after it in place of the end.
     Raises InputError for arguments that cannot be used, MismatchError for images of another body.
     """
 
@@ -145,8 +148,11 @@ class SelectedImages:
             if not folds or any(f not in range(FOLDS) for f in folds):
                 raise InputError(f"folds: expected numbers 0 .. {FOLDS - 1}, got {folds}")
         prompt = None if prompt is None else check_texts("prompt", prompt)
+        self._unchecked: Store | None = None
         if isinstance(source, (str, os.PathLike)):
-            source = open_store(Path(source))
+            # Contacts are kept on disk under the store's digest, so what they are made of must be right before.
+            source = open_store(Path(source), verify=part is not None)
+            self._unchecked = source if part is None else None
         self._source, self._field, self._folds, self._backend = source, field, folds, backend
         if part is not None:
             self._field = field.around_body  # a part's region must move with the part, whatever carries the object
@@ -160,7 +166,13 @@ class SelectedImages:
         self.source_id, self.category = "memory", ""
         self.total: int | None = None
         if isinstance(source, Store):
-            self._batches, self.total, self.filtered = _of_store(source, field, prompt, where, filter, batch_size)
+            try:
+                self._batches, self.total, self.filtered = _of_store(source, field, prompt, where, filter, batch_size)
+            except InputError:  # of columns that may be damaged: that is what to say then
+                if self._unchecked is not None:
+                    with BackgroundCheck(self._unchecked) as check:
+                        check.finish()
+                raise
             self.source_id, self.category = source.id, source.category
         else:
             self._batches, self.total = _of_memory(source, prompt, where, filter, batch_size)
@@ -168,6 +180,20 @@ class SelectedImages:
         """Images read so far, out of ``total`` where that is known."""
 
     def __iter__(self) -> Iterator[tuple[ImageBatch, NDArray[np.bool_]]]:
+        if self._unchecked is None:
+            yield from self._selected()
+            return
+        with BackgroundCheck(self._unchecked) as check:
+            try:
+                for selected in self._selected():
+                    check.raise_found()
+                    yield selected
+            except InputError:  # by numbers that are no use, perhaps: if they are damaged, that is what to say
+                check.finish()
+                raise
+            check.finish()
+
+    def _selected(self) -> Iterator[tuple[ImageBatch, NDArray[np.bool_]]]:
         for batch, bits in self._with_contacts():
             if batch.poses.shape[1] != self._field.body.num_joints:
                 raise MismatchError(

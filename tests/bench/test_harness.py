@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from chorus.kernels.cpu import votes as cpu
 from chorus.kernels.masks import PackedMasks
 from chorus.kernels.reference import votes as reference
 from chorus.kernels.stats import CullingStats
+
+ROOT = Path(__file__).parents[2]
 
 N_IMAGES = 40
 
@@ -265,7 +268,10 @@ def test_the_readme_table_comes_from_the_record(tmp_path: Path, capsys: pytest.C
     text = readme.read_text()
     assert text.startswith(f"before\n{table.BEGIN}\n| voxels | images | Triton")
     assert text.endswith(f"{table.END}\nafter\n")
-    assert "| 48^3 | 65,536 | 3,000,000 | 331,776 M | 10,000 (batches of 256) | 300.0 |" in text
+    assert (
+        "| 48^3 | 65,536 | 3,000,000 | 331,776 M | 10,000 (batches of 256) | 300.0 | "
+        "100,000 (one GEMM, eager, batches of 256) | 30.0 |"
+    ) in text
     assert text.count("| 65,536 |") == 2  # the typical masks alone
     assert "`r.json`" in text
     assert table.main([str(results), "--readme", str(readme), "--check"]) == 0
@@ -283,6 +289,30 @@ def test_the_readme_table_comes_from_the_record(tmp_path: Path, capsys: pytest.C
         with pytest.raises(SystemExit):
             table.main([str(results), "--readme", str(readme)])
         assert readme.read_text() == broken
+
+
+def test_the_table_says_where_only_the_reference_was_timed(tmp_path: Path) -> None:
+    run = a_run()
+    for b in run["benchmarks"]:
+        b["contenders"].pop()
+    append(tmp_path / "r.json", run)
+    rows = table.votes_table(json.loads((tmp_path / "r.json").read_text()), "r.json")
+    assert "| 10,000 (batches of 256) | 300.0 | not timed | |" in rows
+
+
+def test_torch_is_imported_without_a_space_in_its_path(tmp_path: Path) -> None:
+    folder = tmp_path / "with a space"
+    folder.mkdir()
+    (folder / "packages").symlink_to(Path(torch.__file__).parent.parent)
+    code = "import bench, torch; print(torch.__file__)"
+    environment = {**os.environ, "PYTHONPATH": f"{folder / 'packages'}{os.pathsep}{ROOT}"}
+    asked = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    where = Path(done.stdout.splitlines()[0])
+    assert " " not in str(where)
+    assert where.name == "__init__.py"
+    assert not where.exists()  # the link is removed at the end
 
 
 def test_plots_are_drawn_beside_the_record(tmp_path: Path) -> None:

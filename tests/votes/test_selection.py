@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -15,7 +19,7 @@ from numpy.typing import NDArray
 import chorus
 from chorus.camera.views import fold_of_hash, key_hash
 from chorus.cli import main
-from chorus.errors import InputError, MismatchError
+from chorus.errors import InputError, MismatchError, StoreError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
 from chorus.occupancy.clusters import clusters, write_clusters
@@ -24,7 +28,7 @@ from chorus.store import Store, StoreWriter, open_store, verify_store
 from chorus.votes.contacts import FOLDER, image_contacts, store_contacts
 from chorus.votes.explain import explain
 from chorus.votes.parts import interaction_regions
-from chorus.votes.selection import PartQuery, matching_prompts
+from chorus.votes.selection import PartQuery, SelectedImages, matching_prompts
 
 RESOLUTION = 24
 
@@ -276,3 +280,47 @@ def test_the_commands(store: Store, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert not (tmp_path / "x").exists()
     assert not (tmp_path / "x.h5").exists()
+
+
+def damage(store: Path, shard: int, array: str, at: int = -1) -> Path:
+    """Flip a bit of an array in a shard of a store; the shard."""
+    file = sorted((store / "shards").glob("*.h5"))[shard]
+    with h5py.File(file) as opened:
+        place, size = opened[array].id.get_offset(), opened[array].nbytes
+    content = bytearray(file.read_bytes())
+    content[place + at % size] ^= 1
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize("array", ["mask/words", "camera/t", "image/key", "vocab/prompt", "pose/axis_angle"])
+@pytest.mark.parametrize("shard", [0, 2])
+def test_a_store_damaged_anywhere_gives_no_occupancy(store: Store, field: CanonicalField, array: str, shard: int) -> None:
+    """Votes run while digests are checked, and whatever they find first, the answer is the damage."""
+    file = damage(store.path, shard, array)
+    with pytest.raises(StoreError, match=rf"{file.name}: {array}: .*damaged"):
+        chorus.aggregate(store.path, field)
+    with pytest.raises(StoreError, match=rf"{file.name}: {array}: .*damaged"):
+        chorus.aggregate(store.path, field, prompt="nothing like it", part="head")
+
+
+def test_a_key_that_stands_twice_gives_no_occupancy(store: Store, field: CanonicalField) -> None:
+    shards = sorted((store.path / "shards").glob("*.h5"))
+    shutil.copy(shards[0], shards[0].with_name("shard-copied.h5"))
+    with pytest.raises(StoreError, match="image/key: expected each key once"):
+        chorus.aggregate(store.path, field)
+
+
+def test_damaged_contacts_are_not_kept(store: Store, field: CanonicalField) -> None:
+    damage(store.path, 1, "mask/words")
+    with pytest.raises(StoreError, match="damaged"):
+        chorus.aggregate(store.path, field, part="head or not head")
+    assert not (store.path / FOLDER).exists()
+
+
+def test_who_stops_reading_leaves_no_thread(store: Store, field: CanonicalField) -> None:
+    for _ in SelectedImages(store.path, field, batch_size=8):
+        assert any(t.name.startswith("chorus-check") for t in threading.enumerate())
+        break
+    gc.collect()
+    assert not any(t.name.startswith("chorus-check") for t in threading.enumerate())
