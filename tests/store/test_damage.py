@@ -170,6 +170,16 @@ def test_missing_and_foreign_arrays(store: Path) -> None:
         file["note"].attrs["sha256"] = np.bytes_(digest(np.arange(3)))
         seal(file)
     assert verify_store(store) == []  # readers ignore what they do not know
+    with h5py.File(shard, "r+") as file:  # wherever it lies
+        for odd in range(1, 9):
+            file[f"odd-{odd}"] = np.frombuffer(b"x" * odd, np.uint8)
+            file[f"doubles-{odd}"] = np.arange(3.0)
+            for name in (f"odd-{odd}", f"doubles-{odd}"):
+                file[name].attrs["sha256"] = np.bytes_(digest(file[name][()]))
+        offsets = [file[f"doubles-{odd}"].id.get_offset() for odd in range(1, 9)]
+        seal(file)
+    assert any(offset % 8 for offset in offsets)
+    assert verify_store(store) == []
     with h5py.File(shard, "r+") as file:
         del file["mask/box"]
         seal(file)
