@@ -1,4 +1,4 @@
-"""End to end: a store on disk (in the system's page cache) to counts, beside each of its stages alone on the same images."""
+"""End to end: a store (in the system's page cache, or on the disk) to counts, beside each stage alone on the same images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import chorus
 from bench.harness.cells import crowd_on, vote_field
 from bench.harness.crowds import Crowd
 from bench.harness.gates import WrongResult, check_within_band
-from bench.harness.measure import Contender, interleaved
+from bench.harness.measure import Contender, forget_files, interleaved
 from chorus.body.model import Body
 from chorus.images import vote_images
 from chorus.kernels.arrays import VoteImages, empty_counts
@@ -108,7 +108,9 @@ def bench_end_to_end(
     contenders = [
         Contender("end to end", lambda: chorus.aggregate(open_store(path, verify=False), field, backend=backend), len(work)),
         *(Contender(name, call, len(work)) for name, call in stages.items()),
-        Contender("end to end, digests checked", lambda: chorus.aggregate(open_store(path), field, backend=backend), len(work)),
+        Contender(
+            "end to end, digests checked first", lambda: chorus.aggregate(open_store(path), field, backend=backend), len(work)
+        ),
     ]
     if device != "cpu":  # smaller batches overlap reading and voting more, and start kernels more often
         name = f"end to end, batches of {SMALL_BATCH:,}"
@@ -119,6 +121,16 @@ def bench_end_to_end(
                 len(work),
             )
         )
+    contenders += [
+        Contender("digests checked alone", lambda: open_store(path), len(work)),
+        Contender("end to end, digests checked meanwhile", lambda: chorus.aggregate(path, field, backend=backend), len(work)),
+        Contender(
+            "end to end from the disk, digests checked meanwhile",
+            lambda: chorus.aggregate(path, field, backend=backend),
+            len(work),
+            before=lambda: forget_files(path),
+        ),
+    ]
     records = interleaved(benchmark, contenders, rounds=3 if quick else 5)
     slowest = min(records[1 : 1 + len(stages)], key=lambda r: float(r["per_s"]))
     for r in records:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numba as nb
@@ -20,13 +21,29 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Contender:
-    """Something to time: ``call()`` handles ``items`` of ``unit``; further facts go to the record as they are."""
+    """Something to time: ``call()`` handles ``items`` of ``unit``; further facts go to the record as they are.
+
+    ``before()``, if given, is called before each call, untimed.
+    """
 
     name: str
     call: Callable[[], Any]
     items: int
     unit: str = "images"
     facts: dict[str, Any] | None = None
+    before: Callable[[], Any] = lambda: None
+
+
+def forget_files(folder: Path) -> None:
+    """Let the system drop its cached pages of every file below a folder, so that the next to read them waits for the disk.
+
+    Pages that a process has mapped stay. AttributeError on systems without ``posix_fadvise``.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # pages not yet written cannot be dropped
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def interleaved(benchmark: Any, contenders: Sequence[Contender], rounds: int) -> list[dict[str, Any]]:
@@ -41,9 +58,11 @@ def interleaved(benchmark: Any, contenders: Sequence[Contender], rounds: int) ->
 
     def time_the_others() -> None:
         for other in others:
+            other.before()
             began = time.perf_counter()
             other.call()
             seconds[other.name].append(time.perf_counter() - began)
+        first.before()
 
     for contender in contenders:
         contender.call()
