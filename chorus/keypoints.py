@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 BLAZEPOSE_33 = (
     *("nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer"),
     *("left_ear", "right_ear", "mouth_left", "mouth_right", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow"),
@@ -39,3 +41,6 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "halpe-26": HALPE_26,
 }
 """Layouts of landmarks by name."""
+
+COCO_OF_BLAZEPOSE = np.array([BLAZEPOSE_33.index(name) for name in COCO_KEYPOINTS])
+"""(17,) int64 indices of COCO's keypoints among BlazePose's landmarks."""

@@ -21,8 +21,8 @@ from chorus.pose_fit.problem import Array, Skeleton, State, Targets
 from chorus.pose_fit.solver import Solved, covariance, minimise
 from chorus.pose_fit.start import from_bones, from_direction, turned_by_rays
 
-BATCH = 64
-"""Poses that are solved together: their derivatives take some 30 MB and stay near the processor."""
+BATCH = 32
+"""Poses that are solved together: more are no faster, as their derivatives no longer stay near the processor."""
 _DIRECTIONS = 8  # azimuths that a fit without directions in space starts from
 _FIRST, _KEPT = 12, 2  # steps from each of them, and how many of the best go on
 _HEAD_TIMES = 2.0  # how many times less certain landmarks of the head are: faces differ from the template's
@@ -40,7 +40,7 @@ class FitOptions:
     """
 
     min_confidence: float = 0.5
-    point_spread: float = 0.01
+    point_spread: float = 0.008
     bone_spread: float = 0.15
     iterations: int = 40
 
@@ -173,8 +173,8 @@ def _fit(
 
 def _seen(given: Array, size: NDArray[np.int32], least: float) -> NDArray[np.bool_]:
     """Which landmarks (I, L) count: sure enough, and inside the image, as estimators invent what the frame cuts off."""
-    with np.errstate(invalid="ignore"):
-        inside = ((given[..., :2] >= 0) & (given[..., :2] < size[:, None, ::-1])).all(2)
+    x, y = given[..., 0], given[..., 1]  # NaN is nowhere
+    inside = (x >= 0) & (y >= 0) & (x < size[:, 1:]) & (y < size[:, :1])
     return np.asarray(inside & (given[..., 2] > 0) & (given[..., 2] >= least), np.bool_)
 
 

@@ -14,8 +14,9 @@ HEAD = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "head_top")
 def body_points(body: Body) -> dict[str, tuple[int, NDArray[np.float64]]]:
     """Where landmarks lie on a body: name -> the joint that carries it, and its place (3,) in the zero pose, metres.
 
-    Landmarks of the surface (face, heels, toes) are found on the mesh among the vertices of a joint; annotators put hips
-    some centimetres outside and above the joints that a body turns its thighs about. Lengths scale with the body's height.
+    Landmarks of the surface (face, heels, toes) are found on the mesh among the vertices of a joint. Shoulders, ankles and
+    ears are moved by the one or two centimetres by which BlazePose's lay off them on photographs. These lengths are of a
+    person of 1.7 m and scale with the body's height. InputError for a body without SMPL's joints.
     """
     check_smpl_joints(body)
     names, joints = list(body.joint_names), body.joints
@@ -35,11 +36,11 @@ def body_points(body: Body) -> dict[str, tuple[int, NDArray[np.float64]]]:
     carried("head_top", "head", head[head[:, 1].argmax()])
     for side, sign in (("left", 1.0), ("right", -1.0)):
         carried(f"{side}_eye", "head", nose * [0, 1, 1] + unit * np.array([sign * 0.032, 0.035, -0.03]))
-        carried(f"{side}_ear", "head", head[(sign * head[:, 0]).argmax()])
-        for name in ("shoulder", "elbow", "wrist", "knee", "ankle"):
-            carried(f"{side}_{name}", f"{side}_{name}", joints[names.index(f"{side}_{name}")])
-        hip = joints[names.index(f"{side}_hip")]
-        carried(f"{side}_hip", "pelvis", hip + unit * np.array([sign * 0.025, 0.03, 0.0]))
+        ear = head[(sign * head[:, 0]).argmax()]
+        carried(f"{side}_ear", "head", ear + unit * np.array([-sign * 0.025, -0.015, 0.02]))
+        for name, up in (("shoulder", 0.015), ("elbow", 0.0), ("wrist", 0.0), ("knee", 0.0), ("ankle", 0.01)):
+            carried(f"{side}_{name}", f"{side}_{name}", joints[names.index(f"{side}_{name}")] + [0, unit * up, 0])
+        carried(f"{side}_hip", "pelvis", joints[names.index(f"{side}_hip")])
         wrist = joints[names.index(f"{side}_wrist")]
         knuckles = wrist + sign * unit * np.array([0.095, 0.0, 0.0])
         carried(f"{side}_index", f"{side}_wrist", knuckles + unit * np.array([0.0, 0.0, 0.03]))
