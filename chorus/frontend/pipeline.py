@@ -15,7 +15,7 @@ from chorus.errors import InputError, StageError, StoreError
 from chorus.frontend.cameras import calibrate
 from chorus.frontend.detection.duplicates import without_duplicates
 from chorus.frontend.flow import Flow, StageTime
-from chorus.frontend.rows import PendingRow, append, take_instances, take_keypoints
+from chorus.frontend.rows import PendingRow, append, take_human, take_instances, take_keypoints
 from chorus.frontend.stage_units import StageUnits
 from chorus.frontend.stages import (
     Detector,
@@ -263,7 +263,7 @@ class Pipeline:
             elif len(human.pose) != self.body.num_joints:
                 raise StageError(f"humans: expected {self.body.num_joints} joints, as the body has, got {len(human.pose)}")
             else:
-                row.human = human
+                take_human(row, human)
         self._units.look_at("humans", batch)
 
     def _fit_cameras(self, batch: list[PendingRow]) -> None:

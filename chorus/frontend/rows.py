@@ -14,6 +14,7 @@ from chorus.frontend.stages import PERSON, Human, ImageRequest, Instances, Pictu
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks
 from chorus.keypoints import COCO_KEYPOINTS
+from chorus.pose_fit.layouts import LIMBS
 from chorus.store import COMPLETE, StoreWriter
 
 TORSO = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
@@ -83,6 +84,14 @@ def take_keypoints(row: PendingRow, keypoints: NDArray[np.float32]) -> None:
         row.scores[f"keypoint_{name}"] = float(confidence[i]) if inside[i] else 0.0
 
 
+def take_human(row: PendingRow, human: Human) -> None:
+    """Keep the 3D pose; whether each limb was seen also as scores ``limb_left_arm`` and so on, 1 or 0, where that is known."""
+    row.human = human
+    if human.limbs_seen is not None:
+        for name, seen in zip(LIMBS, human.limbs_seen.tolist(), strict=True):
+            row.scores[f"limb_{name}"] = float(seen)
+
+
 def append(writer: StoreWriter, rows: Sequence[PendingRow], estimator: str, person_masks: bool) -> None:
     """Add the rows of a batch: those with mask, pose and camera as complete, the others with the reason."""
     for betas in sorted({_num_betas(row) for row in rows if not row.reason}):
@@ -137,11 +146,16 @@ def _append_complete(writer: StoreWriter, rows: Sequence[PendingRow], estimator:
 
 
 def _scores(rows: Sequence[PendingRow]) -> dict[str, NDArray[np.float32]]:
-    """Scores that any of the rows has, NaN where a row lacks one; ``keypoints`` (n, 51) are x, y, confidence of each."""
+    """Scores that any of the rows has, NaN where a row lacks one; ``keypoints`` (n, 51) are x, y, confidence of each,
+    ``joint_std`` (n, J) how uncertain each joint's rotation is, radians."""
     names = sorted({name for row in rows for name in row.scores})
     columns = {name: np.array([row.scores.get(name, np.nan) for row in rows], np.float32) for name in names}
     if any(row.keypoints is not None for row in rows):
         none = np.full((len(COCO_KEYPOINTS), 3), np.nan, np.float32)
         keypoints = np.stack([none if row.keypoints is None else row.keypoints for row in rows])
         columns["keypoints"] = keypoints.reshape(len(rows), -1)
+    known = [None if row.human is None else row.human.joint_std for row in rows]
+    if (some := next((std for std in known if std is not None), None)) is not None:
+        unknown = np.full(len(some), np.nan)
+        columns["joint_std"] = np.stack([unknown if std is None else std for std in known]).astype(np.float32)
     return columns

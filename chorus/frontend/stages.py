@@ -135,6 +135,10 @@ class Human:
     estimator    name of the method that found the pose, kept in the store; "" stands for the stage's name
     crop_camera  (3,) float64 s, tx, ty of the regressor in its square crop of the person, x in -1..1 across it = s (X + tx),
                  X in metres from the pelvis, in the camera's axes; or None. What the paper's camera fit starts from (A.4)
+    joint_std    (J,) float64 radians, how uncertain each joint's rotation is (row 0: the orientation's), NaN where that is not
+                 known; or None
+    limbs_seen   (4,) bool, whether left arm, left leg, right arm and right leg were seen, rather than posed by what is usual;
+                 or None where the estimator does not say
     """
 
     pose: NDArray[np.float64]
@@ -144,6 +148,8 @@ class Human:
     camera: Cameras | None = None
     estimator: str = ""
     crop_camera: NDArray[np.float64] | None = None
+    joint_std: NDArray[np.float64] | None = None
+    limbs_seen: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         pose = check_array("human.pose", self.pose, ("J", 3), np.float64)
@@ -160,6 +166,11 @@ class Human:
             object.__setattr__(self, "betas", check_array("human.betas", self.betas, ("B",), np.float64))
         if self.crop_camera is not None:
             object.__setattr__(self, "crop_camera", check_array("human.crop_camera", self.crop_camera, (3,), np.float64))
+        if self.joint_std is not None:
+            std = check_array("human.joint_std", self.joint_std, (len(pose),), np.float64, finite=False)
+            object.__setattr__(self, "joint_std", std)
+        if self.limbs_seen is not None:
+            object.__setattr__(self, "limbs_seen", check_array("human.limbs_seen", self.limbs_seen, (4,), np.bool_))
         if (self.joints is None) == (self.camera is None):
             raise InputError(
                 "human: expected either projected joints or a camera, got " + ("neither" if self.joints is None else "both")

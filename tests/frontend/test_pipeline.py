@@ -28,6 +28,7 @@ from chorus.frontend.simulated import (
 from chorus.frontend.stages import Human, ImageRequest, Instances, Picture, Refusal
 from chorus.simulate.worlds import WORLDS
 from chorus.store import Store, StoreWriter, open_store, verify_store
+from chorus.store.filters.filtering import Filter
 from chorus.store.picture_folder import picture_name, write_picture
 
 BODY = chorus.load_body()
@@ -80,6 +81,36 @@ class Saying(SimulatedDetector):
         if i == 7:
             return replace(found, masks=found.masks & (np.arange(len(found)) == 0)[:, None, None])
         return found
+
+
+class Telling(SimulatedHumans):
+    """A human estimator that says how sure it is, but of the image with number 1."""
+
+    def humans(self, pictures: Sequence[Picture], boxes: NDArray[np.float32]) -> Sequence[Human | Refusal]:
+        found: list[Human | Refusal] = []
+        for picture, human in zip(pictures, super().humans(pictures, boxes), strict=True):
+            i = picture.request.seed
+            assert isinstance(human, Human)
+            if i != 1:
+                std = np.where(np.arange(24) < 22, 0.1 * i, np.nan)
+                human = replace(human, joint_std=std, limbs_seen=np.array([True, i != 2, True, True]))
+            found.append(human)
+        return found
+
+
+def test_how_sure_poses_are_and_which_limbs_were_seen_is_kept(tmp_path: Path) -> None:
+    _, store = run(tmp_path / "s.chorus", stages(humans=Telling(BODY)), 4)
+    rows = store.rows
+    order = np.argsort(rows["key"])
+    std = rows["score/joint_std"][order]
+    assert std.shape == (4, 24)
+    assert np.isnan(std[1]).all()
+    np.testing.assert_allclose(std[[0, 2, 3], :22], np.array([[0.0], [0.2], [0.3]]) * np.ones(22), rtol=1e-6)
+    assert np.isnan(std[:, 22:]).all()
+    np.testing.assert_array_equal(rows["score/limb_left_leg"][order], [1, np.nan, 0, 1])
+    np.testing.assert_array_equal(rows["score/limb_right_arm"][order], [1, np.nan, 1, 1])
+    assert Filter({"limbs": 1}).passed(rows)[order].tolist() == [True, False, False, True]
+    assert not verify_store(tmp_path / "s.chorus")
 
 
 def test_each_image_gets_a_row_that_says_what_became_of_it(tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ TORSO_MODES = ("any", "all")
 SHOULDERS = ("score/keypoint_left_shoulder", "score/keypoint_right_shoulder")
 HIPS = ("score/keypoint_left_hip", "score/keypoint_right_hip")
 
+LIMBS = ("score/limb_left_arm", "score/limb_left_leg", "score/limb_right_arm", "score/limb_right_leg")
+"""Whether each limb was seen by the 3D pose stage, 1 or 0; NaN where it does not say."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -107,6 +110,11 @@ def _torso(rows: Columns, mode: str) -> NDArray[np.float32]:
     return np.asarray(np.minimum(of_pair(*pairs[0]), of_pair(*pairs[1])), np.float32)
 
 
+def _limbs(rows: Columns, _: str) -> NDArray[np.float32]:
+    """Share of arms and legs that were seen; unknown where any of the four is."""
+    return np.asarray(sum(np.asarray(rows[name], np.float32) for name in LIMBS) / np.float32(4), np.float32)
+
+
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
@@ -167,6 +175,7 @@ RULES: dict[str, Rule] = {
             _column("score/person_side"),
         ),
         Rule("torso", "confidence of shoulders and hips inside the image", ">=", 0.7, 0, 1, (*SHOULDERS, *HIPS), _torso, 1),
+        Rule("limbs", "share of arms and legs that the 3D pose saw", ">=", None, 0, 1, LIMBS, _limbs, 1),
         Rule("pose", "whether there is a 3D pose with a camera", "==", 1, 1, 1, ("has_camera",), _column("has_camera")),
         Rule(
             "residual",

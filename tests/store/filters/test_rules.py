@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from chorus.errors import InputError
+from chorus.pose_fit.layouts import LIMBS as POSED_LIMBS
 from chorus.store.filters.filtering import Filter, read_filter
 from chorus.store.filters.report import filter_report
-from chorus.store.filters.rules import HIPS, RULES, SHOULDERS
+from chorus.store.filters.rules import HIPS, LIMBS, RULES, SHOULDERS
 
 PAPER = ("one-person", "one-object", "overlap", "torso", "pose")
 COLUMN = {
@@ -93,6 +94,19 @@ def test_a_rule_at_and_on_both_sides_of_its_threshold(
     # A rule that is on looks at nothing else.
     others = {name: [np.nan] * len(values) for name in GOOD if name != COLUMN[rule]}
     assert chosen.passed(table(len(values), **others, **{COLUMN[rule]: values})).tolist() == expected
+
+
+def test_limbs_seen_are_a_share_of_four() -> None:
+    seen = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 1], [1, 1, np.nan, 1]], np.float32)
+    rows = table(4) | {name: seen[:, i] for i, name in enumerate(LIMBS)}
+    for threshold, passing in (
+        (1, [True, False, False, False]),
+        (0.75, [True, True, False, False]),
+        (0.5, [True, True, True, False]),
+    ):
+        assert Filter({"limbs": threshold}).passed(rows).tolist() == passing
+    assert Filter.paper().passed(rows).all()  # not a rule of the paper
+    assert tuple(f"score/limb_{name}" for name in POSED_LIMBS) == LIMBS
 
 
 def test_the_torso_at_and_on_both_sides() -> None:
@@ -275,4 +289,4 @@ def test_json_round_trip(tmp_path: Path) -> None:
 
 
 def test_all_rules_are_tested_above() -> None:
-    assert set(RULES) == {*COLUMN, "torso", "pose"}
+    assert set(RULES) == {*COLUMN, "torso", "limbs", "pose"}
