@@ -13,6 +13,14 @@ KINDS = tuple(METHODS)
 FRONTEND_EXTRA = "pip install '.[frontend]' in a checkout of the project"
 """``needs`` of stages whose libraries come with the project's extra."""
 
+BLAZEPOSE_EXTRA = "pip install '.[blazepose]' in a checkout of the project"
+BLAZEPOSE_LICENCE = "code: LiteRT and MediaPipe, Apache-2.0; weights: MediaPipe's, Apache-2.0"
+BLAZEPOSE_WEIGHTS = (
+    "PATH of a .tflite file, a .task bundle or mediapipe's wheel; by default those that `python -m chorus.frontend.blazepose` "
+    "takes out of the wheel of mediapipe 0.10.21 on PyPI"
+)
+"""``needs``, ``licence`` and ``weights`` of the stages ``blazepose``."""
+
 
 @dataclass(frozen=True)
 class StageInfo:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
+from chorus.frontend.stage_info import BLAZEPOSE_EXTRA, BLAZEPOSE_LICENCE, BLAZEPOSE_WEIGHTS, FRONTEND_EXTRA, StageInfo
 
 STAGES: tuple[StageInfo, ...] = (
     StageInfo(
@@ -35,5 +35,18 @@ STAGES: tuple[StageInfo, ...] = (
         local=True,
         licence="code: this project's; that of the predictions is theirs",
         weights="PATH of a .npz or .json file, or of a folder of them; layout: docs/humans.md",
+    ),
+    StageInfo(
+        kind="humans",
+        name="blazepose",
+        made_by="chorus.frontend.blazepose.stages:make_humans",
+        checked_by="chorus.frontend.blazepose.stages:check",
+        requires=("ai_edge_litert",),
+        what="BlazePose's landmarks (MediaPipe), and the body fitted to them by least squares; no GPU, no registration",
+        model="full",
+        licence=BLAZEPOSE_LICENCE,
+        weights=BLAZEPOSE_WEIGHTS,
+        needs=BLAZEPOSE_EXTRA,
+        options=(("min_visibility", "visibility below which a landmark counts as not seen; 0.65"),),
     ),
 )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
+from chorus.frontend.stage_info import BLAZEPOSE_EXTRA, BLAZEPOSE_LICENCE, BLAZEPOSE_WEIGHTS, FRONTEND_EXTRA, StageInfo
 
 MMPOSE_NEEDS = 'pip install "mmpose>=1.3" "mmengine>=0.10" "mmcv>=2.0.1"; mmcv and chumpy are hard to build on current Pythons'
 
@@ -36,5 +36,17 @@ STAGES: tuple[StageInfo, ...] = (
         weights="a checkpoint of td-hm_hrnet-w48_dark-8xb32-210e_coco-384x288 from mmpose's model zoo "
         "(download.openmmlab.com), or CONFIG,CHECKPOINT",
         needs=MMPOSE_NEEDS,
+    ),
+    StageInfo(
+        kind="keypoints",
+        name="blazepose",
+        made_by="chorus.frontend.blazepose.stages:make_keypoints",
+        checked_by="chorus.frontend.blazepose.stages:check",
+        requires=("ai_edge_litert",),
+        what="17 of BlazePose's landmarks (MediaPipe), on any processor",
+        model="full",
+        licence=BLAZEPOSE_LICENCE,
+        weights=BLAZEPOSE_WEIGHTS,
+        needs=BLAZEPOSE_EXTRA,
     ),
 )
