@@ -23,37 +23,42 @@ if TYPE_CHECKING:
 _STAGE = "NAME or NAME=MODEL, where MODEL is a hub id or a local path; `chorus stages` lists them. Or module:Class."
 
 
-def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that ``synthesize`` and ``ingest images`` share."""
-    for option in reversed(
-        (
-            click.option("-o", "--output", type=OutputStore(), required=True, help="The store."),
-            click.option("--detector", default="mask2former", show_default=True, help="What finds people and objects."),
-            click.option("--keypoints", default="vitpose", show_default=True, help="What finds keypoints."),
-            click.option("--humans", help="What finds 3D poses; no default, because you must obtain its weights."),
-            click.option("--set", "assignments", multiple=True, metavar="KIND.NAME=VALUE", help="An option of a stage."),
-            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
-            click.option("--dtype", default="auto", show_default=True, help="auto, float32, float16 or bfloat16."),
-            click.option(
+def run_options(**others: Callable[..., Any] | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that adds the options which commands that fill a store share; by name, others in their place, or none."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        options: dict[str, Callable[..., Any] | None] = {
+            "output": click.option("-o", "--output", type=OutputStore(), required=True, help="The store."),
+            "detector": click.option(
+                "--detector", default="mask2former", show_default=True, help="What finds people and objects."
+            ),
+            "keypoints": click.option("--keypoints", default="vitpose", show_default=True, help="What finds keypoints."),
+            "humans": click.option("--humans", help="What finds 3D poses; no default, because you must obtain its weights."),
+            "assignments": click.option(
+                "--set", "assignments", multiple=True, metavar="KIND.NAME=VALUE", help="An option of a stage."
+            ),
+            "device": click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
+            "dtype": click.option("--dtype", default="auto", show_default=True, help="auto, float32, float16 or bfloat16."),
+            "batch": click.option(
                 "--batch",
                 default=16,
                 show_default=True,
                 type=Count(),
                 help="Images that go through the stages together.",
             ),
-            click.option(
+            "model_batch": click.option(
                 "--model-batch",
                 type=Count(),
                 help="Most images given to a model at a time; default: what memory holds.",
             ),
-            click.option(
+            "camera_fit": click.option(
                 "--camera-fit",
                 default="adam",
                 show_default=True,
                 help="How a camera is fitted to a person's joints; adam is the paper's way.",
                 type=click.Choice(["adam", "levenberg-marquardt"]),
             ),
-            click.option(
+            "focal": click.option(
                 "--focal",
                 default="auto",
                 show_default=True,
@@ -61,36 +66,42 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Focal length: fitted, as in the paper; fixed, to a view of 46.4 degrees across the image; auto: fixed "
                 "where the 3D pose comes with a camera without perspective.",
             ),
-            click.option("--person-masks", is_flag=True, help="Keep the masks of the person as well as the object's."),
-            click.option(
+            "person_masks": click.option(
+                "--person-masks", is_flag=True, help="Keep the masks of the person as well as the object's."
+            ),
+            "keep_images": click.option(
                 "--keep-images",
                 default="none",
                 show_default=True,
                 type=click.Choice(["none", "complete", "all"]),
                 help="Keep the pictures in the store: none, those with mask, pose and camera, or all.",
             ),
-            click.option(
+            "keep_format": click.option(
                 "--keep-format",
                 default="jpeg",
                 show_default=True,
                 type=click.Choice(["jpeg", "png"]),
                 help="How pictures are kept: as JPEG, or as PNG, which loses nothing.",
             ),
-            click.option(
+            "commit_seconds": click.option(
                 "--commit-seconds",
                 default=120.0,
                 show_default=True,
                 type=Number(min=0),
                 help="Seconds between commits: what a crash can lose.",
             ),
-            click.option("--accept-changes", is_flag=True, help="Add to a store that was made with other stages or settings."),
-            click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
-            body_option,
-            json_option(),
-        )
-    ):
-        command = option(command)
-    return command
+            "accept_changes": click.option(
+                "--accept-changes", is_flag=True, help="Add to a store that was made with other stages or settings."
+            ),
+            "dry_run": click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+            "body": body_option,
+            "json": json_option(),
+        }
+        for option in reversed([*{**options, **others}.values()]):
+            command = command if option is None else option(command)
+        return command
+
+    return decorate
 
 
 @click.command("synthesize", short_help="From a category's name to a filled store, by models.")
@@ -111,7 +122,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of the random numbers that images begin with.")
 @click.option("--simulated", is_flag=True, help="A simulated world plays every stage: to try this without any model.")
-@_run_options
+@run_options()
 def synthesize_command(
     category: str,
     prompt_source: str,
@@ -141,7 +152,7 @@ def synthesize_command(
         _refuse_beside_simulated()
         stages = StageChoices.simulated(assigned)
     else:
-        stages = replace(_analysis(options, assigned), images=image_source, prompts=prompt_source)
+        stages = replace(analysis_stages(options, assigned), images=image_source, prompts=prompt_source)
     try:
         check_views(views)
     except InputError as error:
@@ -153,20 +164,20 @@ def synthesize_command(
             output,
             stages,
             plan,
-            _settings(options),
+            settings_of(options),
             body=body,
             processes=processes,
             accept_changes=options["accept_changes"],
             ask=not options["dry_run"],
         )
-        _run(job, body, options)
+        run_job(job, body, options)
 
 
 @click.command("images", short_help="Take in pictures, through detection, 3D pose and camera.")
 @click.argument("folder", type=INPUT)
 @click.option("--category", required=True, help="The object that the pictures show people with.")
 @click.option("--prompt", help="The prompt of all pictures; default: the name of each picture's folder.")
-@_run_options
+@run_options()
 def ingest_images_command(
     folder: Path, category: str, prompt: str | None, output: Path, body_path: Path | None, **options: Any
 ) -> None:
@@ -178,7 +189,7 @@ def ingest_images_command(
     from chorus.frontend.distributed import ranks
     from chorus.frontend.job import plan_folder
 
-    stages = _analysis(options, assigned_options(options["assignments"]))
+    stages = analysis_stages(options, assigned_options(options["assignments"]))
     body = load_body(body_path)
     with ranks() as processes:
         job = plan_folder(
@@ -186,13 +197,13 @@ def ingest_images_command(
             category,
             output,
             stages,
-            _settings(options),
+            settings_of(options),
             prompt=prompt,
             body=body,
             processes=processes,
             accept_changes=options["accept_changes"],
         )
-        _run(job, body, options)
+        run_job(job, body, options)
 
 
 @click.command("remake", short_help="Make one image of a store again.")
@@ -272,7 +283,7 @@ def stages_command(kind: str | None, as_json: bool) -> None:
         out.print(line)
 
 
-def _analysis(options: dict[str, Any], assigned: dict[str, str]) -> StageChoices:
+def analysis_stages(options: dict[str, Any], assigned: dict[str, str]) -> StageChoices:
     """The choice of the stages after the images, with the options of all stages. UsageError without ``--humans``."""
     from chorus.frontend.job import StageChoices
 
@@ -295,7 +306,8 @@ def _refuse_beside_simulated() -> None:
             raise click.UsageError(f"{option}: expected none beside --simulated, which plays every stage")
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def settings_of(options: dict[str, Any]) -> Settings:
+    """The settings of a run from its options."""
     from chorus.frontend.run import Settings
 
     return Settings(
@@ -311,7 +323,7 @@ def _settings(options: dict[str, Any]) -> Settings:
     )
 
 
-def _run(job: Job, body: Body, options: dict[str, Any]) -> None:
+def run_job(job: Job, body: Body, options: dict[str, Any]) -> None:
     """Run a job, or show its plan (--dry-run); the first process prints. Exit code 130 (Ctrl-C) or 143 (SIGTERM) where the
     run was asked to stop."""
     first = job.ranks.first

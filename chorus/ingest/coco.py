@@ -8,7 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -77,6 +77,7 @@ class CocoAnnotations:
     by_image     image id -> its annotations, crowds included; id, image_id, category_id are integers, iscrowd is bool
     repeated     number of images, categories and annotations that were given again, word for word, and left out
     unknown_categories, unknown_images  category or image id that the file does not have -> annotations that name it, left out
+    names        file name of an image -> its id; of those in folders also the name alone, where it is one image's
     """
 
     images: dict[int, tuple[int, int]]
@@ -85,6 +86,7 @@ class CocoAnnotations:
     repeated: int = 0
     unknown_categories: dict[int, int] = field(default_factory=dict)
     unknown_images: dict[int, int] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
 
 
 def read_annotations(path: str | os.PathLike[str]) -> CocoAnnotations:
@@ -123,7 +125,16 @@ def read_annotations(path: str | os.PathLike[str]) -> CocoAnnotations:
         else:
             by_image[note["image_id"]].append(note)
     again = images_again + names_again + notes_again
-    return CocoAnnotations(images, categories, dict(by_image), again, dict(unknown_categories), dict(unknown_images))
+    unknown = dict(unknown_categories), dict(unknown_images)
+    return CocoAnnotations(images, categories, dict(by_image), again, *unknown, _file_names(lists["images"]))
+
+
+def _file_names(rows: list[dict[str, Any]]) -> dict[str, int]:
+    named = [(row["file_name"], identifier("id", row["id"])) for row in rows if isinstance(row.get("file_name"), str)]
+    alone: dict[str, set[int]] = defaultdict(set)
+    for name, number in named:
+        alone[PurePosixPath(name).name].add(number)
+    return {name: min(numbers) for name, numbers in alone.items() if len(numbers) == 1} | dict(named)
 
 
 _Content = TypeVar("_Content")

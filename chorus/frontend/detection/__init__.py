@@ -1,7 +1,7 @@
 """Finding people and objects with boxes and masks (A.3).
 
 ``mask2former`` knows the categories of COCO; ``grounding-dino-sam`` and ``owlv2-sam`` take any category by its name;
-``detectron2`` is the paper's. Defaults, licences and how scores and boxes come about: docs/detection.md.
+``detectron2`` is the paper's; ``given`` looks up masks that are known already. Defaults, licences and how scores and boxes come about: docs/detection.md.
 """
 
 from __future__ import annotations
@@ -84,6 +84,25 @@ STAGES: tuple[StageInfo, ...] = (
         options=(
             ("threshold", "least score of an instance (0.8 for LVIS as in A.3, 0.5 for COCO)"),
             ("objects", "CONFIG or CONFIG,WEIGHTS of a second model, for the category alone; people then by the first"),
+        ),
+    ),
+    StageInfo(
+        kind="detector",
+        name="given",
+        made_by="chorus.frontend.detection.given:make",
+        checked_by="chorus.frontend.detection.given:check",
+        what="masks that are known already: a COCO file (.json), a folder of one mask a picture (FOLDER/NAME.png), or one mask; "
+        "of several people and objects the pair whose boxes overlap most. Pictures must not be cropped: --set images.crop=none",
+        model="",
+        local=True,
+        licence="code: the project's, COCO's polygons by pycocotools, BSD-2-Clause; the masks: as whoever holds their rights says",
+        weights="the file or folder of the masks; people: BlazePose's detector, Apache-2.0, as of --humans blazepose",
+        options=(
+            (
+                "people",
+                "annotations: persons as the COCO file has them (default where it has any); blazepose, or blazepose=PATH: by "
+                "BlazePose's detector, without masks",
+            ),
         ),
     ),
 )

@@ -93,6 +93,7 @@ STAGES: tuple[StageInfo, ...] = (
         options=(
             ("size", "height and width in pixels (512)"),
             ("least", "pixels of the shorter side below which a picture is refused (64)"),
+            ("crop", "square (default): resized and cut; none: the picture as it is, for masks that are given"),
         ),
     ),
 )

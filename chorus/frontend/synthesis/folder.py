@@ -25,6 +25,9 @@ SIZE = 512
 LEAST = 64
 """Least pixels of a picture's shorter side; below, no person would be found."""
 
+CROPS = ("square", "none")
+"""Option ``crop``: the shorter side resized and the centre cut out (B.1), or the picture as it is."""
+
 FROM_FOLDERS = "from-folders"
 """Given as the prompt: each picture's prompt is the name of its folder."""
 
@@ -42,22 +45,23 @@ log = logging.getLogger(__name__)
 
 def make(model: str, runtime: Runtime) -> FolderImages:
     """The stage for the folder ``model``. InputError where there is no such folder."""
-    return FolderImages(model, whole(runtime, "size", SIZE, 1, 8192), whole(runtime, "least", LEAST, 1, 8192))
+    crop = runtime.one_of("crop", CROPS) == CROPS[0]
+    return FolderImages(model, whole(runtime, "size", SIZE, 1, 8192), whole(runtime, "least", LEAST, 1, 8192), crop)
 
 
 class FolderImages:
     """An ImageSource that reads pictures: a request's key is the path of one in the folder, with forward slashes.
 
-    Each is made upright RGB by ``chorus.pictures.rgb_image``, and resized and cropped by ``square``.
+    Each is made upright RGB by ``chorus.pictures.rgb_image``, and resized and cropped by ``square``; left as it is without
+    ``crop``.
     """
 
-    def __init__(self, folder: str | Path, size: int = SIZE, least: int = LEAST) -> None:
+    def __init__(self, folder: str | Path, size: int = SIZE, least: int = LEAST, crop: bool = True) -> None:
         self.root = _root(folder)
-        self.size = size
-        self.least = least
+        self.size, self.least, self.crop = size, least, crop
 
     def images(self, requests: Sequence[ImageRequest]) -> list[Picture | Refusal]:
-        """(size, size) pictures, one for each request and in order; Refusal, with the reason, for what cannot be used."""
+        """Pictures, (size, size) if cropped, one for each request in order; Refusal, with the reason, for what is no use."""
         # Decoding and resizing release Python's global lock, so threads do run at the same time.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
             return list(threads.map(self._read, requests))
@@ -75,7 +79,7 @@ class FolderImages:
             image = rgb_image(path, min_side=self.least)
         except PictureError as error:
             return _REFUSALS.get(error.reason, UNREADABLE)
-        return Picture(request, np.asarray(square(image, self.size)))
+        return Picture(request, np.asarray(square(image, self.size) if self.crop else image))
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
