@@ -64,7 +64,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of a PHOTO: what finds person and object; NAME or NAME=MODEL, as `chorus stages` lists them.",
 )
-@click.option("--humans", help="Of a PHOTO: what finds the 3D pose; no default, because you must obtain its weights.")
+@click.option(
+    "--object-mask",
+    type=INPUT,
+    help="Of a PHOTO: the mask of the object, a picture of its size; then nothing is looked for but the person.",
+)
+@click.option("--humans", default="blazepose", show_default=True, help="Of a PHOTO: what finds the 3D pose.")
 @click.option("--set", "assignments", multiple=True, metavar="KIND.NAME=VALUE", help="Of a PHOTO: an option of a stage.")
 @click.option("--device", default="auto", show_default=True, help="Of a PHOTO: auto, cpu, cuda, cuda:1, ...")
 @click.option(
@@ -91,7 +96,8 @@ def reconstruct_command(
     inverse: str,
     backend: str,
     detector: str,
-    humans: str | None,
+    object_mask: Path | None,
+    humans: str,
     assignments: tuple[str, ...],
     device: str,
     camera_fit: str,
@@ -112,12 +118,11 @@ def reconstruct_command(
     if record.is_file():
         if photo is not None:
             raise InputError(f"--photo: expected it beside a record's folder alone, got it with the photograph {str(record)!r}")
-        if humans is None:
-            raise InputError(
-                "--humans: expected what finds the 3D pose in a photograph; `chorus stages` lists the choices; got none"
-            )
-        scene = _estimated(record, occupancies, body, category, detector, humans, assignments, device, camera_fit)
+        specs = {"detector": detector if object_mask is None else f"given={object_mask}", "humans": humans}
+        scene = _estimated(record, occupancies, body, category, specs, assignments, device, camera_fit)
     else:
+        if object_mask is not None:
+            raise InputError(f"--object-mask: expected it beside a photograph, got it with the record {str(record)!r}")
         scene = read_scene(record, body, photo)
     with progress_bars() as update:
         result = reconstruct(
@@ -165,13 +170,17 @@ def _estimated(
     occupancies: tuple[Path, ...],
     body: Body,
     category: str | None,
-    detector: str,
-    humans: str,
+    specs: dict[str, str],
     assignments: tuple[str, ...],
     device: str,
     camera_fit: str,
 ) -> Scene:
-    """The scene of a photograph that has no record, by stages of the front end."""
+    """The scene of a photograph that has no record, by stages of the front end.
+
+    A mask that is given is of the category that is wanted, or of none that is known: the distributions tell then.
+    """
+    from dataclasses import replace
+
     from chorus.frontend.devices import resolve
     from chorus.frontend.preparing import check_choices, make_stages
     from chorus.frontend.stages import Runtime
@@ -179,11 +188,16 @@ def _estimated(
     from chorus.reconstruct.photo import estimate_scene
 
     where, dtype = resolve(device, "float32")
-    specs, options = {"detector": detector, "humans": humans}, assigned_options(assignments)
+    given, options = specs["detector"].startswith("given="), assigned_options(assignments)
+    if given and specs["humans"].startswith("blazepose="):  # its file has the detector of people, too
+        options.setdefault("detector.people", specs["humans"])
     runtime = Runtime(where, dtype, body=body)
-    check_choices(specs, options, runtime, category)
+    looked_for = category or "object" if given else category
+    check_choices(specs, options, runtime, looked_for)
     categories = stored_categories(occupancies)
-    stages = make_stages(specs, options, runtime, category)
-    return estimate_scene(
-        photo, categories, stages["detector"], stages["humans"], body, category=category, method=camera_fit, estimators=specs
+    stages = make_stages(specs, options, runtime, looked_for)
+    detector, estimator = stages["detector"], stages["humans"]
+    scene = estimate_scene(
+        photo, categories, detector, estimator, body, category=looked_for, method=camera_fit, estimators=specs
     )
+    return replace(scene, category=category) if given else scene

@@ -29,7 +29,7 @@ class Found:
 
     category  of the object            overlap  intersection of the two boxes over the smaller one, 0 to 1
     boxes     of person and object, (4,) float64 x0, y0, x1, y1 in pixels, half open
-    masks     of person and object, (H, W) bool
+    masks     of person (empty where only the box is known) and object, (H, W) bool
     """
 
     category: str
@@ -131,7 +131,7 @@ def estimate_scene(
         camera.cameras,
         float(camera.residual_px[0]),
         found.object_mask,
-        found.person_mask,
+        found.person_mask if found.person_mask.any() else None,  # a detector that finds boxes alone gives empty masks
         boxes_of(found.object_mask).astype(np.float64),
         picture.pixels,
         dict(estimators or {}) or {"humans": human.estimator},

@@ -83,7 +83,7 @@ def reconstruct(
         if progress is not None:
             progress(done + 1, len(files))
     of_category, category_from = choose_category(view, found, wanted)
-    if scene.estimators and category is None:
+    if scene.estimators and scene.category and category is None:
         category_from = "found in the photograph: of those stored, its box overlaps the person's most"
     chosen, cluster_from = choose_distribution(view, of_category)
     phi, parameters = posing(load_occupancy(chosen.file))

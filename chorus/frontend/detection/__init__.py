@@ -1,7 +1,8 @@
 """Finding people and objects with boxes and masks (A.3).
 
 ``mask2former`` knows the categories of COCO; ``grounding-dino-sam`` and ``owlv2-sam`` take any category by its name;
-``detectron2`` is the paper's; ``given`` looks up masks that are known already. Defaults, licences and how scores and boxes come about: docs/detection.md.
+``detectron2`` is the paper's; ``given`` looks up masks that are known already. Defaults, licences and how scores and boxes
+come about: docs/detection.md.
 """
 
 from __future__ import annotations
@@ -91,11 +92,11 @@ STAGES: tuple[StageInfo, ...] = (
         name="given",
         made_by="chorus.frontend.detection.given:make",
         checked_by="chorus.frontend.detection.given:check",
-        what="masks that are known already: a COCO file (.json), a folder of one mask a picture (FOLDER/NAME.png), or one mask; "
-        "of several people and objects the pair whose boxes overlap most. Pictures must not be cropped: --set images.crop=none",
+        what="masks that are known already: a COCO file (.json), a folder of one mask a picture (FOLDER/NAME.png), or one "
+        "mask; of several people and objects the pair whose boxes overlap most. Pictures stay whole: --set images.crop=none",
         model="",
         local=True,
-        licence="code: the project's, COCO's polygons by pycocotools, BSD-2-Clause; the masks: as whoever holds their rights says",
+        licence="code: the project's, COCO's polygons by pycocotools, BSD-2-Clause; the masks: as their owner says",
         weights="the file or folder of the masks; people: BlazePose's detector, Apache-2.0, as of --humans blazepose",
         options=(
             (
