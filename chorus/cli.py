@@ -30,6 +30,7 @@ from chorus.commands.ingest_photos import ingest_photos_command
 from chorus.commands.ingest_records import ingest_records_command
 from chorus.commands.interruption import Stopped, exit_code, signals_stop
 from chorus.commands.mesh import mesh_command
+from chorus.commands.occupancies import occupancies_command
 from chorus.commands.pose import pose_command, roundtrip_command
 from chorus.commands.prompts import prompts_command
 from chorus.commands.reconstruct import reconstruct_command
@@ -154,6 +155,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
     main: (
         demo_command,
         simulate_command,
+        occupancies_command,
         prompts_command,
         synthesize_command,
         remake_command,

@@ -98,8 +98,8 @@ def _read(path: Path, member: re.Pattern[str], name: str) -> bytes:
 def fetch() -> Path:
     """Download WHEEL by pip, take the two models out of it into the cache; returns the path of the landmark model.
 
-    Nothing is done where both are there. 35 MB are downloaded and 9 MB kept. InputError where pip cannot get the wheel, or where
-    its content is another than known.
+    Nothing is done where both are there. 35 MB are downloaded and 9 MB kept. InputError where pip cannot get the wheel, or
+    where its content is another than known.
     """
     if all(default_path(name).is_file() for name in SHA256):
         return default_path()
