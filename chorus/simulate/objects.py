@@ -176,6 +176,23 @@ def _hat(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
     return _vary(rng, ("cylinder", (0.18, 0.012, 0.19), brim), ("cylinder", (0.10, 0.06, 0.11), crown))
 
 
+def _racket(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    """Its grip lies in the right fist, across the forearm; the head is before it, held at whatever angle."""
+    grip = body.rest_joints[joint_index(body, "right_hand")] + [0, -0.03, 0]
+    return _vary(
+        rng,
+        ("box", (0.018, 0.018, 0.10), grip),
+        ("box", (0.012, 0.012, 0.10), grip + np.array([0, 0, 0.2])),
+        ("cylinder", (0.13, 0.012, 0.17), grip + np.array([0, 0, 0.46])),
+        turn_sigma=0.4,
+    )
+
+
+def _glove(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
+    hand = body.rest_joints[joint_index(body, "left_hand")]
+    return _vary(rng, ("ellipsoid", (0.14, 0.08, 0.14), hand + np.array([0.06, -0.02, 0])))
+
+
 def _bar(rng: np.random.Generator, body: Body) -> tuple[Shape, ...]:
     along = Rotation.from_euler("z", 90, degrees=True).as_matrix()  # y, the cylinder's axis, from hand to hand
     drawn = _vary(rng, ("cylinder", (0.08, 0.55, 0.08), np.zeros(3)), turn_sigma=0.0)
@@ -211,6 +228,8 @@ OBJECTS: dict[str, ObjectClass] = {
     "ball-at-foot": ObjectClass("left_foot", _ball_at_foot),  # 24 cm across, at the toes
     "backpack": ObjectClass("spine3", _backpack),  # a box of 30 x 46 x 20 cm
     "hat": ObjectClass("head", _hat),
+    "racket": ObjectClass("right_hand", _racket),  # 73 cm long, its head 26 x 34 cm
+    "glove": ObjectClass("left_hand", _glove),  # about the hand, 28 x 28 x 16 cm
     "board-fixed-to-hand": ObjectClass("right_hand", _board_in_hand),  # a box of 2 m x 50 cm x 8 cm
     "board-under-arm": ObjectClass("spine2", _board_under_arm),  # clamped to the trunk; the arm only closes it in
     # Fixed to the pelvis, which stays between the feet: rigid to one foot it would swing with that leg's noise alone.

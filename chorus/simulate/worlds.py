@@ -123,6 +123,15 @@ _HOLDING: tuple[Pose, ...] = tuple(
     }
     for raised in (0.0, 0.6, 1.2)
 )
+
+
+def _mirrored(pose: Pose) -> Pose:
+    """The pose in a mirror, left for right."""
+    swap = {"left": "right", "right": "left"}
+    names = {name: "_".join(swap.get(part, part) for part in name.split("_")) for name in pose}
+    return {names[name]: (x, -y, -z) for name, (x, y, z) in pose.items()}
+
+
 _KICKING: tuple[Pose, ...] = tuple(
     {
         "left_hip": (-swing, 0.0, 0.08),
@@ -215,6 +224,28 @@ WORLDS: dict[str, World] = {
             "a person holds a ball in one hand",
             _HOLDING,
             pose_noise=0.2,
+            mirrored=0.5,
+        ),
+        # By COCO's names, for photographs of sports.
+        World(
+            "racket-held",
+            "tennis racket",
+            "racket",
+            "a person holds a tennis racket in the right hand",
+            _HOLDING,
+            pose_noise=0.2,
+            mask_noise=_SEGMENTER,
+            cameras=_MOSTLY_FRONT,
+        ),
+        World(
+            "glove-worn",
+            "baseball glove",
+            "glove",
+            "a person wears a baseball glove",
+            tuple(_mirrored(pose) for pose in _HOLDING),
+            pose_noise=0.2,
+            mask_noise=_SEGMENTER,
+            cameras=_MOSTLY_FRONT,
             mirrored=0.5,
         ),
     )
