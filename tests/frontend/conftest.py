@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.frontend.servers import serve as serve
+from tests.photographs import real_weights as real_weights
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,14 +1,12 @@
 """BlazePose: weights and their archives, squares, the stages on a made-up network, and with real weights where they are.
 
-Tests with real weights need CHORUS_BLAZEPOSE, the path of a .tflite file, a .task bundle or mediapipe's wheel; the one with a
-real photograph also CHORUS_PHOTOS, a folder with COCO's 000000000785.jpg.
+Tests with real weights take those of CHORUS_BLAZEPOSE (a .task bundle, or mediapipe's wheel), else fetch them from PyPI.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
 import subprocess
 import sys
 import zipfile
@@ -35,6 +33,7 @@ from chorus.frontend.stages import Human, ImageRequest, Picture, Refusal, Runtim
 from chorus.keypoints import COCO_OF_BLAZEPOSE
 from chorus.pictures import read_picture
 from chorus.render import face_normals, render_mesh, shade
+from tests.photographs import SKIER, SKIER_BOX
 
 BODY = load_body()
 MODEL = b"\x1c\0\0\0TFL3 and so on"
@@ -58,9 +57,12 @@ def test_weights_are_read_from_files_bundles_and_wheels(tmp_path: Path) -> None:
     assert weights.read_weights(bare) == MODEL
     bundle = archive(tmp_path / "a.task", "pose_detector.tflite", "pose_landmarks_detector.tflite")
     assert weights.read_weights(bundle).endswith(b"pose_landmarks_detector.tflite")
+    assert weights.read_detector(bundle).endswith(b"pose_detector.tflite")
     folder = "mediapipe/modules/pose_landmark/"
     wheel = archive(tmp_path / "a.whl", f"{folder}pose_landmark_lite.tflite", f"{folder}pose_landmark_full.tflite")
     assert weights.read_weights(wheel).endswith(b"full.tflite")
+    with pytest.raises(InputError, match=r"expected an archive that holds pose_detection\.tflite or the like"):
+        weights.read_detector(wheel)
 
 
 def test_files_that_are_no_weights(tmp_path: Path) -> None:
@@ -88,7 +90,8 @@ def test_without_weights_the_stage_says_how_to_get_them(tmp_path: Path, monkeypa
     path.parent.mkdir()
     path.write_bytes(MODEL)
     assert registry.check("humans", "blazepose", Runtime(body=BODY))[1] == "full"
-    assert weights.fetch() == path  # it is there: nothing is downloaded
+    weights.default_path(weights.DETECTOR).write_bytes(MODEL)
+    assert weights.fetch() == path  # they are there: nothing is downloaded
     with pytest.raises(InputError, match="min_visibility: expected a number from 0 to 1, got '2'"):
         registry.check("humans", "blazepose", Runtime(body=BODY, options={"min_visibility": "2"}))
     monkeypatch.setattr(registry, "is_installed", lambda _: False)
@@ -104,18 +107,18 @@ def test_fetching_takes_the_model_out_of_the_wheel(
 
     def pip(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         asked.append(command)
-        archive(Path(command[command.index("--dest") + 1]) / "mediapipe.whl", "m/pose_landmark_full.tflite")
+        archive(Path(command[command.index("--dest") + 1]) / "mediapipe.whl", *(f"m/{name}" for name in weights.SHA256))
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(weights.subprocess, "run", pip)
-    with pytest.raises(InputError, match=r"expected the known weights in mediapipe==0\.10\.21, got others"):
+    with pytest.raises(InputError, match=r"expected the known weights in mediapipe==0\.10\.21, got another pose_landmark_full"):
         weights.fetch()
     assert not weights.default_path().exists()
-    content = MODEL + b"m/pose_landmark_full.tflite"
-    monkeypatch.setattr(weights, "SHA256", hashlib.sha256(content).hexdigest())
+    contents = {name: MODEL + f"m/{name}".encode() for name in weights.SHA256}
+    monkeypatch.setattr(weights, "SHA256", {name: hashlib.sha256(c).hexdigest() for name, c in contents.items()})
     assert main() == 0
     assert str(weights.default_path()) in capsys.readouterr().out
-    assert weights.default_path().read_bytes() == content
+    assert {name: weights.default_path(name).read_bytes() for name in contents} == contents
     assert asked[0][:4] == [sys.executable, "-m", "pip", "download"]
     assert asked[0][-1] == weights.WHEEL
     assert "--no-deps" in asked[0]
@@ -236,15 +239,6 @@ def test_limbs_become_scores_of_the_row() -> None:
 # --- with real weights ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def real_weights() -> str:
-    path = os.environ.get("CHORUS_BLAZEPOSE")
-    if not path:
-        pytest.skip("no weights: set CHORUS_BLAZEPOSE to a .tflite file, a .task bundle or mediapipe's wheel")
-    pytest.importorskip("ai_edge_litert")
-    return path
-
-
 def rendered(pose: np.ndarray, azimuth: float) -> tuple[Picture, Cameras]:
     """The mannequin, shaded, in front of a plain wall."""
     R = np.diag([1.0, -1.0, -1.0]) @ Rotation.from_rotvec([0, azimuth, 0]).as_matrix()
@@ -299,13 +293,9 @@ def test_weights_of_another_model_are_refused(real_weights: str, tmp_path: Path)
 
 
 def test_a_real_photograph(real_weights: str) -> None:
-    folder = os.environ.get("CHORUS_PHOTOS")
-    path = Path(folder or "") / "000000000785.jpg"
-    if not folder or not path.is_file():
-        pytest.skip("no photograph: set CHORUS_PHOTOS to a folder with COCO's 000000000785.jpg")
-    pixels = read_picture(path)
-    picture = Picture(ImageRequest(path.name, "a person rides skis"), pixels)
-    box = np.array([[280.79, 44.73, 499.49, 391.41]], np.float32)
+    pixels = read_picture(SKIER)
+    picture = Picture(ImageRequest(SKIER.name, "a person rides skis"), pixels)
+    box = np.array([SKIER_BOX], np.float32)
     # Shoulders, hips, knees and ankles as COCO's annotators put them, left and right.
     annotated = np.array([[399, 108], [358, 129], [424, 203], [393, 214], [429, 294], [367, 273], [466, 362], [396, 341]])
     (human,) = registry.make("humans", f"blazepose={real_weights}", Runtime(body=BODY)).humans([picture], box)

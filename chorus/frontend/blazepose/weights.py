@@ -77,7 +77,9 @@ def read_detector(path: Path) -> bytes:
 
 def _read(path: Path, member: re.Pattern[str], name: str) -> bytes:
     try:
-        if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            bare = file.read(8)[4:] == b"TFL3"  # one with metadata passes for a zip file as well, of the metadata
+        if bare or not zipfile.is_zipfile(path):
             content = path.read_bytes()
         else:
             with zipfile.ZipFile(path) as archive:
