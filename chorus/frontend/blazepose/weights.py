@@ -9,6 +9,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from functools import partial
 from pathlib import Path
 
 from chorus.errors import InputError
@@ -97,6 +98,10 @@ def _read(path: Path, member: re.Pattern[str], name: str) -> bytes:
     return content
 
 
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
 def fetch() -> Path:
     """Download WHEEL by pip, take the two models out of it into the cache; returns the path of the landmark model.
 
@@ -124,5 +129,5 @@ def fetch() -> Path:
             raise InputError(f"blazepose: expected the known weights in {WHEEL}, got another {name}")
     default_path().parent.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        write_atomically(default_path(name), lambda part, content=content: part.write_bytes(content))
+        write_atomically(default_path(name), partial(_write, content=content))
     return default_path()
