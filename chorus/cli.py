@@ -35,9 +35,10 @@ from chorus.commands.pose import pose_command, roundtrip_command
 from chorus.commands.prompts import prompts_command
 from chorus.commands.reconstruct import reconstruct_command
 from chorus.commands.simulate import simulate_command
+from chorus.commands.stages import stages_command
 from chorus.commands.store import store_info_command, store_pictures_command, store_verify_command
 from chorus.commands.store_stats import store_stats_command
-from chorus.commands.synthesize import ingest_images_command, remake_command, stages_command, synthesize_command
+from chorus.commands.synthesize import ingest_images_command, remake_command, synthesize_command
 
 
 class _Group(click.Group):

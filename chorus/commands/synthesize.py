@@ -1,4 +1,4 @@
-"""Filling stores: ``chorus synthesize``, ``chorus ingest images``, ``chorus remake``, ``chorus stages``."""
+"""Filling stores: ``chorus synthesize``, ``chorus ingest images``, ``chorus remake``."""
 
 from __future__ import annotations
 
@@ -252,35 +252,6 @@ def remake_command(store_path: Path, key: str, output: Path, device: str, dtype:
     picture = Image.fromarray(made.pixels)
     write_atomically(output, lambda part: picture.save(part, "PNG"))
     wrote(output)
-
-
-@click.command("stages", short_help="What can be chosen for each stage, with licences.")
-@click.option("--kind", help="Only of this kind: prompts, images, detector, keypoints or humans.")
-@json_option()
-def stages_command(kind: str | None, as_json: bool) -> None:
-    """List what can be chosen for each stage, with licences, where weights come from, and options."""
-    from dataclasses import asdict
-
-    from chorus.errors import InputError
-    from chorus.frontend.registry import KINDS, broken_stages, stages
-
-    if kind is not None and kind not in KINDS:
-        raise InputError(f"--kind: expected one of {', '.join(KINDS)}; got {kind!r}")
-    broken = [f"--{stage.kind} {stage.name}: cannot be chosen: {stage.error}" for stage in broken_stages(kind)]
-    if as_json:
-        print_json([asdict(info) for info in stages(kind)])
-        for line in broken:
-            err.print(line)
-        return
-    for info in stages(kind):
-        out.print(f"--{info.kind} {info.name}{'=MODEL' if info.model == '' else ''}: {info.what}")
-        for name, value in (("model", info.model), ("licence", info.licence), ("weights", info.weights), ("needs", info.needs)):
-            if value:
-                out.print(f"    {name:<8} {value}")
-        for name, meaning in info.options or ():
-            out.print(f"    --set {info.kind}.{name}=...  {meaning}")
-    for line in broken:
-        out.print(line)
 
 
 def analysis_stages(options: dict[str, Any], assigned: dict[str, str]) -> StageChoices:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from chorus.errors import InputError
-from chorus.frontend.pretrained import reach
+from chorus.frontend.pretrained import reach, split_revisions
 from chorus.frontend.registry import KINDS, check, hub_models, make
 from chorus.frontend.stages import Runtime, check_category
 
@@ -53,8 +53,9 @@ def make_stages(
     for kind in sorted(specs, key=lambda kind: (bool(models[kind]), kind != "detector", KINDS.index(kind))):
         if models[kind] and not asked:
             for other, wanted in models.items():
-                for model, index in wanted:
-                    reach(model, other, index, runtimes[other].options.get("revision"))
+                revisions = split_revisions(runtimes[other], len(wanted)) if wanted else []
+                for (model, index), revision in zip(wanted, revisions, strict=True):
+                    reach(model, other, index, revision)
             asked = True
         made[kind] = make(kind, specs[kind], runtimes[kind])
         if kind == "detector" and category is not None:

@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,18 +27,20 @@ def load_pretrained(model: str, runtime: Runtime, model_class: str, processor_cl
     """A model of transformers, ready on ``runtime.device`` with its dtype, and its processor.
 
     ``model_class`` and ``processor_class`` are names in transformers. InputError where the model cannot be loaded, is
-    of another class or lacks weights; ImportError, naming what to install, without the library.
+    of another class or lacks weights; ImportError, naming what to install, without the library. The option ``revision`` says
+    which commit, tag or branch of a model of the hub is taken.
     """
     transformers = import_transformers(runtime.kind)
-    where = reach(model, runtime.kind, "config.json")
+    revision = runtime.options.get("revision")
+    where = reach(model, runtime.kind, "config.json", revision)
     with quietly_naming(model, runtime.kind):
-        config = transformers.AutoConfig.from_pretrained(where)
+        config = transformers.AutoConfig.from_pretrained(where, revision=revision)
         expected = getattr(transformers, model_class).config_class.model_type
         if config.model_type != expected:
             raise InputError(f"--{runtime.kind}: expected a model of type {expected!r}, got {model!r} of {config.model_type!r}")
-        processor = getattr(transformers, processor_class).from_pretrained(where)
+        processor = getattr(transformers, processor_class).from_pretrained(where, revision=revision)
         made, info = getattr(transformers, model_class).from_pretrained(
-            where, dtype=dtype_of(runtime), output_loading_info=True
+            where, revision=revision, dtype=dtype_of(runtime), output_loading_info=True
         )
     missing = sorted(info["missing_keys"])
     if missing:
@@ -108,11 +111,48 @@ def split_models(text: str, count: int, kind: str) -> list[str]:
     return parts
 
 
+def split_revisions(runtime: Runtime, count: int) -> list[str | None]:
+    """The revision of each of a stage's ``count`` models by the option ``revision``; None for the hub's main branch.
+
+    Of several models the revisions are separated by commas, and an empty one is None. InputError for another number of them.
+    """
+    text = runtime.options.get("revision")
+    if text is None:
+        return [None] * count
+    parts = [part.strip() for part in text.split(",")] if count > 1 else [text.strip()]
+    if len(parts) != count or not any(parts):
+        expected = "a commit, tag or branch" if count == 1 else f"{count} revisions, one a model, separated by commas"
+        raise InputError(f"{runtime.option_name('revision')}: expected {expected}, got {text!r}")
+    return [part or None for part in parts]
+
+
+def each_model(text: str, runtime: Runtime, count: int) -> list[tuple[str, Runtime]]:
+    """The ``count`` models that a text names, each with a runtime whose option ``revision`` is its own.
+
+    InputError as of ``split_models`` and ``split_revisions``.
+    """
+    found = []
+    for model, revision in zip(split_models(text, count, runtime.kind), split_revisions(runtime, count), strict=True):
+        others = {name: value for name, value in runtime.options.items() if name != "revision"}
+        options = others if revision is None else {**others, "revision": revision}
+        found.append((model, replace(runtime, options=options)))
+    return found
+
+
+class HubUnreachableError(InputError):
+    """The hub cannot be asked for ``model``, and this machine does not hold it."""
+
+    def __init__(self, text: str, model: str) -> None:
+        super().__init__(text)
+        self.model = model
+
+
 def reach(model: str, kind: str, index: str, revision: str | None = None) -> str:
     """``location``, after a hub id was looked up: a model's folder in the hub's cache where the hub cannot be asked.
 
     The hub's own clients repeat what fails for half a minute, and then say that a file is missing. Here it is asked once.
-    InputError, saying what to do, where the model is neither on the hub nor on this machine. Nothing is downloaded.
+    InputError, saying what to do, where the model is neither on the hub nor on this machine; HubUnreachableError, which is one,
+    where the hub could not be asked. Nothing is downloaded.
     """
     place = location(model, kind, index)
     if os.path.isdir(place):
@@ -125,9 +165,10 @@ def reach(model: str, kind: str, index: str, revision: str | None = None) -> str
         cached = try_to_load_from_cache(place, index, revision=revision)
         if isinstance(cached, str):
             return os.path.dirname(cached)
-        raise InputError(
+        raise HubUnreachableError(
             f"--{kind}: expected {model!r} from the Hugging Face hub, which cannot be reached ({error}); without a network "
-            f"name a folder with the model, which save_pretrained wrote, as in --{kind} NAME=FOLDER"
+            f"name a folder with the model, which save_pretrained wrote, as in --{kind} NAME=FOLDER",
+            model,
         ) from error
     return place
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from chorus.errors import InputError
 from chorus.frontend import third_party
-from chorus.frontend.pretrained import location, split_models
+from chorus.frontend.pretrained import location, split_models, split_revisions
 from chorus.frontend.stage_info import KINDS, METHODS, StageInfo
 from chorus.frontend.stages import Runtime
 from chorus.frontend.third_party import BrokenStage
@@ -104,8 +104,11 @@ def check(kind: str, spec: str, runtime: Runtime, category: str | None = None) -
     for module in info.requires:
         if not is_installed(module):
             raise ImportError(f"--{kind} {name}: expected the module {module}, which is not installed: {info.needs}")
-    for text, index in hub_models(kind, spec):
+    models = hub_models(kind, spec)
+    for text, index in models:
         location(text, kind, index)
+    if models:
+        split_revisions(runtime, len(models))
     chosen = str(Path(model).expanduser()) if info.local else model or info.model
     if info.checked_by:
         _named(info.checked_by)(chosen, runtime, category)

@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError
+from chorus.frontend.detection.boxes import by_confidence
 from chorus.frontend.stage_info import StageInfo
 from chorus.frontend.stages import PERSON, Human, ImageRequest, Instances, Picture, Refusal, Runtime
 from chorus.keypoints import COCO_KEYPOINTS
@@ -166,10 +167,10 @@ class SimulatedDetector(_Stage):
                 boxes.append(packed.box[0])
                 scores.append(drawn.scores[score][0])
                 labels.append(label)
-        return Instances(
+        return by_confidence(
             np.array(boxes, np.float32).reshape(-1, 4),
             np.array(scores, np.float32),
-            tuple(labels),
+            labels,
             np.array(masks, np.bool_).reshape(-1, *picture.size),
         )
 

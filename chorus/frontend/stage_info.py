@@ -10,6 +10,12 @@ METHODS = {"prompts": "prompts", "images": "images", "detector": "detect", "keyp
 KINDS = tuple(METHODS)
 """The stages that can be chosen, in the order in which they run."""
 
+REVISION = ("revision", "commit, tag or branch of a model of the hub")
+"""The option of every stage whose model is one of the hub."""
+
+REVISIONS = ("revision", "commit, tag or branch of each of the two models of the hub, as in A,B; \"A,\" leaves the second as it is")
+"""The same, of stages with two models."""
+
 FRONTEND_EXTRA = "pip install '.[frontend]' in a checkout of the project"
 """``needs`` of stages whose libraries come with the project's extra."""
 

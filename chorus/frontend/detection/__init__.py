@@ -7,7 +7,7 @@ come about: docs/detection.md.
 
 from __future__ import annotations
 
-from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
+from chorus.frontend.stage_info import FRONTEND_EXTRA, REVISION, REVISIONS, StageInfo
 
 _FOLDER = "a hub id, or a folder that save_pretrained wrote; the default: the Hugging Face hub"
 _FOLDERS = "two hub ids or folders that save_pretrained wrote, DETECTOR,SAM; the default: the Hugging Face hub"
@@ -34,7 +34,7 @@ STAGES: tuple[StageInfo, ...] = (
         "under the MIT licence and trained on COCO)",
         weights=_FOLDER,
         needs=FRONTEND_EXTRA,
-        options=(("threshold", "least score of an instance (0.5)"),),
+        options=(("threshold", "least score of an instance (0.5)"), REVISION),
     ),
     StageInfo(
         kind="detector",
@@ -51,7 +51,7 @@ STAGES: tuple[StageInfo, ...] = (
         licence="code: transformers, Apache-2.0; weights: both Apache-2.0, others as their model card says",
         weights=_FOLDERS,
         needs=FRONTEND_EXTRA,
-        options=(("threshold", "least score of a box (0.35)"),),
+        options=(("threshold", "least score of a box (0.35)"), REVISIONS),
     ),
     StageInfo(
         kind="detector",
@@ -68,7 +68,7 @@ STAGES: tuple[StageInfo, ...] = (
         licence="code: transformers, Apache-2.0; weights: both Apache-2.0, others as their model card says",
         weights=_FOLDERS,
         needs=FRONTEND_EXTRA,
-        options=(("threshold", "least score of a box (0.2)"),),
+        options=(("threshold", "least score of a box (0.2)"), REVISIONS),
     ),
     StageInfo(
         kind="detector",

@@ -12,7 +12,7 @@ from chorus.errors import InputError
 from chorus.frontend.batching import BatchLimit
 from chorus.frontend.detection.boxes import MOST_PICTURES, by_confidence, of_one_size, refuse_person, same_name
 from chorus.frontend.detection.sam import Sam
-from chorus.frontend.pretrained import load_pretrained, split_models
+from chorus.frontend.pretrained import each_model, load_pretrained
 from chorus.frontend.stages import PERSON, Instances, Picture, Runtime
 
 _BYTES_PER_PICTURE = 1 << 30
@@ -41,14 +41,14 @@ class WordDetector(Protocol):
 
 def make_grounding_dino(model: str, runtime: Runtime) -> OpenVocabulary:
     """The stage ``grounding-dino-sam``; see docs/detection.md."""
-    detector, masks = split_models(model, 2, runtime.kind)
-    return OpenVocabulary(GroundingDino(detector, runtime), Sam(masks, runtime))
+    detector, masks = each_model(model, runtime, 2)
+    return OpenVocabulary(GroundingDino(*detector), Sam(*masks))
 
 
 def make_owlv2(model: str, runtime: Runtime) -> OpenVocabulary:
     """The stage ``owlv2-sam``; see docs/detection.md."""
-    detector, masks = split_models(model, 2, runtime.kind)
-    return OpenVocabulary(Owlv2(detector, runtime), Sam(masks, runtime))
+    detector, masks = each_model(model, runtime, 2)
+    return OpenVocabulary(Owlv2(*detector), Sam(*masks))
 
 
 def check_grounding_dino(_model: str, runtime: Runtime, category: str | None) -> None:

@@ -5,7 +5,14 @@
 
 from __future__ import annotations
 
-from chorus.frontend.stage_info import BLAZEPOSE_EXTRA, BLAZEPOSE_LICENCE, BLAZEPOSE_WEIGHTS, FRONTEND_EXTRA, StageInfo
+from chorus.frontend.stage_info import (
+    BLAZEPOSE_EXTRA,
+    BLAZEPOSE_LICENCE,
+    BLAZEPOSE_WEIGHTS,
+    FRONTEND_EXTRA,
+    REVISION,
+    StageInfo,
+)
 
 MMPOSE_NEEDS = 'pip install "mmpose>=1.3" "mmengine>=0.10" "mmcv>=2.0.1"; mmcv and chumpy are hard to build on current Pythons'
 
@@ -22,7 +29,10 @@ STAGES: tuple[StageInfo, ...] = (
         licence="code: transformers, Apache-2.0; weights: Apache-2.0, others as their model card says",
         weights="a hub id, or a folder that save_pretrained wrote; the default: the Hugging Face hub",
         needs=FRONTEND_EXTRA,
-        options=(("dataset", "number of the expert of a ViTPose++ model, a mixture trained on several data sets (0: COCO's)"),),
+        options=(
+            ("dataset", "number of the expert of a ViTPose++ model, a mixture trained on several data sets (0: COCO's)"),
+            REVISION,
+        ),
     ),
     StageInfo(
         kind="keypoints",

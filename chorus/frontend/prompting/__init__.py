@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chorus.frontend.prompting.table3 import PRESETS, VIEWS, Preset, category_name, preset, usual_count
-from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
+from chorus.frontend.stage_info import FRONTEND_EXTRA, REVISION, StageInfo
 
 __all__ = ["PRESETS", "STAGES", "VIEWS", "Preset", "category_name", "preset", "usual_count"]
 
@@ -59,6 +59,7 @@ STAGES: tuple[StageInfo, ...] = (
             ("temperature", "0 .. 2; 0 takes the likeliest word each time; default 0.7"),
             ("seed", "of the sampling of words; default 0"),
             ("max_tokens", "the most tokens that an answer may have; default 1024"),
+            REVISION,
             *_ASKING,
         ),
     ),

@@ -28,6 +28,7 @@ class LocalModel(Asking):
         max_tokens: int = 1024,
         device: str = "cpu",
         dtype: str = "float32",
+        revision: str | None = None,
     ) -> None:
         super().__init__(question, retries)
         try:
@@ -37,12 +38,12 @@ class LocalModel(Asking):
             raise ImportError(f'the stage "local" needs transformers: {FRONTEND_EXTRA}') from error
         self._torch = torch
         self.model, self.temperature, self.seed, self.max_tokens = model, temperature, seed, max_tokens
-        self._device, self._dtype = device, dtype
-        place = reach(model, "prompts", "config.json")
+        self._device, self._dtype, self._revision = device, dtype, revision
+        place = reach(model, "prompts", "config.json", revision)
         try:
             with quietly_naming(model, "prompts"):
-                self._tokenizer: Any = AutoTokenizer.from_pretrained(place)
-                loaded: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype))
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(place, revision=revision)
+                loaded: Any = AutoModelForCausalLM.from_pretrained(place, revision=revision, dtype=getattr(torch, dtype))
         except InputError as error:
             first = str(error.__cause__ or error).strip().split("\n")[0]
             raise InputError(f"--prompts local: expected a language model and its tokenizer, got {model!r}: {first}") from error
@@ -58,6 +59,7 @@ class LocalModel(Asking):
         return {
             "stage": "local",
             "model": self.model,
+            **({} if self._revision is None else {"revision": self._revision}),
             "temperature": self.temperature,
             "seed": self.seed,
             "max_tokens": self.max_tokens,
@@ -123,4 +125,5 @@ def _settings(runtime: Runtime) -> tuple[Question, dict[str, Any]]:
         "temperature": runtime.number("temperature", 0.7, 0.0, 2.0),
         "seed": runtime.whole("seed", 0, 0, 2**31 - 1000),
         "max_tokens": runtime.whole("max_tokens", 1024, 1, 100_000),
+        "revision": runtime.options.get("revision"),
     }

@@ -6,7 +6,7 @@ pictures that exist. What each guarantees about seeds and batches is in docs/syn
 
 from __future__ import annotations
 
-from chorus.frontend.stage_info import FRONTEND_EXTRA, StageInfo
+from chorus.frontend.stage_info import FRONTEND_EXTRA, REVISION, StageInfo
 from chorus.frontend.stages import Runtime
 from chorus.frontend.synthesis.folder import folder_requests
 
@@ -20,7 +20,7 @@ _GUIDED = (
         "on: images that the model's safety checker flags are refused; off: it is not run. Default: on, and an error "
         "where the model brings none",
     ),
-    ("revision", "commit, tag or branch of a model of the hub"),
+    REVISION,
 )
 
 
