@@ -144,8 +144,7 @@ def _say(report: StageReport) -> None:
         rows.append(("weights", model.model))
         if model.revision:
             rows.append(("revision", f"{model.revision} ({model.asked or 'main branch'})"))
-        if model.place:
-            rows.append(("place", model.place))
+            rows.append(("cached", model.place))
         if model.size is not None:
             new = f", {_bytes(model.downloaded)} of them downloaded now" if model.downloaded else ""
             rows.append(("size", f"{_bytes(model.size)} on disk{new}"))
@@ -169,7 +168,8 @@ def _say(report: StageReport) -> None:
 def _say_all(outcomes: list[Outcome]) -> None:
     from rich.table import Table
 
-    table = Table("stage", "result", "loading", "running", "memory", "what came, or why not")
+    table = Table("stage", "result", "loading", "running", "memory")
+    table.add_column("what came, or why not", overflow="fold")
     for outcome in outcomes:
         report = outcome.report
         numbers = ("", "", "") if report is None else (f"{report.loading:.1f} s", f"{report.running:.1f} s", _peak(report))
@@ -179,7 +179,9 @@ def _say_all(outcomes: list[Outcome]) -> None:
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in ("works", "failed", "not here")}
     out.print(f"{counts['works']} work, {counts['failed']} failed, {counts['not here']} cannot run here as things are")
     if any(outcome.state == "not here" for outcome in outcomes):
-        out.print("`chorus stages` says what to install for a stage, and --check NAME --weights MODEL tries one with other weights:")
+        out.print(
+            "`chorus stages` says what to install for a stage, and --check NAME --weights MODEL tries one with other weights:"
+        )
         out.print("a hub id, or, without a network, a folder that save_pretrained wrote on a machine with one")
 
 

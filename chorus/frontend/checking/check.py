@@ -78,11 +78,11 @@ def choice(text: str, kind: str | None = None) -> tuple[str, str]:
         kind, name = first, rest
     if kind is None:
         having = [info.kind for info in stages() if info.name == name]
-        if len(having) != 1:
-            either = " or ".join(f"{other}:{name}" for other in having or KINDS)
+        if len(having) > 1:
+            raise InputError(f"--check: expected {' or '.join(f'{other}:{name}' for other in having)}, got {name!r} alone")
+        if not having:
             known = ", ".join(dict.fromkeys(info.name for info in stages()))
-            why = "which several kinds have" if having else "which is none of " + known
-            raise InputError(f"--check: expected {either}, got {name!r}, {why}")
+            raise InputError(f"--check: expected all, one of {known}, or KIND:module:Class; got {name!r}")
         kind = having[0]
     find(kind, name)
     return kind, f"{name}{equals}{model}"
@@ -171,7 +171,7 @@ def _outcome(info: StageInfo, runtime: Runtime, body: Body) -> Outcome:
     try:
         report = check_stage(info.kind, info.name, runtime, body=body)
     except HubUnreachableError as error:
-        reason = f"the hub cannot be reached, and {error.model} is not on this machine"
+        reason = f"not on this machine, and the hub cannot be reached: {error.model}"
         return Outcome(info.kind, info.name, "not here", reason)
     except ImportError as error:
         return Outcome(info.kind, info.name, "not here", shortened(str(error), _LONGEST))

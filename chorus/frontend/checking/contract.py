@@ -20,8 +20,11 @@ class ContractError(InputError):
 
 def prompts(found: Any, count: int) -> str:
     """What obeys, in words: at most ``count`` different texts, at least one. ContractError for anything else."""
-    if isinstance(found, str) or not isinstance(found, Sequence) or not all(isinstance(text, str) for text in found):
+    if isinstance(found, str) or not isinstance(found, Sequence):
         raise ContractError(f"expected a list of texts, got {_what(found)}")
+    others = [item for item in found if not isinstance(item, str)]
+    if others:
+        raise ContractError(f"expected a list of texts, got {_what(others[0])} in it")
     if not 1 <= len(found) <= count:
         raise ContractError(f"expected 1 to {count} prompts, got {len(found)}")
     if len(set(found)) < len(found) or not all(text.strip() for text in found):
@@ -96,4 +99,6 @@ def _array(value: Any) -> str:
 
 def _what(value: Any) -> str:
     """A value in a message: an array's dtype and shape, else its type."""
-    return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    name = type(value).__name__
+    article = "an" if name[0] in "AEIOUaeiou" else "a"
+    return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else f"{article} {name}"

@@ -47,14 +47,14 @@ def trial(kind: str, stage: Any, shown: CheckPicture, category: str, body: Body)
         return Trial(
             lambda: stage.prompts(category, PROMPTS),
             f"the category {category!r}, {PROMPTS} prompts asked for",
-            lambda found: (_told_prompts(found), contract.prompts(found, PROMPTS)),
+            lambda found: _after(contract.prompts(found, PROMPTS), lambda: [repr(shortened(text, 100)) for text in found]),
         )
     if kind == "images":
         asked = folder_requests(Path(stage.root))[0] if isinstance(stage, FolderImages) else request()
         return Trial(
             lambda: stage.images([asked]),
             f"the file {asked.key!r}" if isinstance(stage, FolderImages) else f"the prompt {asked.text!r}",
-            lambda found: (_after(contract.image(found, asked), lambda: _told_image(found[0]))),
+            lambda found: _after(contract.image(found, asked), lambda: _told_image(found[0])),
         )
     if kind == "detector":
         return Trial(
@@ -78,10 +78,6 @@ def trial(kind: str, stage: Any, shown: CheckPicture, category: str, body: Body)
 def _after(obeyed: str, told: Callable[[], list[str]]) -> tuple[list[str], str]:
     """What came is told only once it is known to obey."""
     return told(), obeyed
-
-
-def _told_prompts(found: Any) -> list[str]:
-    return [repr(shortened(text, 100)) for text in found] if isinstance(found, (list, tuple)) else []
 
 
 def _told_image(made: Any) -> list[str]:
