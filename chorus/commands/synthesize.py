@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.commands.console import err, out, print_json, progress_bars, wrote
+from chorus.commands.console import progress_bars, wrote
 from chorus.commands.interruption import stopping
 from chorus.commands.options import INPUT, SEED, Count, Number, OutputFile, OutputStore, body_option, force_option, json_option
 from chorus.commands.stage_options import assigned_options

@@ -13,10 +13,7 @@ KINDS = tuple(METHODS)
 REVISION = ("revision", "commit, tag or branch of a model of the hub")
 """The option of every stage whose model is one of the hub."""
 
-REVISIONS = (
-    "revision",
-    'commit, tag or branch of each of the two models of the hub, as in A,B; "A," leaves the second as it is',
-)
+REVISIONS = ("revision", "commit, tag or branch of both models of the hub, as in A,B; 'A,' leaves the second as it is")
 """The same, of stages with two models."""
 
 FRONTEND_EXTRA = "pip install '.[frontend]' in a checkout of the project"

@@ -21,7 +21,7 @@ from chorus.frontend.simulated import (
     SimulatedKeypoints,
     SimulatedPrompts,
 )
-from chorus.frontend.stages import Human, ImageRequest, Picture, Runtime
+from chorus.frontend.stages import PERSON, Human, ImageRequest, Picture, Runtime
 from chorus.keypoints import COCO_KEYPOINTS
 from chorus.simulate.images import image_key, write_world
 from chorus.simulate.worlds import WORLDS
@@ -103,14 +103,14 @@ def pictures(count: int = 12, name: str = "ball") -> list[Picture]:
 def test_boxes_masks_keypoints_and_cameras_are_on_one_plane() -> None:
     shown = pictures()
     found = SimulatedDetector(BODY).detect(shown, "ball")
-    keypoints = SimulatedKeypoints(BODY).keypoints(shown, np.stack([f.boxes[0] for f in found]))
+    keypoints = SimulatedKeypoints(BODY).keypoints(shown, np.stack([f.of(PERSON).boxes[0] for f in found]))
     humans = SimulatedHumans(BODY).humans(shown, np.zeros((len(shown), 4), np.float32))
     for picture, instances, points, human in zip(shown, found, keypoints, humans, strict=True):
         assert isinstance(human, Human)
         for mask, box in zip(instances.masks, instances.boxes, strict=True):
             rows, columns = np.nonzero(mask)
             assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        assert (picture.pixels[instances.masks[1]] == simulated.OBJECT_COLOUR).all()
+        assert (picture.pixels[instances.of("ball").masks[0]] == simulated.OBJECT_COLOUR).all()
         assert human.camera is not None
         uv, _ = human.camera.project(BODY.posed_joints(human.pose[None]))
         for name in ("left_shoulder", "right_hip", "left_ankle"):
@@ -119,7 +119,7 @@ def test_boxes_masks_keypoints_and_cameras_are_on_one_plane() -> None:
         # the orientation turns the person's frame into the camera's axes
         assert np.abs(Rotation.from_rotvec(human.orientation).as_matrix() - human.camera.R[0]).max() < 1e-6  # float32
         hip = points[COCO_KEYPOINTS.index("left_hip"), :2]
-        x0, y0, x1, y1 = instances.boxes[0]
+        x0, y0, x1, y1 = instances.of(PERSON).boxes[0]
         assert x0 - 1 <= hip[0] <= x1 + 1 or not 0 <= hip[0] < 160
         assert y0 - 1 <= hip[1] <= y1 + 1 or not 0 <= hip[1] < 160
 

@@ -43,7 +43,7 @@ def image(found: Any, request: ImageRequest) -> str:
 
 
 def instances(found: Any, picture: Picture, category: str) -> str:
-    """What obeys, in words: one Instances of people and ``category``, of the picture's size. ContractError for anything else."""
+    """What obeys, in words: one Instances of people and ``category``, sized as the picture. ContractError for all else."""
     got = _one(found, (Instances,))
     wrong = sorted({str(label) for label in got.labels} - {PERSON, category})
     if wrong:

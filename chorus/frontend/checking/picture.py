@@ -74,4 +74,5 @@ def _as_ball(mask: NDArray[np.bool_], box: NDArray[np.float32]) -> NDArray[np.ui
     y = (rows + 0.5 - (box[1] + box[3]) / 2) / radius
     z = np.sqrt(np.clip(1 - x * x - y * y, 0, None))
     light = np.clip(0.35 + 0.65 * (-0.4 * x - 0.5 * y + 0.77 * z), 0.2, 1)
-    return np.rint(255 * light[:, None] * np.array(_BALL)).astype(np.uint8)
+    colours: NDArray[np.uint8] = np.rint(255 * light[:, None] * np.array(_BALL)).astype(np.uint8)
+    return colours

@@ -30,8 +30,8 @@ STAGES: tuple[StageInfo, ...] = (
         hub=("config.json",),
         what="instances of people and of the 80 categories of COCO by Mask2Former; boxes are those of the masks",
         model=MASK2FORMER,
-        licence="code: transformers, Apache-2.0; weights: as their model card says (the default's were released beside code "
-        "under the MIT licence and trained on COCO)",
+        licence="code: transformers, Apache-2.0; weights: as their model card says (the default's says \"other\"; they were "
+        "released beside code under the MIT licence and trained on COCO)",
         weights=_FOLDER,
         needs=FRONTEND_EXTRA,
         options=(("threshold", "least score of an instance (0.5)"), REVISION),
