@@ -146,7 +146,7 @@ def _say(report: StageReport) -> None:
             rows.append(("revision", f"{model.revision} ({model.asked or 'main branch'})"))
             rows.append(("cached", model.place))
         if model.size is not None:
-            new = f", {_bytes(model.downloaded)} of them downloaded now" if model.downloaded else ""
+            new = f", {_bytes(model.downloaded)} of it downloaded now" if model.downloaded else ""
             rows.append(("size", f"{_bytes(model.size)} on disk{new}"))
     rows += [
         ("device", f"{report.device}, {report.dtype}"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -110,7 +110,7 @@ def check_stage(
         runtime = replace(runtime, kind=kind, options=options, body=body)
         named = {f"{kind}.{option}": value for option, value in options.items()}
         check_choices({kind: spec}, named, runtime, category)
-        shown, before = draw(body), _weights(kind, spec, runtime)
+        shown, before = draw(body), {model: weights.held(model) for model, _ in hub_models(kind, spec)}
         with peak_memory(runtime.device) as memory:
             began = time.perf_counter()
             stage = make_stages({kind: spec}, named, runtime, category)[kind]
@@ -119,14 +119,14 @@ def check_stage(
             found = tried.work()
             done = time.perf_counter()
         told, obeyed = tried.look(found)
-        after = tuple(
-            replace(now, downloaded=max((now.size or 0) - (then.size or 0), 0) if now.revision else 0)
-            for then, now in zip(before, _weights(kind, spec, runtime), strict=True)
+        used = tuple(
+            replace(one, downloaded=max(weights.held(one.model) - before.get(one.model, 0), 0))
+            for one in _weights(kind, spec, runtime)
         )
     return StageReport(
         kind,
         name,
-        after,
+        used,
         runtime.device,
         runtime.dtype,
         options,
@@ -187,8 +187,8 @@ def _with_few_steps(info: StageInfo, options: dict[str, str]) -> dict[str, str]:
 
 
 def _weights(kind: str, spec: str, runtime: Runtime) -> list[Weights]:
-    """What this machine holds now of the stage's models."""
-    models: Sequence[tuple[str, str]] = hub_models(kind, spec)
+    """What this machine holds of the stage's models, once it is made."""
+    models = hub_models(kind, spec)
     if models:
         revisions = split_revisions(runtime, len(models))
         return [weights.find(m, index, revision) for (m, index), revision in zip(models, revisions, strict=True)]

@@ -48,6 +48,18 @@ def find(model: str, index: str = "", revision: str | None = None) -> Weights:
     return Weights(model, revision or "", folder.name, str(folder), sum(_sizes(folder)))
 
 
+def held(model: str) -> int:
+    """Bytes that the hub's cache holds of a model, of all its revisions; 0 for what is no id of the hub's form."""
+    if model.count("/") != 1 or os.path.exists(os.path.expanduser(model)):
+        return 0
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+    # Revisions share files: what is the same in two of them is kept once, and links in their snapshots lead to it.
+    files = [p for part in ("blobs", "snapshots") for p in (folder / part).rglob("*")]
+    return sum(p.stat().st_size for p in files if p.is_file() and not p.is_symlink())
+
+
 def _sizes(place: Path) -> Iterator[int]:
     """Bytes of a file, or of each file of a folder; the cache's links count as what they lead to."""
     files = [place] if place.is_file() else [p for p in place.rglob("*") if p.is_file()]

@@ -30,7 +30,7 @@ STAGES: tuple[StageInfo, ...] = (
         hub=("config.json",),
         what="instances of people and of the 80 categories of COCO by Mask2Former; boxes are those of the masks",
         model=MASK2FORMER,
-        licence="code: transformers, Apache-2.0; weights: as their model card says (the default's says \"other\"; they were "
+        licence='code: transformers, Apache-2.0; weights: as their model card says (the default\'s says "other"; they were '
         "released beside code under the MIT licence and trained on COCO)",
         weights=_FOLDER,
         needs=FRONTEND_EXTRA,
