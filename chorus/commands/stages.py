@@ -18,7 +18,7 @@ ALL = "all"
 """Given to --check: every stage that can run here."""
 
 
-@click.command("stages", short_help="What can be chosen for each stage; does it work here?")
+@click.command("stages", short_help="What can be chosen for each stage, and whether it works.")
 @click.option("--kind", help="Only of this kind: prompts, images, detector, keypoints or humans.")
 @click.option(
     "--check",
