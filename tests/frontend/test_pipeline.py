@@ -59,7 +59,8 @@ class Saying(SimulatedDetector):
 
     def detect(self, pictures: Sequence[Picture], category: str) -> Sequence[Instances]:
         found = super().detect(pictures, category)
-        return [self.changed(p.request.seed, f, category) for p, f in zip(pictures, found, strict=True)]
+        person_first = [f[np.argsort([label != "person" for label in f.labels], kind="stable")] for f in found]
+        return [self.changed(p.request.seed, f, category) for p, f in zip(pictures, person_first, strict=True)]
 
     def changed(self, i: int, found: Instances, category: str) -> Instances:
         twice = np.array([0, 1, 0, 1], np.intp)
