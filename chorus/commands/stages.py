@@ -151,8 +151,8 @@ def _say(report: StageReport) -> None:
     rows += [
         ("device", f"{report.device}, {report.dtype}"),
         *(("option", f"{name}={value}") for name, value in report.options.items()),
-        ("loading", f"{report.loading:.2f} s"),
-        ("running", f"{report.running:.2f} s"),
+        ("loading", f"{report.loading_s:.2f} s"),
+        ("running", f"{report.running_s:.2f} s"),
         ("memory", _memory(report)),
         ("given", report.given),
         *(("found", text) for text in report.found),
@@ -172,7 +172,7 @@ def _say_all(outcomes: list[Outcome]) -> None:
     table.add_column("what came, or why not", overflow="fold")
     for outcome in outcomes:
         report = outcome.report
-        numbers = ("", "", "") if report is None else (f"{report.loading:.1f} s", f"{report.running:.1f} s", _peak(report))
+        numbers = ("", "", "") if report is None else (f"{report.loading_s:.1f} s", f"{report.running_s:.1f} s", _peak(report))
         told = outcome.reason if report is None else "; ".join(report.found)
         table.add_row(f"{outcome.kind} {outcome.name}", outcome.state, *numbers, told)
     print_table(table)

@@ -36,7 +36,7 @@ class StageReport:
     device, dtype  where models ran      options   as the stage was given them
     given       what it was given        found     what came, as sentences
     contract    what obeyed its contract
-    loading, running  seconds            memory    the most that both took
+    loading_s, running_s  seconds        memory    the most that both took
     """
 
     kind: str
@@ -48,8 +48,8 @@ class StageReport:
     given: str
     found: tuple[str, ...]
     contract: str
-    loading: float
-    running: float
+    loading_s: float
+    running_s: float
     memory: Peak
 
 
@@ -133,8 +133,8 @@ def check_stage(
         tried.given,
         tuple(told),
         obeyed,
-        loading=loaded - began,
-        running=done - loaded,
+        loading_s=loaded - began,
+        running_s=done - loaded,
         memory=memory,
     )
 
