@@ -275,7 +275,9 @@ def test_all_stages_in_a_table(offline: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "6 work, 0 failed, 14 cannot run here as things are" in done.stdout
     assert "checking detector mask2former" in done.stderr
     outcomes = json.loads(check("all", "--json", "--kind", "keypoints").stdout)
-    assert {o["name"]: o["state"] for o in outcomes} == {"vitpose": "not here", "mmpose": "not here", "simulated": "works"}
+    states = {o["name"]: o["state"] for o in outcomes}
+    assert states.pop("blazepose") in ("works", "not here")
+    assert states == {"vitpose": "not here", "mmpose": "not here", "simulated": "works"}
 
 
 def test_a_stage_that_fails_makes_all_fail(monkeypatch: pytest.MonkeyPatch, offline: Path) -> None:
