@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -272,7 +273,8 @@ def test_all_stages_in_a_table(offline: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "not on this machine, and the hub cannot be reached: CompVis/stable-diffusion-v1-4" in done.stdout
     assert "detectron2 is not installed" in done.stdout
     assert "has no default model: --check humans:hmr --weights MODEL" in done.stdout
-    assert "6 work, 0 failed, 14 cannot run here as things are" in done.stdout
+    # BlazePose's two stages work where its weights have been fetched.
+    assert re.search("(6 work, 0 failed, 17|8 work, 0 failed, 15) cannot run here as things are", done.stdout)
     assert "checking detector mask2former" in done.stderr
     outcomes = json.loads(check("all", "--json", "--kind", "keypoints").stdout)
     states = {o["name"]: o["state"] for o in outcomes}
