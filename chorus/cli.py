@@ -21,6 +21,7 @@ from chorus.commands.body import body_convert_command, body_info_command
 from chorus.commands.console import ERROR_EXIT, INTERRUPTED, err, escape_what_cannot_be_encoded, log_to_stderr, out
 from chorus.commands.demo import demo_command
 from chorus.commands.evaluate_pap import evaluate_pap_command
+from chorus.commands.evaluate_photos import evaluate_photos_command
 from chorus.commands.evaluate_worlds import evaluate_worlds_command
 from chorus.commands.experimental_em import experimental_em_command
 from chorus.commands.explain import explain_command, overlay_command
@@ -173,7 +174,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
     ingest: (ingest_records_command, ingest_photos_command, ingest_images_command, ingest_coco_eft_command),
     filter_group: (filter_show_command, filter_set_command),
     store: (store_info_command, store_verify_command, store_stats_command, store_pictures_command),
-    evaluate: (evaluate_pap_command, evaluate_worlds_command, roundtrip_command),
+    evaluate: (evaluate_pap_command, evaluate_worlds_command, evaluate_photos_command, roundtrip_command),
     experimental: (experimental_em_command,),
 }
 """The commands of each group; a new one is written in ``chorus.commands`` and listed here."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import InputError, check_array
+from chorus.ingest.coco_masks import LARGEST
 from chorus.ingest.identifiers import flag, identifier, unique
 from chorus.ingest.record import MAX_PIXELS, short_repr
 
@@ -24,7 +25,6 @@ CROP_PX = 224
 BOX_UNIT_PX = 200
 """Unit of ``bbox_scale``: the side of the crop is 200 px times it, in pixels of the image."""
 
-_LARGEST = 1e5  # bound of all coordinates in pixels
 _ROTATION_TOLERANCE = 1e-2  # EFT prints some matrices with few digits; they are orthonormalised
 _NUMBER_AT_END = re.compile(r"(\d+)(?:\.\w+)?$")
 
@@ -87,6 +87,12 @@ class CocoAnnotations:
     unknown_categories: dict[int, int] = field(default_factory=dict)
     unknown_images: dict[int, int] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
+
+    def image_of(self, file: str) -> int | None:
+        """The id of the image in a file: by its path or name, else by the number that the name ends in; None for no image."""
+        number = self.names.get(file, self.names.get(PurePosixPath(file).name))
+        number = image_number(file) if number is None else number
+        return number if number in self.images else None
 
 
 def read_annotations(path: str | os.PathLike[str]) -> CocoAnnotations:
@@ -233,7 +239,7 @@ def _parse_eft(number: int, row: dict[str, Any]) -> EftRecord:
     image_name = row.get("imageName")
     if not isinstance(image_name, str) or not image_name:
         raise InputError(f"imageName: expected a file name, got {short_repr(image_name)}")
-    centre = numbers("bbox_center", (2,), _LARGEST)
+    centre = numbers("bbox_center", (2,), LARGEST)
     return EftRecord(number, image_name, u @ vt, numbers("parm_shape", (10,), 1e3), camera, scale, centre)
 
 
@@ -291,101 +297,9 @@ def annotation_box(annotation: dict[str, Any]) -> NDArray[np.float64]:
         x, y, width, height = check_array("bbox", np.asarray(numbers), (4,), np.float64).tolist()
     except ValueError as error:
         raise InputError(f"bbox: expected x, y, width, height, got {short_repr(given)} ({error})") from None
-    if not (width > 0 and height > 0 and max(abs(x), abs(y), width, height) <= _LARGEST):
+    if not (width > 0 and height > 0 and max(abs(x), abs(y), width, height) <= LARGEST):
         raise InputError(f"bbox: expected a positive width and height, got {given}")
     return np.array([x, y, x + width, y + height])
-
-
-def decode_mask(segmentation: Any, size: tuple[int, int], left_out: list[str] | None = None) -> NDArray[np.bool_]:
-    """A COCO segmentation (polygons, or run lengths, compressed or not) as an (H, W) bool mask.
-
-    size      height, width in pixels
-    left_out  gains what is wrong with each polygon that cannot be used beside others that can
-
-    Raises InputError for anything else and for empty masks, ImportError for polygons without pycocotools, which decides what
-    pixels they cover.
-    """
-    height, width = size
-    if isinstance(segmentation, list):
-        polygons, wrong = _polygons(segmentation, size)
-        if not polygons:
-            raise InputError(wrong[0] if wrong else "segmentation: expected polygons, got none")
-        if left_out is not None:
-            left_out += wrong
-        tools = _pycocotools()
-        counts = _run_lengths(tools.merge(tools.frPyObjects(polygons, height, width))["counts"])
-    elif isinstance(segmentation, dict):
-        if segmentation.get("size") not in ([height, width], (height, width)):
-            raise InputError(f"segmentation: expected the size {[height, width]}, got {short_repr(segmentation.get('size'))}")
-        given = segmentation.get("counts")
-        if isinstance(given, list):
-            counts = [int(c) if isinstance(c, float) and c.is_integer() else c for c in given]
-        elif isinstance(given, bytes) or (isinstance(given, str) and given.isascii()):  # bytes: pycocotools' own form
-            counts = _run_lengths(given if isinstance(given, bytes) else given.encode("ascii"))
-        else:
-            raise InputError(f"segmentation: expected run lengths, got {short_repr(given)}")
-    else:
-        raise InputError(f"segmentation: expected polygons or run lengths, got {short_repr(segmentation)}")
-    if not all(type(c) is int and c >= 0 for c in counts) or sum(counts) != height * width:
-        raise InputError(f"segmentation: expected run lengths that add up to {height * width} pixels, got {short_repr(counts)}")
-    runs = np.arange(len(counts)) % 2 == 1  # background first, down the columns
-    mask = np.ascontiguousarray(np.repeat(runs, counts).reshape(width, height).T)
-    if not mask.any():
-        raise InputError("segmentation: expected pixels of the image, got none")
-    return mask
-
-
-def _run_lengths(text: bytes) -> list[int]:
-    """COCO's compressed run lengths: numbers of 5 bits a character, the low ones first, from "0" on.
-
-    Bit 5 tells that more characters follow, bit 4 of the last one is the sign; from the fourth run on, numbers are
-    differences to the run before the last. (pycocotools reads beyond the end of a truncated string.)
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = character - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise InputError("segmentation: expected compressed run lengths, got other characters")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            counts.append(value + counts[-2] if len(counts) > 2 else value)
-            value = shift = 0
-    if shift:
-        raise InputError("segmentation: expected compressed run lengths, got a string that is cut off")
-    return counts
-
-
-def _polygons(values: list[Any], size: tuple[int, int]) -> tuple[list[list[float]], list[str]]:
-    """The polygons that can be used, and what is wrong with the others."""
-    polygons: list[list[float]] = []
-    wrong: list[str] = []
-    for value in values:
-        fits = isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0
-        if not fits or not all(type(c) in (int, float) and abs(c) <= _LARGEST for c in value):
-            wrong.append(f"segmentation: expected polygons of three or more points x, y in pixels, got {short_repr(value)}")
-            continue
-        x, y = np.reshape(value, (-1, 2)).astype(np.float64).T
-        if x.max() <= 0 or y.max() <= 0 or x.min() >= size[1] or y.min() >= size[0]:
-            wrong.append(f"segmentation: expected polygons in an image of {size[1]} x {size[0]} px, got {short_repr(value)}")
-        elif not (x * np.roll(y, 1) - y * np.roll(x, 1)).sum():
-            wrong.append(f"segmentation: expected polygons with an area, got {short_repr(value)}")
-        else:
-            polygons.append([float(c) for c in value])
-    return polygons, wrong
-
-
-def _pycocotools() -> Any:
-    try:
-        from pycocotools import mask
-    except ImportError:
-        raise ImportError(
-            "COCO's masks need pycocotools, which is not installed: pip install '.[coco]' in a checkout"
-        ) from None
-    return mask
 
 
 def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

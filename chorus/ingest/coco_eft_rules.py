@@ -17,9 +17,9 @@ from chorus.ingest.coco import (
     EftFits,
     EftRecord,
     annotation_box,
-    decode_mask,
     image_number,
 )
+from chorus.ingest.coco_masks import decode_mask
 from chorus.units import UnitCheck
 
 REASONS = (

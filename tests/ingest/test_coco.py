@@ -12,12 +12,12 @@ from chorus.ingest.coco import (
     CROP_PX,
     annotation_box,
     crop_to_image,
-    decode_mask,
     image_number,
     image_to_crop,
     read_eft,
     weak_projection,
 )
+from chorus.ingest.coco_masks import decode_mask
 from tests.ingest.test_coco_eft import fit, rectangle
 
 

@@ -13,8 +13,9 @@ from pycocotools import mask
 
 from chorus.body.model import load_body
 from chorus.errors import InputError
-from chorus.ingest.coco import CocoAnnotations, annotation_box, decode_mask, read_annotations, read_eft
+from chorus.ingest.coco import CocoAnnotations, annotation_box, read_annotations, read_eft
 from chorus.ingest.coco_eft import ingest_coco_eft
+from chorus.ingest.coco_masks import decode_mask
 from chorus.ingest.identifiers import flag, identifier, unique
 from chorus.store import open_store
 from tests.ingest.test_coco_eft import scene, write

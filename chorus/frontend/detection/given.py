@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from chorus.boxes import boxes_of, overlap_of_smaller
 from chorus.errors import InputError
 from chorus.frontend.stages import PERSON, Instances, Picture, Runtime
-from chorus.ingest.coco import CocoAnnotations, annotation_box, decode_mask, image_number, read_annotations
+from chorus.ingest.coco import CocoAnnotations, annotation_box, read_annotations
+from chorus.ingest.coco_masks import decode_mask
 from chorus.picture_files import picture_file
 from chorus.pictures import read_mask
 
@@ -139,9 +140,8 @@ class CocoMasks:
         return np.array(boxes, np.float32).reshape(-1, 4), masks
 
     def _notes(self, picture: Picture, category: str) -> list[dict[str, object]]:
-        number = self.coco.names.get(picture.key, self.coco.names.get(PurePosixPath(picture.key).name))
-        number = image_number(picture.key) if number is None else number
-        if number is None or number not in self.coco.images:
+        number = self.coco.image_of(picture.key)
+        if number is None:
             return []
         size = self.coco.images[number]
         if size != picture.size:
