@@ -28,7 +28,7 @@ from bench.harness.report import load, write_record
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError
 from chorus.images import ImageBatch
-from chorus.ingest.coco import decode_mask
+from chorus.ingest.coco_masks import decode_mask
 from chorus.kernels.masks import PackedMasks
 from chorus.simulate.images import simulate
 from chorus.simulate.worlds import WORLDS
