@@ -13,13 +13,14 @@ BIN := .venv/bin
 # moved, where its Python is gone, and where an installation was interrupted.
 BROKEN := $(shell test "$$(cat .venv/.complete 2>/dev/null)" = "$$(pwd -P)" && $(BIN)/python -c '' 2>/dev/null || echo yes)
 
-.PHONY: help venv demo test lint typecheck bench clean clean-venv always
+.PHONY: help venv demo test soak lint typecheck bench clean clean-venv always
 
 help:
 	@echo 'CHORUS engine'
 	@echo
 	@echo '  make demo        learn an object from a simulated world whose truth is known; writes demo-output/'
 	@echo '  make test        lint, mypy, then pytest on all processors'
+	@echo '  make soak        the tests with every GPU target, world and moment, of which make test takes a part'
 	@echo '  make bench       the benchmarks'
 	@echo '  make lint        ruff (rules and format) and import-linter (who may import whom)'
 	@echo '  make typecheck   mypy --strict alone: chorus, its kernels and bench'
@@ -65,13 +66,16 @@ demo: .venv/.complete
 test: lint typecheck .venv/.complete
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
+soak: export CHORUS_SOAK = 1
+soak: test
+
 lint: .venv/.complete
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/lint-imports
 
 # After lint, also under make -j: what one prints is not mixed with the other's.
-typecheck: .venv/.complete | $(if $(filter test,$(MAKECMDGOALS)),lint)
+typecheck: .venv/.complete | $(if $(filter test soak,$(MAKECMDGOALS)),lint)
 	$(BIN)/python -m mypy
 
 bench: .venv/.complete

@@ -19,6 +19,7 @@ from chorus.frontend.run import Settings, check_store, fill_store
 from chorus.store import StoreWriter, open_store, verify_store
 from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
 from tests.frontend.runs import OPTIONS, STAGES, run, same_rows, wanted
+from tests.soak import SOAK
 
 ROOT = Path(__file__).parents[2]
 ENDLESS, REST = 50_000, 40
@@ -70,8 +71,8 @@ print(json.dumps({"seen": seen, "codes": codes, "last": last, "count": count}))
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_moments_the_rows_are_those_of_a_run_that_was_not(tmp_path: Path) -> None:
-    kills = 20
+def test_killed_at_many_moments_the_rows_are_those_of_a_run_that_was_not(tmp_path: Path) -> None:
+    kills = 20 if SOAK else 8
     done = subprocess.run(
         [
             sys.executable,

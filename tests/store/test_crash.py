@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from chorus.camera.cameras import Cameras
 from chorus.images import ImageBatch
 from chorus.store import StoreWriter, open_store, store_info, verify_store
+from tests.soak import SOAK
 from tests.store.samples import make_batch, random_masks
 
 NUM_IMAGES = 24
-KILLS = 50
+KILLS = 50 if SOAK else 20
 
 SERVER = """
 import os, signal, sys, time
@@ -329,6 +330,7 @@ NO_ROOM = """
 import resource, sys
 from pathlib import Path
 from chorus.store import StoreWriter
+from tests.soak import SOAK
 from tests.store.samples import make_batch, random_masks
 
 writer = StoreWriter(Path(sys.argv[1]), category="ball")
