@@ -14,7 +14,7 @@ from chorus.body.model import load_body
 from chorus.cli import main
 from chorus.pictures import read_mask
 from chorus.store import open_store
-from tests.photographs import SKIER, SKIS
+from tests.photographs import SKIER, SKIER_BOX, SKIS
 from tests.photographs import real_weights as real_weights
 
 
@@ -63,6 +63,53 @@ def test_from_photographs_to_an_occupancy_picture(photos: Path, humans: str) -> 
     done = run("aggregate", store_path, "-o", photos / "skis.h5", "--picture", photos / "skis.png", "--resolution", 16)
     assert done.exit_code == 0, done.output
     assert (photos / "skis.png").stat().st_size > 10_000
+
+
+def test_a_test_set_of_pap_from_coco_annotations(photos: Path, humans: str, tmp_path: Path) -> None:
+    """For those who have no EFT fits: COCO's boxes and masks, poses by BlazePose."""
+    x0, y0, x1, y1 = SKIER_BOX
+    outline = [[280, 350, 520, 350, 520, 372, 280, 372]]
+    notes = [
+        {
+            "id": 1,
+            "category_id": 1,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "segmentation": [[300, 50, 480, 50, 480, 380, 300, 380]],
+        },
+        {"id": 2, "category_id": 35, "bbox": [280, 350, 240, 22], "segmentation": outline},
+    ]
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 425, "width": 640} for i in (1, 2)],
+        "categories": [{"id": 1, "name": "person"}, {"id": 35, "name": "surfboard"}],
+        "annotations": [{**note, "image_id": 1, "iscrowd": 0} for note in notes],
+    }
+    # The second picture has two people, of whom either might be meant.
+    again = [{**note, "id": note["id"] + 10 * k, "image_id": 2, "iscrowd": 0} for k in (1, 2) for note in notes[: 3 - k]]
+    content["annotations"] += again
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    asked = [
+        "ingest",
+        "photos",
+        photos / "photos",
+        "--masks",
+        tmp_path / "coco.json",
+        "--category",
+        "surfboard",
+        "--person-masks",
+    ]
+    store_path = tmp_path / "tests.chorus"
+    done = run(*asked, "-o", store_path, "--humans", humans, "--keypoints", humans, "--set", "detector.several=all")
+    assert done.exit_code == 0, done.output
+    store = open_store(store_path)
+    assert store.rows["status"].tolist() == ["complete", "several people"]
+    assert store.person_masks(store.select()).areas().tolist() == [180 * 330]
+    assert run("occupancies", "-o", tmp_path / "ready", "--world", "surfboard-ridden", "--images", 100).exit_code == 0
+    learned = tmp_path / "ready" / "surfboard" / "surfboard-ridden.h5"
+    scored = run("evaluate", "pap", store_path, "--occupancy", learned, "--prompt", "*", "--json")
+    assert scored.exit_code == 0, scored.output + str(scored.exception)
+    (category,) = json.loads(scored.stdout)["categories"]
+    assert category["images"] == 1
+    assert category["pap"]["vanilla"] > 0.1
 
 
 def test_what_is_missing_is_said_before_anything_is_loaded(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

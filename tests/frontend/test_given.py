@@ -80,6 +80,8 @@ def test_of_coco_the_pair_that_overlaps_most_is_taken(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.masks, [block(40, 5, 60, 55), block(50, 20, 62, 30)])
     np.testing.assert_array_equal(found.boxes, [[40, 5, 60, 55], [50, 20, 62, 30]])
     np.testing.assert_array_equal(found.scores, [1, 1])
+    (everything,) = registry.make("detector", f"given={file}", Runtime(options={"several": "all"})).detect([picture()], "kite")
+    assert everything.labels == (PERSON, PERSON, "kite", "kite")
     # By the whole name, the name alone, or COCO's number; of another picture there is nothing.
     for key in ("deep/a.jpg", "other/a.jpg", "val_000000000007.jpg"):
         assert len(stage.detect([picture(key)], "kite")[0]) == 2
@@ -117,6 +119,8 @@ def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             registry.check("detector", f"given={file}", Runtime(options={"people": people}))
+    with pytest.raises(InputError, match="several: expected pair or all, got 'some'"):
+        registry.check("detector", f"given={file}", Runtime(options={"several": "some"}))
     with pytest.raises(InputError, match="expected blazepose, for masks alone have no people; got 'annotations'"):
         registry.make("detector", f"given={tmp_path}", Runtime(options={"people": "annotations"}))
     with pytest.raises(InputError, match="expected a path that exists"):

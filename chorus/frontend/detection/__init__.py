@@ -104,6 +104,7 @@ STAGES: tuple[StageInfo, ...] = (
                 "annotations: persons as the COCO file has them (default where it has any); blazepose, or blazepose=PATH: by "
                 "BlazePose's detector, without masks",
             ),
+            ("several", "pair (default); all: pictures with several people or objects are refused, as for test sets (B.1)"),
         ),
     ),
 )

@@ -21,6 +21,8 @@ PEOPLE = "blazepose"
 """Option ``people``: persons found by BlazePose's detector with the fetched weights; ``blazepose=PATH`` names a file."""
 ANNOTATED = "annotations"
 """Option ``people``: persons as COCO's file has them."""
+SEVERAL = ("pair", "all")
+"""Option ``several``: of several people or objects the pair whose boxes overlap most, or all, which the run then refuses."""
 
 
 class People(Protocol):
@@ -50,7 +52,7 @@ class Masks(Protocol):
 def make(model: str, runtime: Runtime) -> GivenMasks:
     """The stage for a COCO file, a folder of masks, or one mask. InputError as ``check``, and for files that cannot be read."""
     check(model, runtime, None)
-    masks = open_masks(model)
+    masks, pair = open_masks(model), runtime.one_of("several", SEVERAL) == SEVERAL[0]
     chosen = runtime.options.get("people")
     if chosen is None:
         chosen = ANNOTATED if isinstance(masks, CocoMasks) and PERSON in masks.coco.categories else PEOPLE
@@ -60,14 +62,15 @@ def make(model: str, runtime: Runtime) -> GivenMasks:
                 f"{runtime.option_name('people')}: expected {PEOPLE}, for masks alone have no people; got {chosen!r}"
             )
         masks.check(PERSON)
-        return GivenMasks(masks, None)
+        return GivenMasks(masks, None, pair)
     from chorus.frontend.blazepose.people import PersonFinder
 
-    return GivenMasks(masks, PersonFinder.of(chosen.partition("=")[2]))
+    return GivenMasks(masks, PersonFinder.of(chosen.partition("=")[2]), pair)
 
 
 def check(model: str, runtime: Runtime, _category: str | None) -> None:
-    """InputError for an option ``people`` that is none, and for BlazePose weights that are missing."""
+    """InputError for options that are none, and for BlazePose weights that are missing."""
+    runtime.one_of("several", SEVERAL)
     chosen = runtime.options.get("people", "")
     name, _, path = chosen.partition("=")
     if name not in ("", PEOPLE, ANNOTATED) or (path and name != PEOPLE):
@@ -155,17 +158,18 @@ class GivenMasks:
     (4.5); of pairs that overlap as much, the larger ones.
 
     people  finds persons where they are not annotated; None: annotated ones are taken
+    pair    False: all people and objects are given
     """
 
-    def __init__(self, masks: Masks, people: People | None) -> None:
-        self._masks, self._people = masks, people
+    def __init__(self, masks: Masks, people: People | None, pair: bool = True) -> None:
+        self._masks, self._people, self._pair = masks, people, pair
 
     def check(self, category: str) -> None:
         """InputError for a category that the masks do not know."""
         self._masks.check(category)
 
     def detect(self, pictures: Sequence[Picture], category: str) -> list[Instances]:
-        """One person and one object of each picture, or what of them there is; given ones with the score 1."""
+        """One person and one object of each picture, or what of them there is; what is annotated has the score 1."""
         return [self._find(picture, category) for picture in pictures]
 
     def _find(self, picture: Picture, category: str) -> Instances:
@@ -180,7 +184,7 @@ class GivenMasks:
             masks = np.zeros((len(persons), *picture.size), np.bool_)
         else:
             raise InputError("masks: expected people beside the objects, got none")
-        person, one = _pair(persons, boxes)
+        person, one = _pair(persons, boxes) if self._pair else (list(range(len(persons))), list(range(len(boxes))))
         return Instances(
             np.concatenate([persons[person], boxes[one]]),
             np.concatenate([scores[person], np.ones(len(one), np.float32)]),
