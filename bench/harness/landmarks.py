@@ -11,8 +11,7 @@ from scipy.spatial.transform import Rotation
 from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
 from chorus.camera.fit import FOCAL_IN_WIDTHS
-from chorus.keypoints import LAYOUTS
-from chorus.pose_fit.layouts import body_points
+from chorus.simulate.landmarks import landmarks_of
 from chorus.simulate.scene import draw_pose
 from chorus.simulate.worlds import WORLDS
 
@@ -38,27 +37,14 @@ def people(
     body: Body, count: int, layout: str = "blazepose-33", *, pixels: float = 0.0, metres: float = 0.0, seed: int = 0
 ) -> People:
     """People in the poses of the simulated worlds, their landmarks with Gaussian noise, in pixels and metres on each axis."""
-    rng, worlds, names = np.random.default_rng(seed), list(WORLDS.values()), LAYOUTS[layout]
+    rng, worlds = np.random.default_rng(seed), list(WORLDS.values())
     poses = np.stack([draw_pose(worlds[i % len(worlds)], body, rng) for i in range(count)]).astype(np.float64)
     angles = np.column_stack([rng.uniform(-np.pi, np.pi, count), rng.normal(0, 0.2, count), rng.normal(0, 0.15, count)])
     R = np.diag([1.0, -1.0, -1.0]) @ Rotation.from_euler("YXZ", angles).as_matrix()
     t = np.column_stack([rng.uniform(-0.5, 0.5, count), rng.uniform(-0.2, 0.2, count), rng.uniform(3, 5, count)])
     K = np.array([[FOCAL_IN_WIDTHS * IMAGE, 0, IMAGE / 2], [0, FOCAL_IN_WIDTHS * IMAGE, IMAGE / 2], [0, 0, 1.0]])
     cameras = Cameras(R, t, np.tile(K, (count, 1, 1)), np.full((count, 2), IMAGE))
-    where, transforms = body_points(body), body.relative_transforms(poses)
-    landmarks, world = np.zeros((count, len(names), 3)), np.zeros((count, len(names), 3))
-    for i, name in enumerate(names):
-        if name in where:
-            joint, place = where[name]
-            posed = transforms[:, joint, :3, :3] @ place + transforms[:, joint, :3, 3]
-            landmarks[:, i, :2] = cameras.project(posed[:, None])[0][:, 0]
-            landmarks[:, i, 2] = 0.95
-            world[:, i] = (R @ posed[..., None])[..., 0]
-    known = landmarks[0, :, 2] > 0
-    ray = np.column_stack([landmarks[:, known, :2].mean(1) - IMAGE / 2, np.full(count, K[0, 0])])
-    axis = np.cross([0.0, 0.0, 1.0], ray)
-    sine = np.linalg.norm(axis, axis=1)
-    world = world @ Rotation.from_rotvec(axis * (np.arctan2(sine, ray[:, 2]) / sine)[:, None]).as_matrix()
+    landmarks, world = landmarks_of(body, poses, cameras, layout)
     landmarks[..., :2] += rng.normal(0, 1, landmarks[..., :2].shape) * pixels
     return People(poses, cameras, landmarks, world + rng.normal(0, 1, world.shape) * metres)
 

@@ -119,13 +119,20 @@ def _tilt(true: Recorded, scale: float, body: Body, rng: np.random.Generator) ->
     return true._replace(R=true.R @ Rotation.from_rotvec([x, 0, z]).as_matrix())
 
 
+Maker = Callable[[Recorded, float, "Body", np.random.Generator], Recorded]
+"""Makes the error of one image: of what is recorded, with a scale."""
+
+
 @dataclass(frozen=True)
 class ErrorModel:
-    """One kind of error: what it does, in words; what its scale is ("radians" or "share"); and the function that makes it."""
+    """One kind of error: what it does, in words; what its scale is ("radians", "share" or "times"); what makes it.
+
+    make  None for "fitted", which is made of all images at once (``chorus.simulate.landmarks.fitted_records``)
+    """
 
     effect: str
     unit: str
-    make: Callable[[Recorded, float, Body, np.random.Generator], Recorded]
+    make: Maker | None
 
 
 MODELS: dict[str, ErrorModel] = {
@@ -139,6 +146,11 @@ MODELS: dict[str, ErrorModel] = {
         "share",
         _flip,
     ),
+    "fitted": ErrorModel(
+        "pose and camera are fitted to noisy landmarks, as of photographs; 1: with BlazePose's noise, as measured",
+        "times",
+        None,
+    ),
     "tilt": ErrorModel("the person as a whole leans about the pelvis, sigma forwards and sideways", "radians", _tilt),
 }
 """Errors of recorded poses by name. Shapes of bodies are errors of the record too: ``World.shape_spread``."""
@@ -146,7 +158,7 @@ MODELS: dict[str, ErrorModel] = {
 
 @dataclass(frozen=True)
 class PoseError:
-    """A model of MODELS by name, and its scale: radians >= 0, or a share in 0..1. InputError for others."""
+    """A model of MODELS by name, and its scale: radians or times >= 0, or a share in 0..1. InputError for others."""
 
     name: str
     scale: float
@@ -154,9 +166,12 @@ class PoseError:
     def __post_init__(self) -> None:
         if self.name not in MODELS:
             raise InputError(f"pose_error: expected one of {', '.join(MODELS)}; got {self.name!r}")
-        share = MODELS[self.name].unit == "share"
-        if not 0 <= self.scale <= (1 if share else math.pi):
-            wanted = "a share in 0..1" if share else "radians in 0..pi"
+        most, wanted = {
+            "share": (1, "a share in 0..1"),
+            "radians": (math.pi, "radians in 0..pi"),
+            "times": (10, "0..10 times"),
+        }[MODELS[self.name].unit]
+        if not 0 <= self.scale <= most:
             raise InputError(f"pose_error: expected {self.name} with {wanted}, got {self.scale}")
 
     def __str__(self) -> str:
@@ -199,15 +214,31 @@ def with_pose_errors(
     body = load_body() if body is None else body
     if images.poses.shape[1] != body.num_joints:
         raise InputError(f"poses: expected the body's {body.num_joints} joints, got {images.poses.shape[1]}")
-    poses, R = images.poses.copy(), images.cameras.R.copy()
-    for row, key in enumerate(images.keys):
-        made = Recorded(poses[row].astype(np.float64), R[row], images.cameras.t[row])
-        for error in made_of:
-            digest = hashlib.sha256(f"{seed}|{error.name}|".encode() + bytes(key)).digest()
-            rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
-            made = MODELS[error.name].make(made, error.scale, body, rng)
-        poses[row] = made.pose
-        R[row] = made.R.astype(np.float32)  # as a store keeps it
     old = images.cameras
-    cameras = Cameras(R, old.t, old.K, old.image_size)
+    made = [Recorded(pose.astype(np.float64), old.R[i], old.t[i]) for i, pose in enumerate(images.poses)]
+    for error in made_of:
+        rngs = [_generator(seed, error.name, bytes(key)) for key in images.keys]
+        make = MODELS[error.name].make
+        if make is None:
+            made = _fitted(made, old, error.scale, body, rngs)
+        else:
+            made = [make(record, error.scale, body, rng) for record, rng in zip(made, rngs, strict=True)]
+    poses, R, t = (np.stack(parts) for parts in zip(*made, strict=True))
+    cameras = Cameras(R.astype(np.float32), t, old.K, old.image_size)  # R as a store keeps it
     return ImageBatch(images.masks, cameras, poses, images.keys, images.weights, images.prompts, warn=False)
+
+
+def _generator(seed: int, name: str, key: bytes) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}|{name}|".encode() + key).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+def _fitted(
+    made: Sequence[Recorded], cameras: Cameras, noise: float, body: Body, rngs: Sequence[np.random.Generator]
+) -> list[Recorded]:
+    from chorus.simulate.landmarks import fitted_records
+
+    poses, R, t = (np.stack(parts) for parts in zip(*made, strict=True))
+    found = fitted_records(body, poses, Cameras(R, t, cameras.K, cameras.image_size), noise, rngs)
+    found_t = found[2].astype(np.float32).astype(np.float64)  # as a store keeps it
+    return [Recorded(*record) for record in zip(*found[:2], found_t, strict=True)]
