@@ -151,7 +151,7 @@ def estimators_table(
     """Simulate, vote and score every scene, seed and estimator.
 
     num_images  images of each scene                     seeds  at least two different seeds of the simulations
-    scenes      names in chorus.evaluate.scenes.SCENES   body   default: the built-in one
+    scenes      names in chorus.evaluate.scenes: SCENES or FITTED   body   default: the built-in one
     progress    called with images simulated and images in all, after each batch
     unfinished  where each scene and seed is kept once it is scored, and taken from where it is there already
 

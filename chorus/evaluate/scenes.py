@@ -103,13 +103,21 @@ def _scenes() -> Iterator[Scene]:
 
 
 SCENES: dict[str, Scene] = {scene.name: scene for scene in _scenes()}
-"""The scenes by name."""
+"""The scenes of the table, by name."""
+
+FITTED: dict[str, Scene] = {
+    scene.name: scene
+    for name in ("ball-occluded", "backpack-occluded", "board-occluded", "surfboard-ridden", "ball-held", "ball-kicked", "hat")
+    for scene in [_with_errors(SCENES[name], "fitted:1")]
+}
+"""Scenes whose poses on record are as BlazePose's on photographs, by name; made when they are asked for."""
 
 
 def scenes_named(names: object) -> tuple[Scene, ...]:
     """The scenes of these names; InputError for none and for unknown ones."""
     found = check_texts("scenes", names)
-    unknown = [name for name in found if name not in SCENES]
+    every = SCENES | FITTED
+    unknown = [name for name in found if name not in every]
     if unknown or not found:
-        raise InputError(f"scenes: expected some of {', '.join(SCENES)}; got {unknown or 'none'}")
-    return tuple(SCENES[name] for name in found)
+        raise InputError(f"scenes: expected some of {', '.join(every)}; got {unknown or 'none'}")
+    return tuple(every[name] for name in found)

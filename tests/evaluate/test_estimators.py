@@ -107,6 +107,8 @@ def test_a_picture_shows_each_scene_twice(
 def test_scenes(body: Body) -> None:
     assert [scene.name for scene in SCENES.values()] == list(SCENES)
     assert SCENES["ball"].joints == ("right_hand",)
+    (fitted,) = scenes_named(["ball-held, fitted 1"])  # beside the table's
+    assert (fitted.errors, fitted.name in SCENES) == (("fitted:1",), False)
     assert SCENES["ball-held-or-kicked"].joints == ("right_hand", "left_foot")
     assert SCENES["box-in-both-hands"].joints == SCENES["ball-in-either-hand"].joints == ()
     centres = voxel_centres(24, 3.0).astype(np.float32)
