@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from chorus.errors import InputError
+
 METHODS = {"prompts": "prompts", "images": "images", "detector": "detect", "keypoints": "keypoints", "humans": "humans"}
 """The one method that a stage of each kind must have; ``chorus.frontend.stages`` says what it is given and returns."""
 
@@ -26,6 +28,10 @@ BLAZEPOSE_WEIGHTS = (
     "takes out of the wheel of mediapipe 0.10.21 on PyPI"
 )
 """``needs``, ``licence`` and ``weights`` of the stages ``blazepose``."""
+
+
+class WeightsMissingError(InputError):
+    """Weights that are fetched by a command of their own, and have not been."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from chorus.frontend.blazepose.__main__ import main
 from chorus.frontend.blazepose.network import SIDE, Landmarks, Square, refined
 from chorus.frontend.blazepose.stages import BlazePoseHumans, BlazePoseKeypoints
 from chorus.frontend.cameras import calibrate
+from chorus.frontend.checking.check import check_all
 from chorus.frontend.rows import PendingRow, take_human
 from chorus.frontend.stages import Human, ImageRequest, Picture, Refusal, Runtime
 from chorus.keypoints import COCO_OF_BLAZEPOSE
@@ -86,8 +87,11 @@ def test_without_weights_the_stage_says_how_to_get_them(tmp_path: Path, monkeypa
             registry.check(kind, "blazepose", Runtime(body=BODY))
         with pytest.raises(InputError, match=r"expected a \.tflite file, a \.task bundle or mediapipe's wheel, got 'missing'"):
             registry.check(kind, "blazepose=missing", Runtime(body=BODY))
+    kinds = {outcome.kind: outcome for outcome in check_all() if outcome.name == "blazepose"}
+    assert {kind: outcome.state for kind, outcome in kinds.items()} == {"keypoints": "not here", "humans": "not here"}
+    assert "fetch them once" in kinds["humans"].reason
     path = weights.default_path()
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(MODEL)
     assert registry.check("humans", "blazepose", Runtime(body=BODY))[1] == "full"
     weights.default_path(weights.DETECTOR).write_bytes(MODEL)

@@ -15,6 +15,7 @@ from pathlib import Path
 from chorus.errors import InputError
 from chorus.field import cache_folder
 from chorus.files import write_atomically
+from chorus.frontend.stage_info import WeightsMissingError
 
 DEFAULT = "full"
 """The model that stands for the fetched weights, where no path is given."""
@@ -53,7 +54,7 @@ def resolve(model: str, name: str = LANDMARKS) -> Path:
     if model == DEFAULT:
         path = default_path(name)
         if not path.is_file():
-            raise InputError(
+            raise WeightsMissingError(
                 f"blazepose: expected its weights in {path}; fetch them once: {FETCH}; or name a file: blazepose=PATH"
             )
         return path

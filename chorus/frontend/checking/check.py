@@ -19,6 +19,7 @@ from chorus.frontend.checking.weights import Weights
 from chorus.frontend.preparing import check_choices, make_stages
 from chorus.frontend.pretrained import HubUnreachableError, split_revisions
 from chorus.frontend.registry import KINDS, StageInfo, find, hub_models, is_installed, stages
+from chorus.frontend.stage_info import WeightsMissingError
 from chorus.frontend.stages import Runtime
 from chorus.texts import shortened
 
@@ -173,7 +174,7 @@ def _outcome(info: StageInfo, runtime: Runtime, body: Body) -> Outcome:
     except HubUnreachableError as error:
         reason = f"not on this machine, and the hub cannot be reached: {error.model}"
         return Outcome(info.kind, info.name, "not here", reason)
-    except ImportError as error:
+    except (ImportError, WeightsMissingError) as error:
         return Outcome(info.kind, info.name, "not here", shortened(str(error), _LONGEST))
     except (InputError, StageError) as error:
         return Outcome(info.kind, info.name, "failed", str(error))
@@ -207,6 +208,8 @@ def _one_line(kind: str, name: str) -> Iterator[None]:
     except HubUnreachableError as error:
         words = f"{shortened(str(error), _LONGEST)}; here: --weights FOLDER"
         raise HubUnreachableError(words, error.model) from error
+    except WeightsMissingError:
+        raise
     except InputError as error:
         text = str(error) if str(error).startswith("--") else f"{kind} {name}: {error}"
         raise InputError(shortened(text, _LONGEST)) from error
