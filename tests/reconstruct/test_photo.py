@@ -230,9 +230,9 @@ def test_the_command(
     assert sorted(stored_categories([learned])) == ["hat", "sports ball"]
     command = ["reconstruct", str(path), "--occupancies", str(learned), "-o", str(tmp_path / "out")]
     result = CliRunner().invoke(main, command)
-    assert result.exit_code == 2
-    assert "--humans: expected what finds the 3D pose" in result.output
-    command += ["--humans", "truth", "--set", "humans.size=3", "--json"]
+    assert result.exit_code == 0, result.output
+    assert made["humans"] == ("blazepose", {}, True)
+    command += ["--force", "--humans", "truth", "--set", "humans.size=3", "--json"]
     result = CliRunner().invoke(main, [*command, "--set", "keypoints.size=3"])
     assert result.exit_code == 2
     assert "--set keypoints.size: expected KIND.NAME=VALUE with a kind among detector, humans" in result.output
