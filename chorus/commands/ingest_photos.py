@@ -26,7 +26,7 @@ _HUMANS = "What finds 3D poses; NAME or NAME=MODEL, as `chorus stages` lists the
 @click.option("--prompt", help="The prompt of all photographs; default: the name of each one's folder.")
 @run_options(
     detector=None,
-    keypoints=click.option("--keypoints", default="blazepose", show_default=True, help="What finds keypoints."),
+    keypoints=click.option("--keypoints", help="What finds keypoints.  [default: blazepose, with the weights of --humans]"),
     humans=click.option("--humans", default="blazepose", show_default=True, help=_HUMANS),
     camera_fit=click.option(
         "--camera-fit",
@@ -56,10 +56,12 @@ def ingest_photos_command(
     from chorus.frontend.job import StageChoices, plan_folder
 
     chosen = {"images.crop": "none", **assigned_options(options["assignments"])}
-    stages = StageChoices(options["humans"], f"given={masks}", options["keypoints"], options=chosen)
-    weights = options["humans"].partition("=")
-    if weights[0] == "blazepose" and weights[2] and "detector.people" not in chosen:
-        chosen["detector.people"] = options["humans"] if masks.suffix.lower() != ".json" else "annotations"
+    name, _, weights = options["humans"].partition("=")
+    ours = name == "blazepose"
+    if ours and weights:  # its file has the detector of people, too
+        chosen.setdefault("detector.weights", weights)
+    keypoints = options["keypoints"] or (options["humans"] if ours else "blazepose")
+    stages = StageChoices(options["humans"], f"given={masks}", keypoints, options=chosen)
     body = load_body(body_path)
     with ranks() as processes:
         job = plan_folder(

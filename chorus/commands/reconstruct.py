@@ -118,6 +118,9 @@ def reconstruct_command(
     if record.is_file():
         if photo is not None:
             raise InputError(f"--photo: expected it beside a record's folder alone, got it with the photograph {str(record)!r}")
+        source = click.get_current_context().get_parameter_source("detector")
+        if object_mask is not None and source is click.core.ParameterSource.COMMANDLINE:
+            raise InputError(f"--detector: expected none beside --object-mask, which takes its place; got {detector!r}")
         specs = {"detector": detector if object_mask is None else f"given={object_mask}", "humans": humans}
         scene = _estimated(record, occupancies, body, category, specs, assignments, device, camera_fit)
     else:
@@ -190,7 +193,7 @@ def _estimated(
     where, dtype = resolve(device, "float32")
     given, options = specs["detector"].startswith("given="), assigned_options(assignments)
     if given and specs["humans"].startswith("blazepose="):  # its file has the detector of people, too
-        options.setdefault("detector.people", specs["humans"])
+        options.setdefault("detector.weights", specs["humans"].partition("=")[2])
     runtime = Runtime(where, dtype, body=body)
     looked_for = category or "object" if given else category
     check_choices(specs, options, runtime, looked_for)

@@ -36,7 +36,7 @@ MIN_KEYPOINTS = 4
 class PhotoPerson:
     """One annotated person and the body posed like them.
 
-    file, annotation  the photograph, and COCO's id of the person
+    file, annotation  the photograph's path in its folder, with forward slashes, and COCO's id of the person
     reason       why there is no pose or camera; "" where there are, and without them all below is NaN
     height_px    of the person standing upright at their distance, pixels
     errors_px    (12,) distances between JOINTS as annotated and on the posed body, pixels; NaN where not annotated
@@ -142,21 +142,25 @@ def evaluate_photos(
             f"folder: expected photographs of people with annotated keypoints, none of {str(folder)!r} is in {annotations}"
         )
     points, found, seconds = body_points(body), [], 0.0
-    for done, (path, note) in enumerate(notes):
+    for done, (file, note) in enumerate(notes):
         try:
-            picture = Picture(ImageRequest(path.name, "a person"), read_picture(path, size=coco.images[note["image_id"]]))
-        except PictureError as error:
-            raise InputError(f"{path}: {error}") from None
+            size = coco.images[note["image_id"]]
+            picture = Picture(ImageRequest(file, "a person"), read_picture(Path(folder) / file, name=file, size=size))
+            box = annotation_box(note)
+        except PictureError:
+            raise
+        except InputError as error:
+            raise InputError(f"{annotations}: annotation {note['id']}: {error}") from None
         began = time.perf_counter()
-        (human,) = humans.humans([picture], annotation_box(note)[None].astype(np.float32))
+        (human,) = humans.humans([picture], box[None].astype(np.float32))
         if isinstance(human, Refusal):
-            found.append(PhotoPerson(path.name, note["id"], human.reason))
+            found.append(PhotoPerson(file, note["id"], human.reason))
         else:
             cameras = calibrate([human], [picture.size], body, method=method)
-            person = PhotoPerson(path.name, note["id"], f"no camera: {cameras.reasons[0]}")
+            person = PhotoPerson(file, note["id"], f"no camera: {cameras.reasons[0]}")
             if not cameras.reasons[0]:
                 residual = float(cameras.residual_px[0])
-                person = _compared(path.name, note, body, points, human.pose, cameras.cameras, residual)
+                person = _compared(file, note, body, points, human.pose, cameras.cameras, residual)
             found.append(person)
         seconds += time.perf_counter() - began
         if progress is not None:
@@ -197,30 +201,34 @@ def _compared(
     return PhotoPerson(file, note["id"], "", height, errors, residual, overlap, pose, camera, annotated, on_body)
 
 
-def _people(folder: Path, coco: CocoAnnotations) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Photographs of the folder and the annotated people in each, by file name."""
+def _people(folder: Path, coco: CocoAnnotations) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Photographs of the folder, as paths in it, and the annotated people in each."""
     if not folder.is_dir():
         raise InputError(f"folder: expected a folder of photographs, got {str(folder)!r}")
     person = coco.categories.get("person")
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
-        number = coco.image_of(path.name)
+    files = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    for file in sorted(files):
+        number = coco.image_of(file)
         for note in coco.by_image.get(number, ()) if number is not None else ():
             if note["category_id"] != person or note["iscrowd"]:
                 continue
             if (_keypoints(note)[:, 2] > 0).sum() >= MIN_KEYPOINTS:
-                yield path, note
+                yield file, note
 
 
 def _keypoints(note: dict[str, Any]) -> NDArray[np.float64]:
-    """(12, 3) x, y, visibility of JOINTS; zeros where a person has no keypoints."""
+    """(12, 3) x, y in pixels of the image, visibility of JOINTS; zeros where a person has no keypoints."""
     given = note.get("keypoints")
     if not given:
         return np.zeros((len(JOINTS), 3))
-    numbers = np.asarray(given, np.float64) if isinstance(given, list) else np.zeros(0)
-    if numbers.shape != (3 * len(COCO_KEYPOINTS),):
-        raise InputError(f"annotation {note['id']}: keypoints: expected {3 * len(COCO_KEYPOINTS)} numbers, got {len(numbers)}")
-    rows: NDArray[np.float64] = check_array("keypoints", numbers.reshape(-1, 3), (len(COCO_KEYPOINTS), 3), np.float64)[5:]
-    return rows
+    where, count = f"annotation {note['id']}: keypoints", 3 * len(COCO_KEYPOINTS)
+    try:
+        rows = check_array(where, np.asarray(given, np.float64), (count,), np.float64).reshape(-1, 3)[5:]
+    except (ValueError, TypeError) as error:  # ragged lists, and what is no number
+        message = str(error) if isinstance(error, InputError) else f"{where}: expected {count} numbers: {error}"
+        raise InputError(message) from None
+    # COCO counts pixels; the middle of pixel 0 lies at 0.5.
+    return np.asarray(rows + np.array([0.5, 0.5, 0.0]) * (rows[:, 2:] > 0))
 
 
 def _median(values: NDArray[np.float64]) -> float:

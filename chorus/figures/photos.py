@@ -31,7 +31,7 @@ def save_people(path: str | Path, folder: str | Path, people: Sequence[PhotoPers
     for ax, person in zip(axes, people, strict=False):
         if person.pose is None or person.camera is None:
             continue
-        pixels = read_picture(next(p for p in sorted(Path(folder).rglob(person.file)) if p.is_file()))
+        pixels = read_picture(Path(folder) / person.file)
         vertices = body.posed_vertices(person.pose[None])[0]
         _, face = render_mesh(vertices, body.faces, person.camera)
         lit = shade(face, face_normals(vertices, body.faces) @ person.camera.R[0].T * [1, -1, -1])

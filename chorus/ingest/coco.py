@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -89,10 +90,28 @@ class CocoAnnotations:
     names: dict[str, int] = field(default_factory=dict)
 
     def image_of(self, file: str) -> int | None:
-        """The id of the image in a file: by its path or name, else by the number that the name ends in; None for no image."""
-        number = self.names.get(file, self.names.get(PurePosixPath(file).name))
-        number = image_number(file) if number is None else number
-        return number if number in self.images else None
+        """The id of the image in a file: by its path or the end of it, as COCO's file has it; else by the number that its name
+        ends in, unless the image of this number has another name. None for no image.
+
+        file  path with forward slashes
+        """
+        parts = PurePosixPath(file).parts
+        for first in range(len(parts)):
+            found = self.names.get("/".join(parts[first:]))
+            if found is not None:
+                return found
+        number = image_number(file)
+        if number not in self.images:
+            return None
+        named = self._names_of.get(number, [])
+        return number if not named or number in map(image_number, named) else None
+
+    @cached_property
+    def _names_of(self) -> dict[int, list[str]]:
+        names: dict[int, list[str]] = defaultdict(list)
+        for name, number in self.names.items():
+            names[number].append(name)
+        return dict(names)
 
 
 def read_annotations(path: str | os.PathLike[str]) -> CocoAnnotations:

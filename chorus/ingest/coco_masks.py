@@ -30,7 +30,7 @@ def decode_mask(segmentation: Any, size: tuple[int, int], left_out: list[str] | 
             raise InputError(wrong[0] if wrong else "segmentation: expected polygons, got none")
         if left_out is not None:
             left_out += wrong
-        tools = _pycocotools()
+        tools = pycocotools()
         counts = _run_lengths(tools.merge(tools.frPyObjects(polygons, height, width))["counts"])
     elif isinstance(segmentation, dict):
         if segmentation.get("size") not in ([height, width], (height, width)):
@@ -96,7 +96,8 @@ def _polygons(values: list[Any], size: tuple[int, int]) -> tuple[list[list[float
     return polygons, wrong
 
 
-def _pycocotools() -> Any:
+def pycocotools() -> Any:
+    """The module ``pycocotools.mask``. ImportError, naming what to install, without it."""
     try:
         from pycocotools import mask
     except ImportError:

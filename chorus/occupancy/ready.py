@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -68,10 +69,19 @@ def write_ready(
         done += len(members)
         facts = ({"world": world.name, "category": category} for world in members)
         rows += [{**fact, **row, "file": f"{stems[category]}/{row['file']}"} for fact, row in zip(facts, found, strict=True)]
-    write_json(folder / LIST, rows)
+    write_json(folder / LIST, [*_others(folder, set(by_category)), *rows])
     if progress is not None:
         progress("", done, len(chosen))
     return rows
+
+
+def _others(folder: Path, categories: set[str]) -> list[dict[str, Any]]:
+    """The rows of an earlier list whose files are still there, of categories that were not made now."""
+    try:
+        listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
+        return [row for row in listed if row["category"] not in categories and (folder / row["file"]).is_file()]
+    except (OSError, ValueError, TypeError, KeyError):  # none, or no list of ours
+        return []
 
 
 def _aggregated(store: Path, worlds: Sequence[World], field: CanonicalField) -> Iterator[Cluster]:

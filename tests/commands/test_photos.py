@@ -40,7 +40,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_from_photographs_to_an_occupancy_picture(photos: Path, humans: str) -> None:
     store_path = photos / "skis.chorus"
-    both = "--humans", humans, "--keypoints", humans
+    both = "--humans", humans  # and the keypoints by the same weights
     masks = "--masks", photos / "masks"
     done = run("ingest", "photos", photos / "photos", *masks, "--category", "skis", "-o", store_path, *both)
     assert done.exit_code == 0, done.output
@@ -98,7 +98,7 @@ def test_a_test_set_of_pap_from_coco_annotations(photos: Path, humans: str, tmp_
         "--person-masks",
     ]
     store_path = tmp_path / "tests.chorus"
-    done = run(*asked, "-o", store_path, "--humans", humans, "--keypoints", humans, "--set", "detector.several=all")
+    done = run(*asked, "-o", store_path, "--humans", humans, "--set", "detector.several=all")
     assert done.exit_code == 0, done.output
     store = open_store(store_path)
     assert store.rows["status"].tolist() == ["complete", "several people"]
@@ -153,3 +153,6 @@ def test_a_photograph_and_a_mask_are_enough(photos: Path, humans: str) -> None:
     refused = run("reconstruct", photos / "masks", "--object-mask", SKIS, "--occupancies", photos / "ready", "-o", photos / "x")
     assert refused.exit_code == 2
     assert "--object-mask: expected it beside a photograph" in refused.output + str(refused.exception)
+    refused = run(*asked, "-o", photos / "x", "--detector", "mask2former")
+    assert refused.exit_code == 2
+    assert "--detector: expected none beside --object-mask" in refused.output + str(refused.exception)

@@ -18,6 +18,7 @@ from chorus.body.model import load_body
 from chorus.cli import main
 from chorus.errors import InputError
 from chorus.evaluate.photos import JOINTS, evaluate_photos, keypoints_on, worst
+from chorus.figures.photos import save_people
 from chorus.frontend.stages import Human, Picture, Refusal
 from chorus.keypoints import COCO_KEYPOINTS
 from chorus.pose_fit.layouts import body_points
@@ -51,7 +52,7 @@ def annotation(i: int, **changed: Any) -> dict[str, Any]:
     camera = MADE.cameras[np.array([i])]
     joints = keypoints_on(BODY, body_points(BODY), MADE.poses[i], camera)
     rows = np.zeros((17, 3))
-    rows[5:] = np.column_stack([joints, np.full(12, 2)])
+    rows[5:] = np.column_stack([joints - 0.5, np.full(12, 2)])  # COCO counts pixels from 0
     _, face = render_mesh(BODY.posed_vertices(MADE.poses[i][None])[0], BODY.faces, camera)
     runs = np.flatnonzero(np.diff(np.concatenate([[False], (face >= 0).T.ravel(), [False]]).astype(np.int8)))
     counts = np.diff(np.concatenate([[0], runs, [IMAGE * IMAGE]])).tolist()
@@ -119,6 +120,21 @@ def test_errors_are_distances_to_what_is_annotated(photos: Path) -> None:
     assert other.people[1].iou < 0.9
 
 
+def test_photographs_of_one_name_in_two_folders_are_two(photos: Path, tmp_path: Path) -> None:
+    coco = told(photos, annotation(0), annotation(1))
+    content = json.loads(coco.read_text())
+    for i, folder in enumerate(("a", "b")):
+        content["images"][i]["file_name"] = f"{folder}/p[1].png"
+        (photos / folder).mkdir()
+        (photos / f"{i}.png").rename(photos / folder / "p[1].png")
+    coco.write_text(json.dumps(content))
+    report = evaluate_photos(photos, coco, Told(true_human(0), true_human(1)), BODY)
+    assert [(person.file, person.annotation) for person in report.people] == [("a/p[1].png", 100), ("b/p[1].png", 101)]
+    np.testing.assert_allclose(report.percent(), 0, atol=1e-9)
+    save_people(tmp_path / "people.png", photos, report.people, BODY)
+    assert (tmp_path / "people.png").stat().st_size > 10_000
+
+
 def test_who_has_no_pose_is_named_and_who_is_left_out(photos: Path) -> None:
     few = np.array(annotation(1)["keypoints"]).reshape(17, 3) * (np.arange(17) < 8)[:, None]
     notes = annotation(0), annotation(1, keypoints=few.ravel().tolist()), annotation(1, id=7, iscrowd=1), annotation(2)
@@ -127,8 +143,11 @@ def test_who_has_no_pose_is_named_and_who_is_left_out(photos: Path) -> None:
     assert person.reason == "no 3D pose"
     assert report.to_json()["worst_first"] == [{"file": "0.png", "annotation": 100, "reason": "no 3D pose"}]
     assert report.to_json()["median_percent"] is None
-    with pytest.raises(InputError, match=r"keypoints: expected 51 numbers, got 3"):
-        evaluate_photos(photos, told(photos, annotation(0, keypoints=[1, 2, 3])), Told(), BODY)
+    for wrong in ([1, 2, 3], ["a"] * 51, [[1], [2, 3]]):
+        with pytest.raises(InputError, match="annotation 100: keypoints: expected"):
+            evaluate_photos(photos, told(photos, annotation(0, keypoints=wrong)), Told(), BODY)
+    with pytest.raises(InputError, match=r"coco\.json: annotation 100: bbox: expected a positive width"):
+        evaluate_photos(photos, told(photos, annotation(0, bbox=[1, 1, 0, 5])), Told(), BODY)
     with pytest.raises(InputError, match="expected photographs of people with annotated keypoints, none of"):
         evaluate_photos(photos, told(photos, annotation(2)), Told(), BODY)
     with pytest.raises(InputError, match="expected a folder of photographs"):

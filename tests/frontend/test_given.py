@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from chorus.frontend.blazepose.network import Landmarks
 from chorus.frontend.blazepose.people import PersonFinder, anchors, box_of
 from chorus.frontend.detection.given import GivenMasks, open_masks
 from chorus.frontend.stages import PERSON, ImageRequest, Picture, Runtime
+from chorus.ingest.coco import read_annotations
 from chorus.pictures import read_picture
 from tests.photographs import SKIER, SKIER_BOX, SKIS
 
@@ -96,14 +98,20 @@ def test_people_may_have_boxes_alone_and_may_be_missing(tmp_path: Path) -> None:
     (found,) = registry.make("detector", f"given={coco(tmp_path / 'a.json', box, kite)}", Runtime()).detect([picture()], "kite")
     np.testing.assert_array_equal(found.boxes[0], [10, 10, 30, 40])
     assert not found.masks[0].any()
-    (found,) = registry.make("detector", f"given={coco(tmp_path / 'b.json', kite)}", Runtime()).detect([picture()], "kite")
-    assert found.labels == ("kite",)
+    bad = {**box, "segmentation": [[1, 2, 3]]}  # a mask that cannot be read: the box is still good
+    (found,) = registry.make("detector", f"given={coco(tmp_path / 'd.json', bad, kite)}", Runtime()).detect([picture()], "kite")
+    assert found.labels == (PERSON, "kite")
+    assert not found.masks[0].any()
+    # A file that has the category alone has no people: they are looked for.
+    (found,) = GivenMasks(open_masks(coco(tmp_path / "b.json", kite)), Nobody((0, 0, 30, 50))).detect([picture()], "kite")
+    assert found.labels == (PERSON, "kite")
     (found,) = registry.make("detector", f"given={coco(tmp_path / 'c.json', box)}", Runtime()).detect([picture()], "kite")
     assert found.labels == (PERSON,)
 
 
 def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
-    file = coco(tmp_path / "instances.json", {"category_id": 38, "segmentation": rectangle(0, 0, 9, 9)})
+    both = {"category_id": 38, "segmentation": rectangle(0, 0, 9, 9)}, {"category_id": 1, "segmentation": rectangle(0, 0, 9, 9)}
+    file = coco(tmp_path / "instances.json", *both)
     stage = registry.make("detector", f"given={file}", Runtime())
     with pytest.raises(InputError, match=r"category: expected one of those in .*instances\.json \(person, kite, dog, .*'bear'"):
         stage.check("bear")
@@ -128,6 +136,41 @@ def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("no")
     with pytest.raises(InputError, match="expected JSON"):
         registry.make("detector", f"given={tmp_path / 'b.json'}", Runtime())
+
+
+def test_images_are_those_of_the_name_or_else_of_the_number(tmp_path: Path) -> None:
+    """Exporters number images as they like: a number is an image's only where its own name does not say otherwise."""
+    images = [
+        {"id": 1, "file_name": "frame_0010.jpg"},
+        {"id": 2, "file_name": "a/same.jpg"},
+        {"id": 3, "file_name": "b/same.jpg"},
+        {"id": 4, "file_name": "COCO_val2014_000000000004.jpg"},
+        {"id": 5},
+    ]
+    content = {"images": [{**i, "height": 4, "width": 4} for i in images], "annotations": [], "categories": []}
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    annotations = read_annotations(tmp_path / "coco.json")
+    for file, number in (
+        ("frame_0010.jpg", 1),
+        ("frame_0001.jpg", None),
+        ("x/a/same.jpg", 2),
+        ("b/same.jpg", 3),
+        ("same.jpg", None),
+        ("000000000004.jpg", 4),
+        ("5.png", 5),
+        ("6.png", None),
+        ("none.jpg", None),
+    ):
+        assert annotations.image_of(file) == number, file
+
+
+def test_without_pycocotools_polygons_are_refused_before_anything_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    file = coco(tmp_path / "a.json", {"category_id": 1, "segmentation": rectangle(0, 0, 9, 9)})
+    with pytest.raises(ImportError, match=r"pip install '\.\[coco\]'"):
+        registry.check("detector", f"given={file}", Runtime())
 
 
 def test_masks_of_a_folder_are_found_by_name(tmp_path: Path) -> None:
@@ -190,8 +233,8 @@ def test_a_skier_is_found_and_nobody_on_a_wall(real_weights: str) -> None:
 
 
 def test_a_mask_of_skis_and_the_person_on_them(real_weights: str) -> None:
-    people = "blazepose" if real_weights == "full" else f"blazepose={real_weights}"
-    stage = registry.make("detector", f"given={SKIS}", Runtime(options={"people": people}))
+    weights = {} if real_weights == "full" else {"weights": real_weights}
+    stage = registry.make("detector", f"given={SKIS}", Runtime(options=weights))
     (found,) = stage.detect([Picture(ImageRequest("785.jpg", "a person rides skis"), read_picture(SKIER))], "skis")
     assert found.labels == (PERSON, "skis")
     np.testing.assert_array_equal(found.boxes[1], boxes_of(found.masks[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,14 @@ def test_they_are_where_the_objects_are(ready: Path) -> None:
         best = np.argsort(-occupancy.probability, axis=None)[:5]
         assert truth.reshape(-1)[best].mean() > 0.1 * truth.max(), row["world"]
         assert truth.mean() < 0.02
+
+
+def test_categories_made_before_stay_listed(ready: Path, tmp_path: Path) -> None:
+    shutil.copytree(ready, tmp_path / "made")
+    write_ready(tmp_path / "made", ["racket-held", "hat"], MIN_CHOICE, resolution=8)
+    rows = json.loads((tmp_path / "made" / LIST).read_text())
+    assert [row["world"] for row in rows] == ["ball-held", "ball-kicked", "racket-held", "hat"]
+    assert all((tmp_path / "made" / row["file"]).is_file() for row in rows)
 
 
 def test_what_cannot_be_made_is_refused(tmp_path: Path) -> None:

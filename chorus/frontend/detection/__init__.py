@@ -101,9 +101,10 @@ STAGES: tuple[StageInfo, ...] = (
         options=(
             (
                 "people",
-                "annotations: persons as the COCO file has them (default where it has any); blazepose, or blazepose=PATH: by "
-                "BlazePose's detector, without masks",
+                "annotations: persons as the COCO file has them (default where it has any); blazepose: by BlazePose's "
+                "detector, without masks",
             ),
+            ("weights", "an archive with BlazePose's two models, instead of the fetched ones"),
             ("several", "pair (default); all: pictures with several people or objects are refused, as for test sets (B.1)"),
         ),
     ),

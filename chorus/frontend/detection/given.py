@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.boxes import boxes_of, overlap_of_smaller
+from chorus.boxes import area, boxes_of, overlap_of_smaller
 from chorus.errors import InputError
+from chorus.frontend.stage_info import BLAZEPOSE_EXTRA
 from chorus.frontend.stages import PERSON, Instances, Picture, Runtime
 from chorus.ingest.coco import CocoAnnotations, annotation_box, read_annotations
-from chorus.ingest.coco_masks import decode_mask
+from chorus.ingest.coco_masks import decode_mask, pycocotools
 from chorus.picture_files import picture_file
 from chorus.pictures import read_mask
 
 PEOPLE = "blazepose"
-"""Option ``people``: persons found by BlazePose's detector with the fetched weights; ``blazepose=PATH`` names a file."""
+"""Option ``people``: persons found by BlazePose's detector, of the fetched weights or those of the option ``weights``."""
 ANNOTATED = "annotations"
 """Option ``people``: persons as COCO's file has them."""
 SEVERAL = ("pair", "all")
@@ -50,43 +54,60 @@ class Masks(Protocol):
 
 
 def make(model: str, runtime: Runtime) -> GivenMasks:
-    """The stage for a COCO file, a folder of masks, or one mask. InputError as ``check``, and for files that cannot be read."""
-    check(model, runtime, None)
-    masks, pair = open_masks(model), runtime.one_of("several", SEVERAL) == SEVERAL[0]
-    chosen = runtime.options.get("people")
-    if chosen is None:
-        chosen = ANNOTATED if isinstance(masks, CocoMasks) and PERSON in masks.coco.categories else PEOPLE
-    if chosen == ANNOTATED:
-        if not isinstance(masks, CocoMasks):
-            raise InputError(
-                f"{runtime.option_name('people')}: expected {PEOPLE}, for masks alone have no people; got {chosen!r}"
-            )
-        masks.check(PERSON)
+    """The stage for a COCO file, a folder of masks, or one mask. Errors as of ``check``."""
+    masks, people = _chosen(model, runtime, None)
+    pair = runtime.one_of("several", SEVERAL) == SEVERAL[0]
+    if people == ANNOTATED:
         return GivenMasks(masks, None, pair)
     from chorus.frontend.blazepose.people import PersonFinder
 
-    return GivenMasks(masks, PersonFinder.of(chosen.partition("=")[2]), pair)
+    return GivenMasks(masks, PersonFinder.of(runtime.options.get("weights", "")), pair)
 
 
-def check(model: str, runtime: Runtime, _category: str | None) -> None:
-    """InputError for options that are none, and for BlazePose weights that are missing."""
+def check(model: str, runtime: Runtime, category: str | None) -> None:
+    """InputError for options that are none, masks that cannot be read or lack the category, and BlazePose weights that are
+    missing where they are needed; ImportError for libraries that are."""
     runtime.one_of("several", SEVERAL)
-    chosen = runtime.options.get("people", "")
-    name, _, path = chosen.partition("=")
-    if name not in ("", PEOPLE, ANNOTATED) or (path and name != PEOPLE):
-        raise InputError(f"{runtime.option_name('people')}: expected {ANNOTATED}, {PEOPLE} or {PEOPLE}=PATH; got {chosen!r}")
-    if name == PEOPLE:
+    _, people = _chosen(model, runtime, category)
+    if people == PEOPLE:
         from chorus.frontend.blazepose.people import resolve_detector
 
-        resolve_detector(path)
+        if importlib.util.find_spec("ai_edge_litert") is None:
+            raise ImportError(f"detector given: finding people needs LiteRT, which is not installed: {BLAZEPOSE_EXTRA}")
+        resolve_detector(runtime.options.get("weights", ""))
+
+
+def _chosen(model: str, runtime: Runtime, category: str | None) -> tuple[Masks, str]:
+    """The masks, looked at, and where people come from: PEOPLE or ANNOTATED."""
+    masks, people = open_masks(model), runtime.options.get("people", "")
+    if people not in ("", PEOPLE, ANNOTATED):
+        raise InputError(f"{runtime.option_name('people')}: expected {ANNOTATED} or {PEOPLE}; got {people!r}")
+    if category is not None:
+        masks.check(category)
+    annotated = isinstance(masks, CocoMasks) and masks.has_people
+    if people == ANNOTATED and not annotated:
+        raise InputError(f"{runtime.option_name('people')}: expected {PEOPLE}, as {model} has no people; got {people!r}")
+    return masks, people or (ANNOTATED if annotated else PEOPLE)
 
 
 def open_masks(path: str | Path) -> Masks:
-    """The masks of a COCO file (.json), of a folder of pictures, or of one picture. InputError where it is none of them."""
+    """The masks of a COCO file (.json), of a folder of pictures, or of one picture. InputError where it is none of them,
+    ImportError where COCO's polygons need pycocotools."""
     path = Path(path).expanduser()
     if path.is_dir():
         return MaskPictures(path)
-    return CocoMasks(read_annotations(path), str(path)) if path.suffix.lower() == ".json" else OneMask(path)
+    if path.suffix.lower() != ".json":
+        return OneMask(path)
+    coco = _annotations(str(path), path.stat().st_mtime_ns)
+    if any(isinstance(note.get("segmentation"), list) for notes in coco.by_image.values() for note in notes):
+        pycocotools()
+    return CocoMasks(coco, str(path))
+
+
+@lru_cache(maxsize=1)
+def _annotations(path: str, _written: int) -> CocoAnnotations:
+    """The annotations, read once for the check before a run and for the run."""
+    return read_annotations(path)
 
 
 class MaskPictures:
@@ -112,7 +133,11 @@ class OneMask(MaskPictures):
     """One file, the mask in whatever picture."""
 
     def objects(self, picture: Picture, category: str) -> NDArray[np.bool_]:
-        return read_mask(self.folder, size=picture.size)[None]
+        """The mask. PictureError where it cannot be used, InputError where it is empty."""
+        mask = read_mask(self.folder, size=picture.size)
+        if not mask.any():
+            raise InputError(f"{self.folder.name}: expected a mask with pixels inside, got none")
+        return mask[None]
 
 
 class CocoMasks:
@@ -120,6 +145,12 @@ class CocoMasks:
 
     def __init__(self, coco: CocoAnnotations, name: str) -> None:
         self.coco, self._name = coco, name
+
+    @cached_property
+    def has_people(self) -> bool:
+        """Whether any person is annotated."""
+        person = self.coco.categories.get(PERSON)
+        return any(n["category_id"] == person for notes in self.coco.by_image.values() for n in notes)
 
     def check(self, category: str) -> None:
         """InputError, naming some that there are, for a category without a name in the file."""
@@ -138,7 +169,8 @@ class CocoMasks:
         masks = np.zeros((len(notes), *picture.size), np.bool_)
         for mask, note in zip(masks, notes, strict=True):
             if note.get("segmentation"):
-                mask[:] = decode_mask(note["segmentation"], picture.size)
+                with suppress(InputError):
+                    mask[:] = decode_mask(note["segmentation"], picture.size)
         boxes = [annotation_box(note) for note in notes]
         return np.array(boxes, np.float32).reshape(-1, 4), masks
 
@@ -198,18 +230,14 @@ def _pair(persons: NDArray[np.float32], objects: NDArray[np.float32]) -> tuple[l
     if not len(persons) or not len(objects):
         return _largest(persons), _largest(objects)
     rank = overlap_of_smaller(persons[:, None], objects[None])
-    size = (_areas(persons)[:, None] * _areas(objects)[None]) ** 0.5
+    size = (area(persons)[:, None] * area(objects)[None]) ** 0.5
     best = np.lexsort((size.ravel(), rank.ravel()))[-1]
     person, one = np.unravel_index(best, rank.shape)
     return [int(person)], [int(one)]
 
 
 def _largest(boxes: NDArray[np.float32]) -> list[int]:
-    return [int(_areas(boxes).argmax())] if len(boxes) else []
-
-
-def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.asarray((boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(1))
+    return [int(area(boxes).argmax())] if len(boxes) else []
 
 
 def _none(picture: Picture) -> NDArray[np.bool_]:
