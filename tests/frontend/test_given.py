@@ -42,9 +42,9 @@ def block(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
 def coco(path: Path, *annotations: dict[str, Any], name: str = "deep/a.jpg") -> Path:
     """A COCO file of two images of this size, 7 and 000000000009.jpg; annotations are of image 7 unless they say otherwise."""
     notes = [{"id": i + 1, "image_id": 7, "iscrowd": 0, **note} for i, note in enumerate(annotations)]
-    for note in notes:
+    for note in (n for n in notes if "bbox" not in n):
         x, y = np.array(note["segmentation"] or [[0, 0, 1, 1]]).reshape(-1, 2).T
-        note.setdefault("bbox", [float(x.min()), float(y.min()), float(np.ptp(x)), float(np.ptp(y))])
+        note["bbox"] = [float(x.min()), float(y.min()), float(np.ptp(x)), float(np.ptp(y))]
     images = [{"id": 7, "file_name": name}, {"id": 9, "file_name": "9.jpg"}]
     content = {
         "images": [{**image, "height": HEIGHT, "width": WIDTH} for image in images],
@@ -84,10 +84,10 @@ def test_of_coco_the_pair_that_overlaps_most_is_taken(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.scores, [1, 1])
     (everything,) = registry.make("detector", f"given={file}", Runtime(options={"several": "all"})).detect([picture()], "kite")
     assert everything.labels == (PERSON, PERSON, "kite", "kite")
-    # By the whole name, the name alone, or COCO's number; of another picture there is nothing.
-    for key in ("deep/a.jpg", "other/a.jpg", "val_000000000007.jpg"):
+    # By the whole name, its end, or the name alone; of another picture there is nothing.
+    for key in ("deep/a.jpg", "other/a.jpg", "other/deep/a.jpg"):
         assert len(stage.detect([picture(key)], "kite")[0]) == 2
-    for key in ("b.jpg", "val_000000000009.jpg", "val_000000000008.jpg"):
+    for key in ("b.jpg", "val_000000000007.jpg", "val_000000000009.jpg", "val_000000000008.jpg"):
         assert len(stage.detect([picture(key)], "kite")[0]) == 0
     assert stage.detect([picture()], "dog")[0].labels == (PERSON, "dog")
 
@@ -120,17 +120,22 @@ def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
     Image.fromarray(block(0, 0, 9, 9)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.png: expected"):
         GivenMasks(open_masks(tmp_path / "a.png"), Nobody()).detect([picture(size=(9, 9))], "kite")
-    for people, message in (
-        ("all", r"detector\.people: expected annotations, blazepose or blazepose=PATH; got 'all'"),
-        ("annotations=x", "got 'annotations=x'"),
-        ("blazepose=missing", r"expected a \.tflite file"),
+    for options, message in (
+        ({"people": "all"}, r"detector\.people: expected annotations or blazepose; got 'all'"),
+        ({"people": "blazepose", "weights": "missing"}, r"expected a \.tflite file"),
     ):
         with pytest.raises(InputError, match=message):
-            registry.check("detector", f"given={file}", Runtime(options={"people": people}))
+            registry.check("detector", f"given={file}", Runtime(options=options))
+    with pytest.raises(InputError, match=r"category: expected one of those in .*, got 'bear'"):
+        registry.check("detector", f"given={file}", Runtime(), "bear")
+    for nobody in (tmp_path, coco(tmp_path / "kites.json", both[0])):
+        with pytest.raises(InputError, match=r"people: expected blazepose, as .* has no people; got 'annotations'"):
+            registry.check("detector", f"given={nobody}", Runtime(options={"people": "annotations"}))
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), bool)).save(tmp_path / "black.png")
+    with pytest.raises(InputError, match=r"black\.png: expected a mask with pixels inside, got none"):
+        GivenMasks(open_masks(tmp_path / "black.png"), Nobody()).detect([picture()], "kite")
     with pytest.raises(InputError, match="several: expected pair or all, got 'some'"):
         registry.check("detector", f"given={file}", Runtime(options={"several": "some"}))
-    with pytest.raises(InputError, match="expected blazepose, for masks alone have no people; got 'annotations'"):
-        registry.make("detector", f"given={tmp_path}", Runtime(options={"people": "annotations"}))
     with pytest.raises(InputError, match="expected a path that exists"):
         registry.check("detector", "given=nowhere", Runtime())
     (tmp_path / "b.json").write_text("no")
