@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import triton
 import triton.language as tl
-from tests.soak import SOAK
 
 from bench import static
 from bench.machine_code.compiled import Row, analyse, chosen, compile_all, main_loop, parse_name
@@ -19,6 +18,7 @@ from bench.machine_code.issue_rate import H200, loop_cost, mannequin_joints, mea
 from bench.machine_code.sass import Loop, loops, read_sass, total
 from bench.static import check_budgets
 from chorus.kernels.gpu.ahead_of_time import TARGETS, Compilation
+from tests.soak import SOAK
 
 SASS = """
 \t.section\t.text.kernel,"ax",@progbits

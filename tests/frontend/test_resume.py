@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.soak import SOAK
 
 from chorus.body.model import load_body
 from chorus.errors import InputError, StoreError
@@ -20,6 +19,7 @@ from chorus.frontend.run import Settings, check_store, fill_store
 from chorus.store import StoreWriter, open_store, verify_store
 from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
 from tests.frontend.runs import OPTIONS, STAGES, run, same_rows, wanted
+from tests.soak import SOAK
 
 ROOT = Path(__file__).parents[2]
 ENDLESS, REST = 50_000, 40

@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.soak import SOAK
 
 from chorus.kernels import arrays
 from chorus.kernels.arrays import VoteImages, VoxelField
@@ -39,6 +38,7 @@ from tests.kernels.random_inputs import (
     random_images,
     to_images,
 )
+from tests.soak import SOAK
 
 Counts = tuple[torch.Tensor, ...]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

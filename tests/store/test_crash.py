@@ -16,11 +16,11 @@ import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.soak import SOAK
 
 from chorus.camera.cameras import Cameras
 from chorus.images import ImageBatch
 from chorus.store import StoreWriter, open_store, store_info, verify_store
+from tests.soak import SOAK
 from tests.store.samples import make_batch, random_masks
 
 NUM_IMAGES = 24

@@ -10,7 +10,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from tests.soak import SOAK
 
 from chorus.kernels.gpu import passes, votes
 from chorus.kernels.gpu.contacts import touched_regions
@@ -21,6 +20,7 @@ from chorus.kernels.reference import votes as reference
 from chorus.kernels.stats import CullingStats
 from tests.kernels.contract import equal, union, within_band, within_bounds
 from tests.kernels.random_inputs import adversarial_world, random_field, random_images, to_images
+from tests.soak import SOAK
 
 # seed, shape, joints, images, weighted, distance of the cameras; together they must meet every branch below.
 WORLDS = (
