@@ -17,9 +17,8 @@ from chorus.kernels.depth import BodyDepth, pack_depth
 from chorus.kernels.reference import votes as reference_votes
 from tests.kernels.contract import INTERPRETED, Counts, equal, several_groups, small_world
 from tests.kernels.random_inputs import one_voxel, pictures, random_depth
-from tests.soak import SOAK
 
-WORLDS = (6 if SOAK else 3) if INTERPRETED else 60
+WORLDS = 6 if INTERPRETED else 60
 """Six in the interpreter, which takes some ten seconds for each."""
 
 
