@@ -120,7 +120,7 @@ def test_a_voxel_on_the_axis_behind_the_camera_does_not_vote() -> None:
             assert num.tolist() == den.tolist() == [[inside]]
 
 
-@pytest.mark.parametrize(("joints", "weighted"), [(1, False), (55, True)] if SOAK else [(24, True)])
+@pytest.mark.parametrize(("joints", "weighted"), [(1, False), (55, True)] if SOAK else [(1, False)])
 def test_images_of_one_pixel_and_of_many_and_the_same_image_twice(joints: int, weighted: bool) -> None:
     """Masks as wide as a table has columns, or one pixel high; words shared, out of order, among others that are set."""
     rng = np.random.default_rng([joints, 0])
