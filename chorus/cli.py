@@ -30,6 +30,7 @@ from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
 from chorus.commands.ingest_photos import ingest_photos_command
 from chorus.commands.ingest_records import ingest_records_command
 from chorus.commands.interruption import Stopped, exit_code, signals_stop
+from chorus.commands.merge import merge_command
 from chorus.commands.mesh import mesh_command
 from chorus.commands.occupancies import occupancies_command
 from chorus.commands.pose import pose_command, roundtrip_command
@@ -163,6 +164,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         remake_command,
         stages_command,
         aggregate_command,
+        merge_command,
         explain_command,
         overlay_command,
         pose_command,

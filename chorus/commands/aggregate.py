@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -27,7 +28,12 @@ from chorus.commands.options import (
     json_option,
     no_canonicalize_option,
     parts_option,
+    share_option,
 )
+
+if TYPE_CHECKING:
+    from chorus.occupancy.counts import Occupancy
+    from chorus.votes.portion import Share
 
 
 class _HiddenWeight(Number):
@@ -51,8 +57,13 @@ _hidden_option = click.option(
 )
 
 
-def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    """Checks the occupancy file, or with --all the folder, before anything is loaded."""
+def _output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path:
+    """Checks the occupancy file, or with --all the folder, before anything is loaded; with --update it is that file's."""
+    if value is None:
+        updated: Path | None = ctx.params.get("update")
+        if updated is None:
+            raise click.MissingParameter(ctx=ctx, param=param)
+        return updated
     kind = OutputFolder("clusters.json") if ctx.params["all_clusters"] else OutputFile(".h5", ".hdf5")
     return kind.convert(value, param, ctx)
 
@@ -64,8 +75,23 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
     "--output",
     type=click.Path(path_type=Path),
     callback=_output,
-    required=True,
-    help="The occupancy file to write (.h5); with --all a folder.",
+    help="The occupancy file to write (.h5); with --all a folder; with --update by default the file itself.  [required]",
+)
+@click.option(
+    "--update",
+    type=INPUT,
+    is_eager=True,
+    help="Vote only for images that this occupancy has not counted, and add them to it. Prompt, part, filter and the rest are "
+    "its own; others are refused.",
+)
+@share_option
+@click.option(
+    "--keep-every",
+    default=60.0,
+    show_default=True,
+    type=Number(min=0, min_open=True, infinite=True),
+    metavar="SECONDS",
+    help="How often what was counted is kept beside the output, for the same command to go on with if it is stopped; inf: never.",
 )
 @click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable).")
 @click.option("--part", help='Only images whose object touches these body parts: "rightHand and not leftHand".')
@@ -106,9 +132,14 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 @force_option
 @body_option
 @json_option()
+@click.pass_context
 def aggregate_command(
+    ctx: click.Context,
     store_path: Path,
     output: Path,
+    update: Path | None,
+    share: Share,
+    keep_every: float,
     prompts: tuple[str, ...],
     part: str | None,
     parts: Path | None,
@@ -129,41 +160,51 @@ def aggregate_command(
     body_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Cast the votes of a store's images into an occupancy."""
-    from chorus.occupancy.aggregation import aggregate
+    """Cast the votes of a store's images into an occupancy.
+
+    \b
+    On several processors or machines, with equal results:
+      torchrun --nproc-per-node=4 -m chorus aggregate STORE -o OCC.h5
+      chorus aggregate STORE -o PART-1.h5 --share 1/4     (and 2/4, 3/4, 4/4)
+      chorus merge PART-*.h5 -o OCC.h5
+    """
+    from chorus.ranks import ranks
     from chorus.votes.prefetch import Timings
 
-    if all_clusters and (prompts or part or picture or folds):
-        raise click.UsageError("--all takes every prompt and part: give no --prompt, --part, --fold or --picture with it")
+    if all_clusters and (prompts or part or picture or folds or update or not share.whole):
+        raise click.UsageError(
+            "--all takes every prompt and part: give no --prompt, --part, --fold, --picture, --update or --share with it"
+        )
     field, derived = canonical_field(body_path, resolution, canonicalization, no_canonicalize)
     if all_clusters:
         how = {"parts": parts, "epsilon": epsilon, "backend": backend, "scheme": scheme, "hidden_weight": hidden_weight}
         how["canonicalization"] = derived
         _aggregate_all(store_path, output, field, how, filter_name, min_images, as_json)
         return
+    how = {
+        "weighting": weighting,
+        "scheme": scheme,
+        "backend": backend,
+        "prompt": list(prompts) or None,
+        "part": part,
+        "parts": parts,
+        "epsilon": epsilon,
+        "totals": totals,
+        "folds": folds or None,
+        "hidden_weight": hidden_weight,
+        "canonicalization": derived,
+        "filter": filter_name,
+    }
+    updated = None
+    if update is not None:
+        field, updated = _updated(ctx, update, field, how)
     timings = Timings()
     start = time.perf_counter()
-    with progress_bars() as update:
-        occupancy = aggregate(
-            store_path,
-            field,
-            weighting,
-            backend,
-            list(prompts) or None,
-            part,
-            parts=parts,
-            epsilon=epsilon,
-            totals=totals,
-            folds=folds or None,
-            scheme=scheme,
-            hidden_weight=hidden_weight,
-            canonicalization=derived,
-            filter=filter_name,
-            timings=timings,
-            progress=lambda done, total: update("aggregate", done, total),
-        )
+    with ranks(gpus=True) as processes:
+        occupancy = _counted(store_path, output, field, how, share, processes, updated, keep_every, timings)
+    if occupancy is None:
+        return
     seconds = time.perf_counter() - start
-    occupancy.save(output)
     written = [output]
     if picture is not None:
         from chorus.figures.three_sides import save_three_sides
@@ -172,12 +213,15 @@ def aggregate_command(
         title += f" ({part})" if part else ""
         save_three_sides(picture, [("phi", occupancy.probability)], field.extent, field.body, title)
         written.append(picture)
-    made_by = occupancy.provenance[0]
+    new = occupancy.num_images - (0 if updated is None else updated.num_images)
+    made_by = occupancy.provenance[-1]
     facts = {
         "images": occupancy.num_images,
+        **({} if updated is None else {"new_images": new}),
+        **({} if share.whole else {"share": str(share)}),
         **({"filter": made_by["filter"]["text"]} if "filter" in made_by else {}),
         "canonicalization": occupancy.parameters.canonicalization,
-        "images_per_second": round(occupancy.num_images / seconds, 1),
+        "images_per_second": round(new / seconds, 1),
         "backend": made_by["backend"],
         "largest_phi": round(float(occupancy.probability.max()), 3),
         "voxels_seen": int((occupancy.support > 0).sum()),
@@ -192,6 +236,65 @@ def aggregate_command(
     facts |= {"highest probability": highest, "seen by some image": f"{seen:,} of {occupancy.support.size:,} voxels"}
     print_facts(facts)
     wrote(*written)
+
+
+def _updated(ctx: click.Context, path: Path, field: Any, how: dict[str, Any]) -> tuple[Any, Occupancy]:
+    """The occupancy to be updated, and its field; arguments of ``how`` that were not given become those it was made with."""
+    from chorus.field import CanonicalField
+    from chorus.occupancy.counts import load_occupancy
+    from chorus.occupancy.merging import selection_of
+
+    found = load_occupancy(path)
+    was = {**selection_of(found), "scheme": found.scheme.name, "weighting": found.weighting}
+    names = {"prompt": "prompts", "filter": "filter_name"}
+
+    def given(option: str) -> bool:
+        return ctx.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
+
+    for name in ("prompt", "part", "epsilon", "totals", "folds", "scheme", "weighting"):
+        if not given(names.get(name, name)) and was[name] is not None:
+            how[name] = was[name]
+    if not given("hidden_weight") and found.num_hidden is not None:
+        chosen = all("hidden_choice" in entry for entry in found.provenance)
+        how["hidden_weight"] = "auto" if chosen else found.hidden_weight
+    if not any(given(option) for option in ("resolution", "canonicalization", "no_canonicalize")):
+        p = found.parameters
+        joints = None if p.joint_map is None else p.joint_map.joints
+        field = CanonicalField(field.body, p.resolution, p.extent).with_canonicalization(p.canonicalization, joints)
+        how["canonicalization"] = None
+    return field, found
+
+
+def _counted(
+    store_path: Path,
+    output: Path,
+    field: Any,
+    how: dict[str, Any],
+    share: Share,
+    processes: Any,
+    updated: Occupancy | None,
+    keep_every: float,
+    timings: Any,
+) -> Occupancy | None:
+    """The occupancy, written, in the first of the processes; None in the others."""
+    from chorus.occupancy.jobs import Job
+    from chorus.occupancy.ledger import ledger_of
+
+    ledger = ledger_of(output)
+    job = Job(store_path, field, how, share, processes, updated, ledger, keep_every)
+
+    def kept() -> str:
+        return f"what was counted so far is kept in {ledger}; the same command goes on from there"
+
+    with contextlib.ExitStack() as stack:
+        if keep_every < float("inf"):
+            stack.enter_context(kept_when_stopped(lambda: kept() if ledger.exists() else "nothing was kept"))
+        update = stack.enter_context(progress_bars()) if processes.first else lambda *_: None
+        return job.run(
+            lambda occupancy: occupancy.save(output),
+            timings=timings,
+            progress=lambda done, total: update("aggregate", done, total),
+        )
 
 
 def _hidden_votes(occupancy: Any) -> str:

@@ -52,8 +52,8 @@ def ingest_photos_command(
     COCO's annotations. Photographs keep their size. Of several people and objects it is the pair whose boxes overlap most.
     """
     from chorus.body.model import load_body
-    from chorus.frontend.distributed import ranks
     from chorus.frontend.job import StageChoices, plan_folder
+    from chorus.ranks import ranks
 
     chosen = {"images.crop": "none", **assigned_options(options["assignments"])}
     name, _, weights = options["humans"].partition("=")

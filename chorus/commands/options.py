@@ -159,6 +159,31 @@ class Canonicalization(click.ParamType[str]):
         return check_name(value, also=(AUTO,))
 
 
+class _Share(click.ParamType[Any]):
+    """i/n, read as a ``chorus.votes.portion.Share``."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from chorus.errors import InputError
+        from chorus.votes.portion import Share
+
+        if not isinstance(value, str):
+            return value
+        try:
+            return Share.parse(value)
+        except InputError as error:
+            self.fail(str(error).removeprefix("share: "), param, ctx)
+
+
+share_option = click.option(
+    "--share",
+    type=_Share(),
+    default="1/1",
+    metavar="I/N",
+    help="Do the I-th of N shares of the work (about as many bytes each): for job arrays.  [default: all of it]",
+)
+"""A command's function gets it as ``share``, a ``chorus.votes.portion.Share``."""
 INPUT = InputPath()
 """A file or folder to read."""
 PICTURE = OutputFile(".png", ".pdf", ".svg", replace=True)

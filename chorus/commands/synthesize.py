@@ -144,8 +144,8 @@ def synthesize_command(
 
     from chorus.body.model import load_body
     from chorus.errors import InputError
-    from chorus.frontend.distributed import ranks
     from chorus.frontend.job import PlanOptions, StageChoices, check_views, plan_synthesis
+    from chorus.ranks import ranks
 
     assigned = assigned_options(options["assignments"])
     if simulated:
@@ -186,8 +186,8 @@ def ingest_images_command(
     Pictures are resized to a shorter side of 512 pixels and cut to their centre, as in the paper.
     """
     from chorus.body.model import load_body
-    from chorus.frontend.distributed import ranks
     from chorus.frontend.job import plan_folder
+    from chorus.ranks import ranks
 
     stages = analysis_stages(options, assigned_options(options["assignments"]))
     body = load_body(body_path)
@@ -222,12 +222,12 @@ def remake_command(store_path: Path, key: str, output: Path, device: str, dtype:
     from chorus.body.model import load_body
     from chorus.errors import InputError
     from chorus.files import write_atomically
-    from chorus.frontend.distributed import Ranks
     from chorus.frontend.plan import Description
     from chorus.frontend.preparing import stage_options
     from chorus.frontend.registry import make
     from chorus.frontend.run import Settings
     from chorus.frontend.stages import ImageRequest, Refusal, Runtime
+    from chorus.ranks import Ranks
     from chorus.store import open_store
 
     if Description.load(store_path) is None:

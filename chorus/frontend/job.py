@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.body.model import load_body
 from chorus.errors import InputError
-from chorus.frontend.distributed import Ranks, ranks
 from chorus.frontend.pipeline import RunReport
 from chorus.frontend.plan import Description, Plan
 from chorus.frontend.preparing import check_choices, stage_options
@@ -21,6 +20,7 @@ from chorus.frontend.run import Settings, check_store, fill_store
 from chorus.frontend.stage_info import KINDS
 from chorus.frontend.stages import ImageRequest, Runtime
 from chorus.frontend.synthesis import folder_requests
+from chorus.ranks import Ranks, ranks
 from chorus.store import open_store
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def plan_synthesis(
     """The job of ``synthesize``. Its prompts are those of an earlier run on the store, else the source gives them now.
 
     body       the body that poses are to belong to, where stages are to be checked against it
-    processes  as ``chorus.frontend.distributed.ranks`` gives them; the first one asks for prompts, and shares them
+    processes  as ``chorus.ranks.ranks`` gives them; the first one asks for prompts, and shares them
     ask        False: no model and no server is asked, placeholders stand for their prompts; for a dry run
 
     All that was chosen is checked before a prompt is asked for, and nothing is loaded or downloaded for that. Raises

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from chorus.errors import InputError, StoreError
 from chorus.files import exclusive_lock
 from chorus.frontend.devices import resolve
-from chorus.frontend.distributed import Ranks
 from chorus.frontend.pipeline import Pipeline, RunReport, Stages
 from chorus.frontend.plan import Description, batches
 from chorus.frontend.preparing import make_stages
 from chorus.frontend.registry import KINDS, find, package_of
 from chorus.frontend.stages import ImageRequest, Runtime
+from chorus.ranks import Ranks
 from chorus.store import StoreWriter
 from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
 from chorus.store.schema import shard_paths

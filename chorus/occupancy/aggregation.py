@@ -11,24 +11,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chorus.camera.views import Scheme, key_hash, weighs_by_cell
+from chorus.camera.views import Scheme, weighs_by_cell
 from chorus.errors import InputError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.arrays import MAX_TOTAL_WEIGHT, empty_counts
 from chorus.kernels.backends import Backend, choose_backend
 from chorus.occupancy import hidden
-from chorus.occupancy.counts import SKETCH_SIZE, Occupancy
+from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.derived import derived_field
 from chorus.occupancy.hidden_choice import weigh_hidden
+from chorus.occupancy.tally import Tally
 from chorus.provenance import provenance
 from chorus.store.filters import FilterSpec
 from chorus.votes.parts import EPSILON
+from chorus.votes.portion import Portion
 from chorus.votes.prefetch import IMAGES, PrefetchedBatch, Timings, prefetch
 from chorus.votes.selection import SelectedImages, Source
 
 CPU_IMAGES = 4096
 """Images in a batch on a CPU, by default."""
+Checkpoint = Callable[[Callable[[], Occupancy]], None]
+"""What is called between batches, with a function that gives what was counted so far."""
 
 
 def aggregate(
@@ -52,6 +56,8 @@ def aggregate(
     allow_none: bool = False,
     hidden_weight: float | str | None = None,
     canonicalization: str | None = None,
+    portion: Portion | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Occupancy:
     """Cast the votes of images through a field and count them by group; memory does not grow with the number of images.
 
@@ -83,6 +89,10 @@ def aggregate(
                      (``chorus.canonicalization.NAMES``); "auto" takes the one that foretells held-out images of the selection
                      best (``chorus.occupancy.choice``) and "per-voxel" makes its map from the selection: the images are then
                      read more than once. None: ``field`` as it is. What was chosen, and why, is in the provenance
+    portion          for a store: which of the images selected are counted, so that several processes share the work; the
+                     choices made from images are made from the whole selection
+    checkpoint       called between batches with a function that gives the occupancy of the images counted so far, in which
+                     hidden votes weigh 1
 
     Raises InputError for a selection without images and arguments that cannot be used, MismatchError for a store made with
     another body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
@@ -98,36 +108,39 @@ def aggregate(
         hidden_weight = hidden.AUTO if hidden_weight == hidden.AUTO else hidden.checked_weight(hidden_weight)
         hidden.check_backend(chosen)
     field, derived = derived_field(images_or_store, field, canonicalization, **selection)
-    images = SelectedImages(images_or_store, field, **selection)
+    images = SelectedImages(images_or_store, field, **selection, portion=portion)
     votes = _VoteCounts(field, chosen, grouping.num_groups, hidden_weight is not None)
-    selected, voted = _GroupTotals(grouping.num_groups), _GroupTotals(grouping.num_groups)
-    sketch: NDArray[np.uint64] = np.zeros(0, np.uint64)
-    for batch in _prefetched(_grouped(images, grouping, selected), chosen, batch_size, timings):
-        votes.cast(batch)
-        for part_of_batch, group in zip(batch.batches, batch.groups, strict=True):
-            voted.add(group, part_of_batch.weights)
-            sketch = np.unique(np.concatenate([sketch, key_hash(part_of_batch.keys)]))[:SKETCH_SIZE]
-        if progress is not None:
-            progress(images.read, images.total)
-    if voted.num_images == 0 and not allow_none:
-        raise InputError(images.why_none())
+    tally = Tally(images.store, grouping.num_groups, totals)
     how = {
-        **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals, "selected": images.read}),
+        **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals}),
+        **({} if portion is None or portion.share.whole else {"share": str(portion.share)}),
         **derived,
     }
-    occupancy = Occupancy(
-        **votes.as_facts(),
-        group_totals=(selected if totals == "before" else voted).weights,
-        group_images=voted.images,
-        scheme=grouping,
-        weighting=weighting,
-        parameters=field.parameters,
-        body_hash=field.body.hash,
-        category=images.category,
-        sketch=sketch,
-        hidden_rule="" if hidden_weight is None else hidden.RULE,
-        provenance=[_made_by(images, voted.num_images, chosen, field, how)],
-    )
+
+    def so_far() -> Occupancy:
+        asked = how if part is None else {**how, "selected": tally.num_selected}
+        return Occupancy(
+            **votes.as_facts(),
+            **tally.as_facts(),
+            scheme=grouping,
+            weighting=weighting,
+            parameters=field.parameters,
+            body_hash=field.body.hash,
+            category=images.category,
+            hidden_rule="" if hidden_weight is None else hidden.RULE,
+            provenance=[_made_by(images, tally.num_voted, chosen, field, asked)],
+        )
+
+    for batch in _prefetched(_grouped(images, grouping, tally), chosen, batch_size, timings):
+        votes.cast(batch)
+        tally.cast(batch)
+        if progress is not None:
+            progress(images.read, images.total)
+        if checkpoint is not None:
+            checkpoint(so_far)
+    if tally.num_voted == 0 and not allow_none:
+        raise InputError(images.why_none())
+    occupancy = so_far()
     return occupancy if hidden_weight is None else weigh_hidden(occupancy, hidden_weight)
 
 
@@ -205,30 +218,11 @@ class _VoteCounts:
         return added if self._moved is None else tuple(sum_ + c for sum_, c in zip(self._moved, added, strict=True))
 
 
-class _GroupTotals:
-    """Images by group: their number, (G,) int64, and the sum of their integer weights, (G,) int64 (1 each where not given)."""
-
-    def __init__(self, num_groups: int) -> None:
-        self.images, self.weights = np.zeros(num_groups, np.int64), np.zeros(num_groups, np.int64)
-
-    @property
-    def num_images(self) -> int:
-        return int(self.images.sum())
-
-    def add(self, group: NDArray[np.int64], weights: NDArray[np.uint8] | None) -> None:
-        """Count images, given the group of each (I,) and their weights (I,)."""
-        G = len(self.images)
-        self.images += np.bincount(group, minlength=G)
-        self.weights += np.bincount(group, weights, minlength=G).astype(np.int64)
-
-
-def _grouped(
-    images: SelectedImages, grouping: Scheme, selected: _GroupTotals
-) -> Iterator[tuple[ImageBatch, NDArray[np.int64]]]:
-    """The images that vote, with their groups; ``selected`` counts all those before the condition on body parts."""
-    for batch, keep in images:
+def _grouped(images: SelectedImages, grouping: Scheme, tally: Tally) -> Iterator[tuple[ImageBatch, NDArray[np.int64]]]:
+    """The images that vote, with their groups; ``tally`` hears of all those before the condition on body parts."""
+    for batch, keep, rows in images.with_rows():
         group = grouping.groups(batch.cameras, batch.keys)
-        selected.add(group, batch.weights)
+        tally.read(batch, group, keep, rows)
         yield (batch, group) if keep.all() else (batch[keep], group[keep])
 
 

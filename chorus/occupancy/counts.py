@@ -19,6 +19,7 @@ from chorus.field import FieldParameters
 from chorus.occupancy import hidden
 from chorus.occupancy.distribution import Distribution
 from chorus.occupancy.files import reading_occupancy, save_occupancy
+from chorus.votes.counted import Counted
 
 if TYPE_CHECKING:
     from chorus.field import CanonicalField
@@ -44,6 +45,7 @@ class Occupancy(Distribution):
     num_hidden, den_hidden  (G, N, N, N) of the same dtype: which part of the counts the body hides; None: not counted
     hidden_weight  what hidden votes weigh, 0 to 1 (``chorus.occupancy.hidden``); 1 without counts of them
     hidden_rule   how hidden votes were told, in words
+    counted       which images they are, so that none is added twice; None in files of releases that did not keep it
 
     Raises InputError for arrays of another shape or type, and for a weighting that the scheme cannot give.
     """
@@ -63,6 +65,7 @@ class Occupancy(Distribution):
     den_hidden: NDArray[np.integer[Any]] | None = None
     hidden_weight: float = 1.0
     hidden_rule: str = ""
+    counted: Counted | None = None
 
     def __post_init__(self) -> None:
         N, G = self.parameters.resolution, self.scheme.num_groups
@@ -188,6 +191,7 @@ class Occupancy(Distribution):
             group_totals=self.group_totals * keep,
             group_images=self.group_images * keep,
             sketch=self.sketch[np.isin(fold_of_hash(self.sketch), folds)],
+            counted=None if self.counted is None else self.counted.of_folds(folds),
             **self._with_hidden(lambda counts: counts * keep.reshape(shape)),
         )
 
@@ -217,8 +221,9 @@ class Occupancy(Distribution):
     def __add__(self, other: Occupancy) -> Occupancy:
         """The exact sum of counts from disjoint images.
 
-        Raises MismatchError for another category, body, field, scheme, weighting, or rule or weight of hidden votes; warns
-        where the two share images. They may be of different prompts or parts: the sum is then of all these images, and its
+        Raises MismatchError for another category, body, field, scheme, weighting, or rule or weight of hidden votes, and where
+        the two share images: found exactly among up to 4 million of them, beyond that by shard and row, and by the smallest
+        hashes of keys. They may be of different prompts or parts: the sum is then of all these images, and its
         provenance says of which. Where one of the two has no counts of hidden votes the sum has none, and all its votes weigh
         1: that, too, is warned of.
         """
@@ -234,9 +239,7 @@ class Occupancy(Distribution):
         ):
             if mine != theirs:
                 raise MismatchError(f"cannot add occupancies of different {name}: {mine} and {theirs}")
-        shared = np.intersect1d(self.sketch, other.sketch).size
-        if shared:
-            warnings.warn(f"the occupancies added share images (at least {shared} keys): those are counted twice", stacklevel=2)
+        self._refuse_shared_images(other)
         others = hidden.added(self, other)
         return dataclasses.replace(
             self,
@@ -246,9 +249,26 @@ class Occupancy(Distribution):
             group_images=self.group_images + other.group_images,
             category=self.category or other.category,
             sketch=np.union1d(self.sketch, other.sketch)[:SKETCH_SIZE],
+            counted=None if self.counted is None or other.counted is None else self.counted | other.counted,
             provenance=[*self.provenance, *other.provenance],
             **others,
         )
+
+    def _refuse_shared_images(self, other: Occupancy) -> None:
+        """MismatchError where both have counted an image; a warning where files of earlier releases let it be suspected."""
+        shared = int(np.intersect1d(self.sketch, other.sketch).size)
+        if self.counted is None or other.counted is None:
+            if shared:
+                what = f"the occupancies added share images (at least {shared} keys): those are counted twice"
+                warnings.warn(what, stacklevel=3)
+            return
+        shared = max(shared, self.counted.shared_with(other.counted))
+        if shared:
+            exact = self.counted.hashes is not None and other.counted.hashes is not None
+            raise MismatchError(
+                f"cannot add occupancies that share images, which would be counted twice: {'' if exact else 'at least '}{shared} "
+                "are in both (images in memory are told apart by their keys)"
+            )
 
     def explain(self, point: Any, source: Any, canonical: CanonicalField, **selection: Any) -> Explanation:
         """The images of a source behind the voxel at a point (3,) in metres, for and against: ``chorus.votes.explain.explain``.

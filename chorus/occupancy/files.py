@@ -1,7 +1,7 @@
 """Occupancy files: HDF5, one file an occupancy.
 
-Version 2, which is written, has what version 1 had, and where the occupancy has them: the field's canonicalization with its
-joint map, and the counts of hidden votes. Both are read.
+Version 3, which is written, has which images were counted (``chorus.votes.counted``); version 2 had what version 1 had, and
+where the occupancy has them: the field's canonicalization with its joint map, and the counts of hidden votes. All are read.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from chorus.camera.views import Scheme
 from chorus.errors import InputError, check_path
 from chorus.field import FieldParameters
 from chorus.files import check_output_file, write_atomically
+from chorus.votes.counted import Counted
 
 if TYPE_CHECKING:
     from chorus.occupancy.counts import Occupancy
 
 FORMAT = "chorus-occupancy"
-VERSION = 2
-READABLE = (1, 2)
-"""Versions of the file. 2: canonicalizations beyond lbs and none, joint maps and counts of hidden votes."""
+VERSION = 3
+READABLE = (1, 2, 3)
+"""Versions of the file. 2: canonicalizations beyond lbs and none, joint maps and counts of hidden votes. 3: the set of
+images counted."""
 COUNTS = ("num_counts", "den_counts", "num_hidden", "den_hidden")
 
 
@@ -55,6 +57,15 @@ def save_occupancy(occupancy: Occupancy, path: str | os.PathLike[str]) -> None:
         if occupancy.parameters.joint_map is not None:
             file.create_dataset("joint_map", data=occupancy.parameters.joint_map.joints, compression="gzip")
 
+        if occupancy.counted is not None:
+            for name, array in occupancy.counted.to_arrays().items():
+                how = (
+                    {}
+                    if array.shape == () or not len(array)
+                    else {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+                )
+                file.create_dataset(f"counted/{name}", data=array, **how)
+
     check_output_file("path", path, (".h5", ".hdf5"))
     content = hdf5.image(fill)
     write_atomically(path, lambda part: part.write_bytes(content))
@@ -75,8 +86,10 @@ def reading_occupancy(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         facts = json.loads(file.attrs["facts"])
         arrays = {k: file[k][()] for k in ("num_counts", "den_counts", "group_totals", "group_images", "sketch")}
         arrays.update({k: file[k][()] for k in ("num_hidden", "den_hidden") if k in file})
+        known = {name: array[()] for name, array in file["counted"].items()} if "counted" in file else None
         yield dict(
             **arrays,
+            counted=None if known is None else Counted.from_arrays(known),
             scheme=Scheme(facts["scheme"]),
             weighting=facts["weighting"],
             parameters=FieldParameters.from_json(facts["parameters"], file["joint_map"][()] if "joint_map" in file else None),

@@ -19,7 +19,7 @@ from chorus.errors import InputError, MismatchError, check_kind, check_texts
 from chorus.field import CanonicalField
 from chorus.store import Store, open_store
 from chorus.store.filters import Filtered, FilterSpec, filter_rows
-from chorus.votes.contacts import contacts_by_key
+from chorus.votes.contacts import store_contacts
 from chorus.votes.explain import Explanation, explain
 from chorus.votes.parts import EPSILON, interaction_regions
 from chorus.votes.selection import PartQuery, Source, matching_prompts
@@ -161,7 +161,7 @@ def join(
         canonical = field if isinstance(field, CanonicalField) else field()
         regions = interaction_regions(canonical, None, own.epsilon)
         query = PartQuery.parse(asked, regions.names)
-        touches = contacts_by_key(store, canonical, regions, backend)(store.rows["key"][rows]) if len(rows) else None
+        touches = store_contacts(store, canonical, regions, backend, rows=rows)[rows] if len(rows) else None
         rows = rows if touches is None else rows[query(touches, regions)]
     return JoinedImages(rows, complete, prompts, asked, filtered, _why(own, store, prompt, part))
 

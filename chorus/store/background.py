@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
+import numpy as np
+from numpy.typing import NDArray
+
 from chorus.store.reader import Store
 from chorus.store.schema import Problem
 from chorus.store.shard import Shard
@@ -19,18 +22,20 @@ class BackgroundCheck:
 
     A store opened with ``verify=False`` can be read meanwhile: structure and masks are sound enough for the kernels, but
     nothing made of it may be kept or shown before ``finish`` has returned. A context manager; leaving it stops the check.
+
+    rows  (m,) int64 the rows that are read: shards without any are left out, but for their keys; None: all
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, rows: NDArray[np.int64] | None = None) -> None:
         self._store = store
+        self._read = store.shards if rows is None else store.shards_of(rows)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="chorus-check")
         self._found: list[Future[list[Problem]]] = []
         self._looked_at = 0
 
     def __enter__(self) -> BackgroundCheck:
-        shards = self._store.shards
-        self._found = [self._pool.submit(_listed, content_problems, shard) for shard in shards]
-        self._found.append(self._pool.submit(_listed, duplicate_keys, shards))
+        self._found = [self._pool.submit(_listed, content_problems, shard) for shard in self._read]
+        self._found.append(self._pool.submit(_listed, duplicate_keys, self._store.shards))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -278,6 +278,10 @@ class Store:
         order = np.argsort(np.concatenate([np.zeros(0, np.intp), *(where for where, _ in parts)]))
         return _joined_masks([masks for _, masks in parts])[order]
 
+    def shards_of(self, rows: NDArray[np.int64]) -> tuple[Shard, ...]:
+        """The shards that have some of the rows (m,), in order."""
+        return tuple(self.shards[s] for s, _ in self._by_shard(rows))
+
     def _check_rows(self, rows: Any) -> NDArray[np.int64]:
         given = to_numpy(rows)
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):

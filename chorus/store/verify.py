@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.cameras import Cameras
+from chorus.camera.views import key_hash
 from chorus.errors import InputError, StoreError
 from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK, PackedMasks, words_in_box
 from chorus.store.picture_checks import picture_problems
@@ -204,6 +205,11 @@ def content_problems(shard: Shard) -> Iterator[Problem]:
 def duplicate_keys(shards: Sequence[Shard]) -> Iterator[Problem]:
     """The first key of each shard that is also in an earlier row of the store: an image that would vote twice."""
     if not shards:
+        return
+    # Hashes are sorted in a tenth of the time and memory that names take; where none is there twice, no name is.
+    hashes = np.concatenate([key_hash(shard.array("image/key")) for shard in shards])
+    hashes.sort()
+    if not (hashes[1:] == hashes[:-1]).any():
         return
     keys = np.concatenate([shard.array("image/key") for shard in shards])
     order = np.argsort(keys, kind="stable")

@@ -62,9 +62,12 @@ def store_contacts(
     regions: InteractionRegions,
     backend: str = "auto",
     *,
+    rows: NDArray[np.int64] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.int32]:
     """The contacts of all rows of a store, (rows,) int32; 0 for rows without mask, pose and camera.
+
+    rows  (m,) the rows that are asked for; those of shards that have none of them may be 0. None: all
 
     Shards computed before are read from the cache in the store's folder; new ones are added to it. ``progress`` is called with
     the number of images computed and of all to compute. Raises as ``image_contacts`` does.
@@ -73,37 +76,25 @@ def store_contacts(
     known = [_load(_path(folder, shard.sha256), len(shard)) for shard in store.shards]
     usable = store.rows["has_camera"] if len(store) else np.zeros(0, np.bool_)
     first = np.concatenate([[0], np.cumsum([len(shard) for shard in store.shards])])
-    missing = [s for s, bits in enumerate(known) if bits is None]
+    asked = range(len(known)) if rows is None else np.unique(np.searchsorted(first, rows, "right") - 1).tolist()
+    missing = [s for s in asked if known[s] is None]
     total = int(sum(usable[first[s] : first[s + 1]].sum() for s in missing))
     done = 0
     chosen = choose_backend(backend)
     for s in missing:
         bits = np.zeros(len(store.shards[s]), np.int32)
-        rows = first[s] + np.flatnonzero(usable[first[s] : first[s + 1]])
+        of_shard = first[s] + np.flatnonzero(usable[first[s] : first[s + 1]])
         at = 0
-        for batch in store.batches(rows):
-            bits[rows[at : at + len(batch)] - first[s]] = image_contacts(batch, field, regions, chosen)
+        for batch in store.batches(of_shard):
+            bits[of_shard[at : at + len(batch)] - first[s]] = image_contacts(batch, field, regions, chosen)
             at += len(batch)
             done += len(batch)
             if progress is not None:
                 progress(done, total)
         known[s] = bits
         _save(folder, store.shards[s].sha256, bits, regions)
-    return np.concatenate([np.zeros(0, np.int32), *(bits for bits in known if bits is not None)])
-
-
-def contacts_by_key(
-    store: Store, field: CanonicalField, regions: InteractionRegions, backend: str = "auto"
-) -> Callable[[NDArray[np.bytes_]], NDArray[np.int32]]:
-    """``store_contacts`` by key: a function from the keys of images (I,) bytes to their contacts (I,) int32."""
-    bits, keys = store_contacts(store, field, regions, backend), store.rows["key"]
-    order = np.argsort(keys, kind="stable")
-
-    def contacts_of(wanted: NDArray[np.bytes_]) -> NDArray[np.int32]:
-        found: NDArray[np.int32] = bits[order[np.searchsorted(keys, wanted, sorter=order)]]
-        return found
-
-    return contacts_of
+    of_shards = [np.zeros(len(store.shards[s]), np.int32) if bits is None else bits for s, bits in enumerate(known)]
+    return np.concatenate([np.zeros(0, np.int32), *of_shards])
 
 
 def _path(folder: Path, shard: str) -> Path:

@@ -20,8 +20,9 @@ from chorus.images import ImageBatch
 from chorus.store import Store, open_store
 from chorus.store.background import BackgroundCheck
 from chorus.store.filters import Filtered, FilterSpec, filter_rows
-from chorus.votes.contacts import contacts_by_key, image_contacts
+from chorus.votes.contacts import image_contacts, store_contacts
 from chorus.votes.parts import EPSILON, InteractionRegions, interaction_regions
+from chorus.votes.portion import Portion
 
 Source = ImageBatch | Store | str | os.PathLike[str] | Iterable[ImageBatch]
 """Where images come from: memory, a store, or the path of one."""
@@ -115,6 +116,7 @@ class SelectedImages:
                   A soft filter gives the batches weights.
     backend       computes the contacts: "auto", "triton", "numba", "reference"
     batch_size    images in a batch, at most
+    portion       for a store: which of the images selected are taken; None: all
 
     Iterating gives pairs: a batch of I images that prompt, folds, ``where`` and ``filter`` select, and which of them fulfil
     ``part``, (I,) bool. ``filtered`` says what the filter kept; None without a filter. A store given as a path is checked in
@@ -137,6 +139,7 @@ class SelectedImages:
         filter: FilterSpec = "store",
         backend: str = "auto",
         batch_size: int = 4096,
+        portion: Portion | None = None,
     ) -> None:
         check_kind("field", field, CanonicalField)
         if where is not None and not callable(where):
@@ -165,9 +168,12 @@ class SelectedImages:
         self.filtered: Filtered | None = None
         self.source_id, self.category = "memory", ""
         self.total: int | None = None
+        self.rows: NDArray[np.int64] | None = None
+        """Of a store: the rows selected, (m,) ascending, in the order of the batches."""
         if isinstance(source, Store):
             try:
-                self._batches, self.total, self.filtered = _of_store(source, field, prompt, where, filter, batch_size)
+                self._batches, self.rows, self.filtered = _of_store(source, field, prompt, where, filter, batch_size, portion)
+                self.total = len(self.rows)
             except InputError:  # of columns that may be damaged: that is what to say then
                 if self._unchecked is not None:
                     with BackgroundCheck(self._unchecked) as check:
@@ -175,15 +181,27 @@ class SelectedImages:
                 raise
             self.source_id, self.category = source.id, source.category
         else:
+            if portion is not None:
+                raise InputError("portion: expected a store for a share of its images, got images in memory")
             self._batches, self.total = _of_memory(source, prompt, where, filter, batch_size)
         self.read = 0
         """Images read so far, out of ``total`` where that is known."""
 
+    @property
+    def store(self) -> Store | None:
+        """The store that images come from; None for images in memory."""
+        return self._source if isinstance(self._source, Store) else None
+
     def __iter__(self) -> Iterator[tuple[ImageBatch, NDArray[np.bool_]]]:
+        for batch, keep, _ in self.with_rows():
+            yield batch, keep
+
+    def with_rows(self) -> Iterator[tuple[ImageBatch, NDArray[np.bool_], NDArray[np.int64] | None]]:
+        """As iterating, with the rows of each batch's images in the store, (I,) int64; None for images in memory."""
         if self._unchecked is None:
             yield from self._selected()
             return
-        with BackgroundCheck(self._unchecked) as check:
+        with BackgroundCheck(self._unchecked, self.rows) as check:
             try:
                 for selected in self._selected():
                     check.raise_found()
@@ -193,20 +211,21 @@ class SelectedImages:
                 raise
             check.finish()
 
-    def _selected(self) -> Iterator[tuple[ImageBatch, NDArray[np.bool_]]]:
+    def _selected(self) -> Iterator[tuple[ImageBatch, NDArray[np.bool_], NDArray[np.int64] | None]]:
         for batch, bits in self._with_contacts():
             if batch.poses.shape[1] != self._field.body.num_joints:
                 raise MismatchError(
                     f"poses: expected the {self._field.body.num_joints} joints of the field's body, got {batch.poses.shape[1]}"
                 )
+            rows = None if self.rows is None else self.rows[self.read : self.read + len(batch)]
             self.read += len(batch)
             keep = np.ones(len(batch), np.bool_)
             if self._query is not None and self._regions is not None and bits is not None:
                 keep = self._query(bits, self._regions)
             if self._folds is not None:
                 of_folds = np.isin(fold_of_hash(key_hash(batch.keys)), list(self._folds))
-                batch, keep = batch[of_folds], keep[of_folds]
-            yield batch, keep
+                batch, keep, rows = batch[of_folds], keep[of_folds], None if rows is None else rows[of_folds]
+            yield batch, keep, rows
 
     def _with_contacts(self) -> Iterator[tuple[ImageBatch, NDArray[np.int32] | None]]:
         """Each batch with the regions that its images touch, (I,) int32; None where no condition asks for them."""
@@ -214,9 +233,11 @@ class SelectedImages:
         if regions is None:
             yield from ((batch, None) for batch in self._batches)
             return
-        if isinstance(self._source, Store):
-            contacts_of = contacts_by_key(self._source, field, regions, self._backend)
-            yield from ((batch, contacts_of(batch.keys)) for batch in self._batches)
+        if isinstance(self._source, Store) and self.rows is not None:
+            bits, at = store_contacts(self._source, field, regions, self._backend, rows=self.rows), 0
+            for batch in self._batches:
+                yield batch, bits[self.rows[at : at + len(batch)]]
+                at += len(batch)
         else:
             yield from ((batch, image_contacts(batch, field, regions, self._backend)) for batch in self._batches)
 
@@ -236,9 +257,15 @@ class SelectedImages:
 
 
 def _of_store(
-    store: Store, field: CanonicalField, prompt: str | Sequence[str] | None, where: Any, filter: FilterSpec, batch_size: int
-) -> tuple[Iterator[ImageBatch], int, Filtered | None]:
-    """Batches of the images selected, their number, and what the filter kept."""
+    store: Store,
+    field: CanonicalField,
+    prompt: str | Sequence[str] | None,
+    where: Any,
+    filter: FilterSpec,
+    batch_size: int,
+    portion: Portion | None,
+) -> tuple[Iterator[ImageBatch], NDArray[np.int64], Filtered | None]:
+    """Batches of the images selected, their rows, and what the filter kept of the whole selection."""
     if store.body_hash and store.body_hash != field.body.hash:
         raise MismatchError(
             f"store: expected one made with the field's body, {field.body.name} {field.body.hash[:12]}, got one made with "
@@ -246,8 +273,11 @@ def _of_store(
         )
     rows = store.select(where, prompt=matching_prompts(prompt, store.prompts))
     rows, weights, filtered = filter_rows(store, rows, filter)
+    if portion is not None:
+        chosen = portion.of_rows(store, rows)
+        rows, weights = rows[chosen], None if weights is None else weights[chosen]
     batches = store.batches(rows, size=batch_size)
-    return (batches if weights is None else _weighed(batches, weights)), len(rows), filtered
+    return (batches if weights is None else _weighed(batches, weights)), rows, filtered
 
 
 def _weighed(batches: Iterator[ImageBatch], weights: NDArray[np.uint8]) -> Iterator[ImageBatch]:

@@ -48,7 +48,7 @@ def same_rows(a: Path, b: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """``python -m tests.frontend.runs STORE COUNT``, under torchrun or not."""
-    from chorus.frontend.distributed import ranks
+    from chorus.ranks import ranks
 
     with ranks() as own:
         report = run(Path(arguments[0]), int(arguments[1]), ranks=own)

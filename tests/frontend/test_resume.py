@@ -13,7 +13,7 @@ import pytest
 
 from chorus.body.model import load_body
 from chorus.errors import InputError, StoreError
-from chorus.frontend.distributed import Ranks
+from chorus.ranks import Ranks
 from chorus.frontend.plan import Description
 from chorus.frontend.run import Settings, check_store, fill_store
 from chorus.store import StoreWriter, open_store, verify_store

@@ -17,12 +17,14 @@ T = TypeVar("T")
 class Ranks:
     """This process among those of a run.
 
-    rank  its number, from 0      world  how many processes there are      local_rank  its number on this machine
+    rank     its number, from 0      world  how many processes there are      local_rank  its number on this machine
+    on_gpus  whether each has a GPU of its own, over which tensors are exchanged (NCCL)
     """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
+    on_gpus: bool = False
 
     @property
     def first(self) -> bool:
@@ -55,26 +57,31 @@ class Ranks:
 
 
 @contextmanager
-def ranks() -> Iterator[Ranks]:
+def ranks(*, gpus: bool = False) -> Iterator[Ranks]:
     """The processes that ``torchrun`` started, joined over gloo; a single process where it was not used.
+
+    gpus  give each process the GPU of its local rank, and exchange tensors on GPUs over NCCL, where there are enough of them
 
     Raises InputError for environment variables that torchrun would not set.
     """
     found: dict[str, int] = {}
-    for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)):
+    for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)):
         text = os.environ.get(name, str(default))
         if not text.isdecimal():
             raise InputError(f"{name}: expected a number, as torchrun sets it, got {text!r}")
         found[name] = int(text)
-    joined = Ranks(found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"])
-    if joined.world == 1:
-        yield joined
+    world, local = found["WORLD_SIZE"], found["LOCAL_RANK"]
+    if world == 1:
+        yield Ranks(found["RANK"], world, local)
         return
+    import torch
     import torch.distributed as dist
 
-    # Only a few numbers are exchanged, once, before the work: gloo does, whatever the devices are.
-    dist.init_process_group("gloo")
+    on_gpus = gpus and torch.cuda.is_available() and torch.cuda.device_count() >= found["LOCAL_WORLD_SIZE"]
+    if on_gpus:
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     try:
-        yield joined
+        yield Ranks(found["RANK"], world, local, on_gpus)
     finally:
         dist.destroy_process_group()

@@ -1,0 +1,126 @@
+"""Sums of occupancies that were counted apart, of one selection or of several: shares, growing stores, processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.errors import InputError, MismatchError
+from chorus.occupancy import hidden
+from chorus.occupancy.counts import Occupancy
+from chorus.occupancy.hidden_choice import weigh_hidden
+from chorus.store.filters import Filter
+from chorus.votes.portion import Share
+
+COUNTS = ("num_counts", "den_counts", "num_hidden", "den_hidden")
+_OF_THE_RUN = ("command", "images", "selected", "share", "shares", "hidden_choice", "hidden_weight", "python", "numpy", "torch")
+"""Entries of the provenance that differ between shares of one job."""
+_SELECTION = ("prompts", "part", "parts", "epsilon", "totals", "folds", "filter")
+_FILTER = ("format", "version", "rules", "torso_mode", "soft", "required")
+
+
+def merge(occupancies: Iterable[Occupancy]) -> Occupancy:
+    """The exact sum of occupancies of disjoint images, as ``+`` adds them, read one after the other.
+
+    Counts are int32 where they fit. Where hidden votes were weighed by a choice (``hidden_weight="auto"``), the choice is made
+    anew from the sum. Entries of the provenance that are shares of one job become one. InputError for no occupancies,
+    MismatchError as ``+`` raises it.
+    """
+    total: Occupancy | None = None
+    chosen = True
+    for occupancy in occupancies:
+        of_choice = bool(occupancy.provenance) and all("hidden_choice" in entry for entry in occupancy.provenance)
+        chosen = chosen and of_choice
+        summand = unweighed(occupancy) if of_choice else occupancy
+        if total is not None and total.num_hidden is not None and occupancy.num_hidden is not None and of_choice != chosen:
+            raise MismatchError(
+                "cannot add occupancies whose hidden votes weigh what was chosen to others, whose weight was asked for"
+            )
+        total = summand if total is None else total + summand
+    if total is None:
+        raise InputError("occupancies: expected at least one, got none")
+    total = dataclasses.replace(narrowed(total), provenance=joined_entries(total.provenance))
+    return weigh_hidden(total, hidden.AUTO) if chosen and total.num_hidden is not None else total
+
+
+def unweighed(occupancy: Occupancy) -> Occupancy:
+    """The same counts before the weight of hidden votes was chosen: they weigh 1."""
+    entries = [{k: v for k, v in e.items() if k not in ("hidden_choice", "hidden_weight")} for e in occupancy.provenance]
+    return dataclasses.replace(occupancy, hidden_weight=1.0, provenance=entries)
+
+
+def narrowed(occupancy: Occupancy) -> Occupancy:
+    """The same counts as int32 where all of them fit."""
+    counts = {name: getattr(occupancy, name) for name in COUNTS if getattr(occupancy, name) is not None}
+    if max(int(c.max(initial=0)) for c in counts.values()) > np.iinfo(np.int32).max:
+        return occupancy
+    as_32: dict[str, NDArray[np.int32]] = {name: c.astype(np.int32, copy=False) for name, c in counts.items()}
+    return dataclasses.replace(occupancy, **as_32)
+
+
+def joined_entries(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Entries of the provenance, those of one job's shares as one: with their images, and the shares that are there."""
+    jobs: list[tuple[dict[str, Any], list[Mapping[str, Any]]]] = []
+    for entry in entries:
+        what = {k: v for k, v in entry.items() if k not in _OF_THE_RUN}
+        known = next((found for job, found in jobs if job == what and "share" in entry | found[0]), None)
+        if known is None or not _shares(entry):
+            jobs.append((what, [entry]))
+        else:
+            known.append(entry)
+    result = []
+    for _, found in jobs:
+        joined = dict(found[0])
+        shares = sorted({share for entry in found for share in _shares(entry)}, key=lambda s: (s.of, s.number))
+        if len(found) > 1:
+            for name in ("images", "selected"):
+                if name in joined:
+                    joined[name] = sum(entry[name] for entry in found)
+        joined.pop("share", None)
+        joined.pop("shares", None)
+        if shares and missing_of(shares):
+            joined["shares"] = [str(share) for share in shares]
+        result.append(joined)
+    return result
+
+
+def missing_shares(occupancy: Occupancy) -> list[Share]:
+    """The shares of jobs that an occupancy has other shares of, but not these."""
+    return [share for entry in occupancy.provenance for share in missing_of(_shares(entry))]
+
+
+def missing_of(shares: Iterable[Share]) -> list[Share]:
+    """The shares that are not among these, but of the same work."""
+    there = set(shares)
+    return [Share(i, n) for n in sorted({s.of for s in there}) for i in range(1, n + 1) if Share(i, n) not in there]
+
+
+def _shares(entry: Mapping[str, Any]) -> list[Share]:
+    texts = [entry["share"]] if "share" in entry else entry.get("shares", [])
+    return [Share.parse(text) for text in texts]
+
+
+def selection_of(occupancy: Occupancy) -> dict[str, Any]:
+    """The selection that an occupancy was counted with, as ``aggregate`` takes it: prompt, part, epsilon, totals, folds, filter;
+    and ``parts``, the names of the user's own parts, or None.
+
+    InputError for an occupancy of several selections, and for one of a release that did not keep them.
+    """
+    found: list[dict[str, Any]] = []
+    for entry in occupancy.provenance:
+        if not isinstance(entry, dict) or "prompts" not in entry:
+            raise InputError("update: expected an occupancy that says which images it was made from, got one of an old release")
+        selection = {name: entry.get(name) for name in _SELECTION}
+        selection["filter"] = None if not entry.get("filter") else {name: entry["filter"][name] for name in _FILTER}
+        if selection not in found:
+            found.append(selection)
+    if len(found) != 1:
+        raise InputError(f"update: expected an occupancy of one selection of images, got one of {len(found)}")
+    selection = found[0]
+    selection["prompt"] = selection.pop("prompts")
+    selection["filter"] = "none" if selection["filter"] is None else Filter.from_json(selection["filter"])
+    return selection
