@@ -91,7 +91,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path | None) -> P
     show_default=True,
     type=Number(min=0, min_open=True, infinite=True),
     metavar="SECONDS",
-    help="How often what was counted is kept beside the output, for the same command to go on with if it is stopped; inf: never.",
+    help="How often what was counted is kept beside the output, so that the same command goes on after a stop; inf: never.",
 )
 @click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable).")
 @click.option("--part", help='Only images whose object touches these body parts: "rightHand and not leftHand".')
@@ -177,11 +177,10 @@ def aggregate_command(
         )
     field, derived = canonical_field(body_path, resolution, canonicalization, no_canonicalize)
     if all_clusters:
-        how = {"parts": parts, "epsilon": epsilon, "backend": backend, "scheme": scheme, "hidden_weight": hidden_weight}
-        how["canonicalization"] = derived
-        _aggregate_all(store_path, output, field, how, filter_name, min_images, as_json)
+        each = {"parts": parts, "epsilon": epsilon, "backend": backend, "scheme": scheme, "hidden_weight": hidden_weight}
+        _aggregate_all(store_path, output, field, {**each, "canonicalization": derived}, filter_name, min_images, as_json)
         return
-    how = {
+    how: dict[str, Any] = {
         "weighting": weighting,
         "scheme": scheme,
         "backend": backend,

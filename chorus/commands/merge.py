@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from chorus.commands.console import err, print_facts, print_json, wrote
 from chorus.commands.options import INPUT, OutputFile, force_option, json_option
+
+if TYPE_CHECKING:
+    from chorus.occupancy.counts import Occupancy
 
 
 @click.command("merge", short_help="Add occupancies that were counted apart.")
@@ -28,7 +33,7 @@ def merge_command(paths: tuple[Path, ...], output: Path, as_json: bool) -> None:
     at = iter(paths)
     reading = paths[0]
 
-    def loaded():  # type: ignore[no-untyped-def]
+    def loaded() -> Iterator[Occupancy]:
         nonlocal reading
         for reading in at:
             yield load_occupancy(reading)

@@ -89,36 +89,26 @@ def aggregate(
                      (``chorus.canonicalization.NAMES``); "auto" takes the one that foretells held-out images of the selection
                      best (``chorus.occupancy.choice``) and "per-voxel" makes its map from the selection: the images are then
                      read more than once. None: ``field`` as it is. What was chosen, and why, is in the provenance
-    portion          for a store: which of the images selected are counted, so that several processes share the work; the
-                     choices made from images are made from the whole selection
-    checkpoint       called between batches with a function that gives the occupancy of the images counted so far, in which
-                     hidden votes weigh 1
+    portion          for a store: which of the images selected are counted; choices are made from the whole selection
+    checkpoint       called between batches, with a function that gives what was counted so far; hidden votes weigh 1 in it
 
     Raises InputError for a selection without images and arguments that cannot be used, MismatchError for a store made with
     another body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
     """
     chosen = choose_backend(backend)
     grouping = _grouping(scheme, weighting)
-    if not isinstance(totals, str) or totals not in ("before", "after"):
-        raise InputError(f"totals: expected 'before' or 'after', got {totals!r}")
     batch_size = _batch_size(batch_size, chosen)
     selection: dict[str, Any] = {"prompt": prompt, "part": part, "parts": parts, "epsilon": epsilon, "folds": folds}
     selection |= {"where": where, "filter": filter, "backend": backend, "batch_size": batch_size}
-    if hidden_weight is not None:
-        hidden_weight = hidden.AUTO if hidden_weight == hidden.AUTO else hidden.checked_weight(hidden_weight)
-        hidden.check_backend(chosen)
+    hidden_weight = _checked_hidden_weight(hidden_weight, chosen)
     field, derived = derived_field(images_or_store, field, canonicalization, **selection)
     images = SelectedImages(images_or_store, field, **selection, portion=portion)
     votes = _VoteCounts(field, chosen, grouping.num_groups, hidden_weight is not None)
     tally = Tally(images.store, grouping.num_groups, totals)
-    how = {
-        **({} if part is None else {"part": part, "epsilon": epsilon, "totals": totals}),
-        **({} if portion is None or portion.share.whole else {"share": str(portion.share)}),
-        **derived,
-    }
+    how = {} if part is None else {"part": part, "epsilon": epsilon, "totals": totals}
+    how |= derived if portion is None else {**derived, **portion.to_json()}
 
     def so_far() -> Occupancy:
-        asked = how if part is None else {**how, "selected": tally.num_selected}
         return Occupancy(
             **votes.as_facts(),
             **tally.as_facts(),
@@ -128,7 +118,7 @@ def aggregate(
             body_hash=field.body.hash,
             category=images.category,
             hidden_rule="" if hidden_weight is None else hidden.RULE,
-            provenance=[_made_by(images, tally.num_voted, chosen, field, asked)],
+            provenance=[_made_by(images, tally, chosen, field, how)],
         )
 
     for batch in _prefetched(_grouped(images, grouping, tally), chosen, batch_size, timings):
@@ -145,19 +135,28 @@ def aggregate(
 
 
 def _made_by(
-    images: SelectedImages, count: int, backend: Backend, field: CanonicalField, how: dict[str, Any]
+    images: SelectedImages, tally: Tally, backend: Backend, field: CanonicalField, how: dict[str, Any]
 ) -> dict[str, Any]:
     """The provenance of counts: versions, what voted, by which backend, through which body's field, and ``how``."""
     return {
         **provenance(),
         "source": images.source_id,
-        "images": count,
+        "images": tally.num_voted,
+        **({"selected": tally.num_selected} if "part" in how else {}),
         "backend": backend.name,
         "body": field.body.name,
         **images.asked,
         **how,
         **({} if images.filtered is None else {"filter": images.filtered.to_json()}),
     }
+
+
+def _checked_hidden_weight(weight: float | str | None, backend: Backend) -> float | str | None:
+    """The weight of hidden votes; InputError for one that is none, and for a backend that cannot tell them."""
+    if weight is None:
+        return None
+    hidden.check_backend(backend)
+    return hidden.AUTO if weight == hidden.AUTO else hidden.checked_weight(weight)
 
 
 def _grouping(scheme: str | None, weighting: str) -> Scheme:
@@ -202,7 +201,9 @@ class _VoteCounts:
 
         Then their hidden parts, where these are counted.
         """
-        found = tuple(c.cpu().numpy() for c in self._counts) if self._moved is None else self._moved_to_64_bits()
+        if self._moved is not None:
+            self._moved, self._weight_in_counts = self._moved_to_64_bits(), 0
+        found = tuple(c.cpu().numpy() for c in self._counts) if self._moved is None else self._moved
         N = self._field.resolution
         return tuple(counts.reshape(-1, N, N, N) for counts in found)
 

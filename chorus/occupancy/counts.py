@@ -264,10 +264,10 @@ class Occupancy(Distribution):
             return
         shared = max(shared, self.counted.shared_with(other.counted))
         if shared:
-            exact = self.counted.hashes is not None and other.counted.hashes is not None
+            least = "" if self.counted.hashes is not None and other.counted.hashes is not None else "at least "
             raise MismatchError(
-                f"cannot add occupancies that share images, which would be counted twice: {'' if exact else 'at least '}{shared} "
-                "are in both (images in memory are told apart by their keys)"
+                f"cannot add occupancies that share images, which would be counted twice: {least}{shared} are in both (images "
+                "in memory are told apart by their keys)"
             )
 
     def explain(self, point: Any, source: Any, canonical: CanonicalField, **selection: Any) -> Explanation:

@@ -190,7 +190,7 @@ def reduced(mine: Occupancy, ranks: Ranks) -> Occupancy | None:
         return summed.reshape(counts.shape)
 
     arrays = {name: getattr(mine, name) for name in (*COUNTS, "group_totals", "group_images")}
-    sums = {name: None if counts is None else total(counts) for name, counts in arrays.items()}
+    sums: dict[str, Any] = {name: None if counts is None else total(counts) for name, counts in arrays.items()}
     others: list[Any] | None = [None] * ranks.world if ranks.first else None
     dist.gather_object((mine.counted, mine.sketch, mine.provenance[0]), others, dst=0)
     if others is None:

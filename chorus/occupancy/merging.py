@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chorus.errors import InputError, MismatchError
 from chorus.occupancy import hidden
@@ -58,34 +57,33 @@ def narrowed(occupancy: Occupancy) -> Occupancy:
     counts = {name: getattr(occupancy, name) for name in COUNTS if getattr(occupancy, name) is not None}
     if max(int(c.max(initial=0)) for c in counts.values()) > np.iinfo(np.int32).max:
         return occupancy
-    as_32: dict[str, NDArray[np.int32]] = {name: c.astype(np.int32, copy=False) for name, c in counts.items()}
+    as_32: dict[str, Any] = {name: c.astype(np.int32, copy=False) for name, c in counts.items()}
     return dataclasses.replace(occupancy, **as_32)
 
 
 def joined_entries(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Entries of the provenance, those of one job's shares as one: with their images, and the shares that are there."""
-    jobs: list[tuple[dict[str, Any], list[Mapping[str, Any]]]] = []
+    jobs: list[list[Mapping[str, Any]]] = []
     for entry in entries:
-        what = {k: v for k, v in entry.items() if k not in _OF_THE_RUN}
-        known = next((found for job, found in jobs if job == what and "share" in entry | found[0]), None)
-        if known is None or not _shares(entry):
-            jobs.append((what, [entry]))
+        what = _without(entry, _OF_THE_RUN)
+        same = [job for job in jobs if _shares(entry) and _shares(job[0]) and _without(job[0], _OF_THE_RUN) == what]
+        if same:
+            same[0].append(entry)
         else:
-            known.append(entry)
+            jobs.append([entry])
     result = []
-    for _, found in jobs:
-        joined = dict(found[0])
-        shares = sorted({share for entry in found for share in _shares(entry)}, key=lambda s: (s.of, s.number))
-        if len(found) > 1:
-            for name in ("images", "selected"):
-                if name in joined:
-                    joined[name] = sum(entry[name] for entry in found)
-        joined.pop("share", None)
-        joined.pop("shares", None)
-        if shares and missing_of(shares):
+    for job in jobs:
+        joined = _without(job[0], ("share", "shares"))
+        joined |= {name: sum(entry[name] for entry in job) for name in ("images", "selected") if name in joined}
+        shares = sorted({share for entry in job for share in _shares(entry)}, key=lambda s: (s.of, s.number))
+        if missing_of(shares):
             joined["shares"] = [str(share) for share in shares]
         result.append(joined)
     return result
+
+
+def _without(entry: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {k: v for k, v in entry.items() if k not in names}
 
 
 def missing_shares(occupancy: Occupancy) -> list[Share]:
@@ -105,8 +103,8 @@ def _shares(entry: Mapping[str, Any]) -> list[Share]:
 
 
 def selection_of(occupancy: Occupancy) -> dict[str, Any]:
-    """The selection that an occupancy was counted with, as ``aggregate`` takes it: prompt, part, epsilon, totals, folds, filter;
-    and ``parts``, the names of the user's own parts, or None.
+    """The selection that an occupancy was counted with, as ``aggregate`` takes it: prompt, part, epsilon, totals, folds and
+    filter; and ``parts``, the names of the user's own parts, or None.
 
     InputError for an occupancy of several selections, and for one of a release that did not keep them.
     """

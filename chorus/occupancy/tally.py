@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.views import key_hash
+from chorus.errors import InputError
 from chorus.images import ImageBatch
 from chorus.occupancy.counts import SKETCH_SIZE
 from chorus.store import Store
@@ -21,10 +22,12 @@ class Tally:
 
     store   the store whose rows are counted; None for images in memory
     groups  number of groups G
-    totals  whether group_totals are of the images "before" the condition on body parts, or "after" it
+    totals  whether group_totals are of the images "before" the condition on body parts, or "after" it; InputError for other words
     """
 
     def __init__(self, store: Store | None, groups: int, totals: str) -> None:
+        if not isinstance(totals, str) or totals not in ("before", "after"):
+            raise InputError(f"totals: expected 'before' or 'after', got {totals!r}")
         self._before = totals == "before"
         self._groups = groups
         self._totals, self._images = np.zeros(groups, np.int64), np.zeros(groups, np.int64)

@@ -57,6 +57,14 @@ class Counted:
     hashes: NDArray[np.uint64] | None = field(default_factory=lambda: np.zeros(0, np.uint64))
     shards: Mapping[str, ShardRows] = field(default_factory=dict)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the same images were counted, known in the same way."""
+        if not isinstance(other, Counted) or self.shards.keys() != other.shards.keys():
+            return False
+        in_order = Counted(other.num_images, other.hashes, {digest: other.shards[digest] for digest in self.shards})
+        mine, theirs = self.to_arrays(), in_order.to_arrays()
+        return mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
     def __or__(self, other: Counted) -> Counted:
         """The union of two disjoint sets."""
         shards = dict(self.shards)

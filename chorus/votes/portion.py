@@ -59,6 +59,10 @@ class Portion:
     skip: Counted | None = None
     rank: Share = field(default_factory=Share)
 
+    def to_json(self) -> dict[str, str]:
+        """What the provenance says of the portion."""
+        return {} if self.share.whole else {"share": str(self.share)}
+
     def of_rows(self, store: Store, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the rows (m,) int64, ascending, of a store the portion has, (m,) bool. Portions of one selection are
         disjoint, and together all of it."""

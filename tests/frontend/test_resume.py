@@ -13,9 +13,9 @@ import pytest
 
 from chorus.body.model import load_body
 from chorus.errors import InputError, StoreError
-from chorus.ranks import Ranks
 from chorus.frontend.plan import Description
 from chorus.frontend.run import Settings, check_store, fill_store
+from chorus.ranks import Ranks
 from chorus.store import StoreWriter, open_store, verify_store
 from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
 from tests.frontend.runs import OPTIONS, STAGES, run, same_rows, wanted

@@ -161,7 +161,7 @@ def test_parts_add_up_to_the_whole(images: ImageBatch, field: CanonicalField) ->
             total = total + parts[i]
         assert same(total, whole)
         assert np.array_equal(total.probability, whole.probability)
-    with pytest.warns(UserWarning, match="share images"):
+    with pytest.raises(MismatchError, match=r"share images, .*: \d+ are in both"):
         whole + parts[2]
 
 

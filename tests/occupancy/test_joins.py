@@ -66,10 +66,11 @@ def test_the_provenance_says_which_images(balls: Store, held: Occupancy, field: 
     assert (learned_from(touched).part, learned_from(touched).epsilon) == ("rightHand", 0.2)
     kicked = aggregate(balls, field, prompt=KICKED)
     assert learned_from(held + kicked).prompts == (HELD, KICKED)
+    anything = replace(aggregate(balls, field), counted=None)  # as of an old release, which could not refuse the sum
     with pytest.warns(UserWarning, match="share images"):
-        assert learned_from(held + aggregate(balls, field)).prompts is None
+        assert learned_from(held + anything).prompts is None
     with pytest.warns(UserWarning, match="share images"):
-        assert learned_from(touched + held).part is None
+        assert learned_from(replace(touched, counted=None) + held).part is None
     # Files of earlier releases do not say it: nothing is assumed of them.
     old = replace(held, provenance=[{k: v for k, v in held.provenance[0].items() if k != "prompts"}])
     assert learned_from(old) == learned_from(replace(held, provenance=[])) == replace(learned_from(old), known=False)

@@ -188,7 +188,7 @@ def test_files_keep_it(learned: tuple[Occupancy, CanonicalField], body: Body, tm
     assert read.parameters == occupancy.parameters
     assert read.field_hash == field.hash
     with h5py.File(tmp_path / "o.h5", "a") as file:
-        assert file.attrs["version"] == 2
+        assert file.attrs["version"] == 3
         assert ("joint_map" in file) is (field.canonicalization == "per-voxel")
         if "joint_map" in file:
             file["joint_map"][0, 0, 0] += 1
