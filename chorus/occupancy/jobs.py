@@ -78,7 +78,7 @@ class Job:
             known = [o.counted for o in (self.update, before) if o is not None and o.counted is not None]
             if self.update is not None and self.update.counted is None:
                 raise InputError(
-                    "update: expected an occupancy that knows which images it has counted, got one of an old release"
+                    "update: expected an occupancy that says which images it has counted, got one of an old release"
                 )
             skip = None if not known else known[0] if len(known) == 1 else known[0] | known[1]
             return None if ledger is None else ledger.state, skip

@@ -30,16 +30,17 @@ def merge(occupancies: Iterable[Occupancy]) -> Occupancy:
     MismatchError as ``+`` raises it.
     """
     total: Occupancy | None = None
-    chosen = True
+    chosen: bool | None = None
     for occupancy in occupancies:
-        of_choice = bool(occupancy.provenance) and all("hidden_choice" in entry for entry in occupancy.provenance)
-        chosen = chosen and of_choice
-        summand = unweighed(occupancy) if of_choice else occupancy
-        if total is not None and total.num_hidden is not None and occupancy.num_hidden is not None and of_choice != chosen:
-            raise MismatchError(
-                "cannot add occupancies whose hidden votes weigh what was chosen to others, whose weight was asked for"
-            )
-        total = summand if total is None else total + summand
+        if occupancy.num_hidden is not None:
+            by_choice = bool(occupancy.provenance) and all("hidden_choice" in entry for entry in occupancy.provenance)
+            if chosen not in (None, by_choice):
+                raise MismatchError(
+                    "cannot add occupancies whose weight of hidden votes was chosen to others, whose weight was asked for"
+                )
+            chosen = by_choice
+            occupancy = unweighed(occupancy) if by_choice else occupancy
+        total = occupancy if total is None else total + occupancy
     if total is None:
         raise InputError("occupancies: expected at least one, got none")
     total = dataclasses.replace(narrowed(total), provenance=joined_entries(total.provenance))

@@ -22,7 +22,7 @@ class Tally:
 
     store   the store whose rows are counted; None for images in memory
     groups  number of groups G
-    totals  whether group_totals are of the images "before" the condition on body parts, or "after" it; InputError for other words
+    totals  whether group_totals are of the images "before" the condition on body parts, or "after" it; InputError for others
     """
 
     def __init__(self, store: Store | None, groups: int, totals: str) -> None:
