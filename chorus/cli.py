@@ -19,6 +19,7 @@ from chorus.commands.ablate import ablate_command
 from chorus.commands.aggregate import aggregate_command
 from chorus.commands.body import body_convert_command, body_info_command
 from chorus.commands.console import ERROR_EXIT, INTERRUPTED, err, escape_what_cannot_be_encoded, log_to_stderr, out
+from chorus.commands.contacts import contacts_command
 from chorus.commands.demo import demo_command
 from chorus.commands.evaluate_pap import evaluate_pap_command
 from chorus.commands.evaluate_photos import evaluate_photos_command
@@ -165,6 +166,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         stages_command,
         aggregate_command,
         merge_command,
+        contacts_command,
         explain_command,
         overlay_command,
         pose_command,

@@ -1,4 +1,4 @@
-"""Several processes on one run, started by ``torchrun``: how they share the work, and decisions that the first one makes."""
+"""Work that several processes share: shares of it by number, and the processes that ``torchrun`` started."""
 
 from __future__ import annotations
 
@@ -11,6 +11,44 @@ from typing import Any, TypeVar, cast
 from chorus.errors import InputError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The ``number``-th of ``of`` shares of some work, from 1. InputError for a number that is not among them."""
+
+    number: int = 1
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise InputError(f"share: expected i/n with i from 1 to n, got {self}")
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """The share that "i/n" names. InputError for another text."""
+        number, slash, of = text.partition("/")
+        if not slash or not number.strip().isdecimal() or not of.strip().isdecimal():
+            raise InputError(f"share: expected i/n, such as 1/4, got {text!r}")
+        return cls(int(number), int(of))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of the work."""
+        return self.of == 1
+
+
+def share_by_size(sizes: Sequence[int], share: Share) -> list[int]:
+    """The positions of the items of these sizes that a share has: neighbours, of about as large a sum as every share's."""
+    total, before, found = sum(sizes), 0, []
+    for position, size in enumerate(sizes):
+        if share.number - 1 <= (before + size / 2) * share.of / max(total, 1) < share.number:
+            found.append(position)
+        before += size
+    return found
 
 
 @dataclass(frozen=True)
@@ -30,6 +68,11 @@ class Ranks:
     def first(self) -> bool:
         """Whether this is the process that decides and reports."""
         return self.rank == 0
+
+    @property
+    def as_share(self) -> Share:
+        """This process's share of work that all of them do."""
+        return Share(self.rank + 1, self.world)
 
     def share(self, items: Sequence[T]) -> list[T]:
         """Every ``world``-th of the items, beginning with the ``rank``-th."""

@@ -33,7 +33,7 @@ from chorus.commands.options import (
 
 if TYPE_CHECKING:
     from chorus.occupancy.counts import Occupancy
-    from chorus.votes.portion import Share
+    from chorus.ranks import Share
 
 
 class _HiddenWeight(Number):

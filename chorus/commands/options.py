@@ -160,13 +160,13 @@ class Canonicalization(click.ParamType[str]):
 
 
 class _Share(click.ParamType[Any]):
-    """i/n, read as a ``chorus.votes.portion.Share``."""
+    """i/n, read as a ``chorus.ranks.Share``."""
 
     name = "i/n"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from chorus.errors import InputError
-        from chorus.votes.portion import Share
+        from chorus.ranks import Share
 
         if not isinstance(value, str):
             return value
@@ -183,7 +183,7 @@ share_option = click.option(
     metavar="I/N",
     help="Do the I-th of N shares of the work (about as many bytes each): for job arrays.  [default: all of it]",
 )
-"""A command's function gets it as ``share``, a ``chorus.votes.portion.Share``."""
+"""A command's function gets it as ``share``, a ``chorus.ranks.Share``."""
 INPUT = InputPath()
 """A file or folder to read."""
 PICTURE = OutputFile(".png", ".pdf", ".svg", replace=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from chorus.commands.console import ERROR_EXIT, out, print_facts, print_json, progress_bars, wrote
-from chorus.commands.options import INPUT, OutputFolder, force_option, json_option
+from chorus.commands.options import INPUT, OutputFolder, force_option, json_option, share_option
 from chorus.texts import counted
+
+if TYPE_CHECKING:
+    from chorus.ranks import Share
 
 
 @click.command("info", short_help="Describe a store: images by status, prompts, bytes.")
@@ -28,14 +32,15 @@ def store_info_command(path: Path, as_json: bool) -> None:
 
 @click.command("verify", short_help="Read a store again and check it against its digests.")
 @click.argument("path", type=INPUT)
+@share_option
 @json_option()
-def store_verify_command(path: Path, as_json: bool) -> None:
+def store_verify_command(path: Path, share: Share, as_json: bool) -> None:
     """Read everything again and check it against its digests; exit code 2 where something is broken."""
     from dataclasses import asdict
 
     from chorus.store import verify_store
 
-    problems = verify_store(path)
+    problems = verify_store(path, share)
     if as_json:
         print_json([asdict(p) for p in problems])
     else:

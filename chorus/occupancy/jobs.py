@@ -22,11 +22,11 @@ from chorus.occupancy.derived import derived_field
 from chorus.occupancy.hidden_choice import weigh_hidden
 from chorus.occupancy.ledger import SECONDS, Ledger
 from chorus.occupancy.merging import COUNTS, joined_entries, narrowed, selection_of, unweighed
-from chorus.ranks import Ranks
+from chorus.ranks import Ranks, Share
 from chorus.store import Store, open_store
 from chorus.store.filters import Filter, find_filter
 from chorus.votes.counted import Counted
-from chorus.votes.portion import Portion, Share
+from chorus.votes.portion import Portion
 
 _CHUNK = 1 << 24  # counts that are sent at a time
 _OF_THE_IMAGES = ("prompt", "part", "parts", "epsilon", "folds", "filter", "backend")
@@ -112,7 +112,7 @@ class Job:
     def _portion(self, skip: Counted | None) -> Portion | None:
         if self._alone(skip):
             return None
-        return Portion(self.share, skip, Share(self.ranks.rank + 1, self.ranks.world))
+        return Portion(self.share, skip, self.ranks.as_share)
 
     def _agreed_field(self, how: dict[str, Any]) -> tuple[CanonicalField, dict[str, Any]]:
         """The field that votes are cast through, chosen once for all processes, and what the provenance says of it."""

@@ -12,8 +12,8 @@ from chorus.errors import InputError, MismatchError
 from chorus.occupancy import hidden
 from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.hidden_choice import weigh_hidden
+from chorus.ranks import Share
 from chorus.store.filters import Filter
-from chorus.votes.portion import Share
 
 COUNTS = ("num_counts", "den_counts", "num_hidden", "den_hidden")
 _OF_THE_RUN = ("command", "images", "selected", "share", "shares", "hidden_choice", "hidden_weight", "python", "numpy", "torch")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.errors import InputError
+from chorus.ranks import Share, share_by_size
 from chorus.votes.counted import Counted
 
 if TYPE_CHECKING:
@@ -16,34 +16,6 @@ if TYPE_CHECKING:
 
 SNAP = 0.02
 """A share ends with a shard where that changes no share by more than so much of it: shards are then read by one process."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """The ``number``-th of ``of`` shares of some work, from 1. InputError for a number that is not among them."""
-
-    number: int = 1
-    of: int = 1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.of:
-            raise InputError(f"share: expected i/n with i from 1 to n, got {self}")
-
-    @classmethod
-    def parse(cls, text: str) -> Share:
-        """The share that "i/n" names. InputError for another text."""
-        number, slash, of = text.partition("/")
-        if not slash or not number.strip().isdecimal() or not of.strip().isdecimal():
-            raise InputError(f"share: expected i/n, such as 1/4, got {text!r}")
-        return cls(int(number), int(of))
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is all of the work."""
-        return self.of == 1
 
 
 @dataclass(frozen=True)
@@ -77,13 +49,14 @@ class Portion:
         return chosen
 
 
-def share_of_shards(sizes: list[int], share: Share) -> list[int]:
-    """The numbers of the shards (with these bytes) that a share of whole shards has: neighbours, of about as many bytes."""
-    ends = np.cumsum(np.asarray(sizes, np.float64))
-    middles = ends - np.asarray(sizes, np.float64) / 2
-    total = ends[-1] if len(ends) else 0.0
-    low, high = total * (share.number - 1) / share.of, total * share.number / share.of
-    return np.flatnonzero((middles >= low) & (middles < high)).tolist()
+def whole_shards(store: Store, rows: NDArray[np.int64], share: Share) -> NDArray[np.int64]:
+    """Those of the rows (m,) int64, ascending, of a store whose shards a share of whole shards has."""
+    mine = np.zeros(len(store), np.bool_)
+    first = np.concatenate([[0], np.cumsum([len(shard) for shard in store.shards])])
+    for number in share_by_size([shard.nbytes for shard in store.shards], share):
+        mine[first[number] : first[number + 1]] = True
+    chosen: NDArray[np.int64] = rows[mine[rows]]
+    return chosen
 
 
 def _slice(store: Store, rows: NDArray[np.int64], share: Share) -> slice:

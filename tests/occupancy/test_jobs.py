@@ -24,12 +24,13 @@ from chorus.occupancy.counts import Occupancy, load_occupancy
 from chorus.occupancy.jobs import Job
 from chorus.occupancy.ledger import MANIFEST, Ledger, ledger_of
 from chorus.occupancy.merging import merge, missing_shares, narrowed
+from chorus.ranks import Share
 from chorus.simulate.images import write_world
 from chorus.simulate.worlds import WORLDS
 from chorus.store import Store, StoreWriter, open_store
 from chorus.store.filters import Filter, write_store_filter
 from chorus.votes.counted import Counted
-from chorus.votes.portion import Portion, Share
+from chorus.votes.portion import Portion
 from tests.occupancy.test_aggregation import N, make_images
 from tests.occupancy.test_counts import same
 from tests.occupancy.test_hidden import command

@@ -1,0 +1,71 @@
+"""``chorus contacts``: which body parts the object touches in which image, found before anything asks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.table import Table
+
+from chorus.commands.console import out, print_json, print_table, progress_bars
+from chorus.commands.options import INPUT, body_option, epsilon_option, json_option, parts_option, share_option
+from chorus.texts import counted
+
+if TYPE_CHECKING:
+    from chorus.ranks import Share
+
+
+@click.command("contacts", short_help="Find which body parts the objects of a store touch.")
+@click.argument("store_path", metavar="STORE", type=INPUT)
+@parts_option
+@epsilon_option
+@click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")
+@share_option
+@click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
+@body_option
+@json_option()
+def contacts_command(
+    store_path: Path,
+    parts: Path | None,
+    epsilon: float,
+    resolution: int,
+    share: Share,
+    backend: str,
+    body_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Find which body parts the object touches in each image of a store (Eq. 13), and keep it in the store's folder.
+
+    aggregate --part finds what is missing by itself; this does it before, in shares where there are many images, one --share for
+    each task of a job array.
+    """
+    import numpy as np
+
+    from chorus.body.model import load_body
+    from chorus.field import CanonicalField
+    from chorus.store import open_store
+    from chorus.votes.contacts import store_contacts
+    from chorus.votes.parts import interaction_regions
+    from chorus.votes.portion import whole_shards
+
+    field = CanonicalField(load_body(body_path), resolution)
+    regions = interaction_regions(field, parts, epsilon)
+    store = open_store(store_path)
+    rows = whole_shards(store, store.select(status=None), share)
+    rows = rows[store.rows["has_camera"][rows]] if len(rows) else rows
+    with progress_bars() as update:
+        bits = store_contacts(
+            store, field, regions, backend, rows=rows, progress=lambda done, total: update("contacts", done, total)
+        )[rows]
+    touched = {name: int(np.count_nonzero(regions.has(bits, name))) for name in regions.names}
+    if as_json:
+        print_json({"images": len(rows), "share": str(share), "touched": touched})
+        return
+    table = Table(title=f"{counted(len(rows), 'image')} of {store_path}", title_justify="left")
+    table.add_column("part")
+    table.add_column("touched in", justify="right")
+    for name, images in touched.items():
+        table.add_row(name, f"{images:,}")
+    print_table(table)
+    out.print("the contacts are kept in the store, where its folder can be written to")
