@@ -37,8 +37,8 @@ def contacts_command(
 ) -> None:
     """Find which body parts the object touches in each image of a store (Eq. 13), and keep it in the store's folder.
 
-    aggregate --part finds what is missing by itself; this does it before, in shares where there are many images, one --share for
-    each task of a job array.
+    aggregate --part finds what is missing by itself; this does it before, where there are many images by several tasks of a job
+    array, each with a --share of its own.
     """
     import numpy as np
 

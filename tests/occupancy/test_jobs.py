@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from chorus.body.model import Body, load_body
+from chorus.cli import main
 from chorus.errors import InputError, MismatchError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
@@ -27,9 +30,11 @@ from chorus.occupancy.merging import merge, missing_shares, narrowed
 from chorus.ranks import Share
 from chorus.simulate.images import write_world
 from chorus.simulate.worlds import WORLDS
-from chorus.store import Store, StoreWriter, open_store
+from chorus.store import Store, StoreWriter, open_store, verify_store
 from chorus.store.filters import Filter, write_store_filter
+from chorus.votes.contacts import store_contacts
 from chorus.votes.counted import Counted
+from chorus.votes.parts import interaction_regions
 from chorus.votes.portion import Portion
 from tests.occupancy.test_aggregation import N, make_images
 from tests.occupancy.test_counts import same
@@ -130,6 +135,28 @@ def test_counts_are_as_narrow_as_they_fit(store: Store, field: CanonicalField) -
     assert narrowed(wide).num_counts.dtype == np.int64
     with pytest.raises(InputError, match="at least one"):
         merge([])
+
+
+def test_contacts_and_verification_in_shares(store: Store, tmp_path: Path, field: CanonicalField) -> None:
+    path = tmp_path / "cup.chorus"
+    shutil.copytree(store.path, path)
+    names = [path / "shards" / shard.path.name for shard in store.shards]
+    found = [command("contacts", path, "--share", f"{i}/3", "--resolution", N, "--epsilon", 0.3) for i in (1, 2, 3)]
+    assert sum(facts["images"] for facts in found) == 300
+    regions = interaction_regions(field, epsilon=0.3)
+    computed: list[int] = []
+    bits = store_contacts(open_store(path), field, regions, progress=lambda done, _: computed.append(done))
+    assert computed == []  # all there
+    assert sum(facts["touched"]["rightHand"] for facts in found) == regions.has(bits, "rightHand").sum() > 0
+    damaged = names[2]
+    content = bytearray(damaged.read_bytes())
+    content[-100] ^= 1
+    damaged.write_bytes(content)
+    by_share = [verify_store(path, Share(i, 3)) for i in (1, 2, 3)]
+    assert [bool(problems) for problems in by_share].count(True) == 1
+    assert [p for problems in by_share for p in problems] == verify_store(path)
+    result = CliRunner().invoke(main, ["store", "verify", str(path), "--share", "9/3"])
+    assert (result.exit_code, "expected i/n with i from 1 to n, got 9/3" in result.stderr) == (2, True)
 
 
 # --- what was counted --------------------------------------------------------------------------------------------------------
@@ -398,7 +425,7 @@ def test_the_commands(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rank_that_dies_and_a_job_that_is_killed(body: Body, tmp_path: Path) -> None:
-    """torchrun starts a group again when a rank is killed, and a killed job goes on when it is started again: the same counts."""
+    """torchrun starts a group again when a rank is killed; a killed job goes on when started again: the same counts."""
     path, N = tmp_path / "cup.chorus", 32
     with StoreWriter(path, category="cup", body_hash=body.hash) as writer:
         for seed in range(20):
