@@ -123,8 +123,23 @@ def ranks(*, gpus: bool = False) -> Iterator[Ranks]:
     on_gpus = gpus and torch.cuda.is_available() and torch.cuda.device_count() >= found["LOCAL_WORLD_SIZE"]
     if on_gpus:
         torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", **_meeting_place(found["RANK"], world))
     try:
         yield Ranks(found["RANK"], world, local, on_gpus)
     finally:
         dist.destroy_process_group()
+
+
+def _meeting_place(rank: int, world: int) -> dict[str, Any]:
+    """Where the processes find each other, as ``init_process_group`` takes it.
+
+    A group that torchrun starts again is given the store of the one before, in which it would find the addresses of dead
+    processes, and wait for them: each attempt gets a part of the store of its own.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    import torch.distributed as dist
+
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, False)  # type: ignore[attr-defined]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return {"store": dist.PrefixStore(f"/chorus/attempt-{attempt}", store), "rank": rank, "world_size": world}  # type: ignore[attr-defined]
