@@ -21,7 +21,7 @@ from chorus.frontend.registry import KINDS, find, package_of
 from chorus.frontend.stages import ImageRequest, Runtime
 from chorus.store import StoreWriter
 from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
-from chorus.store.schema import shard_paths
+from chorus.store.shard_files import shard_paths
 
 if TYPE_CHECKING:
     from chorus.body.model import Body

@@ -16,8 +16,9 @@ from chorus.errors import InputError, StoreError, check_path, check_texts, to_nu
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, words_in_box
 from chorus.store.pictures import StorePictures
-from chorus.store.schema import CODED, COMPLETE, FORMAT_VERSION, Header, read_store_json, shard_paths, store_digest
+from chorus.store.schema import CODED, COMPLETE, FORMAT_VERSION, Header, read_store_json, store_digest
 from chorus.store.shard import Shard
+from chorus.store.shard_files import shard_paths
 from chorus.store.verify import content_problems, duplicate_keys, ragged_columns, raise_first, structure_problems
 
 COLUMNS: dict[str, str] = {
@@ -124,6 +125,16 @@ class Store:
         return f"Store({str(self.path)!r}, category={self.category!r}, {len(self)} images in {len(self.shards)} shards)"
 
     @property
+    def header(self) -> Header:
+        """What the store and each of its shards declare."""
+        return self._header
+
+    @property
+    def first_rows(self) -> NDArray[np.int64]:
+        """The first row of each shard, and at the end the number of rows: (shards + 1,) int64."""
+        return self._first
+
+    @property
     def category(self) -> str:
         """The object, as in "surfboard"."""
         return self._header.category
@@ -224,7 +235,7 @@ class Store:
         return self._batches(rows, int(size))
 
     def _batches(self, rows: NDArray[np.int64], size: int) -> Iterator[ImageBatch]:
-        for shard, where in self._by_shard(rows):
+        for shard, where in self.by_shard(rows):
             local = rows[where] - self._first[shard]
             for first in range(0, len(local), size):
                 yield _batch(self.shards[shard], local[first : first + size])
@@ -235,7 +246,7 @@ class Store:
         Its ``weights`` are None where none of these images has one. Raises as ``batches`` does.
         """
         rows = self._check_rows(rows)
-        parts = [(where, _batch(self.shards[s], rows[where] - self._first[s])) for s, where in self._by_shard(rows)]
+        parts = [(where, _batch(self.shards[s], rows[where] - self._first[s])) for s, where in self.by_shard(rows)]
         if len(parts) == 1:
             return parts[0][1]
         order = np.argsort(np.concatenate([np.zeros(0, np.intp), *(where for where, _ in parts)]))
@@ -271,7 +282,7 @@ class Store:
             raise InputError(f"{self.path}: expected a store with masks of the person, got one without")
         rows = self._check_rows(rows)
         parts = [
-            (where, self.shards[s].masks(rows[where] - self._first[s], "person_mask")) for s, where in self._by_shard(rows)
+            (where, self.shards[s].masks(rows[where] - self._first[s], "person_mask")) for s, where in self.by_shard(rows)
         ]
         if len(parts) == 1:
             return parts[0][1]
@@ -295,8 +306,8 @@ class Store:
             )
         return result
 
-    def _by_shard(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-        """Pairs: number of a shard that has some of the rows, and their positions in ``rows``."""
+    def by_shard(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+        """Pairs, shards in order: number of a shard that has some of the rows, (m,) int64, and their positions in ``rows``."""
         holder = np.searchsorted(self._first, rows, "right") - 1
         order = np.argsort(holder, kind="stable")
         shards, first = np.unique(holder[order], return_index=True)

@@ -215,15 +215,3 @@ def is_plain(path: Path, kind: Any) -> bool:
         return bool(kind(path.lstat().st_mode))
     except FileNotFoundError:
         return False
-
-
-def shard_paths(root: Path) -> list[Path]:
-    """The files shards/*.h5 of a store, sorted by name. StoreError for a link, which could lead outside the store."""
-    folder = root / SHARDS
-    if not is_plain(folder, stat.S_ISDIR):
-        raise StoreError(f"{folder}: expected a folder (not a link) with the store's shards, got a link, a file or nothing")
-    paths = sorted(p for p in folder.iterdir() if p.name.endswith(SHARD_SUFFIX))
-    for path in paths:
-        if not is_plain(path, stat.S_ISREG):
-            raise StoreError(f"{path}: expected a regular file, got a link or a folder")
-    return paths

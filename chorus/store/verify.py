@@ -21,10 +21,10 @@ from chorus.store.schema import (
     class_words,
     digest,
     read_store_json,
-    shard_paths,
     spec_of,
 )
 from chorus.store.shard import Shard
+from chorus.store.shard_files import shard_paths
 
 _BLOCKS_AT_ONCE = 1 << 15  # 1 MiB of mask words, and about ten times that for temporary arrays
 
