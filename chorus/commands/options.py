@@ -133,17 +133,26 @@ class OutputFolder(click.ParamType[Path]):
 
 
 class OutputStore(click.ParamType[Path]):
-    """A store to make or to add to, checked as ``OutputFile``."""
+    """A store to make or to add to, checked as ``OutputFile``.
+
+    new  whether it must not exist
+    """
 
     name = "store"
 
+    def __init__(self, new: bool = False) -> None:
+        self.new = new
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path; InputError for one that is neither a store, nor an empty folder, nor a new name in a folder."""
+        from chorus.errors import InputError
         from chorus.store.writer import check_output_store
 
         path = Path(value)
         if ctx is not None and not ctx.resilient_parsing:
             check_output_store(_name(param), path)
+            if self.new and path.exists() and any(path.iterdir()):
+                raise InputError(f"{_name(param)}: expected a new name, got {str(path)!r}, which exists")
         return path
 
 
@@ -161,6 +170,8 @@ class Canonicalization(click.ParamType[str]):
 
 INPUT = InputPath()
 """A file or folder to read."""
+STORE = InputPath()
+"""A store to read."""
 PICTURE = OutputFile(".png", ".pdf", ".svg", replace=True)
 """A picture to draw, in the format of its ending."""
 MESH = OutputFile(".glb", ".ply", ".obj", replace=True)

@@ -281,9 +281,7 @@ class Store:
         if not self.has_person_masks:
             raise InputError(f"{self.path}: expected a store with masks of the person, got one without")
         rows = self._check_rows(rows)
-        parts = [
-            (where, self.shards[s].masks(rows[where] - self._first[s], "person_mask")) for s, where in self.by_shard(rows)
-        ]
+        parts = [(where, self.shards[s].masks(rows[where] - self._first[s], "person_mask")) for s, where in self.by_shard(rows)]
         if len(parts) == 1:
             return parts[0][1]
         order = np.argsort(np.concatenate([np.zeros(0, np.intp), *(where for where, _ in parts)]))

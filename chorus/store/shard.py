@@ -56,6 +56,9 @@ class Shard:
     nbytes: int
     _mapping: weakref.ref[mmap.mmap] | None = field(default=None, init=False, repr=False)
 
+    at_url = False
+    """Whether the shard is not in a folder of this machine."""
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_mapping": None}  # another process maps the file anew
 
@@ -78,6 +81,10 @@ class Shard:
 
     def __len__(self) -> int:
         return self.images
+
+    def local_file(self) -> Path:
+        """A file of this machine with the whole shard."""
+        return self.path
 
     def array(self, name: str) -> NDArray[Any]:
         """An array of the shard, memory-mapped and read-only.

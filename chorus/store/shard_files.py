@@ -110,7 +110,7 @@ def finish_compaction(root: Path) -> None:
         for name in compaction.replaced:
             (root / SHARDS / name).unlink(missing_ok=True)
         fsync_path(root / SHARDS)
-        shutil.rmtree(root / COMPACTION)
+        os.rename(root / COMPACTION, root / (COMPACTION + PART_SUFFIX))  # in one step: half of it would be a broken one
         fsync_path(root)
     leftover = root / (COMPACTION + PART_SUFFIX)
     if leftover.exists():
