@@ -37,7 +37,7 @@ from chorus.commands.prompts import prompts_command
 from chorus.commands.reconstruct import reconstruct_command
 from chorus.commands.simulate import simulate_command
 from chorus.commands.stages import stages_command
-from chorus.commands.store import store_info_command, store_pictures_command, store_verify_command
+from chorus.commands.store import store_index_command, store_info_command, store_pictures_command, store_verify_command
 from chorus.commands.store_growing import (
     store_compact_command,
     store_merge_command,
@@ -188,6 +188,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         store_select_command,
         store_split_command,
         store_compact_command,
+        store_index_command,
     ),
     evaluate: (evaluate_pap_command, evaluate_worlds_command, evaluate_photos_command, roundtrip_command),
     experimental: (experimental_em_command,),

@@ -105,6 +105,8 @@ def check_path(name: str, value: Any) -> Path:
     """A path; InputError, beginning with ``name``, for what is none."""
     if not isinstance(value, (str, os.PathLike)):
         raise InputError(f"{name}: expected a path, got {_short(value)}")
+    if "://" in str(value):
+        raise InputError(f"{name}: expected a path on this machine, got the URL {str(value)!r}: only stores are read there")
     return Path(value)
 
 

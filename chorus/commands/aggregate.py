@@ -11,8 +11,8 @@ from rich.table import Table
 
 from chorus.commands.console import kept_when_stopped, out, print_facts, print_json, print_table, progress_bars, wrote
 from chorus.commands.options import (
-    INPUT,
     PICTURE,
+    STORE,
     Count,
     Number,
     OutputFile,
@@ -58,7 +58,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
 
 
 @click.command("aggregate", short_help="Cast the votes of a store's images into an occupancy.")
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @click.option(
     "-o",
     "--output",

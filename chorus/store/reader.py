@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.cameras import Cameras
-from chorus.errors import InputError, StoreError, check_path, check_texts, to_numpy
+from chorus.errors import InputError, StoreError, check_texts, to_numpy
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, words_in_box
 from chorus.store.pictures import StorePictures
+from chorus.store.remote.cache import ShardCache
+from chorus.store.remote.shards import fetched_ahead, open_shards
 from chorus.store.schema import CODED, COMPLETE, FORMAT_VERSION, Header, read_store_json, store_digest
 from chorus.store.shard import Shard
 from chorus.store.shard_files import shard_paths
+from chorus.store.urls import Place, StoreUrl, place_of
 from chorus.store.verify import content_problems, duplicate_keys, ragged_columns, raise_first, structure_problems
 
 COLUMNS: dict[str, str] = {
@@ -109,7 +112,7 @@ class Store:
     Keeps no file open and no masks in memory: batches read them from disk. Can be pickled and used by several processes.
     """
 
-    def __init__(self, path: Path, header: Header, fields: dict[str, Any], shards: Sequence[Shard]) -> None:
+    def __init__(self, path: Place, header: Header, fields: dict[str, Any], shards: Sequence[Shard]) -> None:
         self.path = path
         self.shards = tuple(shards)
         self.version: int = fields.get("version", FORMAT_VERSION)
@@ -235,10 +238,11 @@ class Store:
         return self._batches(rows, int(size))
 
     def _batches(self, rows: NDArray[np.int64], size: int) -> Iterator[ImageBatch]:
-        for shard, where in self.by_shard(rows):
-            local = rows[where] - self._first[shard]
+        wanted = list(self.by_shard(rows))
+        for shard, (number, where) in zip(fetched_ahead([self.shards[number] for number, _ in wanted]), wanted, strict=True):
+            local = rows[where] - self._first[number]
             for first in range(0, len(local), size):
-                yield _batch(self.shards[shard], local[first : first + size])
+                yield _batch(shard, local[first : first + size])
 
     def batch(self, rows: Any) -> ImageBatch:
         """The images of ``rows`` ((m,) integers) as one batch in the order given.
@@ -312,26 +316,32 @@ class Store:
         return zip(shards.tolist(), np.split(order, first[1:]), strict=False)  # np.split gives one empty part for no rows
 
 
-def open_store(path: str | Path, *, verify: bool = True) -> Store:
+def open_store(path: str | os.PathLike[str], *, verify: bool = True) -> Store:
     """Open the store at ``path`` for reading, with the shards that it has now.
 
+    path  a folder, a zip file with one, or a URL (s3://, gs://, https://), of which what is read comes through a cache of
+          bounded size (docs/stores.md)
+
     Versions and structure (types, shapes, offsets, boxes, codes) are always checked, from the small arrays. With
-    ``verify`` every byte is read once and compared with the digests, and cameras, poses and keys are checked.
+    ``verify`` every byte is read once and compared with the digests, and cameras, poses and keys are checked; of a store at
+    a URL all but the masks, which are compared as they arrive, in any case.
 
     Raises StoreError that names the shard and the array of the first problem. ``verify_store`` lists all.
     """
-    root = check_path("path", path)
+    root = place_of("path", path)
     header, fields = read_store_json(root)
 
-    def checked(file: Path) -> Shard:
-        shard = Shard.read(file)
+    def checked(shard: Shard) -> Shard:
         raise_first(structure_problems(shard, header), root)
         if verify:
-            raise_first(content_problems(shard), root)
+            raise_first(content_problems(shard, masks=not shard.at_url), root)
         return shard
 
     with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
-        shards = list(pool.map(checked, shard_paths(root)))
+        if isinstance(root, StoreUrl):
+            shards = list(pool.map(checked, open_shards(root, ShardCache())))
+        else:
+            shards = list(pool.map(lambda file: checked(Shard.read(file)), shard_paths(root)))
     raise_first(ragged_columns(shards), root)
     if verify:
         raise_first(duplicate_keys(shards), root)

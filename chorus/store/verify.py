@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,43 +26,60 @@ from chorus.store.schema import (
 )
 from chorus.store.shard import Shard
 from chorus.store.shard_files import shard_paths
+from chorus.store.urls import Place, StoreUrl, place_of
 
+MASK_WORDS = ("mask/words", "person_mask/words")
+"""The arrays of a shard that are large, and read only by who wants masks."""
 _BLOCKS_AT_ONCE = 1 << 15  # 1 MiB of mask words, and about ten times that for temporary arrays
 
 
-def verify_store(path: str | Path) -> list[Problem]:
-    """Read everything in the store at ``path`` and list what is wrong with it.
+def verify_store(path: str | os.PathLike[str]) -> list[Problem]:
+    """Read everything in the store at ``path`` and list what is wrong with it; of one at a URL, past the cache.
 
     Checked are store.json, the structure of every shard, the digests of its arrays, keys (unique in the whole store),
     cameras and poses (finite, rotations, positive focal lengths), and every mask bit by bit: each block of the class that its
     pixels have, no bit set outside the box, at least one in each of the box's outermost rows and columns; and the pictures
     that are kept, as ``picture_problems`` says. Problems are returned, never raised.
     """
-    root = Path(path)
+    root = place_of("path", path)
+    if isinstance(root, StoreUrl):
+        from chorus.store.remote.checking import verify_remote  # which imports this module
+
+        return verify_remote(root)
     try:
         header, _ = read_store_json(root)
-        paths = shard_paths(root)
+        files = {file.name: partial(Shard.read, file) for file in shard_paths(root)}
     except StoreError as error:
         return [Problem("", "", str(error))]
+    return problems_of(root, header, files, dict.fromkeys(files))
+
+
+def problems_of(
+    root: Place, header: Header, files: Mapping[str, Callable[[], Shard]], beside: Mapping[str, Place | None]
+) -> list[Problem]:
+    """What is wrong with a store's shards and pictures.
+
+    files   name of each shard -> reads it      beside  name of each shard -> where its pictures are, of a store at a URL
+    """
     problems: list[Problem] = []
     intact: list[Shard] = []
-    for file in paths:
+    for name, read in files.items():
         try:
-            shard = Shard.read(file)
+            shard = read()
+            found = list(structure_problems(shard, header))
+            if not found:
+                found += content_problems(shard)
+                found += [problem for group in mask_groups(shard) for problem in bit_problems(shard, group)]
+                intact.append(shard)
+            else:  # digests tell whether the file was damaged or written like this
+                found += digest_problems(shard)
         except StoreError as error:
-            problems.append(Problem(file.name, "", str(error)))
+            problems.append(Problem(name, "", str(error)))
             continue
-        found = list(structure_problems(shard, header))
-        if not found:
-            intact.append(shard)
-            found += content_problems(shard)
-            found += [problem for group in mask_groups(shard) for problem in bit_problems(shard, group)]
-        else:  # digests tell whether the file was damaged or written like this
-            found += digest_problems(shard)
         problems += found
     problems += ragged_columns(intact)
     problems += duplicate_keys(intact)
-    problems += picture_problems(root, [file.name for file in paths], {shard.path.name: shard for shard in intact})
+    problems += picture_problems(root, beside, {shard.path.name: shard for shard in intact})
     return problems
 
 
@@ -171,17 +189,21 @@ def _box_problems(shard: Shard, group: str, size: NDArray[np.int32], has_camera:
         yield Problem(name, f"{group}/offset", f"expected 0 to {total}, the number of words, got {offset[0]} to {offset[-1]}")
 
 
-def digest_problems(shard: Shard) -> Iterator[Problem]:
-    """Arrays of a shard whose bytes do not have the recorded digest. Reads everything."""
-    for dataset, recorded in shard.arrays.items():
+def digest_problems(shard: Shard, names: Iterable[str] | None = None) -> Iterator[Problem]:
+    """Arrays of a shard, all or those of these names, whose bytes do not have the recorded digest. Reads all of them."""
+    for dataset in shard.arrays if names is None else names:
+        recorded = shard.arrays[dataset]
         actual = digest(shard.array(dataset))
         if actual != recorded.sha256:
             yield Problem(shard.path.name, dataset, f"damaged: expected sha256 {recorded.sha256}, got {actual}")
 
 
-def content_problems(shard: Shard) -> Iterator[Problem]:
-    """Damaged arrays; in a shard without damage, invalid cameras and poses, and masks whose words do not fit their classes."""
-    damaged = list(digest_problems(shard))
+def content_problems(shard: Shard, *, masks: bool = True) -> Iterator[Problem]:
+    """Damaged arrays; in a shard without damage, invalid cameras and poses, and masks whose words do not fit their classes.
+
+    masks  whether the words of the masks are read, too
+    """
+    damaged = list(digest_problems(shard, [name for name in shard.arrays if masks or name not in MASK_WORDS]))
     yield from damaged
     if damaged:
         return
@@ -196,7 +218,7 @@ def content_problems(shard: Shard) -> Iterator[Problem]:
     if bad.size:
         what = "expected finite numbers and a zero global orientation (joint 0)"
         yield Problem(shard.path.name, "pose/axis_angle", f"{what}, not so in row {rows[bad[0]]}")
-    if shard.version > 1:
+    if masks and shard.version > 1:
         for group in mask_groups(shard):
             yield from _sparse_problems(shard, group, deep=False)
 
@@ -300,7 +322,7 @@ def _stray_and_loose(masks: PackedMasks, blocks: NDArray[np.int64]) -> tuple[NDA
     return np.flatnonzero(stray), np.flatnonzero(~tight & (blocks > 0))
 
 
-def raise_first(problems: Iterable[Problem], root: Path) -> None:
+def raise_first(problems: Iterable[Problem], root: Place) -> None:
     """Raise the first problem as a StoreError, if there is one."""
     for problem in problems:
         raise StoreError(f"{root}: {problem}")

@@ -39,7 +39,7 @@ def compact_store(path: str | Path, *, shard_size: int = SHARD_SIZE, progress: P
     progress  called with the number of rows written anew and of all that will be
 
     Writers wait meanwhile. Whenever this process is killed, readers find the old shards or the new ones, and the next writer,
-    or the next call, removes what is left of the others. A store opened before is to be opened again: its small shards are gone.
+    or the next call, removes what is left of the others. Who opened the store before must open it again: shards are gone.
     Pictures go with their rows. Raises StoreError where a shard that is to be replaced is damaged; then nothing has changed.
     """
     root, size = check_path("path", path), check_whole("shard_size", shard_size, 1)

@@ -154,7 +154,7 @@ class StoreMaker:
     def _take_whole(self, store: Store, shard: Shard) -> None:
         self._writer.flush()
         target = self._path / SHARDS / new_shard_name(p.name for p in (self._path / SHARDS).iterdir())
-        beside = None if shard.at_url else picture_file(shard.path.parents[1], shard.path.name)
+        beside = picture_file(store.path, shard.path.name) if isinstance(store.path, Path) else None
         pictures: dict[bytes, EncodedPicture] = {}
         if beside is None:  # at a URL, in the folder of an old store, or not there
             keys = shard.array("image/key").tolist()

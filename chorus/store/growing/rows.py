@@ -1,4 +1,4 @@
-"""Rows of shards as a writer takes them, with the pictures that are kept of them, and what new shards say of where they are from."""
+"""Rows of shards as a writer takes them, the pictures kept of them, and what new shards say of where they are from."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def fitting(provenances: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def check_alike(first: Store, other: Store) -> None:
-    """StoreError that says what differs between two stores that cannot be one: category, joints, body, masks, scores' shapes."""
+    """StoreError that says what differs between stores that cannot be one: category, joints, body, masks, scores' shapes."""
     difference = first.header.difference(other.header)
     if difference:
         raise StoreError(f"{other.path}: cannot be merged with {first.path}: {difference}")
