@@ -1,4 +1,4 @@
-"""``chorus store info``, ``verify``, ``index``, ``pictures``: what a store holds, whether it is whole, its pictures as files."""
+"""``chorus store info``, ``verify``, ``index``, ``pictures``: what a store holds, whether it is whole, its files."""
 
 from __future__ import annotations
 
