@@ -81,10 +81,10 @@ class InputPath(click.ParamType[Path]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path; InputError where there is none."""
-        from chorus.errors import InputError
+        from chorus.errors import InputError, is_url
 
         path = Path(value)
-        if "://" in str(value):
+        if is_url(str(value)):
             if not self.urls:
                 raise InputError(f"{_name(param)}: expected a file or folder on this machine, got the URL {str(value)!r}")
             return path  # which has lost a slash that `chorus.store.urls.place_of` knows of
@@ -197,9 +197,9 @@ def _name(param: click.Parameter | None) -> str:
 
 def _local(value: Any, param: click.Parameter | None) -> Path:
     """The path of something to write; InputError for a URL."""
-    from chorus.errors import InputError
+    from chorus.errors import InputError, is_url
 
-    if "://" in str(value):
+    if is_url(str(value)):
         raise InputError(f"{_name(param)}: expected a place on this machine, got the URL {str(value)!r}: URLs are only read")
     return Path(value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import shutil
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,10 +86,9 @@ class Shard:
     def __len__(self) -> int:
         return self.images
 
-    def local_file(self) -> Path:
-        """A file of this machine with the whole shard."""
-        assert isinstance(self.path, Path)
-        return self.path
+    def copy_to(self, path: Path) -> None:
+        """Write a copy of the whole shard."""
+        shutil.copyfile(self.path, path)
 
     def array(self, name: str) -> NDArray[Any]:
         """An array of the shard, memory-mapped and read-only.

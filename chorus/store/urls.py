@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from chorus.errors import InputError, StoreError, check_path
+from chorus.errors import InputError, StoreError, check_path, is_url
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # two letters at least: C:/ is a path
 _PIECE = 1 << 23  # bytes that are asked for at a time
 _NEEDS = "the extra `remote` (pip install '.[remote]' in a checkout of the project)"
 
@@ -186,11 +185,6 @@ def place_of(name: str, value: Any) -> Place:
         return StoreUrl(url)
     path = check_path(name, value)
     return StoreUrl(str(path)) if path.suffix.lower() == ".zip" and path.is_file() else path
-
-
-def is_url(text: str) -> bool:
-    """Whether a text is a URL, or one that has lost a slash, and no path that exists."""
-    return "://" in text or (bool(_SCHEME.match(text)) and not os.path.exists(text))
 
 
 def _url(shown: str) -> str:

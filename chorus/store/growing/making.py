@@ -164,19 +164,22 @@ class StoreMaker:
             if beside is not None:
                 (self._path / PICTURES).mkdir(exist_ok=True)
                 _link_or_copy(beside, self._path / PICTURES / target.name)
-            linked = _link_or_copy(shard.local_file(), target, link=not shard.at_url)
+            if isinstance(shard.path, Path):
+                linked = _link_or_copy(shard.path, target)
+            else:
+                write_new(target, shard.copy_to)
+                linked = False
         self.made.linked += linked
         self.made.copied += not linked
 
 
-def _link_or_copy(source: Path, target: Path, link: bool = True) -> bool:
+def _link_or_copy(source: Path, target: Path) -> bool:
     """Whether ``target`` has become a hard link of ``source``; else it is a copy."""
-    if link:
-        try:
-            os.link(source, target, follow_symlinks=False)
-            return True
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
+    try:
+        os.link(source, target, follow_symlinks=False)
+        return True
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
     write_new(target, lambda part: shutil.copyfile(source, part))
     return False

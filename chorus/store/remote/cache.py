@@ -59,11 +59,16 @@ class ShardCache:
         """A file's content, mapped read-only, and noted as used now; None where it is not there."""
         path = self.folder / name
         try:
-            with path.open("rb") as file:
-                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapping = self.hold(name, path)
             os.utime(path)
         except (OSError, ValueError):  # not there, just removed, or empty
             return None
+        return mapping
+
+    def hold(self, name: str, path: Path) -> mmap.mmap:
+        """The content of a file that has this name, or will have it, mapped; it is not removed while the map is referenced."""
+        with path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         with self._lock:
             self._mapped[name] = weakref.ref(mapping)
         return mapping

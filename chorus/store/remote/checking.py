@@ -12,7 +12,7 @@ from chorus.store.pictures import PICTURES
 from chorus.store.remote.cache import ShardCache
 from chorus.store.remote.index import entries_of
 from chorus.store.remote.shards import WholeUrl, open_shard
-from chorus.store.schema import SHARDS, Problem, read_store_json
+from chorus.store.schema import STORE_JSON, Problem, read_store_json
 from chorus.store.urls import StoreUrl
 from chorus.store.verify import problems_of
 
@@ -22,11 +22,9 @@ def verify_remote(root: StoreUrl) -> list[Problem]:
     try:
         header, _ = read_store_json(root)
         entries = entries_of(root)
-        ranges = bool(entries) and (root / SHARDS / entries[0].name).ranges()
+        ranges = (root / STORE_JSON).ranges()
     except StoreError as error:
         return [Problem("", "", str(error))]
-    except FileNotFoundError:
-        return [Problem(entries[0].name, "", f"{root / SHARDS / entries[0].name}: expected a shard, got nothing")]
     above = cache_folder()
     above.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="verify-", dir=above) as folder:

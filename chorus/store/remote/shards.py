@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import mmap
-import shutil
 import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +25,7 @@ from chorus.errors import StoreError
 from chorus.store.pictures import PICTURES
 from chorus.store.remote.cache import ShardCache
 from chorus.store.remote.index import Entry, entries_of, words_of
-from chorus.store.schema import SHARDS, Problem
+from chorus.store.schema import SHARDS, STORE_JSON, Problem
 from chorus.store.shard import Shard, read_index
 from chorus.store.urls import StoreUrl
 from chorus.store.verify import MASK_WORDS, content_problems, digest_problems
@@ -61,10 +61,10 @@ class RemoteShard(Shard):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
 
-    def local_file(self) -> Path:
-        """The whole shard in the cache, fetched where it is not there; it may be removed when another one is fetched."""
-        self.fetch()
-        return self.cache.folder / self._name
+    def copy_to(self, path: Path) -> None:
+        """Write a copy of the whole shard."""
+        with path.open("wb") as file:
+            file.write(self.fetch())
 
     def fetch(self) -> mmap.mmap:
         """The whole shard, in the cache and mapped; it is not removed from there as long as the map is referenced.
@@ -93,7 +93,7 @@ class RemoteShard(Shard):
             if head is None and self._head_checked:
                 head = self.cache.map(f"{self.sha256}.head")
             if head is None:
-                head = _mapped_head(self._place, self._entry, self.cache)
+                head, _ = _mapped_head(self._place, self._entry, self.cache)
                 self._head_checked = True
             self._head = weakref.ref(head)
             return head
@@ -108,29 +108,24 @@ class RemoteShard(Shard):
         return Entry(self.path.name, self.nbytes, self.sha256, self.words)
 
     def _mapped_whole(self) -> mmap.mmap:
-        for _ in range(_TRIES):
-            mapping = self.cache.map(self._name)
-            if mapping is not None and not self._checked:
-                if self._problems(mapping):  # the disk's fault: fetched anew
-                    log.warning("%s: damaged; fetched anew", self.cache.folder / self._name)
-                    self.cache.remove(self._name)
-                    mapping = None
-                else:
-                    self._checked = True
-            if mapping is not None:
-                return mapping
-            self._fetch_whole()
-            self._checked = True
-        raise StoreError(f"{self.path}: fetched, but removed from {self.cache.folder} before it could be read")
+        mapping = self.cache.map(self._name)
+        if mapping is not None and not self._checked and self._problems(mapping):  # the disk's fault
+            log.warning("%s: damaged; fetched anew", self.cache.folder / self._name)
+            self.cache.remove(self._name)
+            mapping = None
+        if mapping is None:
+            mapping = self._fetched_whole()
+        self._checked = True
+        return mapping
 
-    def _fetch_whole(self) -> None:
+    def _fetched_whole(self) -> mmap.mmap:
         wrong = ""
         for _ in range(_TRIES):
             with self.cache.making(self._name, self.nbytes) as part:
                 self._fill(part)
                 wrong = self._what_is_wrong(part)
                 if not wrong:
-                    return
+                    return self.cache.hold(self._name, part)
                 self.cache.remove(f"{self.sha256}.head")  # which the fault may be in
                 log.warning("%s: %s; fetched again", self.path, wrong)
                 part.unlink()
@@ -141,7 +136,7 @@ class RemoteShard(Shard):
             if not self.ranges:
                 self._place.download(part)
                 return
-            head = _mapped_head(self._place, self._entry, self.cache)
+            head, _ = _mapped_head(self._place, self._entry, self.cache)
             with part.open("r+b") as file:
                 file.truncate(self.nbytes)
                 for start, end in _rest(self.words, self.nbytes):
@@ -177,7 +172,7 @@ def open_shards(root: StoreUrl, cache: ShardCache) -> Iterator[RemoteShard]:
     Raises StoreError that names the shard for one that cannot be fetched, is damaged or no shard.
     """
     entries = entries_of(root)
-    ranges = bool(entries) and (root / SHARDS / entries[0].name).ranges()
+    ranges = (root / STORE_JSON).ranges()  # a small file: some servers send all of it
 
     def opened(entry: Entry) -> RemoteShard:
         return open_shard(root, entry, cache, ranges)
@@ -199,15 +194,7 @@ def open_shard(root: StoreUrl, entry: Entry, cache: ShardCache, ranges: bool) ->
         if not ranges:
             local = _read_whole(place, entry, cache)
         else:
-            for _ in range(_TRIES):
-                _mapped_head(place, entry, cache)
-                try:
-                    local = Shard.read(cache.folder / f"{entry.sha256}.head")
-                    break
-                except (StoreError, FileNotFoundError):  # removed by another process in this moment
-                    continue
-            else:
-                raise StoreError(f"{place}: fetched, but removed from {cache.folder} before it could be read")
+            _, local = _mapped_head(place, entry, cache)
     except FileNotFoundError:
         raise StoreError(f"{place}: expected a shard, as the store's index or list of files has it, got nothing") from None
     shard = RemoteShard(
@@ -243,16 +230,13 @@ class WholeUrl(StoreUrl):
         """The file, open for reading."""
         size = self.size()
         name = f"{hashlib.sha256(f'{self} {size}'.encode()).hexdigest()}.pictures"
-        for _ in range(_TRIES):
-            path = self._cache.find(name)
-            if path is not None:
-                try:
-                    return path.open("rb")
-                except FileNotFoundError:  # removed in this moment
-                    pass
-            with self._cache.making(name, size) as part:
-                self.download(part)
-        raise StoreError(f"{self}: fetched, but removed from {self._cache.folder} before it could be read")
+        path = self._cache.find(name)
+        if path is not None:
+            with suppress(FileNotFoundError):  # removed in this moment
+                return path.open("rb")
+        with self._cache.making(name, size) as part:
+            self.download(part)
+            return part.open("rb")
 
 
 def fetched_ahead(shards: Sequence[Shard]) -> Iterator[Shard]:
@@ -315,6 +299,7 @@ def _read_whole(place: StoreUrl, entry: Entry, cache: ShardCache) -> Shard:
             try:
                 arrived = Shard.read(part)
                 wrong = "" if arrived.sha256 == entry.sha256 else f"expected the digest {entry.sha256}, got {arrived.sha256}"
+                wrong = wrong or "; ".join(f"{p.dataset}: {p.what}" for p in list(content_problems(arrived))[:1])
             except StoreError as error:
                 wrong = str(error).replace(str(part), "as it arrived")
             if not wrong:
@@ -323,38 +308,49 @@ def _read_whole(place: StoreUrl, entry: Entry, cache: ShardCache) -> Shard:
     raise StoreError(f"{place}: {wrong} (fetched {_TRIES} times)")
 
 
-def _mapped_head(place: StoreUrl, entry: Entry, cache: ShardCache) -> mmap.mmap:
-    """The columns of a shard, mapped: a file of its size with holes for the masks' words; fetched where it is not there."""
-    name, wrong = f"{entry.sha256}.head", ""
-    for _ in range(_TRIES + 1):
-        mapping = cache.map(name)
-        if mapping is not None:
-            wrong = _wrong_with_head(cache.folder / name, entry, mapping)
-            if not wrong:
-                return mapping
-            cache.remove(name)
-            log.warning("%s: %s; fetched anew", place, wrong)
-        spans = _rest(entry.words or (), entry.nbytes)
+def _mapped_head(place: StoreUrl, entry: Entry, cache: ShardCache) -> tuple[mmap.mmap, Shard]:
+    """The columns of a shard, mapped, and what it says of itself.
+
+    From a file of its size with holes for the masks' words, which is fetched where it is not there or damaged.
+    """
+    name = f"{entry.sha256}.head"
+    mapping = cache.map(name)
+    if mapping is not None:
+        head = _sound_head(cache.folder / name, entry, mapping)
+        if not isinstance(head, str):
+            return mapping, head
+        log.warning("%s: %s; fetched anew", cache.folder / name, head)
+        cache.remove(name)
+    spans, wrong = _rest(entry.words or (), entry.nbytes), ""
+    for _ in range(_TRIES):
         with cache.making(name, sum(end - start for start, end in spans)) as part:
             with part.open("r+b") as file:
                 file.truncate(entry.nbytes)
             for start, end in spans:
                 place.download(part, start, end)
-    raise StoreError(f"{place}: {wrong or 'removed from the cache before it could be read'} (fetched {_TRIES + 1} times)")
+            mapping = cache.hold(name, part)
+            head = _sound_head(part, entry, mapping)
+            if not isinstance(head, str):
+                return mapping, head
+            wrong = head
+            log.warning("%s: %s; fetched again", place, wrong)
+            part.unlink()
+    raise StoreError(f"{place}: {wrong} (fetched {_TRIES} times)")
 
 
-def _wrong_with_head(path: Path, entry: Entry, mapping: mmap.mmap) -> str:
+def _sound_head(path: Path, entry: Entry, mapping: mmap.mmap) -> Shard | str:
+    """A shard's header and locations, from the file of its columns, which have their digests; or what is wrong with it."""
     try:
         head = Shard.read(path)
     except FileNotFoundError:
-        return "removed from the cache"
+        return "removed in this moment"
     except StoreError as error:
         return str(error).replace(str(path), "as it arrived")
     if head.sha256 != entry.sha256:
         return f"expected the shard of digest {entry.sha256}, got that of {head.sha256}"
     head._mapping = weakref.ref(mapping)
     problems = list(digest_problems(head, [name for name in head.arrays if name not in MASK_WORDS]))
-    return f"{problems[0].dataset}: {problems[0].what}" if problems else ""
+    return f"{problems[0].dataset}: {problems[0].what}" if problems else head
 
 
 def _rest(words: Sequence[tuple[int, int]], nbytes: int) -> list[tuple[int, int]]:
@@ -365,8 +361,3 @@ def _rest(words: Sequence[tuple[int, int]], nbytes: int) -> list[tuple[int, int]
 
 def _alive(reference: weakref.ref[mmap.mmap] | None) -> mmap.mmap | None:
     return None if reference is None else reference()
-
-
-def remove_cache(cache: ShardCache) -> None:
-    """Remove a cache's folder with all that is in it."""
-    shutil.rmtree(cache.folder, ignore_errors=True)
