@@ -39,7 +39,13 @@ from chorus.commands.prompts import prompts_command
 from chorus.commands.reconstruct import reconstruct_command
 from chorus.commands.simulate import simulate_command
 from chorus.commands.stages import stages_command
-from chorus.commands.store import store_info_command, store_pictures_command, store_verify_command
+from chorus.commands.store import store_index_command, store_info_command, store_pictures_command, store_verify_command
+from chorus.commands.store_growing import (
+    store_compact_command,
+    store_merge_command,
+    store_select_command,
+    store_split_command,
+)
 from chorus.commands.store_stats import store_stats_command
 from chorus.commands.synthesize import ingest_images_command, remake_command, synthesize_command
 
@@ -137,7 +143,7 @@ def ingest() -> None:
 
 @main.group()
 def store() -> None:
-    """Look at image stores."""
+    """Look at image stores, and make stores of stores."""
 
 
 @main.group("filter", cls=FilterGroup)
@@ -177,7 +183,17 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
     body: (body_info_command, body_convert_command),
     ingest: (ingest_records_command, ingest_photos_command, ingest_images_command, ingest_coco_eft_command),
     filter_group: (filter_show_command, filter_set_command),
-    store: (store_info_command, store_verify_command, store_stats_command, store_pictures_command),
+    store: (
+        store_info_command,
+        store_verify_command,
+        store_stats_command,
+        store_pictures_command,
+        store_merge_command,
+        store_select_command,
+        store_split_command,
+        store_compact_command,
+        store_index_command,
+    ),
     evaluate: (evaluate_pap_command, evaluate_worlds_command, evaluate_photos_command, roundtrip_command),
     experimental: (experimental_em_command,),
 }

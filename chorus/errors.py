@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,18 @@ def check_number(name: str, value: Any, *, finite: bool = True) -> float:
     return float(array)
 
 
+def is_url(text: str) -> bool:
+    """Whether a text is a URL, or one that has lost a slash in a ``Path``, and no path that exists."""
+    # Two letters at least: C:/ is a path.
+    return "://" in text or (re.match(r"[a-z][a-z0-9+.-]+:/", text, re.IGNORECASE) is not None and not os.path.exists(text))
+
+
 def check_path(name: str, value: Any) -> Path:
-    """A path; InputError, beginning with ``name``, for what is none."""
+    """A path; InputError, beginning with ``name``, for what is none, such as a URL."""
     if not isinstance(value, (str, os.PathLike)):
         raise InputError(f"{name}: expected a path, got {_short(value)}")
+    if is_url(os.fsdecode(value)):
+        raise InputError(f"{name}: expected a path on this machine, got the URL {str(value)!r}: only stores are read there")
     return Path(value)
 
 

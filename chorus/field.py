@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,7 @@ from chorus.canonicalization import (
     resolve,
 )
 from chorus.errors import InputError, MismatchError, check_kind, check_number
-from chorus.files import warn_once, write_atomically
+from chorus.files import cache_folder, warn_once, write_atomically
 from chorus.kernels.arrays import VoxelField, cube
 from chorus.kernels.cpu.skinning import NearWeights, near_weights
 from chorus.kernels.kinematics import linear_blend_skinning
@@ -318,16 +316,6 @@ def _sparse_weights(body: Body, p: FieldParameters) -> tuple[NDArray[np.int64], 
     if rigid is not None:
         return np.arange(len(rigid) + 1), rigid, np.ones(len(rigid), np.float32)
     return _near_weights(body.rest_vertices, body.weights, p).sparse(SPARSIFY_BELOW)
-
-
-def cache_folder() -> Path:
-    """The folder of cached fields: the environment variable CHORUS_CACHE, or the platform's cache folder."""
-    chosen = os.environ.get("CHORUS_CACHE")
-    if chosen:
-        return Path(chosen)
-    import platformdirs  # imported late: needed only without CHORUS_CACHE
-
-    return Path(platformdirs.user_cache_dir("chorus-hoi", appauthor=False))
 
 
 _FieldArrays = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]

@@ -21,6 +21,16 @@ _NO_FOLDER_SYNC = (errno.EACCES, errno.EINVAL, errno.ENOTSUP)
 """Errors of fsync on a folder that are ignored: file systems without it, and folders that can be written but not read."""
 
 
+def cache_folder() -> Path:
+    """The folder of what can be made or fetched again: the environment variable CHORUS_CACHE, or the platform's own."""
+    chosen = os.environ.get("CHORUS_CACHE")
+    if chosen:
+        return Path(chosen)
+    import platformdirs  # imported late: needed only without CHORUS_CACHE
+
+    return Path(platformdirs.user_cache_dir("chorus-hoi", appauthor=False))
+
+
 def check_output_file(name: str, path: Path, suffixes: Sequence[str] = (), *, replace: bool = True) -> None:
     """InputError where a file cannot be written to ``path``; called before minutes of work, not after.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import h5py
 
@@ -30,8 +30,15 @@ _KNOWN = (
 """How files begin that are given by mistake."""
 
 
+class Openable(Protocol):
+    """A file that is not on this machine, but can be opened like one; its text is its name."""
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        """The file, open for reading."""
+
+
 @contextmanager
-def reading(path: Path, expected: str, error: Callable[[str], Exception]) -> Iterator[h5py.File]:
+def reading(path: Path | Openable, expected: str, error: Callable[[str], Exception]) -> Iterator[h5py.File]:
     """A context with the HDF5 file ``path``, open for reading.
 
     expected  what it should be, as in "an occupancy file of `chorus aggregate`"
@@ -40,6 +47,10 @@ def reading(path: Path, expected: str, error: Callable[[str], Exception]) -> Ite
     Raises ``error``, with a sentence that names what is there instead, where the file is missing, cannot be read, is no HDF5
     file, or is cut short; and where HDF5 fails on damage inside the context.
     """
+    if not isinstance(path, Path):
+        with path.open("rb") as opened, _guarded(opened, str(path), expected, error) as file:
+            yield file
+        return
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as cause:  # HDF5's own words name its source files and line numbers
@@ -51,6 +62,18 @@ def reading(path: Path, expected: str, error: Callable[[str], Exception]) -> Ite
             raise
         except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:  # h5py raises any of these on damage
             raise error(f"{path}: expected {expected}, got a damaged one ({cause})") from None
+
+
+@contextmanager
+def _guarded(opened: IO[bytes], name: str, expected: str, error: Callable[[str], Exception]) -> Iterator[h5py.File]:
+    """``reading`` of a file that is open."""
+    try:
+        with h5py.File(opened, "r") as file:
+            yield file
+    except InputError:
+        raise
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:
+        raise error(f"{name}: expected {expected}, got a damaged one or a file of another kind ({cause})") from None
 
 
 def image(fill: Callable[[h5py.File], object], **layout: Any) -> bytes:

@@ -12,8 +12,9 @@ import numpy as np
 
 from chorus import hdf5
 from chorus.kernels.masks import words_in_box
-from chorus.store.schema import ALIGNMENT, STORE_JSON, digest, shard_digest, shard_paths
+from chorus.store.schema import ALIGNMENT, STORE_JSON, digest, shard_digest
 from chorus.store.shard import Shard
+from chorus.store.shard_files import shard_paths
 from chorus.store.verify import mask_groups
 
 

@@ -8,8 +8,8 @@ import click
 
 from chorus.commands.console import err, kept_when_stopped, out, print_json, print_table, progress_bars, wrote
 from chorus.commands.options import (
-    INPUT,
     PICTURE,
+    STORE,
     Count,
     Number,
     Numbers,
@@ -22,9 +22,9 @@ from chorus.commands.options import (
 
 
 @click.command("ablate", short_help="What each part of the method is worth, with intervals.")
-@click.argument("stores", metavar="[TRAINING_STORE]...", nargs=-1, type=INPUT)
-@click.option("--test", "tests", multiple=True, type=INPUT, help="Test store (repeatable, one each).")
-@click.option("--other", type=INPUT, help="A store of one of the categories, from a second source of images.")
+@click.argument("stores", metavar="[TRAINING_STORE]...", nargs=-1, type=STORE)
+@click.option("--test", "tests", multiple=True, type=STORE, help="Test store (repeatable, one each).")
+@click.option("--other", type=STORE, help="A store of one of the categories, from a second source of images.")
 @click.option("--source-names", nargs=2, help="What the table calls the training stores' source and that of --other.")
 @click.option(
     "--simulate",

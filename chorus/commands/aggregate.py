@@ -14,6 +14,7 @@ from chorus.commands.console import kept_when_stopped, out, print_facts, print_j
 from chorus.commands.options import (
     INPUT,
     PICTURE,
+    STORE,
     Count,
     Number,
     OutputFile,
@@ -69,7 +70,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path | None) -> P
 
 
 @click.command("aggregate", short_help="Cast the votes of a store's images into an occupancy.")
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @click.option(
     "-o",
     "--output",

@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from chorus.commands.console import out, print_json, print_table, progress_bars
-from chorus.commands.options import INPUT, body_option, epsilon_option, json_option, parts_option, share_option
+from chorus.commands.options import STORE, body_option, epsilon_option, json_option, parts_option, share_option
 from chorus.texts import counted
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("contacts", short_help="Find which body parts the objects of a store touch.")
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @parts_option
 @epsilon_option
 @click.option("--resolution", default=48, show_default=True, type=click.IntRange(min=2, max=512), help="Voxels along an edge.")

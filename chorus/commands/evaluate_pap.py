@@ -10,6 +10,7 @@ from chorus.commands.console import kept_when_stopped, out, print_json, print_ta
 from chorus.commands.options import (
     INPUT,
     PICTURE,
+    STORE,
     Count,
     OutputFile,
     body_option,
@@ -21,7 +22,7 @@ from chorus.commands.options import (
 
 
 @click.command("pap", short_help="Score occupancies against the masks of test images.")
-@click.argument("stores", metavar="TEST_STORE...", nargs=-1, required=True, type=INPUT)
+@click.argument("stores", metavar="TEST_STORE...", nargs=-1, required=True, type=STORE)
 @click.option(
     "--occupancy",
     "occupancies",

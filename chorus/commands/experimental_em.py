@@ -8,12 +8,22 @@ from pathlib import Path
 import click
 
 from chorus.commands.console import print_facts, print_json, progress_bars, wrote
-from chorus.commands.options import INPUT, PICTURE, Count, OutputFile, body_option, filter_option, force_option, json_option
+from chorus.commands.options import (
+    INPUT,
+    PICTURE,
+    STORE,
+    Count,
+    OutputFile,
+    body_option,
+    filter_option,
+    force_option,
+    json_option,
+)
 from chorus.commands.pose import load_given_body
 
 
 @click.command("em", short_help="Sharpen an occupancy by noisy-OR EM; fails where poses are off.")
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
 @click.option("-o", "--output", type=OutputFile(".h5", ".hdf5"), required=True, help="The result (HDF5).")
 @click.option("--steps", default=8, show_default=True, type=Count(0), help="Of EM; 0 leaves the probability as it is.")

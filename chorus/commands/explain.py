@@ -10,6 +10,7 @@ import click
 from chorus.commands.console import out, print_facts, print_json, progress_bars, wrote
 from chorus.commands.options import (
     INPUT,
+    STORE,
     Count,
     Number,
     OutputFolder,
@@ -37,7 +38,7 @@ _explained_hidden_option = click.option(
 
 
 @click.command("explain", short_help="The images behind a place around the body.")
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @click.argument("point", nargs=3, type=Number())
 @click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable).")
 @click.option("--part", help="Only images whose object touches these body parts.")
@@ -134,7 +135,7 @@ def explain_command(
 
 
 @click.command("overlay", short_help="Draw an occupancy posed back onto images of a store.")
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
 @click.option("-o", "--output", type=OutputFolder("overlays.json"), required=True, help="Folder for the pictures (PNG).")
 @click.option("--images", default=8, show_default=True, type=Count(), help="How many images, spread evenly.")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from chorus.commands.console import out, print_json, print_table, wrote
-from chorus.commands.options import INPUT, filter_option, json_option
+from chorus.commands.options import INPUT, STORE, filter_option, json_option
 
 
 class FilterGroup(click.Group):
@@ -22,7 +22,7 @@ class FilterGroup(click.Group):
 
 
 @click.command("show")
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @filter_option
 @json_option()
 def filter_show_command(store_path: Path, filter_name: str, as_json: bool) -> None:

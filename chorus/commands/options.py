@@ -69,15 +69,25 @@ class Numbers(click.ParamType[tuple[Any, ...]]):
 
 
 class InputPath(click.ParamType[Path]):
-    """A file or folder to read, checked when the command line is read."""
+    """A file or folder to read, checked when the command line is read.
+
+    urls  whether it may be a URL, as of a store, which is looked for later
+    """
 
     name = "path"
 
+    def __init__(self, urls: bool = False) -> None:
+        self.urls = urls
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path; InputError where there is none."""
-        from chorus.errors import InputError
+        from chorus.errors import InputError, is_url
 
         path = Path(value)
+        if is_url(str(value)):
+            if not self.urls:
+                raise InputError(f"{_name(param)}: expected a file or folder on this machine, got the URL {str(value)!r}")
+            return path  # which has lost a slash that `chorus.store.urls.place_of` knows of
         if ctx is not None and not ctx.resilient_parsing and not path.exists():
             raise InputError(f"{_name(param)}: expected a file or folder that exists, got {str(path)!r}")
         return path
@@ -100,7 +110,7 @@ class OutputFile(click.ParamType[Path]):
         """The path; InputError for one that cannot be written, and for a file that exists, without --force."""
         from chorus.files import check_output_file
 
-        path = Path(value)
+        path = _local(value, param)
         if ctx is not None and not ctx.resilient_parsing:
             name = _name(param)
             check_output_file(name, path, self.suffixes, replace=self.replace or ctx.meta.get(_FORCE, False))
@@ -124,7 +134,7 @@ class OutputFolder(click.ParamType[Path]):
         """The path; InputError for one that cannot be written, and for one with an earlier result, without --force."""
         from chorus.files import check_output_folder
 
-        path = Path(value)
+        path = _local(value, param)
         if ctx is not None and not ctx.resilient_parsing:
             name = _name(param)
             check_output_folder(name, path, self.result, replace=not self.result or ctx.meta.get(_FORCE, False))
@@ -133,17 +143,26 @@ class OutputFolder(click.ParamType[Path]):
 
 
 class OutputStore(click.ParamType[Path]):
-    """A store to make or to add to, checked as ``OutputFile``."""
+    """A store to make or to add to, checked as ``OutputFile``.
+
+    new  whether it must not exist
+    """
 
     name = "store"
 
+    def __init__(self, new: bool = False) -> None:
+        self.new = new
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The path; InputError for one that is neither a store, nor an empty folder, nor a new name in a folder."""
+        from chorus.errors import InputError
         from chorus.store.writer import check_output_store
 
-        path = Path(value)
+        path = _local(value, param)
         if ctx is not None and not ctx.resilient_parsing:
             check_output_store(_name(param), path)
+            if self.new and path.exists() and any(path.iterdir()):
+                raise InputError(f"{_name(param)}: expected a new name, got {str(path)!r}, which exists")
         return path
 
 
@@ -186,6 +205,8 @@ share_option = click.option(
 """A command's function gets it as ``share``, a ``chorus.ranks.Share``."""
 INPUT = InputPath()
 """A file or folder to read."""
+STORE = InputPath(urls=True)
+"""A store to read: a folder, a zip file, a URL."""
 PICTURE = OutputFile(".png", ".pdf", ".svg", replace=True)
 """A picture to draw, in the format of its ending."""
 MESH = OutputFile(".glb", ".ply", ".obj", replace=True)
@@ -197,6 +218,15 @@ def _name(param: click.Parameter | None) -> str:
     if param is None:
         return "output"
     return max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name.strip("[].")
+
+
+def _local(value: Any, param: click.Parameter | None) -> Path:
+    """The path of something to write; InputError for a URL."""
+    from chorus.errors import InputError, is_url
+
+    if is_url(str(value)):
+        raise InputError(f"{_name(param)}: expected a place on this machine, got the URL {str(value)!r}: URLs are only read")
+    return Path(value)
 
 
 def _check_different(name: str, path: Path, ctx: click.Context) -> None:

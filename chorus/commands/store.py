@@ -1,4 +1,4 @@
-"""``chorus store info``, ``verify`` and ``pictures``: what a store holds, whether it is whole, its pictures as files."""
+"""``chorus store info``, ``verify``, ``index``, ``pictures``: what a store holds, whether it is whole, its files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chorus.commands.console import ERROR_EXIT, out, print_facts, print_json, progress_bars, wrote
-from chorus.commands.options import INPUT, OutputFolder, force_option, json_option, share_option
+from chorus.commands.options import INPUT, STORE, OutputFolder, force_option, json_option, share_option
 from chorus.texts import counted
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("info", short_help="Describe a store: images by status, prompts, bytes.")
-@click.argument("path", type=INPUT)
+@click.argument("path", metavar="STORE", type=STORE)
 @json_option()
 def store_info_command(path: Path, as_json: bool) -> None:
     """Describe a store: images by status, prompts, bytes."""
@@ -31,7 +31,7 @@ def store_info_command(path: Path, as_json: bool) -> None:
 
 
 @click.command("verify", short_help="Read a store again and check it against its digests.")
-@click.argument("path", type=INPUT)
+@click.argument("path", metavar="STORE", type=STORE)
 @share_option
 @json_option()
 def store_verify_command(path: Path, share: Share, as_json: bool) -> None:
@@ -51,8 +51,21 @@ def store_verify_command(path: Path, share: Share, as_json: bool) -> None:
         raise click.exceptions.Exit(ERROR_EXIT)
 
 
+@click.command("index", short_help="Write index.json, which a store on a web server needs.")
+@click.argument("path", metavar="STORE", type=INPUT)
+def store_index_command(path: Path) -> None:
+    """Write index.json into a store: which shards it has, for a web server, which cannot be asked that.
+
+    A store on another kind of server opens with fewer requests if it has one. Write it again when the store has changed, before
+    it is uploaded: readers of the index see the shards that it names.
+    """
+    from chorus.store.remote.index import write_index
+
+    wrote(write_index(path))
+
+
 @click.command("pictures", short_help="Write the pictures that a store keeps as files.")
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @click.option("-o", "--output", type=OutputFolder("pictures.json"), required=True, help="Folder for the pictures.")
 @click.option("--key", "keys", multiple=True, help="Only the picture of this image (repeatable); default: all that are kept.")
 @force_option

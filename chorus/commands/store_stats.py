@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from chorus.commands.console import out, print_json, print_table, wrote
-from chorus.commands.options import INPUT, PICTURE, OutputFile, filter_option, force_option, json_option
+from chorus.commands.options import PICTURE, STORE, OutputFile, filter_option, force_option, json_option
 
 
 @click.command("stats", short_help="What was kept and rejected, and where cameras stood.")
-@click.argument("paths", metavar="STORE...", nargs=-1, required=True, type=INPUT)
+@click.argument("paths", metavar="STORE...", nargs=-1, required=True, type=STORE)
 @click.option("--picture", type=PICTURE, help="Also draw reasons, azimuths, elevations, directions (PNG).")
 @click.option("--by-view", is_flag=True, help="Where the cameras stood by view augmentation; then --picture draws this.")
 @filter_option

@@ -21,7 +21,7 @@ from chorus.frontend.stages import ImageRequest, Runtime
 from chorus.ranks import Ranks
 from chorus.store import StoreWriter
 from chorus.store.filters.filtering import Filter, read_store_filter, write_store_filter
-from chorus.store.schema import shard_paths
+from chorus.store.shard_files import shard_paths
 
 if TYPE_CHECKING:
     from chorus.body.model import Body

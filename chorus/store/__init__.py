@@ -1,11 +1,11 @@
 """The image store: a folder of immutable HDF5 shards with masks, poses, cameras and scores (docs/store-format.md)."""
 
+from chorus.store.check import verify_store
 from chorus.store.info import store_info
 from chorus.store.keeping import encode_picture
 from chorus.store.pictures import EncodedPicture, StorePictures, UnknownPicture
 from chorus.store.reader import Store, TableColumns, open_store
 from chorus.store.schema import COMPLETE, FORMAT_VERSION, NO_SEED, Problem
-from chorus.store.verify import verify_store
 from chorus.store.writer import StoreWriter
 
 __all__ = [

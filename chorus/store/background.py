@@ -20,6 +20,8 @@ _THREADS = 4  # sha256 goes at 1 to 2 GB/s a thread: these keep up with any disk
 class BackgroundCheck:
     """What ``open_store(verify=True)`` checks beyond the structure, in threads of its own, shards in their order.
 
+    The masks of shards at URLs are checked as they arrive, by whoever reads them.
+
     A store opened with ``verify=False`` can be read meanwhile: structure and masks are sound enough for the kernels, but
     nothing made of it may be kept or shown before ``finish`` has returned. A context manager; leaving it stops the check.
 
@@ -34,7 +36,7 @@ class BackgroundCheck:
         self._looked_at = 0
 
     def __enter__(self) -> BackgroundCheck:
-        self._found = [self._pool.submit(_listed, content_problems, shard) for shard in self._read]
+        self._found = [self._pool.submit(_content, shard) for shard in self._read]
         self._found.append(self._pool.submit(_listed, duplicate_keys, self._store.shards))
         return self
 
@@ -55,6 +57,10 @@ class BackgroundCheck:
         problems = self._found[self._looked_at].result()
         raise_first(problems, self._store.path)
         self._looked_at += 1
+
+
+def _content(shard: Shard) -> list[Problem]:
+    return list(content_problems(shard, masks=not shard.at_url))
 
 
 def _listed(problems: Callable[..., Iterable[Problem]], of: Shard | Sequence[Shard]) -> list[Problem]:

@@ -63,7 +63,7 @@ def store_info(path: str | Path) -> dict[str, Any]:
         "by_prompt": dict(counts["prompt"].most_common()),
         "by_view": dict(counts["view"].most_common()),
         "shards": len(store.shards),
-        "bytes": parts["total"] + (store.path / STORE_JSON).stat().st_size,
+        "bytes": parts["total"] + len((store.path / STORE_JSON).read_bytes()),
         "pictures": store.pictures.facts(),
         "bytes_per_image": {kind: round(parts[kind] / n, 1) if n else 0.0 for kind in kinds},
     }

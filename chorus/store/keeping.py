@@ -53,7 +53,7 @@ def encode_picture(pixels: Any, kind: Literal["jpeg", "png"] = "jpeg") -> bytes:
 def checked_pictures(pictures: Any, keys: Sequence[bytes], sizes: NDArray[np.int32]) -> dict[bytes, EncodedPicture]:
     """Pictures given with rows, by the rows' keys, encoded; rows without one are left out.
 
-    pictures  None, or one for each row: None, (H, W, 3) uint8 RGB, or the bytes of a JPEG, PNG or WebP file
+    pictures  None, or one for each row: None, (H, W, 3) uint8 RGB, the bytes of a JPEG, PNG or WebP file, or an EncodedPicture
     sizes     (I, 2) int32 height, width of the rows, which the upright pictures must have; 0, 0 where not known
 
     Raises InputError that names the first picture of another kind or size, and where there are more or fewer than rows.
@@ -77,6 +77,8 @@ def checked_pictures(pictures: Any, keys: Sequence[bytes], sizes: NDArray[np.int
 
 
 def _checked(name: str, picture: Any, size: tuple[int, int] | None) -> EncodedPicture:
+    if isinstance(picture, EncodedPicture):  # of another store, which checked it when it was kept
+        return picture
     if isinstance(picture, (bytes, bytearray, memoryview)):
         data = bytes(picture)
         media_type = f"image/{picture_header(io.BytesIO(data), name=name)[0].lower()}"

@@ -19,14 +19,18 @@ class KeySet(Set[bytes]):
         self._sorted: list[NDArray[np.bytes_]] = []
 
     def add_all(self, keys: NDArray[np.bytes_]) -> None:
-        """Add keys (n,), none of which is in the set, or twice among them."""
-        if not len(keys):
+        """Add keys (n,); those that are in the set already are left out."""
+        new = np.unique(keys)
+        again = self.shared_with(new)
+        if again:
+            new = new[~np.isin(new, np.array(sorted(again)))]
+        if not len(new):
             return
-        new = np.sort(keys, kind="stable")
-        while self._sorted and len(self._sorted[-1]) < 2 * len(new):
-            new = np.concatenate([self._sorted.pop(), new])
+        some = list(self._sorted)
+        while some and len(some[-1]) < 2 * len(new):
+            new = np.concatenate([some.pop(), new])
             new.sort(kind="stable")  # of two sorted runs: a merge
-        self._sorted.append(new)
+        self._sorted = [*some, new]  # at once: an interrupted writer may go on
 
     def __contains__(self, key: object) -> bool:
         if not isinstance(key, bytes):
@@ -44,10 +48,10 @@ class KeySet(Set[bytes]):
     def __len__(self) -> int:
         return sum(map(len, self._sorted))
 
-    def shared_with(self, keys: NDArray[np.bytes_]) -> list[bytes]:
-        """Those of the keys (n,) that are in the set, sorted."""
+    def shared_with(self, keys: NDArray[np.bytes_]) -> set[bytes]:
+        """Those of the keys (n,) that are in the set."""
         found: set[bytes] = set()
         for some in self._sorted:
             at = np.minimum(np.searchsorted(some, keys), len(some) - 1)
             found.update(keys[some[at] == keys].tolist())
-        return sorted(found)
+        return found

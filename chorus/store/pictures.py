@@ -21,6 +21,7 @@ from chorus.pictures import read_picture
 from chorus.store.picture_folder import ENDING, IMAGES, files_in_folder, picture_name, write_picture
 from chorus.store.schema import SHARD_SUFFIX, Spec, digest, header_fields, is_plain
 from chorus.store.shard import Location, Shard, read_index
+from chorus.store.urls import Place, StoreUrl
 
 PICTURES = "pictures"
 """The folder in a store that holds the files of pictures."""
@@ -76,7 +77,7 @@ class PictureFile:
     types      media type of each                    digests  (m, 32) uint8, sha256 of each
     """
 
-    path: Path
+    path: Place
     nbytes: int
     arrays: dict[str, Location]
     keys: NDArray[np.bytes_]
@@ -85,16 +86,22 @@ class PictureFile:
     digests: NDArray[np.uint8]
 
     @classmethod
-    def read(cls, path: Path) -> PictureFile:
+    def read(cls, path: Place) -> PictureFile:
         """Read all but the pictures' bytes.
 
         Raises StoreError, naming the file and the array, for a file of another kind or version, cut short or damaged, and for
         arrays of other types or shapes, keys that are empty or there twice, offsets that do not increase from 0 to the end,
         and unknown media types.
         """
-        if not is_plain(path, stat.S_ISREG):
-            raise StoreError(f"{path}: expected a regular file, got a link or a folder")
-        nbytes = path.stat().st_size
+        if isinstance(path, StoreUrl):
+            try:
+                nbytes = path.size()
+            except FileNotFoundError:
+                raise StoreError(f"{path}: expected a file of a store's pictures, got nothing") from None
+        else:
+            if not is_plain(path, stat.S_ISREG):
+                raise StoreError(f"{path}: expected a regular file, got a link or a folder")
+            nbytes = path.stat().st_size
         header, arrays, _ = read_index(path, nbytes, "a file of a store's pictures")
         _check_shapes(path, _count(path, header), arrays, nbytes)
         index = {name: _read_array(path, name, arrays[name]) for name in _INDEX}
@@ -143,10 +150,10 @@ class StorePictures(Mapping[bytes, NDArray[np.uint8]]):
     """The pictures that a store keeps, by key: (H, W, 3) uint8 RGB each, read and decoded when asked for.
 
     Keys are those of ``store.rows["key"]``, bytes; they may be given as texts. Iterating gives those that have a picture, in
-    the order of the shards. Found are the files ``pictures/*.h5``, and the JPEGs in ``images`` of older stores.
+    the order of the shards. Found are the files ``pictures/*.h5``, and, in a folder, the JPEGs in ``images`` of older stores.
     """
 
-    def __init__(self, root: Path, shards: Sequence[Shard], columns: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, root: Place, shards: Sequence[Shard], columns: Mapping[str, NDArray[Any]]) -> None:
         self._root, self._shards, self._columns = root, shards, columns
         self._first = np.concatenate([[0], np.cumsum([len(s) for s in shards], dtype=np.int64)])
         self._files: dict[int, PictureFile | None] = {}
@@ -239,7 +246,7 @@ class StorePictures(Mapping[bytes, NDArray[np.uint8]]):
                 if nbytes is not None and key not in known:
                     media["image/jpeg"] += 1
                     files, size = files + 1, size + nbytes
-        left = orphans(self._root, [shard.path.name for shard in self._shards])
+        left = orphans(self._root, [s.path.name for s in self._shards]) if isinstance(self._root, Path) else []
         return {"kept": media.total(), "media_types": dict(media), "files": files, "bytes": size, "orphans": len(left)}
 
     @cached_property
@@ -248,7 +255,7 @@ class StorePictures(Mapping[bytes, NDArray[np.uint8]]):
 
     @cached_property
     def _folder(self) -> dict[str, int]:
-        return files_in_folder(self._root)
+        return files_in_folder(self._root) if isinstance(self._root, Path) else {}
 
     def _in_folder(self, key: bytes) -> bool:
         return _name_in_folder(key) in self._folder
@@ -257,7 +264,7 @@ class StorePictures(Mapping[bytes, NDArray[np.uint8]]):
         """The pictures of a shard, with keys that are the shard's; None where it has none."""
         if number not in self._files:
             shard = self._shards[number]
-            path = picture_file(self._root, shard.path.name)
+            path = picture_file(self._root, shard.path.name) if isinstance(self._root, Path) else shard.beside
             file = None if path is None else PictureFile.read(path)
             if file is not None:
                 check_keys(file, shard)
@@ -271,7 +278,8 @@ class StorePictures(Mapping[bytes, NDArray[np.uint8]]):
             found = np.flatnonzero(file.keys == key)
             if found.size:
                 return file, int(found[0])
-        return self._root / IMAGES / _name_in_folder(key) if self._folder and self._in_folder(key) else None
+        in_folder = isinstance(self._root, Path) and self._in_folder(key)
+        return Path(self._root) / IMAGES / _name_in_folder(key) if in_folder else None
 
     def _decoded(self, key: str | bytes, encoded: EncodedPicture) -> NDArray[np.uint8]:
         row = self.row(key)
@@ -305,7 +313,7 @@ def _name_in_folder(key: bytes) -> str:
     return str(picture_name(text_of(key), ENDING))
 
 
-def _count(path: Path, header: bytes) -> int:
+def _count(path: Place, header: bytes) -> int:
     """The number of pictures that a header states."""
     count = header_fields(header, PICTURES_FORMAT, (PICTURES_VERSION,), f"{path}: header").get("pictures")
     if type(count) is not int or count < 1:
@@ -313,7 +321,7 @@ def _count(path: Path, header: bytes) -> int:
     return count
 
 
-def _check_shapes(path: Path, count: int, arrays: Mapping[str, Location], nbytes: int) -> None:
+def _check_shapes(path: Place, count: int, arrays: Mapping[str, Location], nbytes: int) -> None:
     lengths: dict[int | str, int] = {"m": count, "m+1": count + 1}
     for name, spec in ARRAYS.items():
         have = arrays.get(name)
@@ -329,7 +337,7 @@ def _check_shapes(path: Path, count: int, arrays: Mapping[str, Location], nbytes
             raise StoreError(f"{path}: {name}: expected no more elements than the file has bytes, got shape {have.shape}")
 
 
-def _check_index(path: Path, index: Mapping[str, NDArray[Any]], total: int) -> tuple[str, ...]:
+def _check_index(path: Place, index: Mapping[str, NDArray[Any]], total: int) -> tuple[str, ...]:
     """The media type of each picture; StoreError for arrays that contradict each other."""
     keys, offsets, codes = index["picture/key"], index["picture/offset"], index["picture/type"]
     if (keys == b"").any() or len(np.unique(keys)) < len(keys):
@@ -345,7 +353,7 @@ def _check_index(path: Path, index: Mapping[str, NDArray[Any]], total: int) -> t
     return tuple(names[code] for code in codes.tolist())
 
 
-def _read_array(path: Path, name: str, where: Location) -> NDArray[Any]:
+def _read_array(path: Place, name: str, where: Location) -> NDArray[Any]:
     if not where.nbytes:
         return np.zeros(where.shape, where.dtype)
     array = np.frombuffer(_read_bytes(path, where.offset, where.nbytes), where.dtype).reshape(where.shape)
@@ -354,7 +362,7 @@ def _read_array(path: Path, name: str, where: Location) -> NDArray[Any]:
     return array
 
 
-def _read_bytes(path: Path, offset: int, count: int) -> bytes:
+def _read_bytes(path: Place, offset: int, count: int) -> bytes:
     try:
         with path.open("rb") as file:
             file.seek(offset)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.camera.cameras import Cameras
-from chorus.errors import InputError, StoreError, check_path, check_texts, to_numpy
+from chorus.errors import InputError, StoreError, check_texts, to_numpy
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, words_in_box
 from chorus.store.pictures import StorePictures
-from chorus.store.schema import CODED, COMPLETE, FORMAT_VERSION, Header, read_store_json, shard_paths, store_digest
+from chorus.store.remote.cache import ShardCache
+from chorus.store.remote.shards import fetched_ahead, open_shards
+from chorus.store.schema import CODED, COMPLETE, FORMAT_VERSION, Header, read_store_json, store_digest
 from chorus.store.shard import Shard
+from chorus.store.shard_files import shard_paths
+from chorus.store.urls import Place, StoreUrl, place_of
 from chorus.store.verify import content_problems, duplicate_keys, ragged_columns, raise_first, structure_problems
 
 COLUMNS: dict[str, str] = {
@@ -108,7 +112,7 @@ class Store:
     Keeps no file open and no masks in memory: batches read them from disk. Can be pickled and used by several processes.
     """
 
-    def __init__(self, path: Path, header: Header, fields: dict[str, Any], shards: Sequence[Shard]) -> None:
+    def __init__(self, path: Place, header: Header, fields: dict[str, Any], shards: Sequence[Shard]) -> None:
         self.path = path
         self.shards = tuple(shards)
         self.version: int = fields.get("version", FORMAT_VERSION)
@@ -122,6 +126,16 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, category={self.category!r}, {len(self)} images in {len(self.shards)} shards)"
+
+    @property
+    def header(self) -> Header:
+        """What the store and each of its shards declare."""
+        return self._header
+
+    @property
+    def first_rows(self) -> NDArray[np.int64]:
+        """The first row of each shard, and at the end the number of rows: (shards + 1,) int64."""
+        return self._first
 
     @property
     def category(self) -> str:
@@ -224,10 +238,11 @@ class Store:
         return self._batches(rows, int(size))
 
     def _batches(self, rows: NDArray[np.int64], size: int) -> Iterator[ImageBatch]:
-        for shard, where in self._by_shard(rows):
-            local = rows[where] - self._first[shard]
+        wanted = list(self.by_shard(rows))
+        for shard, (number, where) in zip(fetched_ahead([self.shards[number] for number, _ in wanted]), wanted, strict=True):
+            local = rows[where] - self._first[number]
             for first in range(0, len(local), size):
-                yield _batch(self.shards[shard], local[first : first + size])
+                yield _batch(shard, local[first : first + size])
 
     def batch(self, rows: Any) -> ImageBatch:
         """The images of ``rows`` ((m,) integers) as one batch in the order given.
@@ -235,7 +250,7 @@ class Store:
         Its ``weights`` are None where none of these images has one. Raises as ``batches`` does.
         """
         rows = self._check_rows(rows)
-        parts = [(where, _batch(self.shards[s], rows[where] - self._first[s])) for s, where in self._by_shard(rows)]
+        parts = [(where, _batch(self.shards[s], rows[where] - self._first[s])) for s, where in self.by_shard(rows)]
         if len(parts) == 1:
             return parts[0][1]
         order = np.argsort(np.concatenate([np.zeros(0, np.intp), *(where for where, _ in parts)]))
@@ -270,9 +285,7 @@ class Store:
         if not self.has_person_masks:
             raise InputError(f"{self.path}: expected a store with masks of the person, got one without")
         rows = self._check_rows(rows)
-        parts = [
-            (where, self.shards[s].masks(rows[where] - self._first[s], "person_mask")) for s, where in self._by_shard(rows)
-        ]
+        parts = [(where, self.shards[s].masks(rows[where] - self._first[s], "person_mask")) for s, where in self.by_shard(rows)]
         if len(parts) == 1:
             return parts[0][1]
         order = np.argsort(np.concatenate([np.zeros(0, np.intp), *(where for where, _ in parts)]))
@@ -280,7 +293,7 @@ class Store:
 
     def shards_of(self, rows: NDArray[np.int64]) -> tuple[Shard, ...]:
         """The shards that have some of the rows (m,), in order."""
-        return tuple(self.shards[s] for s, _ in self._by_shard(rows))
+        return tuple(self.shards[s] for s, _ in self.by_shard(rows))
 
     def _check_rows(self, rows: Any) -> NDArray[np.int64]:
         given = to_numpy(rows)
@@ -299,34 +312,40 @@ class Store:
             )
         return result
 
-    def _by_shard(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-        """Pairs: number of a shard that has some of the rows, and their positions in ``rows``."""
+    def by_shard(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
+        """Pairs, shards in order: number of a shard that has some of the rows, (m,) int64, and their positions in ``rows``."""
         holder = np.searchsorted(self._first, rows, "right") - 1
         order = np.argsort(holder, kind="stable")
         shards, first = np.unique(holder[order], return_index=True)
         return zip(shards.tolist(), np.split(order, first[1:]), strict=False)  # np.split gives one empty part for no rows
 
 
-def open_store(path: str | Path, *, verify: bool = True) -> Store:
+def open_store(path: str | os.PathLike[str], *, verify: bool = True) -> Store:
     """Open the store at ``path`` for reading, with the shards that it has now.
 
+    path  a folder, a zip file with one, or a URL (s3://, gs://, https://), of which what is read comes through a cache of
+          bounded size (docs/stores.md)
+
     Versions and structure (types, shapes, offsets, boxes, codes) are always checked, from the small arrays. With
-    ``verify`` every byte is read once and compared with the digests, and cameras, poses and keys are checked.
+    ``verify`` every byte is read once and compared with the digests, and cameras, poses and keys are checked; of a store at
+    a URL all but the masks, which are compared as they arrive, in any case.
 
     Raises StoreError that names the shard and the array of the first problem. ``verify_store`` lists all.
     """
-    root = check_path("path", path)
+    root = place_of("path", path)
     header, fields = read_store_json(root)
 
-    def checked(file: Path) -> Shard:
-        shard = Shard.read(file)
+    def checked(shard: Shard) -> Shard:
         raise_first(structure_problems(shard, header), root)
         if verify:
-            raise_first(content_problems(shard), root)
+            raise_first(content_problems(shard, masks=not shard.at_url), root)
         return shard
 
     with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
-        shards = list(pool.map(checked, shard_paths(root)))
+        if isinstance(root, StoreUrl):
+            shards = list(pool.map(checked, open_shards(root, ShardCache())))
+        else:
+            shards = list(pool.map(lambda file: checked(Shard.read(file)), shard_paths(root)))
     raise_first(ragged_columns(shards), root)
     if verify:
         raise_first(duplicate_keys(shards), root)

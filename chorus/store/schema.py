@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from chorus.errors import StoreError
 from chorus.kernels.masks import WORDS_PER_BLOCK, words_in_box
+from chorus.store.urls import Place, StoreUrl
 
 FORMAT_VERSION = 2
 """Version of the format that this library writes."""
@@ -199,8 +200,13 @@ def parse_header(text: bytes, format_name: str, where: str) -> tuple[Header, dic
     return Header(str(category), int(fields["num_joints"]), body, bool(person)), fields
 
 
-def read_store_json(root: Path) -> tuple[Header, dict[str, Any]]:
+def read_store_json(root: Place) -> tuple[Header, dict[str, Any]]:
     """``store.json`` of the store at ``root``; StoreError where it is missing, broken or of another version."""
+    if isinstance(root, StoreUrl):
+        try:
+            return parse_header((root / STORE_JSON).read_bytes(), STORE_FORMAT, str(root / STORE_JSON))
+        except FileNotFoundError:
+            raise StoreError(f"path: expected a store (with {STORE_JSON}), got {str(root)!r}, where there is none") from None
     path = root / STORE_JSON
     if not root.is_dir():
         raise StoreError(f"path: expected a store (a folder with {STORE_JSON}), got {str(root)!r}, which is no folder")
@@ -215,15 +221,3 @@ def is_plain(path: Path, kind: Any) -> bool:
         return bool(kind(path.lstat().st_mode))
     except FileNotFoundError:
         return False
-
-
-def shard_paths(root: Path) -> list[Path]:
-    """The files shards/*.h5 of a store, sorted by name. StoreError for a link, which could lead outside the store."""
-    folder = root / SHARDS
-    if not is_plain(folder, stat.S_ISDIR):
-        raise StoreError(f"{folder}: expected a folder (not a link) with the store's shards, got a link, a file or nothing")
-    paths = sorted(p for p in folder.iterdir() if p.name.endswith(SHARD_SUFFIX))
-    for path in paths:
-        if not is_plain(path, stat.S_ISREG):
-            raise StoreError(f"{path}: expected a regular file, got a link or a folder")
-    return paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import shutil
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from chorus import hdf5
 from chorus.errors import StoreError
 from chorus.kernels.masks import PackedMasks
 from chorus.store.schema import SHARD_FORMAT, Header, parse_header, shard_digest, spec_of
+from chorus.store.urls import Place, StoreUrl
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Shard:
     nbytes     size of the file
     """
 
-    path: Path
+    path: Place
     version: int
     header: Header
     images: int
@@ -55,6 +57,11 @@ class Shard:
     sha256: str
     nbytes: int
     _mapping: weakref.ref[mmap.mmap] | None = field(default=None, init=False, repr=False)
+
+    at_url = False
+    """Whether the shard is not in a folder of this machine; then what is fetched of it is checked as it arrives."""
+    beside: StoreUrl | None = field(default=None, init=False, repr=False)
+    """The file of its pictures, of a shard at a URL that has one."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_mapping": None}  # another process maps the file anew
@@ -79,6 +86,10 @@ class Shard:
     def __len__(self) -> int:
         return self.images
 
+    def copy_to(self, path: Path) -> None:
+        """Write a copy of the whole shard."""
+        shutil.copyfile(self.path, path)
+
     def array(self, name: str) -> NDArray[Any]:
         """An array of the shard, memory-mapped and read-only.
 
@@ -87,20 +98,25 @@ class Shard:
         where = self.arrays[name]
         if where.nbytes == 0:
             return np.zeros(where.shape, where.dtype)
-        mapping = None if self._mapping is None else self._mapping()
-        if mapping is None:
-            try:
-                with self.path.open("rb") as file:
-                    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as error:
-                raise StoreError(
-                    f"{self.path}: expected the shard as when the store was opened, but it cannot be read: {error}"
-                ) from None
-            if len(mapping) != self.nbytes:
-                raise StoreError(f"{self.path}: expected {self.nbytes} bytes as when opened, got {len(mapping)}")
-            self._mapping = weakref.ref(mapping)
         count = int(np.prod(where.shape, dtype=np.int64))
-        return np.frombuffer(mapping, where.dtype, count, where.offset).reshape(where.shape)
+        return np.frombuffer(self._map(name), where.dtype, count, where.offset).reshape(where.shape)
+
+    def _map(self, name: str) -> mmap.mmap:
+        """The file, or one with the array of this name at its place in it, memory-mapped."""
+        mapping = None if self._mapping is None else self._mapping()
+        if mapping is not None:
+            return mapping
+        try:
+            with self.path.open("rb") as file:
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{self.path}: expected the shard as when the store was opened, but it cannot be read: {error}"
+            ) from None
+        if len(mapping) != self.nbytes:
+            raise StoreError(f"{self.path}: expected {self.nbytes} bytes as when opened, got {len(mapping)}")
+        self._mapping = weakref.ref(mapping)
+        return mapping
 
     def masks(self, rows: NDArray[np.int64], group: str = "mask") -> PackedMasks:
         """The masks of the object ("mask") or the person ("person_mask") in some rows, in the order given.
@@ -140,7 +156,7 @@ class Shard:
         return has_camera
 
 
-def read_index(path: Path, nbytes: int, what: str) -> tuple[bytes, dict[str, Location], str]:
+def read_index(path: Place, nbytes: int, what: str) -> tuple[bytes, dict[str, Location], str]:
     """Header, locations of the arrays, and digest of a file as shards are; ``nbytes`` is its size, ``what`` it should be.
 
     Raises StoreError as ``Shard.read`` does; what the header says is not looked at.

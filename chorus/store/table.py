@@ -91,7 +91,7 @@ def rows_of_batch(
     }
     if person_masks is not None:
         person_masks = _person_masks(person_masks, batch.masks.size)
-    return Rows(arrays, text, _compact("batch.masks", batch.masks), person_masks)
+    return Rows(arrays, text, compacted("batch.masks", batch.masks), person_masks)
 
 
 def rejected_rows(
@@ -246,10 +246,10 @@ def _person_masks(masks: PackedMasks, size: NDArray[np.int32]) -> PackedMasks:
         raise InputError(f"person_{problem}")
     if not np.array_equal(masks.size, size):
         raise InputError(f"person_masks: expected the sizes of the {len(size)} images, got other sizes")
-    return _compact("person_masks", masks)
+    return compacted("person_masks", masks)
 
 
-def _compact(name: str, masks: PackedMasks) -> PackedMasks:
+def compacted(name: str, masks: PackedMasks) -> PackedMasks:
     """A copy of masks with their words packed without gaps, in the order of the rows; InputError for inexact masks."""
     stray, loose = loose_masks(masks)
     if stray.size or loose.size:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,6 @@ from chorus.camera.cameras import Cameras
 from chorus.camera.views import key_hash
 from chorus.errors import InputError, StoreError
 from chorus.kernels.masks import BLOCK, WORDS_PER_BLOCK, PackedMasks, words_in_box
-from chorus.ranks import Share, share_by_size
 from chorus.store.picture_checks import picture_problems
 from chorus.store.schema import (
     CODED,
@@ -22,60 +20,57 @@ from chorus.store.schema import (
     Problem,
     class_words,
     digest,
-    read_store_json,
-    shard_paths,
     spec_of,
 )
 from chorus.store.shard import Shard
+from chorus.store.urls import Place
 
+MASK_WORDS = ("mask/words", "person_mask/words")
+"""The arrays of a shard that are large, and read only by who wants masks."""
 _BLOCKS_AT_ONCE = 1 << 15  # 1 MiB of mask words, and about ten times that for temporary arrays
 
 
-def verify_store(path: str | Path, share: Share | None = None) -> list[Problem]:
-    """Read everything in the store at ``path`` and list what is wrong with it.
+def problems_of(
+    root: Place,
+    header: Header,
+    files: Mapping[str, Callable[[], Shard]],
+    beside: Mapping[str, Place | None],
+    share: Collection[str] | None = None,
+) -> list[Problem]:
+    """What is wrong with a store's shards and pictures.
 
-    share  of the shards, whose bytes are read; what concerns several shards (keys, shapes of columns) and the pictures are
-           looked at by the first. None: all
-
-    Checked are store.json, the structure of every shard, the digests of its arrays, keys (unique in the whole store),
-    cameras and poses (finite, rotations, positive focal lengths), and every mask bit by bit: each block of the class that its
-    pixels have, no bit set outside the box, at least one in each of the box's outermost rows and columns; and the pictures
-    that are kept, as ``picture_problems`` says. Problems are returned, never raised.
+    files   name of each shard -> reads it      beside  name of each shard -> where its pictures are, of a store at a URL
+    share   the shards whose bytes are read; if the first is among them, also what concerns several shards (keys, shapes of
+            columns) and the pictures are looked at. None: all
     """
-    root = Path(path)
-    try:
-        header, _ = read_store_json(root)
-        paths = shard_paths(root)
-    except StoreError as error:
-        return [Problem("", "", str(error))]
     problems: list[Problem] = []
     intact: list[Shard] = []
-    mine = range(len(paths)) if share is None else share_by_size([file.stat().st_size for file in paths], share)
-    first = share is None or share.number == 1
-    for number, file in enumerate(paths):
-        if number not in mine and not first:
+    mine = files.keys() if share is None else share
+    first = share is None or next(iter(files), None) in share
+    for name, read in files.items():
+        if name not in mine and not first:
             continue
         try:
-            shard = Shard.read(file)
+            shard = read()
+            if name not in mine:
+                intact.append(shard)
+                continue
+            found = list(structure_problems(shard, header))
+            if not found:
+                found += content_problems(shard)
+                found += [problem for group in mask_groups(shard) for problem in bit_problems(shard, group)]
+                intact.append(shard)
+            else:  # digests tell whether the file was damaged or written like this
+                found += digest_problems(shard)
         except StoreError as error:
-            problems += [Problem(file.name, "", str(error))] if number in mine else []
+            problems += [Problem(name, "", str(error))] if name in mine else []
             continue
-        if number not in mine:
-            intact.append(shard)
-            continue
-        found = list(structure_problems(shard, header))
-        if not found:
-            intact.append(shard)
-            found += content_problems(shard)
-            found += [problem for group in mask_groups(shard) for problem in bit_problems(shard, group)]
-        else:  # digests tell whether the file was damaged or written like this
-            found += digest_problems(shard)
         problems += found
     if not first:
         return problems
     problems += ragged_columns(intact)
     problems += duplicate_keys(intact)
-    problems += picture_problems(root, [file.name for file in paths], {shard.path.name: shard for shard in intact})
+    problems += picture_problems(root, beside, {shard.path.name: shard for shard in intact})
     return problems
 
 
@@ -185,17 +180,21 @@ def _box_problems(shard: Shard, group: str, size: NDArray[np.int32], has_camera:
         yield Problem(name, f"{group}/offset", f"expected 0 to {total}, the number of words, got {offset[0]} to {offset[-1]}")
 
 
-def digest_problems(shard: Shard) -> Iterator[Problem]:
-    """Arrays of a shard whose bytes do not have the recorded digest. Reads everything."""
-    for dataset, recorded in shard.arrays.items():
+def digest_problems(shard: Shard, names: Iterable[str] | None = None) -> Iterator[Problem]:
+    """Arrays of a shard, all or those of these names, whose bytes do not have the recorded digest. Reads all of them."""
+    for dataset in shard.arrays if names is None else names:
+        recorded = shard.arrays[dataset]
         actual = digest(shard.array(dataset))
         if actual != recorded.sha256:
             yield Problem(shard.path.name, dataset, f"damaged: expected sha256 {recorded.sha256}, got {actual}")
 
 
-def content_problems(shard: Shard) -> Iterator[Problem]:
-    """Damaged arrays; in a shard without damage, invalid cameras and poses, and masks whose words do not fit their classes."""
-    damaged = list(digest_problems(shard))
+def content_problems(shard: Shard, *, masks: bool = True) -> Iterator[Problem]:
+    """Damaged arrays; in a shard without damage, invalid cameras and poses, and masks whose words do not fit their classes.
+
+    masks  whether the words of the masks are read, too
+    """
+    damaged = list(digest_problems(shard, [name for name in shard.arrays if masks or name not in MASK_WORDS]))
     yield from damaged
     if damaged:
         return
@@ -210,7 +209,7 @@ def content_problems(shard: Shard) -> Iterator[Problem]:
     if bad.size:
         what = "expected finite numbers and a zero global orientation (joint 0)"
         yield Problem(shard.path.name, "pose/axis_angle", f"{what}, not so in row {rows[bad[0]]}")
-    if shard.version > 1:
+    if masks and shard.version > 1:
         for group in mask_groups(shard):
             yield from _sparse_problems(shard, group, deep=False)
 
@@ -319,7 +318,7 @@ def _stray_and_loose(masks: PackedMasks, blocks: NDArray[np.int64]) -> tuple[NDA
     return np.flatnonzero(stray), np.flatnonzero(~tight & (blocks > 0))
 
 
-def raise_first(problems: Iterable[Problem], root: Path) -> None:
+def raise_first(problems: Iterable[Problem], root: Place) -> None:
     """Raise the first problem as a StoreError, if there is one."""
     for problem in problems:
         raise StoreError(f"{root}: {problem}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import uuid
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from datetime import datetime, timezone
@@ -13,10 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import h5py
 import numpy as np
 
-from chorus import hdf5
 from chorus._version import __version__
 from chorus.errors import InputError, StoreError, check_path
 from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, remove_leftovers, write_new
@@ -24,27 +21,15 @@ from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks
 from chorus.provenance import with_given
 from chorus.store.keeping import checked_pictures, kept_beside, remove_dead
+from chorus.store.key_set import KeySet
 from chorus.store.pictures import EncodedPicture
-from chorus.store.schema import (
-    ALIGNMENT,
-    FORMAT_VERSION,
-    SHARD_FORMAT,
-    SHARD_SUFFIX,
-    SHARDS,
-    STORE_FORMAT,
-    STORE_JSON,
-    Header,
-    digest,
-    is_plain,
-    read_store_json,
-    shard_digest,
-    shard_paths,
-)
+from chorus.store.schema import FORMAT_VERSION, SHARDS, STORE_FORMAT, STORE_JSON, Header, digest, is_plain, read_store_json
 from chorus.store.shard import Shard
+from chorus.store.shard_files import finish_compaction, new_shard_name, shard_paths
+from chorus.store.shard_writing import shard_header, write_bytes_new, write_shard
 from chorus.store.table import Rows, joined, rejected_rows, rows_of_batch, trailing_shapes
 
 LOCK = ".lock"
-_PIECE = 1 << 16  # bytes of a file that are written at a time
 
 
 def check_output_store(name: str, path: Path) -> None:
@@ -110,7 +95,7 @@ class StoreWriter:
         self._pending: list[Rows] = []
         self._pending_keys: set[bytes] = set()
         self._pictures: dict[bytes, EncodedPicture] = {}  # of pending rows
-        self._committed: set[bytes] = set()
+        self._committed = KeySet()
         self._shards: set[str] = set()
         self._trailing_shapes: dict[str, tuple[int, ...]] = {}
         self._closed = False
@@ -120,6 +105,7 @@ class StoreWriter:
                 self._create()
             else:
                 self._reopen(body_hash)
+            finish_compaction(self.path)
             remove_leftovers(self.path / SHARDS)
             self._read_new_shards()
             remove_dead(self.path, self._shards)
@@ -143,7 +129,7 @@ class StoreWriter:
         }
         text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
         (self.path / (STORE_JSON + PART_SUFFIX)).unlink(missing_ok=True)  # left by a process that died
-        write_new(self.path / STORE_JSON, lambda part: _write_new(part, text.encode()))
+        write_new(self.path / STORE_JSON, lambda part: write_bytes_new(part, text.encode()))
 
     def _reopen(self, body_hash: str | None) -> None:
         header, _ = read_store_json(self.path)
@@ -169,13 +155,18 @@ class StoreWriter:
             keys = shard.array("image/key")
             if digest(keys) != shard.arrays["image/key"].sha256:
                 raise StoreError(f"{path}: image/key: damaged; its bytes do not have the recorded sha256")
-            self._committed.update(keys.tolist())
+            self._committed.add_all(keys)
             self._shards.add(path.name)
 
     @property
     def keys(self) -> AbstractSet[bytes]:
         """Keys committed to the store, as read when the writer was opened and at its commits. A live view."""
         return self._committed
+
+    @property
+    def num_pending(self) -> int:
+        """Number of rows not yet committed."""
+        return len(self._pending_keys)
 
     @property
     def picture_bytes(self) -> int:
@@ -229,7 +220,7 @@ class StoreWriter:
             estimators=estimators,
             person_masks=person_masks,
         )
-        self._add(rows, pictures)
+        self.add_rows(rows, pictures)
 
     def append_rejected(
         self,
@@ -263,20 +254,23 @@ class StoreWriter:
             scores=scores,
             estimators=estimators,
         )
-        self._add(rows, pictures)
+        self.add_rows(rows, pictures)
 
     def _refuse_closed(self) -> None:
         if self._closed:
             raise StoreError(f"{self.path}: expected an open writer, but it has been closed")
 
-    def _add(self, rows: Rows, pictures: Any) -> None:
+    def add_rows(self, rows: Rows, pictures: Any = None) -> None:
+        """Add rows as the format has them, such as those of another store; pictures and errors as of ``append``."""
+        self._refuse_closed()
         keys = rows.arrays["image/key"].tolist()
         in_batch: set[bytes] = set()
+        in_store = self._committed.shared_with(rows.arrays["image/key"])
         for key in keys:
             if not key:
                 raise InputError("keys: expected names, got an empty string")
             for place, known in (
-                ("the store", self._committed),
+                ("the store", in_store),
                 ("the rows not yet committed", self._pending_keys),
                 ("this batch", in_batch),
             ):
@@ -309,8 +303,10 @@ class StoreWriter:
         if not self._pending:
             return
         with exclusive_lock(self.path / LOCK):
+            finish_compaction(self.path)
             self._read_new_shards()
-            clash = sorted(self._pending_keys & self._committed)
+            pending = np.array(sorted(self._pending_keys))
+            clash = sorted(self._committed.shared_with(pending))
             if clash:
                 raise StoreError(
                     f"keys: expected keys new to the store, but {clash[0]!r} is already in it: "
@@ -319,22 +315,13 @@ class StoreWriter:
             remove_leftovers(self.path / SHARDS)
             remove_dead(self.path, self._shards)
             arrays = joined(self._pending, self._header.person_masks)
-            header = {
-                "format": SHARD_FORMAT,
-                "version": FORMAT_VERSION,
-                "images": len(self._pending_keys),
-                **self._header.fields(),
-                "provenance": self._provenance,
-            }
-            text = json.dumps(header, ensure_ascii=False, sort_keys=True).encode()
-            # The number keeps rows in the order of commits; the random part makes the name unique even where locks do not work.
-            number = 1 + max((int(n.split("-")[0]) for n in self._shards if n.split("-")[0].isdecimal()), default=-1)
-            name = f"{number:08d}-{uuid.uuid4().hex[:16]}{SHARD_SUFFIX}"
+            text = shard_header(self._header, len(self._pending_keys), self._provenance)
+            name = new_shard_name(self._shards)
             shard = self.path / SHARDS / name
-            with kept_beside(shard, self._pictures, _write_shard):
-                write_new(shard, lambda part: _write_shard(part, text, arrays))
+            with kept_beside(shard, self._pictures, write_shard):
+                write_new(shard, lambda part: write_shard(part, text, arrays))
         self._shards.add(name)
-        self._committed |= self._pending_keys
+        self._committed.add_all(pending)
         self._clear_pending()
 
     def _clear_pending(self) -> None:
@@ -354,27 +341,3 @@ class StoreWriter:
             self._clear_pending()
             self._closed = True
         self.close()
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    # In small pieces: Linux keeps one large write as one large folio of its page cache, and maps all of it into the memory of
-    # a reader that touches a single byte.
-    with open(path, "xb", buffering=_PIECE) as file:
-        for first in range(0, len(content), _PIECE):
-            file.write(memoryview(content)[first : first + _PIECE])
-
-
-def _write_shard(path: Path, header: bytes, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Write a shard."""
-    digests = {name: digest(array) for name, array in arrays.items()}
-
-    def fill(file: h5py.File) -> None:
-        file.attrs["header"] = np.bytes_(header)
-        file.attrs["sha256"] = np.bytes_(shard_digest(header, digests))
-        for name, array in arrays.items():
-            dataset = file.create_dataset(name, data=array, track_times=False)
-            dataset.attrs["sha256"] = np.bytes_(digests[name])
-
-    # Object headers of HDF5 1.8 and later carry checksums, so that damage to metadata is noticed as well.
-    layout = {"libver": ("v108", "v108"), "alignment_threshold": 1, "alignment_interval": ALIGNMENT}
-    _write_new(path, hdf5.image(fill, **layout))

@@ -1,7 +1,8 @@
 """Which body parts the object touches in which image (Eq. 13), computed once and kept beside the store.
 
 The contacts of a shard are cached in ``<store>/contacts/<regions>/<shard>.npz``, named by the digests of the regions and of the
-shard, so that a cached file is never out of date. Where the store cannot be written, they are computed anew each time.
+shard, so that a cached file is never out of date; for a store at a URL in the cache's folder (CHORUS_CACHE) instead of the
+store's. Where that cannot be written, they are computed anew each time.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 
 from chorus.errors import MismatchError
 from chorus.field import CanonicalField
-from chorus.files import warn_once, write_atomically
+from chorus.files import cache_folder, warn_once, write_atomically
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.backends import Backend, choose_backend
 from chorus.store import Store
+from chorus.store.remote.shards import fetched_ahead
 from chorus.votes.parts import InteractionRegions
 
 log = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ def store_contacts(
     Shards computed before are read from the cache in the store's folder; new ones are added to it. ``progress`` is called with
     the number of images computed and of all to compute. Raises as ``image_contacts`` does.
     """
-    folder = store.path / FOLDER / regions_digest(regions)[:24]
+    folder = (store.path if isinstance(store.path, Path) else cache_folder()) / FOLDER / regions_digest(regions)[:24]
     known = [_load(_path(folder, shard.sha256), len(shard)) for shard in store.shards]
     usable = store.rows["has_camera"] if len(store) else np.zeros(0, np.bool_)
     first = np.concatenate([[0], np.cumsum([len(shard) for shard in store.shards])])
@@ -81,7 +83,7 @@ def store_contacts(
     total = int(sum(usable[first[s] : first[s + 1]].sum() for s in missing))
     done = 0
     chosen = choose_backend(backend)
-    for s in missing:
+    for s, _ in zip(missing, fetched_ahead([store.shards[s] for s in missing]), strict=True):
         bits = np.zeros(len(store.shards[s]), np.int32)
         of_shard = first[s] + np.flatnonzero(usable[first[s] : first[s + 1]])
         at = 0

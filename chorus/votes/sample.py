@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ def sample_images(source: Source, field: CanonicalField, count: int, **selection
             "images_or_store: expected images that can be read twice (an ImageBatch, a list of them, a store), got an iterator"
         )
     if isinstance(source, (str, os.PathLike)):
-        source = open_store(Path(source))
+        source = open_store(source)
     if isinstance(source, Store) and selection.get("part") is None and selection.get("folds") is None:
         selection["where"] = _smallest_rows(source, count, selection)
     images = SelectedImages(source, field, **selection)

@@ -7,7 +7,6 @@ import fnmatch
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -154,7 +153,7 @@ class SelectedImages:
         self._unchecked: Store | None = None
         if isinstance(source, (str, os.PathLike)):
             # Contacts are kept on disk under the store's digest, so what they are made of must be right before.
-            source = open_store(Path(source), verify=part is not None)
+            source = open_store(source, verify=part is not None)
             self._unchecked = source if part is None else None
         self._source, self._field, self._folds, self._backend = source, field, folds, backend
         if part is not None:

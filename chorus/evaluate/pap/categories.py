@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from chorus.body.model import Body
-from chorus.errors import InputError, check_kind, check_path
+from chorus.errors import InputError, check_kind
 from chorus.evaluate.pap.metric import METRICS, ImagePap, pap
 from chorus.evaluate.pap.pixels import PAPER, PapImage, PapProtocol
 from chorus.field import CanonicalField
@@ -192,7 +192,7 @@ def evaluate_pap(
     began = time.perf_counter()
     by_category = _by_category(occupancies)
     check_kind("stores", stores, Sequence)
-    opened = [store if isinstance(store, Store) else open_store(check_path("stores", store)) for store in stores]
+    opened = [store if isinstance(store, Store) else open_store(store) for store in stores]
     categories = dict.fromkeys(store.category for store in opened)
     for category in categories:
         if category not in by_category:

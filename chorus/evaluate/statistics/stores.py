@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,7 +105,7 @@ def store_statistics(
     Raises StoreError for a damaged store, InputError for a ``where`` that returns anything else, and for a kept camera
     at the person's origin, which has no direction.
     """
-    opened = store if isinstance(store, Store) else open_store(Path(store))
+    opened = store if isinstance(store, Store) else open_store(store)
     n = len(opened)
     status = opened.rows["status"]
     kept = np.asarray(status == COMPLETE, np.bool_)

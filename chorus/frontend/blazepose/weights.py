@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from chorus.errors import InputError
-from chorus.field import cache_folder
-from chorus.files import write_atomically
+from chorus.files import cache_folder, write_atomically
 from chorus.frontend.stage_info import WeightsMissingError
 
 DEFAULT = "full"

@@ -22,6 +22,7 @@ from chorus.files import PART_SUFFIX, exclusive_lock, write_atomically
 from chorus.store.filters.rules import RULES, TORSO_MODES, Columns, Rule, rule
 from chorus.store.reader import Store
 from chorus.store.schema import COMPLETE, is_plain, read_store_json
+from chorus.store.urls import StoreUrl, place_of
 from chorus.store.writer import LOCK
 
 FORMAT, VERSION = "chorus-filter", 1
@@ -222,16 +223,26 @@ def read_filter(path: str | os.PathLike[str]) -> Filter:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise InputError(f"{path}: expected a filter, got a file of more than {MAX_BYTES} bytes")
+    return _parsed(content, str(path))
+
+
+def _parsed(content: bytes, where: str) -> Filter:
     try:
         fields = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # bad UTF-8, bad JSON, nested too deep
-        raise InputError(f"{path}: expected JSON, got {content[:40]!r} ({error})") from None
-    return Filter.from_json(fields, str(path))
+        raise InputError(f"{where}: expected JSON, got {content[:40]!r} ({error})") from None
+    return Filter.from_json(fields, where)
 
 
 def read_store_filter(path: str | os.PathLike[str]) -> Filter | None:
     """The filter of the store at ``path``, or None where it has none. StoreError where it is damaged."""
-    file = Path(path) / FILTER_JSON
+    place = place_of("store", path)
+    if isinstance(place, StoreUrl):
+        try:
+            return _parsed((place / FILTER_JSON).read_bytes(), str(place / FILTER_JSON))
+        except FileNotFoundError:
+            return None
+    file = place / FILTER_JSON
     if not os.path.lexists(file):
         return None
     if not is_plain(file, stat.S_ISREG):
