@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,11 @@ class KeySet(Set[bytes]):
             new = np.concatenate([some.pop(), new])
             new.sort(kind="stable")  # of two sorted runs: a merge
         self._sorted = [*some, new]  # at once: an interrupted writer may go on
+
+    @classmethod
+    def _from_iterable(cls, keys: Iterable[Any]) -> Any:
+        """What ``-``, ``&`` and ``|`` give: a set of Python."""
+        return set(keys)
 
     def __contains__(self, key: object) -> bool:
         if not isinstance(key, bytes):
