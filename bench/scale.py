@@ -3,8 +3,8 @@
 The store repeats 2,000 images of the vote workload under new keys. Timed are the commands as users run them, in processes of
 their own, with the peak of memory of the largest of these: writing, ``open_store`` (every byte against its digest),
 ``aggregate`` in shares, one after the other, with ``merge``; with ``--whole`` also in one process and by torchrun; then 1 %
-more images and ``aggregate --update``. Before each, the store's pages are dropped from the system's cache. Gates: every image is
-counted, and counts of all ways are equal.
+more images and ``aggregate --update``. Before each, the store's pages are dropped from the system's cache. Gates: every image
+is counted, and counts of all ways are equal.
 """
 
 from __future__ import annotations
@@ -73,9 +73,10 @@ def run(command: list[str]) -> dict[str, float]:
     return {"seconds": round(float(seconds), 2), "peak_gib": round(int(kilobytes) / 2**20, 3)}
 
 
-def measure(path: Path, folder: Path, images: int, shares: int, whole: bool) -> dict[str, Any]:
+def measure(path: Path, folder: Path, images: int, shares: int, whole: bool, resolution: int) -> dict[str, Any]:
     """Everything but writing; WrongResult where an image is missing or two ways do not agree."""
     chorus = [sys.executable, "-m", "chorus"]
+    grid = ("--resolution", str(resolution), "--json")
     found: dict[str, Any] = {}
 
     def timed(name: str, *command: str) -> None:
@@ -86,17 +87,17 @@ def measure(path: Path, folder: Path, images: int, shares: int, whole: bool) -> 
     timed("open and verify", sys.executable, "-c", _OPEN, str(path))
     parts = [folder / f"part-{i}.h5" for i in range(1, shares + 1)]
     for i, part in enumerate(parts, 1):
-        timed(f"share {i}/{shares}", *chorus, "aggregate", str(path), "-o", str(part), "--share", f"{i}/{shares}", "--json")
+        timed(f"share {i}/{shares}", *chorus, "aggregate", str(path), "-o", str(part), "--share", f"{i}/{shares}", *grid)
     timed("merge", *chorus, "merge", *map(str, parts), "-o", str(folder / "merged.h5"), "--json")
     merged = load_occupancy(folder / "merged.h5")
     if merged.num_images != images:
         raise WrongResult(f"shares: expected {images} images, got {merged.num_images}")
     if whole:
         out = str(folder / "whole.h5")
-        timed("one process", *chorus, "aggregate", str(path), "-o", out, "--json")
+        timed("one process", *chorus, "aggregate", str(path), "-o", out, *grid)
         check_equal("one process", load_occupancy(folder / "whole.h5"), merged)
         ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "chorus"]
-        timed("two processes of torchrun", *ranks, "aggregate", str(path), "-o", str(folder / "ranks.h5"), "--json")
+        timed("two processes of torchrun", *ranks, "aggregate", str(path), "-o", str(folder / "ranks.h5"), *grid)
         check_equal("torchrun", load_occupancy(folder / "ranks.h5"), merged)
     more = images // 100
     write(path, images, more)
@@ -106,7 +107,7 @@ def measure(path: Path, folder: Path, images: int, shares: int, whole: bool) -> 
         raise WrongResult(f"update: expected {images + more} images, got {updated.num_images}")
     if whole:
         again = str(folder / "again.h5")
-        timed("one process, the grown store", *chorus, "aggregate", str(path), "-o", again, "--json")
+        timed("one process, the grown store", *chorus, "aggregate", str(path), "-o", again, *grid)
         check_equal("update", load_occupancy(folder / "again.h5"), updated)
     return found
 
@@ -125,6 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shares", type=int, default=4, help="shares, counted one after the other (4)")
     parser.add_argument("--store", type=Path, help="a store that this command has written before, with so many images")
     parser.add_argument("--folder", type=Path, help="where to make store and results (default: a new folder)")
+    parser.add_argument("--resolution", type=int, default=48, help="voxels along an edge (48)")
     parser.add_argument("--whole", action="store_true", help="also in one process, by torchrun, and all of the grown store")
     parser.add_argument("-o", "--output", type=Path, help="a JSON file to which the run is added")
     options = parser.parse_args(arguments)
@@ -132,13 +134,18 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--images: expected at least 100, got {options.images}")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        record: dict[str, Any] = {"images": options.images, "shares": options.shares, "load_before": os.getloadavg()[0]}
+        record: dict[str, Any] = {
+            "images": options.images,
+            "shares": options.shares,
+            "resolution": options.resolution,
+            "load_before": os.getloadavg()[0],
+        }
         path = options.store or folder / "big.chorus"
         if options.store is None:
             record["seconds_to_write"] = round(write(path, 0, options.images), 1)
         record["bytes"] = store_info(path)["bytes"]
         record |= {"machine": machine(), "versions": versions()}
-        record["commands"] = measure(path, folder, options.images, options.shares, options.whole)
+        record["commands"] = measure(path, folder, options.images, options.shares, options.whole, options.resolution)
     print(json.dumps(record, indent=1))
     if options.output is not None:
         runs = json.loads(options.output.read_text())["runs"] if options.output.exists() else []
