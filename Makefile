@@ -13,7 +13,7 @@ BIN := .venv/bin
 # moved, where its Python is gone, and where an installation was interrupted.
 BROKEN := $(shell test "$$(cat .venv/.complete 2>/dev/null)" = "$$(pwd -P)" && $(BIN)/python -c '' 2>/dev/null || echo yes)
 
-.PHONY: help venv demo test soak lint typecheck bench clean clean-venv always
+.PHONY: help venv demo test soak lint typecheck bench docs clean clean-venv always
 
 help:
 	@echo 'CHORUS engine'
@@ -22,6 +22,7 @@ help:
 	@echo '  make test        lint, mypy, then pytest on all processors'
 	@echo '  make soak        the tests with every GPU target, world and moment, of which make test takes a part'
 	@echo '  make bench       the benchmarks'
+	@echo '  make docs        the documentation as a site: site/index.html'
 	@echo '  make lint        ruff (rules and format) and import-linter (who may import whom)'
 	@echo '  make typecheck   mypy --strict alone: chorus, its kernels and bench'
 	@echo '  make venv        only the virtual environment, .venv, which all of the above make when they need it'
@@ -81,8 +82,13 @@ typecheck: .venv/.complete | $(if $(filter test soak,$(MAKECMDGOALS)),lint)
 bench: .venv/.complete
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: .venv/.complete
+	$(BIN)/python -m mkdocs build -q
+	@echo 'wrote site/index.html'
+
 clean:
-	rm -rf build dist *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf site build dist *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find chorus kernels bench tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-venv:
