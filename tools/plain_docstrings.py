@@ -1,4 +1,4 @@
-"""Docstrings on the site as they stand in the code: their tables of arguments are aligned by spaces, which Markdown would fold."""
+"""Docstrings on the site as they stand in the code: Markdown would fold their tables of arguments, aligned by spaces."""
 
 from __future__ import annotations
 
