@@ -27,6 +27,7 @@ from chorus.commands.experimental_em import experimental_em_command
 from chorus.commands.explain import explain_command, overlay_command
 from chorus.commands.filter import FilterGroup, filter_set_command, filter_show_command
 from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
+from chorus.commands.ingest_folder import ingest_folder_command
 from chorus.commands.ingest_photos import ingest_photos_command
 from chorus.commands.ingest_records import ingest_records_command
 from chorus.commands.interruption import Stopped, exit_code, signals_stop
@@ -171,7 +172,13 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         ablate_command,
     ),
     body: (body_info_command, body_convert_command),
-    ingest: (ingest_records_command, ingest_photos_command, ingest_images_command, ingest_coco_eft_command),
+    ingest: (
+        ingest_folder_command,
+        ingest_records_command,
+        ingest_photos_command,
+        ingest_images_command,
+        ingest_coco_eft_command,
+    ),
     filter_group: (filter_show_command, filter_set_command),
     store: (store_info_command, store_verify_command, store_stats_command, store_pictures_command),
     evaluate: (evaluate_pap_command, evaluate_worlds_command, evaluate_photos_command, roundtrip_command),

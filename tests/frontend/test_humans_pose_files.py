@@ -13,9 +13,9 @@ from scipy.spatial.transform import Rotation
 from chorus.body.model import load_body
 from chorus.errors import InputError
 from chorus.frontend import registry
-from chorus.frontend.humans import pose_files
 from chorus.frontend.humans.pose_files import PosesFromFiles
 from chorus.frontend.stages import Human, ImageRequest, Picture, Refusal, Runtime
+from chorus.ingest.poses import arrays
 from tests.frontend.tiny_humans import shapely
 
 BODY = load_body()
@@ -234,8 +234,8 @@ def test_hostile_and_damaged_files(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
         archive.writestr("pose.npy", b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + b"\0" * 80)
     assert "damaged" in error(tmp_path / "huge.npz")
-    monkeypatch.setattr(pose_files, "MAX_NPZ_BYTES", 1000)
-    monkeypatch.setattr(pose_files, "MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr(arrays, "MAX_NPZ_BYTES", 1000)
+    monkeypatch.setattr(arrays, "MAX_JSON_BYTES", 1000)
     assert "at most 1000 bytes" in error(write(tmp_path / "large.npz", weak()))
     assert "at most 1000 bytes" in error(write(tmp_path / "large.json", weak()))
     for text in ("[1]", "{", '{"pose": [[1], [1, 2]], "keys": ["a", "b"]}', "NaN", "[" * 900, '{"keys": 3}'):

@@ -1,0 +1,244 @@
+"""Rows of a store from masks and people whose poses are known: who is in an image, from where seen, and with what scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.body.model import Body
+from chorus.boxes import area, boxes_of, overlap_of_first, overlap_of_smaller
+from chorus.camera.cameras import Cameras
+from chorus.camera.fit import FOCAL_IN_WIDTHS, fit_cameras
+from chorus.errors import InputError
+from chorus.images import ImageBatch
+from chorus.ingest.poses.layout import People
+from chorus.kernels.masks import PackedMasks
+from chorus.picture_files import SUFFIXES
+from chorus.store import StoreWriter
+from chorus.units import UnitCheck
+
+
+@dataclass(frozen=True)
+class MaskedImage:
+    """An image's masks.
+
+    key      the image's name in the store
+    objects  (N, H, W) bool, N >= 1 masks of objects, each with pixels
+    people   (M, H, W) bool masks of people; None: not known
+    prompt   "" for none
+    picture  as ``StoreWriter.append`` takes it, or None
+    """
+
+    key: str
+    objects: NDArray[np.bool_]
+    people: NDArray[np.bool_] | None = None
+    prompt: str = ""
+    picture: Any = None
+
+
+@dataclass
+class Report:
+    """What an import did.
+
+    added     keys of the images added to the store
+    rejected  (what, reason) of images, masks or people that could not be used
+    present   keys that the store already had
+    several   key -> number of people with a pose, where there was more than one; the nearest to the object was taken
+    outside   keys of images added whose person projects outside of the image
+    warnings  what can hardly be in metres, radians or pixels
+    stopped   whether it was asked to stop before the end
+    """
+
+    added: list[str] = field(default_factory=list)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    present: list[str] = field(default_factory=list)
+    several: dict[str, int] = field(default_factory=dict)
+    outside: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    stopped: bool = False
+
+
+def image_name(text: str) -> str:
+    """A picture's path as images are matched: forward slashes, without ``./`` and without the ending of a picture."""
+    path = PurePosixPath(text.replace("\\", "/"))
+    return str(path.with_suffix("")) if path.suffix.lower() in SUFFIXES else str(path)
+
+
+class PeopleByName:
+    """People looked up by the image that they are in: by its path without ending, or else by its name alone, where that is
+    one image's."""
+
+    def __init__(self, people: People) -> None:
+        self.people = people
+        self.rows: dict[str, list[int]] = {}
+        for row, key in enumerate(people.keys):
+            self.rows.setdefault(image_name(key), []).append(row)
+        alone: dict[str, set[str]] = {}
+        for name in self.rows:
+            alone.setdefault(PurePosixPath(name).name, set()).add(name)
+        self._alone = {name: min(full) for name, full in alone.items() if len(full) == 1}
+        self._used: dict[str, str] = {}
+
+    def find(self, key: str) -> list[int]:
+        """The rows of the people in an image; none where it has none. InputError where another image has them already."""
+        name = image_name(key)
+        if name not in self.rows:
+            alone = self._alone.get(PurePosixPath(name).name)
+            if alone is None or ("/" in name and "/" in alone):  # two paths that differ are two images
+                return []
+            name = alone
+        first = self._used.setdefault(name, key)
+        if first != key:
+            raise InputError(f"poses: expected people of one image under {name!r}, which are those of {first!r} already")
+        return self.rows[name]
+
+    def unused(self) -> list[str]:
+        """Names of images that nobody asked for."""
+        return [name for name in self.rows if name not in self._used]
+
+
+def camera_of(people: People, row: int, size: tuple[int, int], body: Body) -> tuple[Cameras, float]:
+    """A person's camera, and the mean distance in pixels of the fit that found it, NaN where nothing was fitted.
+
+    Known cameras are taken as they are. A weak-perspective one, x = s (X + tx) across the crop, becomes the perspective camera
+    of the paper's field of view (46.4 degrees across the width) that has the same scale and place at the pelvis. One with
+    projected joints alone is fitted to them (Eq. 8).
+
+    Raises InputError for another size than the person's ``image_size``, and where no camera can be fitted.
+    """
+    if people.image_size is not None and tuple(people.image_size[row].tolist()) != size:
+        height, width = people.image_size[row].tolist()
+        raise InputError(f"mask: expected the camera's image size, {width} x {height} px, got {size[1]} x {size[0]} px")
+    if people.cameras is not None:
+        return people.camera(row, size), float("nan")
+    height, width = size
+    focal = FOCAL_IN_WIDTHS * width
+    turn = people.orientation[row][None]
+    if people.weak is not None:
+        scale, tx, ty = people.weak[row].tolist()
+        x, y, side = (width / 2, height / 2, width) if people.crop is None else people.crop[row].tolist()
+        metre = scale * side / 2  # pixels
+        shift = np.array([tx, ty]) + people.origin[row, :2] + (np.array([x, y]) - [width / 2, height / 2]) / metre
+        depth = focal / metre  # of the pelvis, which is where the scale holds
+        K = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+        return Cameras(turn, [[*shift, depth]], K[None], [size]), float("nan")
+    assert people.joints is not None  # one of the three is there
+    targets = people.joints[row][None]
+    fit = fit_cameras(body.posed_joints(people.pose[row][None]), targets, np.isfinite(targets).all(2), [size], R0=turn)
+    return fit.cameras, float(fit.residual_px[0])
+
+
+class PosedMasks:
+    """Adds images to a store, each with one object and one person.
+
+    Of several people with a pose, and of several objects, it is the pair whose boxes overlap most (of pairs that overlap as
+    much, the larger ones). A person's box is that of the body's joints, projected.
+    """
+
+    def __init__(self, people: PeopleByName, body: Body, report: Report) -> None:
+        self.people, self._body, self.report = people, body, report
+        self._units = UnitCheck()
+        self._rows: list[tuple[MaskedImage, int, int, Cameras, float, dict[str, float]]] = []
+
+    def add(self, image: MaskedImage) -> None:
+        """Take an image; it is written by ``write``. InputError where it cannot be used."""
+        rows = self.people.find(image.key)
+        if not rows:
+            raise InputError("poses: expected a person of this image's name, got none")
+        size = (image.objects.shape[1], image.objects.shape[2])
+        people, poses = self.people.people, self.people.people.pose
+        cameras, residuals = zip(*(camera_of(people, row, size, self._body) for row in rows), strict=True)
+        boxes = np.stack([self._box(camera, poses[row]) for camera, row in zip(cameras, rows, strict=True)])
+        objects = boxes_of(image.objects).astype(np.float64)
+        rank = overlap_of_smaller(boxes[:, None], objects[None])
+        extent = (area(boxes)[:, None] * area(objects)[None]) ** 0.5
+        person, one = (int(i) for i in np.unravel_index(np.lexsort((extent.ravel(), rank.ravel()))[-1], rank.shape))
+        scores = {
+            "person_count": float(len(rows) if image.people is None else max(len(rows), len(image.people))),
+            "object_count": float(len(objects)),
+            "overlap": float(overlap_of_first(objects[one], boxes[person])),
+            "overlap_smaller": float(rank[person, one]),
+            "person_side": float((boxes[person, 2:] - boxes[person, :2]).max()),
+        }
+        if len(rows) > 1:
+            self.report.several[image.key] = len(rows)
+        if not overlap_of_first(boxes[person], [0, 0, size[1], size[0]]) > 0:
+            self.report.outside.append(image.key)
+        camera = cameras[person]
+        units = UnitCheck()
+        units.cameras("cameras", camera.t, camera.K, camera.image_size, [image.key])
+        self._units.add(units)
+        self._units.warn()
+        self._rows.append((image, rows[person], one, camera, residuals[person], scores))
+
+    def _box(self, camera: Cameras, pose: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The box (4,) of the joints in the image; all zero where one is behind the camera."""
+        pixels, depth = camera.project(self._body.posed_joints(pose[None])[0])
+        if not (depth[0] > 0).all():
+            return np.zeros(4)
+        return np.concatenate([pixels[0].min(0), pixels[0].max(0)])
+
+    def __len__(self) -> int:
+        """Images not yet written."""
+        return len(self._rows)
+
+    def forget(self) -> None:
+        """Count the images as added without writing them."""
+        self.report.added += [row[0].key for row in self._rows]
+        self._rows.clear()
+
+    def write(self, writer: StoreWriter, *, person_masks: bool) -> None:
+        """Append the images to the store, in which they are committed when its shard is."""
+        if not self._rows:
+            return
+        images, rows, chosen, cameras, residuals, scores = map(list, zip(*self._rows, strict=True))
+        people = self.people.people
+        joined = Cameras(*(np.concatenate([getattr(c, name) for c in cameras]) for name in ("R", "t", "K", "image_size")))
+        batch = ImageBatch(
+            PackedMasks.pack([image.objects[one] for image, one in zip(images, chosen, strict=True)]),
+            joined,
+            people.pose[rows],
+            [image.key for image in images],
+            prompts=[self._prompt_of(image, row) for image, row in zip(images, rows, strict=True)],
+            warn=False,
+        )
+        writer.append(
+            batch,
+            scores=_columns(scores),
+            betas=None if people.betas is None else people.betas[rows],
+            residual_px=residuals,
+            estimators=[people.estimator[row] for row in rows],
+            person_masks=PackedMasks.pack(self._person_masks(images, cameras, rows)) if person_masks else None,
+            pictures=[image.picture for image in images],
+        )
+        self.report.added += [image.key for image in images]
+        self._rows.clear()
+
+    def _prompt_of(self, image: MaskedImage, row: int) -> str:
+        prompts = self.people.people.prompts
+        return image.prompt if prompts is None else prompts[row]
+
+    def _person_masks(self, images: Sequence[MaskedImage], cameras: Sequence[Cameras], rows: Sequence[int]) -> list[Any]:
+        """The mask of each image's person: of several, that whose box overlaps the body's most; empty where there is none."""
+        found = []
+        for image, camera, row in zip(images, cameras, rows, strict=True):
+            if image.people is None or not len(image.people):
+                found.append(np.zeros(image.objects.shape[1:], np.bool_))
+                continue
+            box = self._box(camera, self.people.people.pose[row])
+            found.append(image.people[int(overlap_of_smaller(boxes_of(image.people), box).argmax())])
+        return found
+
+    def finish(self) -> None:
+        """Put warnings of units, and of people outside of their images, into the report."""
+        self._units.warn(again=True)
+        self.report.warnings += self._units.sentences()
+
+
+def _columns(scores: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float32]]:
+    return {name: np.array([row[name] for row in scores], np.float32) for name in scores[0]}
