@@ -26,6 +26,7 @@ from chorus.commands.evaluate_worlds import evaluate_worlds_command
 from chorus.commands.experimental_em import experimental_em_command
 from chorus.commands.explain import explain_command, overlay_command
 from chorus.commands.filter import FilterGroup, filter_set_command, filter_show_command
+from chorus.commands.ingest_coco import ingest_coco_command
 from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
 from chorus.commands.ingest_folder import ingest_folder_command
 from chorus.commands.ingest_photos import ingest_photos_command
@@ -174,6 +175,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
     body: (body_info_command, body_convert_command),
     ingest: (
         ingest_folder_command,
+        ingest_coco_command,
         ingest_records_command,
         ingest_photos_command,
         ingest_images_command,

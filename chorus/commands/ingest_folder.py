@@ -14,9 +14,38 @@ _SHOWN = 20
 """Masks and people that could not be used and are printed one by one; the rest is counted. With --json all are printed."""
 
 
+poses_option = click.option(
+    "--poses", type=INPUT, required=True, help="The file of poses and cameras: .npz, .json, .csv or .pkl."
+)
+
+
+class _Format(click.ParamType[str]):
+    """The name of a layout of poses, or auto."""
+
+    name = "name"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name; click's BadParameter for one that no layout has."""
+        from chorus.ingest.poses.formats import AUTO, FORMATS
+
+        if value not in (AUTO, *FORMATS):
+            self.fail(f"expected one of {', '.join((AUTO, *FORMATS))}; got {value!r}", param, ctx)
+        return value
+
+
+format_option = click.option(
+    "--format",
+    type=_Format(),
+    default="auto",
+    show_default=True,
+    help="Whose layout the file of poses has: auto, plain, hmr2, wham, romp, smpl, smplx (docs/imports.md).",
+)
+
+
 @click.command("folder", short_help="Take in a folder of masks, and a file of poses and cameras.")
 @click.argument("masks", type=INPUT)
-@click.option("--poses", type=INPUT, required=True, help="The file of poses and cameras: .npz, .json or .csv.")
+@poses_option
+@format_option
 @click.option("-o", "--output", type=OutputStore(), required=True, help="The store to make or add to.")
 @click.option("--category", required=True, help='The object, as in "surfboard".')
 @click.option("--prompt", help="The prompt of all images.  [default: the name of a mask's sub-folder, or the category]")
@@ -30,6 +59,7 @@ _SHOWN = 20
 def ingest_folder_command(
     masks: Path,
     poses: Path,
+    format: str,
     output: Path,
     category: str,
     prompt: str | None,
@@ -80,6 +110,7 @@ def ingest_folder_command(
                 stop=stop,
                 progress=lambda done, total: update("images", done, total),
             ),
+            format=format,
             people_folder=people,
             pictures_folder=pictures,
         )
@@ -106,6 +137,7 @@ def print_import(report: object, output: Path, *, dry_run: bool, as_json: bool, 
                 f"such as {report.outside[0]}: are poses and camera in the frames that they should be in?"
             )
         facts = {"added": len(report.added), "present already": len(report.present), "rejected": len(report.rejected)}
+        facts |= {f"left out {what}": count for what, count in report.left_out.items()}
         if report.several:
             facts["of several people"] = len(report.several)
         print_facts(facts)

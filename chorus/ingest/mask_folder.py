@@ -19,8 +19,6 @@ from chorus.pictures import picture_header, read_mask, read_picture
 from chorus.store import StoreWriter, open_store
 from chorus.store.schema import STORE_JSON
 
-_AT_ONCE = 256
-"""Images that are held before they go to the store's writer."""
 _MOST_KEY_BYTES = 255
 
 
@@ -83,7 +81,7 @@ def ingest_mask_folder(
         mask = read_mask(path)
         if not mask.any():
             raise InputError("mask: expected pixels of the object, got none")
-        person, picture = (None if folder is None else _beside(folder, key) for folder in more)
+        person, picture = (None if folder is None else beside(folder, key) for folder in more)
         size = (mask.shape[0], mask.shape[1])
         if more[0] is not None and person is None:
             raise InputError(f"person mask: expected one of this name in {str(more[0])!r}, got none")
@@ -110,7 +108,7 @@ def ingest_mask_folder(
                 raise
             except (InputError, OSError) as error:
                 report.rejected.append((str(path), str(error)))
-            if len(images) >= _AT_ONCE:
+            if images.full:
                 write()
             if how.progress is not None:
                 how.progress(number + 1, len(files))
@@ -181,9 +179,7 @@ def _masks(root: Path, report: Report) -> Iterator[tuple[Path, str]]:
             if not name.lower().endswith((*SUFFIXES, *OTHER_SUFFIXES)) or not path.is_file():
                 continue
             key = image_name(path.relative_to(root).as_posix()) if name.lower().endswith(SUFFIXES) else path.as_posix()
-            problem = _key_problem(key) or (
-                f"mask: expected one of this name, got also {seen[key].name}" if key in seen else ""
-            )
+            problem = key_problem(key) or (f"mask: expected one of this name, got also {seen[key].name}" if key in seen else "")
             if problem:
                 report.rejected.append((str(path), problem))
                 continue
@@ -191,7 +187,7 @@ def _masks(root: Path, report: Report) -> Iterator[tuple[Path, str]]:
             yield path, key
 
 
-def _key_problem(key: str) -> str:
+def key_problem(key: str) -> str:
     try:
         length = len(key.encode("utf-8"))
     except UnicodeEncodeError:
@@ -199,7 +195,7 @@ def _key_problem(key: str) -> str:
     return "" if length <= _MOST_KEY_BYTES else f"mask: expected a path of at most {_MOST_KEY_BYTES} bytes, got {length}"
 
 
-def _beside(folder: Path, key: str) -> Path | None:
+def beside(folder: Path, key: str) -> Path | None:
     """The picture of a key in another folder."""
     name = PurePosixPath(key)
     try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from chorus.kernels.masks import PackedMasks
 from chorus.picture_files import SUFFIXES
 from chorus.store import StoreWriter
 from chorus.units import UnitCheck
+
+_AT_ONCE, _MOST_BYTES = 256, 1 << 27
+"""Images, and bytes of their masks, that are held before they go to the store's writer."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Report:
     present   keys that the store already had
     several   key -> number of people with a pose, where there was more than one; the nearest to the object was taken
     outside   keys of images added whose person projects outside of the image
+    left_out  what -> number of annotations beside those used, as of crowds
     warnings  what can hardly be in metres, radians or pixels
     stopped   whether it was asked to stop before the end
     """
@@ -59,6 +63,7 @@ class Report:
     present: list[str] = field(default_factory=list)
     several: dict[str, int] = field(default_factory=dict)
     outside: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     stopped: bool = False
 
@@ -71,12 +76,15 @@ def image_name(text: str) -> str:
 
 class PeopleByName:
     """People looked up by the image that they are in: by its path without ending, or else by its name alone, where that is
-    one image's."""
+    one image's.
 
-    def __init__(self, people: People) -> None:
+    names  the image of each of n people; None: their keys
+    """
+
+    def __init__(self, people: People, names: Sequence[str] | None = None) -> None:
         self.people = people
         self.rows: dict[str, list[int]] = {}
-        for row, key in enumerate(people.keys):
+        for row, key in enumerate(people.keys if names is None else names):
             self.rows.setdefault(image_name(key), []).append(row)
         alone: dict[str, set[str]] = {}
         for name in self.rows:
@@ -133,6 +141,20 @@ def camera_of(people: People, row: int, size: tuple[int, int], body: Body) -> tu
     return fit.cameras, float(fit.residual_px[0])
 
 
+class _Row(NamedTuple):
+    """An image that is to be written: what of its masks is kept, its person's row, and camera, residual and scores."""
+
+    key: str
+    prompt: str
+    picture: Any
+    mask: NDArray[np.bool_]
+    person_mask: NDArray[np.bool_]
+    person: int
+    camera: Cameras
+    residual_px: float
+    scores: dict[str, float]
+
+
 class PosedMasks:
     """Adds images to a store, each with one object and one person.
 
@@ -143,7 +165,7 @@ class PosedMasks:
     def __init__(self, people: PeopleByName, body: Body, report: Report) -> None:
         self.people, self._body, self.report = people, body, report
         self._units = UnitCheck()
-        self._rows: list[tuple[MaskedImage, int, int, Cameras, float, dict[str, float]]] = []
+        self._rows: list[_Row] = []
 
     def add(self, image: MaskedImage) -> None:
         """Take an image; it is written by ``write``. InputError where it cannot be used."""
@@ -174,7 +196,10 @@ class PosedMasks:
         units.cameras("cameras", camera.t, camera.K, camera.image_size, [image.key])
         self._units.add(units)
         self._units.warn()
-        self._rows.append((image, rows[person], one, camera, residuals[person], scores))
+        mask = image.objects[one].copy()  # without the other objects, which can be many
+        nearest = self._nearest(image, boxes[person])
+        row = rows[person], camera, residuals[person], scores
+        self._rows.append(_Row(image.key, image.prompt, image.picture, mask, nearest, *row))
 
     def _box(self, camera: Cameras, pose: NDArray[np.float64]) -> NDArray[np.float64]:
         """The box (4,) of the joints in the image; all zero where one is behind the camera."""
@@ -187,58 +212,50 @@ class PosedMasks:
         """Images not yet written."""
         return len(self._rows)
 
+    @property
+    def full(self) -> bool:
+        """Whether it is time to ``write``: there are many images, or large ones."""
+        return len(self._rows) >= _AT_ONCE or sum(row.mask.nbytes for row in self._rows) >= _MOST_BYTES
+
     def forget(self) -> None:
         """Count the images as added without writing them."""
-        self.report.added += [row[0].key for row in self._rows]
+        self.report.added += [row.key for row in self._rows]
         self._rows.clear()
 
     def write(self, writer: StoreWriter, *, person_masks: bool) -> None:
         """Append the images to the store, in which they are committed when its shard is."""
         if not self._rows:
             return
-        images, rows, chosen, cameras, residuals, scores = map(list, zip(*self._rows, strict=True))
-        people = self.people.people
-        joined = Cameras(*(np.concatenate([getattr(c, name) for c in cameras]) for name in ("R", "t", "K", "image_size")))
+        people, at = self.people.people, [row.person for row in self._rows]
+        cameras = [row.camera for row in self._rows]
+        prompts = [row.prompt for row in self._rows] if people.prompts is None else [people.prompts[i] for i in at]
         batch = ImageBatch(
-            PackedMasks.pack([image.objects[one] for image, one in zip(images, chosen, strict=True)]),
-            joined,
-            people.pose[rows],
-            [image.key for image in images],
-            prompts=[self._prompt_of(image, row) for image, row in zip(images, rows, strict=True)],
+            PackedMasks.pack([row.mask for row in self._rows]),
+            Cameras(*(np.concatenate([getattr(c, name) for c in cameras]) for name in ("R", "t", "K", "image_size"))),
+            people.pose[at],
+            [row.key for row in self._rows],
+            prompts=prompts,
             warn=False,
         )
         writer.append(
             batch,
-            scores=_columns(scores),
-            betas=None if people.betas is None else people.betas[rows],
-            residual_px=residuals,
-            estimators=[people.estimator[row] for row in rows],
-            person_masks=PackedMasks.pack(self._person_masks(images, cameras, rows)) if person_masks else None,
-            pictures=[image.picture for image in images],
+            scores={name: [row.scores[name] for row in self._rows] for name in self._rows[0].scores},
+            betas=None if people.betas is None else people.betas[at],
+            residual_px=[row.residual_px for row in self._rows],
+            estimators=[people.estimator[i] for i in at],
+            person_masks=PackedMasks.pack([row.person_mask for row in self._rows]) if person_masks else None,
+            pictures=[row.picture for row in self._rows],
         )
-        self.report.added += [image.key for image in images]
-        self._rows.clear()
+        self.forget()
 
-    def _prompt_of(self, image: MaskedImage, row: int) -> str:
-        prompts = self.people.people.prompts
-        return image.prompt if prompts is None else prompts[row]
-
-    def _person_masks(self, images: Sequence[MaskedImage], cameras: Sequence[Cameras], rows: Sequence[int]) -> list[Any]:
-        """The mask of each image's person: of several, that whose box overlaps the body's most; empty where there is none."""
-        found = []
-        for image, camera, row in zip(images, cameras, rows, strict=True):
-            if image.people is None or not len(image.people):
-                found.append(np.zeros(image.objects.shape[1:], np.bool_))
-                continue
-            box = self._box(camera, self.people.people.pose[row])
-            found.append(image.people[int(overlap_of_smaller(boxes_of(image.people), box).argmax())])
-        return found
+    @staticmethod
+    def _nearest(image: MaskedImage, box: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """The mask of the image's person: of several, that whose box overlaps the body's most; empty where there is none."""
+        if image.people is None or not len(image.people):
+            return np.zeros(image.objects.shape[1:], np.bool_)
+        return image.people[int(overlap_of_smaller(boxes_of(image.people), box).argmax())].copy()
 
     def finish(self) -> None:
         """Put warnings of units, and of people outside of their images, into the report."""
         self._units.warn(again=True)
         self.report.warnings += self._units.sentences()
-
-
-def _columns(scores: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float32]]:
-    return {name: np.array([row[name] for row in scores], np.float32) for name in scores[0]}

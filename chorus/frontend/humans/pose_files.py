@@ -80,7 +80,7 @@ class PosesFromFiles:
         if people.image_size is not None and tuple(people.image_size[row].tolist()) != picture.size:
             return Refusal(OTHER_SIZE)
         pose, turn = people.pose[row], people.orientation[row]
-        betas = None if people.betas is None else people.betas[row]
+        betas = None if people.betas is None or np.isnan(people.betas[row]).any() else people.betas[row]
         joints, camera, crop_camera = None, None, None
         if people.cameras is not None:
             camera = people.camera(row, picture.size)

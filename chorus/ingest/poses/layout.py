@@ -46,8 +46,9 @@ class People:
     """The checked arrays of n people. All float64 but ``image_size``; None for what is not known.
 
     pose (n, J, 3) with row 0 zero; orientation (n, 3, 3) to the camera's axes, with the perspective camera's rotation in it;
-    betas (n, B); origin (n, 3); image_size (n, 2) int32; crop (n, 3); prompts n texts; and one of weak (n, 3), joints (n, J, 2)
-    and cameras, in the person's frame. ``centred``: the cameras' principal points are at the images' centres, not in K.
+    betas (n, B), NaN in rows without; origin (n, 3); image_size (n, 2) int32; crop (n, 3); prompts n texts; and one of weak
+    (n, 3), joints (n, J, 2) and cameras, in the person's frame. ``centred``: the cameras' principal points are at the images'
+    centres, not in K.
     """
 
     keys: list[str]
@@ -126,9 +127,13 @@ def checked_people(content: Mapping[str, Any], body: Body, units: UnitCheck) -> 
         turn = R @ turn
         cameras = Cameras(turn, t, K, np.ones((n, 2), np.int32) if size is None else size)
         refuse_rows(keys, "t", "the pelvis before the camera (z forward)", t, t[:, 2] <= 0)
-    betas = numbers_of(content, "betas", (n, "B")) if "betas" in content else None
-    estimator = texts_of("estimator", content["estimator"], n) if "estimator" in content else [""] * n
-    prompts = texts_of("prompt", content["prompt"], n) if "prompt" in content else None
+    betas = None
+    if "betas" in content:
+        betas = numbers_of(content, "betas", (n, "B"), missing=True)
+        some = np.isnan(betas)
+        refuse_rows(keys, "betas", "numbers, or none at all (NaN)", betas, some.any(1) & ~some.all(1))
+    estimator = texts_of("estimator", content["estimator"], n, empty=True) if "estimator" in content else [""] * n
+    prompts = texts_of("prompt", content["prompt"], n, empty=True) if "prompt" in content else None
     return People(keys, pose, turn, betas, origin, size, estimator, prompts, weak, crop, joints, cameras, centred)
 
 
@@ -187,8 +192,8 @@ def numbers_of(
     return checked
 
 
-def texts_of(name: str, value: Any, n: int | None) -> list[str]:
-    """n texts; one text stands for n equal ones. None: any number of them."""
+def texts_of(name: str, value: Any, n: int | None, *, empty: bool = False) -> list[str]:
+    """n texts, which may be ``empty``; one text stands for n equal ones. None: any number of them."""
     texts = value.tolist() if isinstance(value, np.ndarray) else value
     if n is not None and isinstance(texts, str | bytes):
         texts = [texts] * n
@@ -199,7 +204,7 @@ def texts_of(name: str, value: Any, n: int | None) -> list[str]:
     except UnicodeDecodeError:
         raise InputError(f"{name}: expected texts in UTF-8, got other bytes") from None
     for row, text in enumerate(texts):
-        if not isinstance(text, str) or not text or len(text) > 1000 or "\0" in text:
+        if not isinstance(text, str) or not (text or empty) or len(text) > 1000 or "\0" in text:
             raise InputError(f"{name}: expected a text of up to 1000 characters, got {str(text)[:40]!r} in row {row}")
     if n is not None and len(texts) != n:
         raise InputError(f"{name}: expected {n}, one a key, got {len(texts)}")
