@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from chorus.commands.console import progress_bars
-from chorus.commands.ingest_folder import format_option, poses_option, print_import
+from chorus.commands.ingest_folder import cameras_option, first_frame_option, format_option, poses_option, print_import
 from chorus.commands.interruption import stopping
 from chorus.commands.options import INPUT, OutputStore, body_option, json_option
 
@@ -16,6 +16,8 @@ from chorus.commands.options import INPUT, OutputStore, body_option, json_option
 @click.argument("annotations", type=INPUT)
 @poses_option
 @format_option
+@cameras_option
+@first_frame_option
 @click.option("-o", "--output", type=OutputStore(), required=True, help="The store to make or add to.")
 @click.option("--category", required=True, help="The object, by its name in ANNOTATIONS.")
 @click.option("--prompt", help="The prompt of all images.  [default: the category]")
@@ -28,6 +30,8 @@ def ingest_coco_command(
     annotations: Path,
     poses: Path,
     format: str,
+    cameras: Path | None,
+    first_frame: int | None,
     output: Path,
     category: str,
     prompt: str | None,
@@ -47,11 +51,12 @@ def ingest_coco_command(
     from chorus.body.model import load_body
     from chorus.ingest.coco_poses import ingest_coco_poses
     from chorus.ingest.mask_folder import Import
+    from chorus.ingest.poses.formats import Poses
 
     with stopping("the images read so far") as stop, progress_bars() as update:
         report = ingest_coco_poses(
             annotations,
-            poses,
+            Poses(poses, format, cameras, first_frame),
             load_body(body_path),
             Import(
                 output,
@@ -62,7 +67,6 @@ def ingest_coco_command(
                 stop=stop,
                 progress=lambda done, total: update("images", done, total),
             ),
-            format=format,
             pictures_folder=pictures,
         )
     print_import(report, output, dry_run=dry_run, as_json=as_json, stopped_code=stop.exit_code)

@@ -42,10 +42,20 @@ format_option = click.option(
 )
 
 
+cameras_option = click.option("--cameras", type=INPUT, help="A file with the cameras that the file of poses lacks: R, t and K.")
+first_frame_option = click.option(
+    "--first-frame",
+    type=click.IntRange(min=0),
+    help="Poses of a film without names: the number that the name of its first frame ends in.",
+)
+
+
 @click.command("folder", short_help="Take in a folder of masks, and a file of poses and cameras.")
 @click.argument("masks", type=INPUT)
 @poses_option
 @format_option
+@cameras_option
+@first_frame_option
 @click.option("-o", "--output", type=OutputStore(), required=True, help="The store to make or add to.")
 @click.option("--category", required=True, help='The object, as in "surfboard".')
 @click.option("--prompt", help="The prompt of all images.  [default: the name of a mask's sub-folder, or the category]")
@@ -60,6 +70,8 @@ def ingest_folder_command(
     masks: Path,
     poses: Path,
     format: str,
+    cameras: Path | None,
+    first_frame: int | None,
     output: Path,
     category: str,
     prompt: str | None,
@@ -95,11 +107,12 @@ def ingest_folder_command(
     """
     from chorus.body.model import load_body
     from chorus.ingest.mask_folder import Import, ingest_mask_folder
+    from chorus.ingest.poses.formats import Poses
 
     with stopping("the images read so far") as stop, progress_bars() as update:
         report = ingest_mask_folder(
             masks,
-            poses,
+            Poses(poses, format, cameras, first_frame),
             load_body(body_path),
             Import(
                 output,
@@ -110,7 +123,6 @@ def ingest_folder_command(
                 stop=stop,
                 progress=lambda done, total: update("images", done, total),
             ),
-            format=format,
             people_folder=people,
             pictures_folder=pictures,
         )

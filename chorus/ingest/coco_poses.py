@@ -17,7 +17,7 @@ from chorus.ingest.coco import CocoAnnotations, read_annotations
 from chorus.ingest.coco_masks import decode_mask
 from chorus.ingest.mask_folder import Import, beside, filling, kept_picture, key_problem
 from chorus.ingest.posed_masks import MaskedImage, PeopleByName, Report, image_name
-from chorus.ingest.poses.formats import AUTO, read_people
+from chorus.ingest.poses.formats import Poses, read_people
 from chorus.ingest.poses.layout import People
 
 PERSON = "person"
@@ -27,11 +27,10 @@ CROWDS, POLYGONS = "crowds", "polygons"
 
 def ingest_coco_poses(
     annotations: str | os.PathLike[str],
-    poses: str | os.PathLike[str],
+    poses: Poses,
     body: Body,
     how: Import,
     *,
-    format: str = AUTO,
     pictures_folder: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Fill a store from COCO's instances of ``how.category`` and the people in the file ``poses``.
@@ -51,7 +50,7 @@ def ingest_coco_poses(
     if how.category not in coco.categories:
         known = ", ".join(list(coco.categories)[:12])
         raise InputError(f"category: expected one of those in {annotations} ({known}, ...), got {how.category!r}")
-    people = _by_image(read_people(poses, body, format), coco)
+    people = _by_image(read_people(poses, body), coco)
     numbers = [n for n, notes in coco.by_image.items() if _of(notes, coco, how.category)]
     report, folder = Report(), None if pictures_folder is None else Path(pictures_folder)
     with filling(how, body, people, report) as (taken, images, write):
@@ -76,7 +75,7 @@ def ingest_coco_poses(
                 how.progress(done, len(numbers))
     if not report.stopped:
         wanted = f"annotations: expected an image of this name with the category {how.category!r}, got none"
-        report.rejected += [(f"{poses}: {name}", wanted) for name in people.unused()]
+        report.rejected += [(f"{poses.path}: {name}", wanted) for name in people.unused()]
     return report
 
 

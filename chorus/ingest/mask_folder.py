@@ -13,7 +13,7 @@ from typing import Any
 from chorus.body.model import Body
 from chorus.errors import InputError, StoreError
 from chorus.ingest.posed_masks import MaskedImage, PeopleByName, PosedMasks, Report, image_name
-from chorus.ingest.poses.formats import AUTO, read_people
+from chorus.ingest.poses.formats import Poses, read_people
 from chorus.picture_files import OTHER_SUFFIXES, SUFFIXES, PictureError, picture_file
 from chorus.pictures import picture_header, read_mask, read_picture
 from chorus.store import StoreWriter, open_store
@@ -48,18 +48,17 @@ class Import:
 
 def ingest_mask_folder(
     masks: str | os.PathLike[str],
-    poses: str | os.PathLike[str],
+    poses: Poses,
     body: Body,
     how: Import,
     *,
-    format: str = AUTO,
     people_folder: str | os.PathLike[str] | None = None,
     pictures_folder: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Fill a store from the masks in a folder, at any depth, and the people in the file ``poses``.
 
     masks            FOLDER/NAME.png is the object's mask in the image NAME, its key in the store (``read_mask``)
-    poses, format    as of ``read_people``; a person belongs to the image of the same name, with or without ending
+    poses            a person belongs to the image of the same name, with or without ending
     people_folder    masks of the person, under the same names
     pictures_folder  the photographs, under the same names, which the store then keeps
 
@@ -74,7 +73,7 @@ def ingest_mask_folder(
     files = list(_masks(root, report))
     if not files:
         raise InputError(f"masks: expected pictures in {str(root)!r} or folders in it, got none")
-    people = PeopleByName(read_people(poses, body, format))
+    people = PeopleByName(read_people(poses, body))
     more = [None if folder is None else Path(folder) for folder in (people_folder, pictures_folder)]
 
     def read(path: Path, key: str) -> MaskedImage:
@@ -113,7 +112,7 @@ def ingest_mask_folder(
             if how.progress is not None:
                 how.progress(number + 1, len(files))
     if not report.stopped:
-        report.rejected += [(f"{poses}: {name}", "mask: expected one of this name, got none") for name in people.unused()]
+        report.rejected += [(f"{poses.path}: {name}", "mask: expected one of this name, got none") for name in people.unused()]
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -22,6 +23,7 @@ from chorus.picture_files import SUFFIXES
 from chorus.store import StoreWriter
 from chorus.units import UnitCheck
 
+_NUMBER_AT_END = re.compile(r"(\d{1,15})$")
 _AT_ONCE, _MOST_BYTES = 256, 1 << 27
 """Images, and bytes of their masks, that are held before they go to the store's writer."""
 
@@ -75,39 +77,52 @@ def image_name(text: str) -> str:
 
 
 class PeopleByName:
-    """People looked up by the image that they are in: by its path without ending, or else by its name alone, where that is
-    one image's.
+    """People looked up by the image that they are in: one's path, without ending, is that of the other or the end of it.
 
-    names  the image of each of n people; None: their keys
+    names  the image of each of n people; None: their keys. People of a film (``People.frames``) are those of the image whose
+           name ends in their frame's number
     """
 
     def __init__(self, people: People, names: Sequence[str] | None = None) -> None:
         self.people = people
         self.rows: dict[str, list[int]] = {}
-        for row, key in enumerate(people.keys if names is None else names):
-            self.rows.setdefault(image_name(key), []).append(row)
-        alone: dict[str, set[str]] = {}
-        for name in self.rows:
-            alone.setdefault(PurePosixPath(name).name, set()).add(name)
-        self._alone = {name: min(full) for name, full in alone.items() if len(full) == 1}
+        self._ends: dict[str, set[str]] = {}
         self._used: dict[str, str] = {}
+        for row, key in enumerate(people.keys if names is None else names):
+            name = image_name(key)
+            if name not in self.rows:
+                for end in _ends(name):
+                    self._ends.setdefault(end, set()).add(name)
+            self.rows.setdefault(name, []).append(row)
 
     def find(self, key: str) -> list[int]:
         """The rows of the people in an image; none where it has none. InputError where another image has them already."""
-        name = image_name(key)
-        if name not in self.rows:
-            alone = self._alone.get(PurePosixPath(name).name)
-            if alone is None or ("/" in name and "/" in alone):  # two paths that differ are two images
-                return []
-            name = alone
+        name = self._name_of(image_name(key))
+        if name is None:
+            return []
         first = self._used.setdefault(name, key)
         if first != key:
             raise InputError(f"poses: expected people of one image under {name!r}, which are those of {first!r} already")
         return self.rows[name]
 
+    def _name_of(self, name: str) -> str | None:
+        if self.people.frames:
+            number = _NUMBER_AT_END.search(name)
+            return None if number is None or str(int(number[1])) not in self.rows else str(int(number[1]))
+        longer = self._ends.get(name, set())
+        if name in self.rows or len(longer) > 1:
+            return name if name in self.rows else None
+        return next(iter(longer), None) or next((end for end in _ends(name) if end in self.rows), None)
+
     def unused(self) -> list[str]:
         """Names of images that nobody asked for."""
         return [name for name in self.rows if name not in self._used]
+
+
+def _ends(name: str) -> list[str]:
+    """The ends of a path, from the longest, itself, to its last part."""
+    parts = name.split("/")
+    return ["/".join(parts[i:]) for i in range(len(parts))]
 
 
 def camera_of(people: People, row: int, size: tuple[int, int], body: Body) -> tuple[Cameras, float]:
@@ -129,7 +144,8 @@ def camera_of(people: People, row: int, size: tuple[int, int], body: Body) -> tu
     turn = people.orientation[row][None]
     if people.weak is not None:
         scale, tx, ty = people.weak[row].tolist()
-        x, y, side = (width / 2, height / 2, width) if people.crop is None else people.crop[row].tolist()
+        whole = (width / 2, height / 2, max(size) if people.square else width)
+        x, y, side = whole if people.crop is None else people.crop[row].tolist()
         metre = scale * side / 2  # pixels
         shift = np.array([tx, ty]) + people.origin[row, :2] + (np.array([x, y]) - [width / 2, height / 2]) / metre
         depth = focal / metre  # of the pelvis, which is where the scale holds
@@ -253,7 +269,7 @@ class PosedMasks:
         """The mask of the image's person: of several, that whose box overlaps the body's most; empty where there is none."""
         if image.people is None or not len(image.people):
             return np.zeros(image.objects.shape[1:], np.bool_)
-        return image.people[int(overlap_of_smaller(boxes_of(image.people), box).argmax())].copy()
+        return np.array(image.people[int(overlap_of_smaller(boxes_of(image.people), box).argmax())])
 
     def finish(self) -> None:
         """Put warnings of units, and of people outside of their images, into the report."""

@@ -88,7 +88,7 @@ class PosesFromFiles:
             joints = people.joints[row]
         elif people.weak is not None:
             height, width = picture.size
-            crop = Crop((width / 2, height / 2), width)
+            crop = Crop((width / 2, height / 2), max(picture.size) if people.square else width)
             if people.crop is not None:
                 x, y, side = people.crop[row].tolist()
                 crop = Crop((x, y), side)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import InputError
+from chorus.pickles import read_pickle
 
 MAX_NPZ_BYTES = 1 << 31
 """The most that the arrays of one .npz may hold, unpacked; a person of 24 joints takes about 1 KB with all there may be."""
@@ -38,20 +39,38 @@ _NUMBERED = re.compile(r"(.+?)[_\[]?(\d+)\]?$")  # pose_0, pose0, pose[0]
 _SQUARE = ("R", "K")  # matrices, of which a table has the nine elements row by row
 
 
-def read_npz(path: Path) -> dict[str, Any]:
-    """Arrays by name. InputError for anything but a .npz of plain arrays."""
+def read_npz(path: Path, *, objects: bool = False) -> dict[str, Any]:
+    """Arrays by name. InputError for anything but a .npz of plain arrays.
+
+    objects  whether dictionaries and lists are read as well, which numpy pickles into arrays of objects; nothing of them is run
+             (``chorus.pickles``)
+    """
     try:
         with np.load(path, allow_pickle=False) as archive:
             size = sum(member.file_size for member in archive.zip.infolist())
             if size > MAX_NPZ_BYTES:
                 raise InputError(f"expected at most {MAX_NPZ_BYTES} bytes of arrays in a file, got {size}; split it")
-            return {name: archive[name] for name in archive.files}
+            pickled = _pickled(archive.zip) if objects else {}
+            return {name: pickled.get(name) if name in pickled else archive[name] for name in archive.files}
     except InputError:
         raise
     except (AttributeError, TypeError):  # a bare .npy, which numpy opens as well
         raise InputError("expected a .npz of named arrays, got another file") from None
     except DAMAGED as error:
         raise InputError(f"expected a .npz of plain arrays, got a damaged or foreign file ({str(error)[:120]})") from None
+
+
+def _pickled(archive: zipfile.ZipFile) -> dict[str, Any]:
+    """The content of those members of an archive that are arrays of objects, by name."""
+    found = {}
+    for member in archive.infolist():
+        with archive.open(member) as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            _, _, dtype = read(stream)
+            if dtype.hasobject:
+                found[member.filename.removesuffix(".npy")] = read_pickle(io.BytesIO(stream.read()))
+    return found
 
 
 def read_json(path: Path) -> Any:

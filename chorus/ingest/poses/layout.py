@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +33,24 @@ NAMES = (
     "prompt",
     "weak_camera",
     "crop",
+    "square",
     "R",
     "t",
     "K",
     "focal",
+    "focal_unit",
     "joints",
 )
 """The names that arrays may have."""
+
+
+FOCAL_UNITS: dict[str, Callable[[tuple[int, int]], float]] = {
+    "pixels": lambda size: 1.0,
+    "width": lambda size: float(size[1]),
+    "longer side": lambda size: float(max(size)),
+    "diagonal": lambda size: math.hypot(*size),
+}
+"""Units of a focal length, and what one is in pixels of an image of a size (height, width)."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +59,12 @@ class People:
 
     pose (n, J, 3) with row 0 zero; orientation (n, 3, 3) to the camera's axes, with the perspective camera's rotation in it;
     betas (n, B), NaN in rows without; origin (n, 3); image_size (n, 2) int32; crop (n, 3); prompts n texts; and one of weak
-    (n, 3), joints (n, J, 2) and cameras, in the person's frame. ``centred``: the cameras' principal points are at the images'
-    centres, not in K.
+    (n, 3), joints (n, J, 2) and cameras, in the person's frame.
+
+    focal_unit  "" where the cameras' K are known in pixels; else K has a focal length in that unit, one of FOCAL_UNITS, and the
+                principal point is at the image's centre
+    square      the crop of weak cameras is the square about the image's centre whose side is the image's longer one
+    frames      keys are numbers of a film's frames
     """
 
     keys: list[str]
@@ -63,7 +79,9 @@ class People:
     crop: NDArray[np.float64] | None
     joints: NDArray[np.float64] | None
     cameras: Cameras | None
-    centred: bool = False
+    focal_unit: str = ""
+    square: bool = False
+    frames: bool = False
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -74,7 +92,8 @@ class People:
             raise InputError("cameras: expected people with known cameras, got others")
         known = self.cameras[np.array([row])]
         K = known.K.copy()
-        if self.centred:
+        if self.focal_unit:
+            K[0, :2] *= FOCAL_UNITS[self.focal_unit](size)
             K[0, :2, 2] = size[1] / 2, size[0] / 2
         return Cameras(known.R, known.t, K, [size])
 
@@ -112,7 +131,7 @@ def checked_people(content: Mapping[str, Any], body: Body, units: UnitCheck) -> 
         size = check_array("image_size", content["image_size"], (n, 2), np.int32)
         refuse_rows(keys, "image_size", "a positive height and width", size, size.min(1) <= 0)
     weak = crop = joints = cameras = None
-    centred = "focal" in content
+    focal_unit = _focal_unit(content)
     if kinds == ["weak_camera"]:
         weak = numbers_of(content, "weak_camera", (n, 3))
         refuse_rows(keys, "weak_camera", "s > 0", weak, weak[:, 0] <= 0)
@@ -131,10 +150,32 @@ def checked_people(content: Mapping[str, Any], body: Body, units: UnitCheck) -> 
     if "betas" in content:
         betas = numbers_of(content, "betas", (n, "B"), missing=True)
         some = np.isnan(betas)
-        refuse_rows(keys, "betas", "numbers, or none at all (NaN)", betas, some.any(1) & ~some.all(1))
+        refuse_rows(keys, "betas", "numbers, or none at all (NaN)", betas, np.asarray(some.any(1) & ~some.all(1)))
     estimator = texts_of("estimator", content["estimator"], n, empty=True) if "estimator" in content else [""] * n
     prompts = texts_of("prompt", content["prompt"], n, empty=True) if "prompt" in content else None
-    return People(keys, pose, turn, betas, origin, size, estimator, prompts, weak, crop, joints, cameras, centred)
+    return People(
+        keys, pose, turn, betas, origin, size, estimator, prompts, weak, crop, joints, cameras, focal_unit, _square(content)
+    )
+
+
+def _focal_unit(content: Mapping[str, Any]) -> str:
+    """The unit of ``focal``; "" without it."""
+    if "focal" not in content:
+        if "focal_unit" in content:
+            raise InputError("focal_unit: expected together with focal")
+        return ""
+    (unit,) = texts_of("focal_unit", np.atleast_1d(content.get("focal_unit", "pixels")), 1)
+    if unit not in FOCAL_UNITS:
+        raise InputError(f"focal_unit: expected one of {', '.join(FOCAL_UNITS)}; got {unit!r}")
+    return unit
+
+
+def _square(content: Mapping[str, Any]) -> bool:
+    """Whether the crop is the square about the image."""
+    square = bool(np.all(content.get("square", False)))
+    if square and ("crop" in content or "weak_camera" not in content):
+        raise InputError("square: expected together with weak_camera, and without crop")
+    return square
 
 
 def _camera(content: Mapping[str, Any], n: int) -> tuple[NDArray[np.float64], ...]:
