@@ -25,6 +25,7 @@ from chorus.commands.evaluate_photos import evaluate_photos_command
 from chorus.commands.evaluate_worlds import evaluate_worlds_command
 from chorus.commands.experimental_em import experimental_em_command
 from chorus.commands.explain import explain_command, overlay_command
+from chorus.commands.export import export_coco_command, export_occupancy_command
 from chorus.commands.filter import FilterGroup, filter_set_command, filter_show_command
 from chorus.commands.ingest_coco import ingest_coco_command
 from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
@@ -136,6 +137,11 @@ def ingest() -> None:
 
 
 @main.group()
+def export() -> None:
+    """Write stores and occupancies for other software."""
+
+
+@main.group()
 def store() -> None:
     """Look at image stores."""
 
@@ -182,6 +188,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         ingest_coco_eft_command,
     ),
     filter_group: (filter_show_command, filter_set_command),
+    export: (export_coco_command, export_occupancy_command),
     store: (store_info_command, store_verify_command, store_stats_command, store_pictures_command),
     evaluate: (evaluate_pap_command, evaluate_worlds_command, evaluate_photos_command, roundtrip_command),
     experimental: (experimental_em_command,),

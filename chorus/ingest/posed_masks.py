@@ -79,8 +79,8 @@ def image_name(text: str) -> str:
 class PeopleByName:
     """People looked up by the image that they are in: one's path, without ending, is that of the other or the end of it.
 
-    names  the image of each of n people; None: their keys. People of a film (``People.frames``) are those of the image whose
-           name ends in their frame's number
+    names  the image of each of n people, by its whole name alone; None: their keys. People of a film (``People.frames``) are
+           those of the image whose name ends in their frame's number
     """
 
     def __init__(self, people: People, names: Sequence[str] | None = None) -> None:
@@ -88,17 +88,18 @@ class PeopleByName:
         self.rows: dict[str, list[int]] = {}
         self._ends: dict[str, set[str]] = {}
         self._used: dict[str, str] = {}
+        self._whole = names is not None
         for row, key in enumerate(people.keys if names is None else names):
-            name = image_name(key)
-            if name not in self.rows:
+            name = key if self._whole else image_name(key)
+            if name not in self.rows and not self._whole:
                 for end in _ends(name):
                     self._ends.setdefault(end, set()).add(name)
             self.rows.setdefault(name, []).append(row)
 
     def find(self, key: str) -> list[int]:
         """The rows of the people in an image; none where it has none. InputError where another image has them already."""
-        name = self._name_of(image_name(key))
-        if name is None:
+        name = key if self._whole else self._name_of(image_name(key))
+        if name is None or name not in self.rows:
             return []
         first = self._used.setdefault(name, key)
         if first != key:
@@ -242,27 +243,37 @@ class PosedMasks:
         """Append the images to the store, in which they are committed when its shard is."""
         if not self._rows:
             return
-        people, at = self.people.people, [row.person for row in self._rows]
-        cameras = [row.camera for row in self._rows]
-        prompts = [row.prompt for row in self._rows] if people.prompts is None else [people.prompts[i] for i in at]
+        known = [self._betas_of(row) is not None for row in self._rows]
+        for some in (True, False):  # rows of one call all have shape coefficients, or none has
+            self._append([row for row, has in zip(self._rows, known, strict=True) if has == some], writer, person_masks)
+        self.forget()
+
+    def _betas_of(self, row: _Row) -> NDArray[np.float64] | None:
+        betas = self.people.people.betas
+        return None if betas is None or np.isnan(betas[row.person]).any() else betas[row.person]
+
+    def _append(self, rows: list[_Row], writer: StoreWriter, person_masks: bool) -> None:
+        if not rows:
+            return
+        people, at = self.people.people, [row.person for row in rows]
+        cameras = [row.camera for row in rows]
         batch = ImageBatch(
-            PackedMasks.pack([row.mask for row in self._rows]),
+            PackedMasks.pack([row.mask for row in rows]),
             Cameras(*(np.concatenate([getattr(c, name) for c in cameras]) for name in ("R", "t", "K", "image_size"))),
             people.pose[at],
-            [row.key for row in self._rows],
-            prompts=prompts,
+            [row.key for row in rows],
+            prompts=[row.prompt for row in rows] if people.prompts is None else [people.prompts[i] for i in at],
             warn=False,
         )
         writer.append(
             batch,
-            scores={name: [row.scores[name] for row in self._rows] for name in self._rows[0].scores},
-            betas=None if people.betas is None else people.betas[at],
-            residual_px=[row.residual_px for row in self._rows],
+            scores={name: [row.scores[name] for row in rows] for name in rows[0].scores},
+            betas=None if people.betas is None or self._betas_of(rows[0]) is None else people.betas[at],
+            residual_px=[row.residual_px for row in rows],
             estimators=[people.estimator[i] for i in at],
-            person_masks=PackedMasks.pack([row.person_mask for row in self._rows]) if person_masks else None,
-            pictures=[row.picture for row in self._rows],
+            person_masks=PackedMasks.pack([row.person_mask for row in rows]) if person_masks else None,
+            pictures=[row.picture for row in rows],
         )
-        self.forget()
 
     @staticmethod
     def _nearest(image: MaskedImage, box: NDArray[np.float64]) -> NDArray[np.bool_]:

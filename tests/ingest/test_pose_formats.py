@@ -259,7 +259,7 @@ def test_the_pelvis_offset_is_what_puts_them_there(tmp_path: Path) -> None:
     store = open_store(path)
     batch = store.batch(store.select())
     pixels, _ = batch.cameras.project(case.body.posed_vertices(batch.poses))
-    assert np.abs(pixels - case.pixels)[..., 1].mean() > 10  # 22 cm
+    assert np.abs(pixels - case.pixels)[..., 1].mean() > 8  # 22 cm are 12 px
 
 
 def test_joints_of_52_and_55_onto_24(tmp_path: Path) -> None:
