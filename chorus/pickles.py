@@ -94,6 +94,13 @@ def _dictionary(*_: Any) -> dict[Any, Any]:
     return {}
 
 
+def _no_bytes(*args: Any) -> bytes:
+    """``bytes``: how Python 3 writes no bytes at all with protocols 0 to 2."""
+    if args:
+        raise InputError(f"expected no bytes at all, got {len(args)} arguments")
+    return b""
+
+
 NUMPY: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): encode,
     ("numpy", "ndarray"): Array,
@@ -110,6 +117,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _dictionary,
     ("joblib.numpy_pickle", "NumpyArrayWrapper"): _Joblib,
     **{(m, "dict"): _dictionary for m in _BUILTINS},
+    **{(m, "bytes"): _no_bytes for m in _BUILTINS},
     **{(m, name): _Path for m in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath", "PurePosixPath")},
 }
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from chorus.body.model import Body
 from chorus.errors import InputError, StoreError
-from chorus.ingest.coco import CocoAnnotations, read_annotations
+from chorus.ingest.coco import CocoAnnotations, image_number, read_annotations
 from chorus.ingest.coco_masks import decode_mask
 from chorus.ingest.mask_folder import Import, beside, filling, kept_picture, key_problem
 from chorus.ingest.posed_masks import MaskedImage, PeopleByName, Report, image_name
@@ -82,6 +82,8 @@ def ingest_coco_poses(
 def _by_image(people: People, coco: CocoAnnotations) -> PeopleByName:
     """The people by the file name of their image in COCO's file; those of no image by their key."""
     plain = {image_name(name): number for name, number in coco.names.items()}
+    if people.frames:  # keys are numbers, which names end in
+        plain = {str(image_number(name)): number for name, number in coco.names.items()}
     names = []
     for key in people.keys:
         exact = coco.names.get(key, plain.get(image_name(key)))
