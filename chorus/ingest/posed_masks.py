@@ -24,6 +24,7 @@ from chorus.store import StoreWriter
 from chorus.units import UnitCheck
 
 _NUMBER_AT_END = re.compile(r"(\d{1,15})$")
+_JOINTS_AT_ONCE = 1024
 _AT_ONCE, _MOST_BYTES = 256, 1 << 27
 """Images, and bytes of their masks, that are held before they go to the store's writer."""
 
@@ -183,6 +184,7 @@ class PosedMasks:
         self.people, self._body, self.report = people, body, report
         self._units = UnitCheck()
         self._rows: list[_Row] = []
+        self._joints: dict[int, NDArray[np.float64]] = {}
 
     def add(self, image: MaskedImage) -> None:
         """Take an image; it is written by ``write``. InputError where it cannot be used."""
@@ -190,9 +192,9 @@ class PosedMasks:
         if not rows:
             raise InputError("poses: expected a person of this image's name, got none")
         size = (image.objects.shape[1], image.objects.shape[2])
-        people, poses = self.people.people, self.people.people.pose
+        people = self.people.people
         cameras, residuals = zip(*(camera_of(people, row, size, self._body) for row in rows), strict=True)
-        boxes = np.stack([self._box(camera, poses[row]) for camera, row in zip(cameras, rows, strict=True)])
+        boxes = np.stack([self._box(camera, row) for camera, row in zip(cameras, rows, strict=True)])
         objects = boxes_of(image.objects).astype(np.float64)
         rank = overlap_of_smaller(boxes[:, None], objects[None])
         extent = (area(boxes)[:, None] * area(objects)[None]) ** 0.5
@@ -218,9 +220,15 @@ class PosedMasks:
         row = rows[person], camera, residuals[person], scores
         self._rows.append(_Row(image.key, image.prompt, image.picture, mask, nearest, *row))
 
-    def _box(self, camera: Cameras, pose: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The box (4,) of the joints in the image; all zero where one is behind the camera."""
-        pixels, depth = camera.project(self._body.posed_joints(pose[None])[0])
+    def _box(self, camera: Cameras, row: int) -> NDArray[np.float64]:
+        """The box (4,) of a person's joints in the image; all zero where one is behind the camera."""
+        block = row // _JOINTS_AT_ONCE
+        if block not in self._joints:  # posed many at once, which is ten times as fast as one by one
+            if len(self._joints) >= 2:
+                self._joints.pop(next(iter(self._joints)))
+            first = block * _JOINTS_AT_ONCE
+            self._joints[block] = self._body.posed_joints(self.people.people.pose[first : first + _JOINTS_AT_ONCE])
+        pixels, depth = camera.project(self._joints[block][row % _JOINTS_AT_ONCE])
         if not (depth[0] > 0).all():
             return np.zeros(4)
         return np.concatenate([pixels[0].min(0), pixels[0].max(0)])

@@ -22,6 +22,9 @@ from chorus.store import Store, StoreWriter, open_store
 from tests.ingest.posed import people, square
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
+
+
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(value) for value in arguments])
 

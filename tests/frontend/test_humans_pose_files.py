@@ -50,6 +50,26 @@ def joints(n: int = 3) -> dict[str, object]:
     return base(n) | {"joints": np.random.default_rng(1).uniform(-50, 300, (n, 24, 2))}
 
 
+def test_a_focal_length_about_the_images_centre(find):
+    content = camera()
+    del content["K"]
+    for unit, pixels in (("pixels", 1), ("width", WIDTH), ("longer side", WIDTH), ("diagonal", np.hypot(WIDTH, HEIGHT))):
+        for row, human in enumerate(find({**content, "focal": 1.5, "focal_unit": unit})):
+            wanted = [[1.5 * pixels, 0, WIDTH / 2], [0, 1.5 * pixels, HEIGHT / 2], [0, 0, 1]]
+            np.testing.assert_allclose(human.camera.K[0], wanted)
+            R = content["R"][row] @ Rotation.from_rotvec(content["pose"][row, 0]).as_matrix()
+            np.testing.assert_allclose(human.camera.R[0], R)
+
+
+def test_a_square_crop_about_the_image(find):
+    content = weak()
+    del content["crop"]
+    square = find({**content, "square": True})
+    side = find({**content, "crop": np.array([[WIDTH / 2, HEIGHT / 2, max(WIDTH, HEIGHT)]] * 3)})
+    for one, other in zip(square, side, strict=True):
+        np.testing.assert_allclose(one.joints, other.joints)
+
+
 def write(path, content):
     if path.suffix == ".npz":
         np.savez(path, **content)

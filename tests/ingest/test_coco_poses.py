@@ -20,6 +20,9 @@ from chorus.store import open_store, verify_store
 from tests.ingest.posed import HEIGHT, WIDTH, people, square
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
+
+
 def ingest(annotations: Path, poses: Path, *more: object) -> Result:
     arguments = ["ingest", "coco", annotations, "--poses", poses, "--category", "ball", "-o", poses.parent / "s.chorus", *more]
     return CliRunner().invoke(main, [str(value) for value in arguments])

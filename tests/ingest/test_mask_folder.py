@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from chorus.cli import main
+from chorus.field import CanonicalField
+from chorus.ingest.mask_folder import Import, ingest_mask_folder
+from chorus.ingest.poses.formats import Poses
+from chorus.occupancy.aggregation import aggregate
+from chorus.simulate.images import write_world
+from chorus.simulate.worlds import WORLDS
 from chorus.store import open_store, verify_store
 from tests.ingest.posed import BODY, FOCAL, HEIGHT, WIDTH, people, square, write_mask, write_masks
 
@@ -278,3 +285,43 @@ def test_what_the_format_is_when_no_name_is_known(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "expected arrays named as in docs/imports.md" in result.stderr
     assert "thetas" in result.stderr
+
+
+def test_a_simulated_world_through_a_folder_votes_the_same(tmp_path: Path) -> None:
+    write_world(tmp_path / "w.chorus", [WORLDS["ball-held"]], num_images=40, body=BODY)
+    world = open_store(tmp_path / "w.chorus")
+    batch = world.batch(world.select())
+    keys = [key.decode() for key in batch.keys.tolist()]
+    for row, key in enumerate(keys):
+        write_mask(tmp_path / "masks" / f"{key}.png", batch.masks.unpack(row))
+    cameras = batch.cameras
+    np.savez(
+        tmp_path / "p.npz", keys=keys, pose=batch.poses, R=cameras.R, t=cameras.t, K=cameras.K, image_size=cameras.image_size
+    )
+    assert ingest(tmp_path / "masks", tmp_path / "p.npz").exit_code == 0
+    field = CanonicalField(BODY, resolution=12)
+    one, other = (aggregate(path, field, prompt="*") for path in (tmp_path / "w.chorus", tmp_path / "s.chorus"))
+    np.testing.assert_array_equal(one.num_counts, other.num_counts)
+    np.testing.assert_array_equal(one.den_counts, other.den_counts)
+    assert one.num_counts.sum() > 500
+
+
+def test_stopped_and_gone_on_with(tmp_path: Path) -> None:
+    content = people(6)
+    masks = write_masks(tmp_path / "masks", content["keys"])
+    poses = Poses(write(tmp_path / "p.npz", content))
+    stop = threading.Event()
+
+    def seen(done: int, _total: int) -> None:
+        if done == 2:
+            stop.set()
+
+    how = Import(tmp_path / "s.chorus", "ball", stop=stop, progress=seen)
+    report = ingest_mask_folder(tmp_path / "masks", poses, BODY, how)
+    assert report.stopped
+    assert report.added == ["0000", "0001"]
+    assert open_store(tmp_path / "s.chorus").rows["key"].tolist() == [b"0000", b"0001"]
+    report = ingest_mask_folder(tmp_path / "masks", poses, BODY, Import(tmp_path / "s.chorus", "ball"))
+    assert not report.stopped
+    assert report.present == ["0000", "0001"]
+    check(tmp_path / "s.chorus", content, masks)

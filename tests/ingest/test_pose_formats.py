@@ -298,6 +298,9 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "pred_cam_t_full: expected it, or pred_cam, box_center, box_size and img_size; got no ['box_size']" in told(crops)
     assert "expected it in a file of wham" in told(hmr2(""), "--format", "wham")
     assert "--format: expected one of auto, hmr2, romp" in told(hmr2(""), "--format", "hmr")
+    turned = hmr2("")
+    turned.cameras = {"R": np.eye(3), "t": np.ones(3)}
+    assert "R: expected none, as this software's poses are in the camera's axes already" in told(turned)
     bent = hmr2("")
     bent.content["body_pose"] = bent.content["body_pose"] * 1.1
     assert "body_pose: expected rotation matrices" in told(bent)

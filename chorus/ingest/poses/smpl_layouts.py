@@ -43,6 +43,14 @@ def common(content: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def seen_by_camera(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``common`` of a layout whose poses are in the camera's axes: it has no R and no t. InputError where one is given."""
+    given = [name for name in ("R", "t") if name in content]
+    if given:
+        raise InputError(f"{given[0]}: expected none, as this software's poses are in the camera's axes already")
+    return common(content)
+
+
 def rotations(name: str, value: Any) -> NDArray[np.float64]:
     """Rotations (n, j, 3) axis-angle, from (n, j, 3), (n, 3 j), or from matrices (n, ..., 3, 3)."""
     try:
@@ -135,7 +143,7 @@ def hmr2(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
     n = len(turn)
     if turn.shape[1] != 1 or len(joints) != n:
         raise InputError(f"body_pose: expected one global_orient for each, got shapes {turn.shape} and {joints.shape}")
-    found = common(content) | {"pose": onto_body(np.concatenate([turn, joints], 1), SMPL_JOINTS, body)}
+    found = seen_by_camera(content) | {"pose": onto_body(np.concatenate([turn, joints], 1), SMPL_JOINTS, body)}
     found.setdefault("estimator", "hmr2")
     if "betas" in content:
         found["betas"] = _betas(content, "betas", n)
@@ -177,7 +185,7 @@ def wham(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
     world's camera is not in the file.
     """
     pose = rotations("pose", content["pose"])
-    found = common(content) | {"pose": onto_body(pose, SMPL_JOINTS, body)}
+    found = seen_by_camera(content) | {"pose": onto_body(pose, SMPL_JOINTS, body)}
     found.setdefault("estimator", "wham")
     n = len(pose)
     if "betas" in content:
@@ -199,7 +207,7 @@ def romp(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
     """
     pose = rotations("smpl_thetas", content["smpl_thetas"])
     n = len(pose)
-    found = common(content) | {"pose": onto_body(pose, SMPL_JOINTS, body), "betas": _betas(content, "smpl_betas", n)}
+    found = seen_by_camera(content) | {"pose": onto_body(pose, SMPL_JOINTS, body), "betas": _betas(content, "smpl_betas", n)}
     bev = found["betas"].shape[1] == 11
     found["betas"] = found["betas"][:, :10]
     found.setdefault("estimator", "bev" if bev else "romp")
