@@ -42,14 +42,14 @@ def nifti_affine(resolution: int, extent: float) -> NDArray[np.float64]:
 def export_volume(path: Path, phi: Any, extent: float, about: Mapping[str, Any]) -> list[Path]:
     """Write phi (N, N, N) as float32 in the format of the ending: .npy, .nii or .nii.gz. Returns the files written.
 
-    about  kept beside it: in NAME.json of a .npy, which also has the affine, and as the NIfTI's extension (comment)
+    about  kept beside it: in NAME.npy.json of a .npy, which also has the affine, and as the NIfTI's extension (comment)
 
     Raises InputError for other arrays and endings, ImportError without nibabel for NIfTI.
     """
     values, extent = _checked(phi, extent)
     resolution = len(values)
     if path.name.endswith(".npy"):
-        beside = path.with_suffix(".json")
+        beside = path.with_name(path.name + ".json")
         write_atomically(path, lambda part: _save_npy(part, values))
         facts = {"affine": voxel_affine(resolution, extent).tolist(), "unit": "metres", "index_order": "i, j, k along x, y, z"}
         write_json(beside, {**facts, **about})
@@ -94,7 +94,11 @@ def export_points(path: Path, phi: Any, extent: float, threshold: float, about: 
         points[name] = colours[:, channel]
     points["alpha"], points["probability"] = np.rint(255 * np.clip(chosen, 0, 1)), chosen
     lines = ["ply", "format binary_little_endian 1.0"]
-    lines += [f"comment {name}: {str(value)[:200]}" for name, value in about.items() if isinstance(value, (str, int, float))]
+    lines += [
+        f"comment {name}: {' '.join(str(value).split())[:200]}"
+        for name, value in about.items()
+        if isinstance(value, (str, int, float))
+    ]
     lines += ["comment metres; +x the person's left, +y up, +z forward", f"element vertex {len(points)}"]
     lines += [f"property float {axis}" for axis in "xyz"] + [f"property uchar {name}" for name in _COLOURS]
     header = "\n".join([*lines, "property float probability", "end_header", ""]).encode("ascii", "backslashreplace")

@@ -21,7 +21,6 @@ from chorus.simulate.worlds import WORLDS
 from chorus.store import Store, StoreWriter, open_store
 from tests.ingest.posed import people, square
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 
 

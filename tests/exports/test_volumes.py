@@ -41,11 +41,11 @@ def export(occupancy: Path, output: Path, *more: str) -> Result:
 def test_npy_with_its_affine(occupancy: Path, tmp_path: Path) -> None:
     result = export(occupancy, tmp_path / "a.npy")
     assert result.exit_code == 0, result.output
-    assert result.stdout.rstrip().endswith(f"wrote {tmp_path / 'a.json'}")
+    assert result.stdout.rstrip().endswith(f"wrote {tmp_path / 'a.npy.json'}")
     values = np.load(tmp_path / "a.npy")
     assert values.dtype == np.float32
     np.testing.assert_array_equal(values, load_occupancy(occupancy).probability)
-    facts = json.loads((tmp_path / "a.json").read_text())
+    facts = json.loads((tmp_path / "a.npy.json").read_text())
     affine = np.array(facts["affine"])
     index = np.argwhere(np.ones((N, N, N), bool))
     centres = (index @ affine[:3, :3].T + affine[:3, 3]).reshape(N, N, N, 3)

@@ -19,7 +19,6 @@ from chorus.ingest.coco_masks import decode_mask
 from chorus.store import open_store, verify_store
 from tests.ingest.posed import HEIGHT, WIDTH, people, square
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from scipy.spatial.transform import Rotation
 from chorus.body.model import SMPL_JOINTS, SMPLH_JOINTS, SMPLX_JOINTS, Body
 from chorus.body.smpl_files import body_arrays
 from chorus.cli import main
+from chorus.errors import InputError
+from chorus.ingest.poses.formats import Poses, read_people
 from chorus.ingest.poses.smpl_layouts import PELVIS
 from chorus.store import open_store
 from tests.body.test_model import smpl_arrays
@@ -343,3 +346,31 @@ def test_people_by_the_name_of_their_image(tmp_path: Path) -> None:
     np.testing.assert_allclose(store.rows["t"], t, atol=1e-6)
     np.testing.assert_allclose(store.rows["pose"][:, 1:], pose[:, 1:], atol=1e-6)
     np.testing.assert_allclose(store.rows["betas"], betas, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["hmr2", "hmr2-pickle", "wham-joblib", "romp", "amass", "smplx"])
+def test_damaged_files_and_wrong_shapes_are_errors_of_ours(name: str, tmp_path: Path) -> None:
+    """Bytes changed, files cut off, arrays of other shapes and types: read, or refused as wrong input, and nothing else."""
+    case = CASES[name]()
+    ingest(tmp_path, case)
+    path, rng = tmp_path / f"poses{case.suffix}", np.random.default_rng(0)
+    cameras = tmp_path / "cameras.npz" if case.cameras else None
+    poses = Poses(path, cameras=cameras, first_frame=7 if case.options else None)
+    whole = path.read_bytes()
+    assert len(read_people(poses, case.body)) == N
+    for _ in range(60):
+        broken = bytearray(whole)
+        for place in rng.integers(0, len(whole), 2):
+            broken[place] = rng.integers(0, 256)
+        for content in (bytes(broken), whole[: int(rng.integers(0, len(whole)))]):
+            path.write_bytes(content)
+            with suppress(InputError):
+                read_people(poses, case.body)
+    if case.suffix == ".npz" and name != "romp":
+        others = [np.zeros(0), np.zeros((2, 5)), np.array(3.0), np.full((N, 3), np.nan), np.array(["x"] * N)]
+        others += [np.zeros((N, 72), bool), np.zeros((N, 1, 1, 1, 3, 3)), np.full((N, 24, 3), 1e300)]
+        for array in case.content:
+            for other in others:
+                np.savez(path, **{**case.content, array: other})
+                with suppress(InputError):
+                    read_people(poses, case.body)

@@ -119,7 +119,7 @@ def read_people(poses: Poses, body: Body) -> People:
             for arrays in _people(content):
                 chosen = _recognised(arrays) if poses.format == AUTO else FORMATS[poses.format]
                 _require(arrays, chosen)
-                converted = chosen.convert({**arrays, **more}, body)
+                converted = _converted(chosen, {**arrays, **more}, body)
                 found.append(_named(converted, chosen, file.stem, poses.first_frame))
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
@@ -131,6 +131,15 @@ def read_people(poses: Poses, body: Body) -> People:
         raise InputError(f"{path}: {error}") from None
     units.warn()
     return people if poses.first_frame is None else replace(people, frames=True)
+
+
+def _converted(chosen: Format, arrays: dict[str, Any], body: Body) -> dict[str, Any]:
+    try:
+        return chosen.convert(arrays, body)
+    except InputError:
+        raise
+    except (ValueError, TypeError, IndexError) as error:  # numpy's, of arrays that do not go together
+        raise InputError(f"expected arrays of {chosen.name} as in docs/imports.md: {error}") from None
 
 
 def _content(path: Path) -> Any:

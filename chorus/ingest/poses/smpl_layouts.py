@@ -51,12 +51,23 @@ def seen_by_camera(content: Mapping[str, Any]) -> dict[str, Any]:
     return common(content)
 
 
+def numbers(name: str, value: Any) -> NDArray[np.float64]:
+    """An array of finite numbers as float64; InputError, naming it, for anything else."""
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError):
+        raise InputError(f"{name}: expected an array of numbers, got rows of different lengths") from None
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{name}: expected numbers, got {array.dtype} of shape {array.shape}")
+    found = array.astype(np.float64)
+    if not np.isfinite(found).all():
+        raise InputError(f"{name}: expected finite numbers, got others")
+    return found
+
+
 def rotations(name: str, value: Any) -> NDArray[np.float64]:
     """Rotations (n, j, 3) axis-angle, from (n, j, 3), (n, 3 j), or from matrices (n, ..., 3, 3)."""
-    try:
-        array = np.asarray(value, np.float64)
-    except (ValueError, TypeError):
-        raise InputError(f"{name}: expected rotations, got something else") from None
+    array = numbers(name, value)
     if array.ndim >= 3 and array.shape[-2:] == (3, 3):
         return from_matrices(name, array.reshape(len(array), -1, 3, 3))
     if array.ndim in (2, 3) and array.shape[-1] % 3 == 0:
@@ -68,9 +79,7 @@ def rotations(name: str, value: Any) -> NDArray[np.float64]:
 
 def from_matrices(name: str, matrices: Any) -> NDArray[np.float64]:
     """Axis-angle (..., 3) float64 in radians of rotation matrices (..., 3, 3); InputError for what are none within 1e-2."""
-    given = np.asarray(matrices, np.float64)
-    if not np.isfinite(given).all():
-        raise InputError(f"{name}: expected rotation matrices, got numbers that are not finite")
+    given = numbers(name, matrices)
     flat = given.reshape(-1, 3, 3)
     off = np.abs(flat @ flat.swapaxes(1, 2) - np.eye(3)).max((1, 2), initial=0)
     off = np.maximum(off, np.abs(np.linalg.det(flat) - 1))
@@ -105,7 +114,7 @@ def pelvis(model: str, content: Mapping[str, Any], body: Body, n: int) -> NDArra
     at = np.tile(np.array(PELVIS.get((model, word), PELVIS[model, "neutral"])), (n, 1))
     betas = content.get("betas")
     if betas is not None and body.joint_shapedirs is not None:
-        shape = np.asarray(betas, np.float64).reshape(len(betas), -1)
+        shape = _betas(content, "betas", n)
         most = min(shape.shape[1], body.joint_shapedirs.shape[2])
         at = at + shape[:, :most] @ body.joint_shapedirs[0, :, :most].T
     return at
@@ -113,7 +122,7 @@ def pelvis(model: str, content: Mapping[str, Any], body: Body, n: int) -> NDArra
 
 def each(name: str, value: Any, n: int, last: int) -> NDArray[np.float64]:
     """Numbers (n, last) from (n, last), or from (last,), the same for all."""
-    array = np.asarray(value, np.float64)
+    array = numbers(name, value)
     if array.size == last:
         return np.tile(array.reshape(1, last), (n, 1))
     if array.size != n * last:
@@ -122,8 +131,11 @@ def each(name: str, value: Any, n: int, last: int) -> NDArray[np.float64]:
 
 
 def _betas(content: Mapping[str, Any], name: str, n: int) -> NDArray[np.float64]:
-    betas = np.asarray(content[name], np.float64)
-    return np.tile(betas.reshape(1, -1), (n, 1)) if betas.ndim == 1 or len(betas) != n else betas.reshape(n, -1)
+    betas = numbers(name, content[name])
+    one = betas.ndim == 1 or (betas.ndim > 1 and len(betas) == 1)
+    if betas.ndim == 0 or not betas.size or not (one or len(betas) == n):
+        raise InputError(f"{name}: expected shape ({n}, B), got {betas.shape}")
+    return np.tile(betas.reshape(1, -1), (n, 1)) if one else betas.reshape(n, -1)
 
 
 def _placed(found: dict[str, Any], content: Mapping[str, Any], model: str, body: Body, moved: Any = None) -> dict[str, Any]:
@@ -211,7 +223,7 @@ def romp(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
     bev = found["betas"].shape[1] == 11
     found["betas"] = found["betas"][:, :10]
     found.setdefault("estimator", "bev" if bev else "romp")
-    joints = np.asarray(content["joints"], np.float64) if "joints" in content else None
+    joints = numbers("joints", content["joints"]) if "joints" in content else None
     if joints is not None and (joints.ndim != 3 or len(joints) != n or joints.shape[1] < 24 or joints.shape[2] != 3):
         raise InputError(f"joints: expected shape ({n}, 71, 3), got {joints.shape}")
     if bev:
@@ -260,7 +272,7 @@ def smplx(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
     for name, first in at.items():
         if name not in content:
             continue
-        value, parts = np.asarray(content[name], np.float64), 15 if first >= 25 else 1
+        value, parts = numbers(name, content[name]), 15 if first >= 25 else 1
         for shape in ((n, parts, 3), (n, parts, 3, 3)):
             if value.size == np.prod(shape):
                 pose[:, first : first + parts] = rotations(name, value.reshape(shape))
@@ -268,7 +280,7 @@ def smplx(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
     if "betas" in content:
         found["betas"] = _betas(content, "betas", n)
     if "camera_rotation" in content:
-        found["R"] = np.broadcast_to(np.asarray(content["camera_rotation"], np.float64).reshape(-1, 3, 3), (n, 3, 3))
+        found["R"] = each("camera_rotation", content["camera_rotation"], n, 9).reshape(n, 3, 3)
     if "camera_translation" in content:
         found["t"] = each("camera_translation", content["camera_translation"], n, 3)
     moved = next((content[key] for key in ("transl", "trans") if key in content), np.zeros(3))
