@@ -177,6 +177,17 @@ def world(joints: int, gender: str = "neutral") -> Case:
     return Case(body, content, pixels, options=("--first-frame", "7"), cameras=facts)
 
 
+def parts(joints: int, body: int) -> Case:
+    """SMPL, or SMPL-H, with the pose in parts."""
+    case = world(joints)
+    pose = case.content.pop("poses").reshape(N, -1)
+    case.content |= {"global_orient": pose[:, :3], "body_pose": pose[:, 3 : 3 + body], "keys": NAMES}
+    if joints == 52:
+        case.content |= {"left_hand_pose": pose[:, 66:111], "right_hand_pose": pose[:, 111:]}
+    case.options = () if joints == 24 else ("--format", "smpl")
+    return case
+
+
 CASES = {
     "hmr2": lambda: hmr2(""),
     "hmr2-focal": lambda: hmr2("focal"),
@@ -189,6 +200,8 @@ CASES = {
     "amass": lambda: world(52, "male"),
     "smpl": lambda: world(24, "female"),
     "smplx": lambda: world(55),
+    "smpl-parts": lambda: parts(24, 69),
+    "smplh-parts": lambda: parts(52, 63),
 }
 
 

@@ -159,7 +159,7 @@ def hmr2(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
     found.setdefault("estimator", "hmr2")
     if "betas" in content:
         found["betas"] = _betas(content, "betas", n)
-    moved = next((content[name] for name in ("pred_cam_t_full", "cam_t_full", "cam_t", "pred_cam_t") if name in content), None)
+    moved = next((content[name] for name in ("pred_cam_t_full", "cam_t_full", "cam_t") if name in content), None)
     size = each("img_size", content["img_size"], n, 2) if "img_size" in content else None
     focal = next((content[name] for name in ("scaled_focal_length", "focal") if name in content), None)
     if "K" not in content:
@@ -241,50 +241,67 @@ def romp(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
 
 
 def smpl(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
-    """SMPL and SMPL-H as AMASS writes them: poses (n, 72), (n, 156) or (n, 66 and more), trans (n, 3) metres, betas, gender.
+    """SMPL and SMPL-H as AMASS writes them: poses (n, 72), (n, 156) or (n, 66 and more), trans (n, 3) metres, betas, gender; or
+    in parts, as ``smplx``.
 
     The frame is that of the data set (of AMASS, z up); the camera is R, t, K or focal by our names, from that frame, in the
     same file or in one of cameras.
     """
+    if "global_orient" in content:
+        return _in_world(content, body, "smpl", *_parts(content, SMPLH_JOINTS))
     name = "poses" if "poses" in content else "pose" if "pose" in content else "smpl_pose"
     pose = rotations(name, content[name])
-    n, joints = pose.shape[:2]
+    joints = pose.shape[1]
     names = SMPL_JOINTS if joints <= 24 else SMPLH_JOINTS if joints <= 52 else SMPLX_JOINTS
-    found = common(content) | {"pose": onto_body(pose, names, body)}
-    if "betas" in content:
-        found["betas"] = _betas(content, "betas", n)
-    moved = next((content[key] for key in ("trans", "transl") if key in content), np.zeros(3))
-    return _placed(_seen(found, n), content, "smplx" if joints == 55 else "smpl", body, each("trans", moved, n, 3))
+    return _in_world(content, body, "smplx" if joints == 55 else "smpl", pose, names)
 
 
 def smplx(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
     """SMPL-X as smplx and SMPLify-X write it: global_orient (n, 3), body_pose (n, 63), jaw, eyes, hands (n, 45), transl (n, 3).
 
-    Hands in principal components (n, 6 or 12) stay straight. The camera is R, t, K or focal by our names, or SMPLify-X's
-    camera_rotation and camera_translation.
+    Hands in principal components (n, 6 or 12) stay straight. A body_pose of 23 joints (n, 69) is SMPL's. The camera is R, t, K
+    or focal by our names, or SMPLify-X's camera_rotation and camera_translation.
     """
+    pose, names = _parts(content, SMPLX_JOINTS)
+    return _in_world(content, body, "smpl" if names == SMPL_JOINTS else "smplx", pose, names)
+
+
+def _parts(content: Mapping[str, Any], names: tuple[str, ...]) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Poses (n, j, 3) from global_orient, body_pose and what else there is, and the names of their joints: ``names``, or SMPL's
+    where the body has 23."""
     turn, joints = rotations("global_orient", content["global_orient"]), rotations("body_pose", content["body_pose"])
     n = len(joints)
-    pose = np.zeros((n, len(SMPLX_JOINTS), 3))
-    pose[:, :1] = turn
-    pose[:, 1:22] = joints[:, :21]
-    at = {"jaw_pose": 22, "leye_pose": 23, "reye_pose": 24, "left_hand_pose": 25, "right_hand_pose": 40}
-    for name, first in at.items():
-        if name not in content:
-            continue
-        value, parts = numbers(name, content[name]), 15 if first >= 25 else 1
-        for shape in ((n, parts, 3), (n, parts, 3, 3)):
-            if value.size == np.prod(shape):
-                pose[:, first : first + parts] = rotations(name, value.reshape(shape))
-    found = common(content) | {"pose": onto_body(pose, SMPLX_JOINTS, body)}
+    if turn.shape[:2] != (n, 1) or joints.shape[1] not in (21, 23):
+        raise InputError(f"body_pose: expected 21 or 23 joints for each global_orient, got {joints.shape} and {turn.shape}")
+    if joints.shape[1] == 23:
+        return np.concatenate([turn, joints], 1), SMPL_JOINTS
+    pose = np.zeros((n, len(names), 3))
+    pose[:, :1], pose[:, 1:22] = turn, joints
+    first_of = {"jaw_pose": "jaw", "leye_pose": "left_eye", "reye_pose": "right_eye"}
+    first_of |= {"left_hand_pose": "left_index1", "right_hand_pose": "right_index1"}
+    for name, joint in first_of.items():
+        if name in content and joint in names:
+            value, parts = numbers(name, content[name]), 15 if "hand" in name else 1
+            for shape in ((n, parts, 3), (n, parts, 3, 3)):
+                if value.size == np.prod(shape):
+                    pose[:, names.index(joint) : names.index(joint) + parts] = rotations(name, value.reshape(shape))
+    return pose, names
+
+
+def _in_world(
+    content: Mapping[str, Any], body: Body, model: str, pose: NDArray[np.float64], names: Sequence[str]
+) -> dict[str, Any]:
+    """People in a world of the file's own, seen by cameras in it."""
+    n = len(pose)
+    found = common(content) | {"pose": onto_body(pose, names, body)}
     if "betas" in content:
         found["betas"] = _betas(content, "betas", n)
     if "camera_rotation" in content:
         found["R"] = each("camera_rotation", content["camera_rotation"], n, 9).reshape(n, 3, 3)
     if "camera_translation" in content:
         found["t"] = each("camera_translation", content["camera_translation"], n, 3)
-    moved = next((content[key] for key in ("transl", "trans") if key in content), np.zeros(3))
-    return _placed(_seen(found, n), content, "smplx", body, each("transl", moved, n, 3))
+    moved = next((content[key] for key in ("trans", "transl") if key in content), np.zeros(3))
+    return _placed(_seen(found, n), content, model, body, each("trans", moved, n, 3))
 
 
 def _seen(found: dict[str, Any], n: int) -> dict[str, Any]:
