@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from chorus.commands.console import print_facts, print_json, progress_bars, wrote
-from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, force_option, json_option
+from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, force_option, forced, json_option
 
 _THRESHOLD = 0.1
 
@@ -28,9 +28,12 @@ def export_coco_command(store_path: Path, output: Path, prompts: tuple[str, ...]
     from dataclasses import asdict
 
     from chorus.exports.coco import ANNOTATIONS, POSES, export_coco
+    from chorus.files import check_output_file
     from chorus.store import open_store
 
     store = open_store(store_path, verify=False)
+    if output.is_dir():  # a file of poses of one's own is not replaced
+        check_output_file("--output", output / POSES, replace=forced())
     output.mkdir(parents=True, exist_ok=True)
     with progress_bars() as update:
         done = export_coco(

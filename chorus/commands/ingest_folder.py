@@ -8,7 +8,7 @@ import click
 
 from chorus.commands.console import ERROR_EXIT, err, out, print_facts, print_json, progress_bars, wrote
 from chorus.commands.interruption import stopping
-from chorus.commands.options import INPUT, OutputStore, body_option, json_option
+from chorus.commands.options import INPUT, Count, OutputStore, body_option, json_option
 
 _SHOWN = 20
 """Masks and people that could not be used and are printed one by one; the rest is counted. With --json all are printed."""
@@ -45,7 +45,7 @@ format_option = click.option(
 cameras_option = click.option("--cameras", type=INPUT, help="A file with the cameras that the file of poses lacks: R, t and K.")
 first_frame_option = click.option(
     "--first-frame",
-    type=click.IntRange(min=0),
+    type=Count(0),
     help="Poses of a film without names: the number that the name of its first frame ends in.",
 )
 

@@ -61,6 +61,12 @@ def test_a_simulated_store_there_and_back(tmp_path: Path) -> None:
     refused = run("export", "coco", tmp_path / "s.chorus", "-o", tmp_path / "out")
     assert refused.exit_code == 2
     assert "--force" in refused.stderr
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "poses.npz").write_text("mine")
+    refused = run("export", "coco", tmp_path / "s.chorus", "-o", tmp_path / "mine")
+    assert "--force" in refused.stderr
+    assert (tmp_path / "mine" / "poses.npz").read_text() == "mine"
+    assert run("export", "coco", tmp_path / "s.chorus", "-o", tmp_path / "mine", "--force").exit_code == 0
 
 
 def test_keys_prompts_betas_and_people_there_and_back(tmp_path: Path) -> None:

@@ -221,11 +221,8 @@ def _recognised(content: Mapping[str, Any]) -> Format:
 
 def _require(content: Mapping[str, Any], format: Format) -> None:
     missing = [name for name in format.needs if name not in content and name != "pred_cam"]
-    if (
-        missing
-        and format is not PLAIN
-        and not (format.name == "smpl" and {"pose", "smpl_pose", "global_orient"} & set(content))
-    ):
+    others = {"pose", "smpl_pose", "global_orient"} if format.name == "smpl" else set()
+    if missing and format is not PLAIN and not others & set(content):
         raise InputError(f"{missing[0]}: expected it in a file of {format.name}, got {', '.join(list(content)[:12])}")
 
 
