@@ -235,6 +235,7 @@ def test_vertices_are_where_the_source_shows_them(name: str, tmp_path: Path) -> 
         result, path = ingest(tmp_path, case)
         assert result.exit_code == 0, result.output
         assert "added            3" in result.stdout
+        assert "warning" not in result.stderr
         store = open_store(path)
     batch = store.batch(store.select())
     assert [key.decode() for key in batch.keys.tolist()] == NAMES

@@ -139,10 +139,13 @@ def _betas(content: Mapping[str, Any], name: str, n: int) -> NDArray[np.float64]
 
 
 def _placed(found: dict[str, Any], content: Mapping[str, Any], model: str, body: Body, moved: Any = None) -> dict[str, Any]:
-    """With the origin: where the file says, or the model's pelvis, plus where the model is moved to."""
+    """With ``origin``, the model's pelvis or what the file says; where the model is ``moved`` to (n, 3) goes into t."""
     n = len(found["pose"])
     at = each("origin", content["origin"], n, 3) if "origin" in content else pelvis(model, {**content, **found}, body, n)
-    return {**found, "origin": at if moved is None else at + moved}
+    if moved is None:
+        return {**found, "origin": at}
+    R = each("R", found["R"], n, 9).reshape(n, 3, 3) if "R" in found else np.tile(np.eye(3), (n, 1, 1))
+    return {**found, "origin": at, "t": each("t", found.get("t", np.zeros(3)), n, 3) + np.einsum("nij,nj->ni", R, moved)}
 
 
 def hmr2(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
@@ -170,7 +173,6 @@ def hmr2(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
         found["image_size"] = size[:, ::-1].astype(np.int64)
     if moved is None:
         moved = _full(content, n, size, found)
-    found["t"] = np.zeros((n, 3))
     return _placed(found, content, "smpl", body, each("pred_cam_t_full", moved, n, 3))
 
 
@@ -206,7 +208,6 @@ def wham(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
         found["frames"] = np.asarray(content["frame_ids"])
     if not {"K", "focal"} & set(content):
         found |= {"focal": np.ones(n), "focal_unit": "diagonal"}
-    found["t"] = np.zeros((n, 3))
     return _placed(found, content, "smpl", body, each("trans", content["trans"], n, 3))
 
 
