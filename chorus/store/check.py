@@ -7,6 +7,7 @@ from functools import partial
 
 from chorus.errors import StoreError
 from chorus.store.remote.checking import verify_remote
+from chorus.store.remote.index import index_problems
 from chorus.store.schema import Problem, read_store_json
 from chorus.store.shard import Shard
 from chorus.store.shard_files import shard_paths
@@ -20,7 +21,8 @@ def verify_store(path: str | os.PathLike[str]) -> list[Problem]:
     Checked are store.json, the structure of every shard, the digests of its arrays, keys (unique in the whole store),
     cameras and poses (finite, rotations, positive focal lengths), and every mask bit by bit: each block of the class that its
     pixels have, no bit set outside the box, at least one in each of the box's outermost rows and columns; and the pictures
-    that are kept, as ``picture_problems`` says. Problems are returned, never raised.
+    that are kept, as ``picture_problems`` says. Where there is an ``index.json``, the shards that it names must be there.
+    Problems are returned, never raised.
     """
     root = place_of("path", path)
     if isinstance(root, StoreUrl):
@@ -30,4 +32,4 @@ def verify_store(path: str | os.PathLike[str]) -> list[Problem]:
         files = {file.name: partial(Shard.read, file) for file in shard_paths(root)}
     except StoreError as error:
         return [Problem("", "", str(error))]
-    return problems_of(root, header, files, dict.fromkeys(files))
+    return [*problems_of(root, header, files, dict.fromkeys(files)), *index_problems(root)]

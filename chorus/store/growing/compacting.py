@@ -16,6 +16,7 @@ from chorus.store.growing.making import SHARD_SIZE, Grown, Progress
 from chorus.store.growing.rows import check_intact, fitting, kept_pictures, rows_of_shard
 from chorus.store.keeping import kept_beside, remove_dead
 from chorus.store.reader import Store, open_store
+from chorus.store.remote.index import INDEX, write_index_locked
 from chorus.store.schema import SHARD_SUFFIX, SHARDS
 from chorus.store.shard import Shard
 from chorus.store.shard_files import (
@@ -40,7 +41,8 @@ def compact_store(path: str | Path, *, shard_size: int = SHARD_SIZE, progress: P
 
     Writers wait meanwhile. Whenever this process is killed, readers find the old shards or the new ones, and the next writer,
     or the next call, removes what is left of the others. Who opened the store before must open it again: shards are gone.
-    Pictures go with their rows. Raises StoreError where a shard that is to be replaced is damaged; then nothing has changed.
+    Pictures go with their rows; an ``index.json`` is written again. Raises StoreError where a shard that is to be replaced is
+    damaged; then nothing has changed.
     """
     root, size = check_path("path", path), check_whole("shard_size", shard_size, 1)
     open_store(root, verify=False)  # before a lock is left in what is no store
@@ -50,8 +52,12 @@ def compact_store(path: str | Path, *, shard_size: int = SHARD_SIZE, progress: P
         remove_dead(root, {file.name for file in shard_paths(root)})
         store = open_store(root, verify=False)
         groups = _groups(store.shards, size)
+        indexed = (root / INDEX).exists()
         if groups:
+            (root / INDEX).unlink(missing_ok=True)  # it names shards that are going to go
             _replace(store, groups, progress)
+            if indexed:
+                write_index_locked(root)
         after = open_store(root, verify=False)
     return Grown(root, images=len(after), shards=len(after.shards), written=len(groups))
 
