@@ -305,7 +305,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_store(tmp_path: Path, what
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        for steps in range(0, 200, 1 if SOAK else 2 if what == "compact" else 5):
+        for steps in range(0, 200, 1 if SOAK else 3 if what == "compact" else 9):
             path = tmp_path / f"{what}{steps}"
             merge_stores([tmp_path / "like"], path)
             if what == "merge":
@@ -319,7 +319,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_store(tmp_path: Path, what
             assert [store.picture(key) is not None for key in keys] == [False, True] * 4
             if what == "compact":
                 states.add(tuple(len(s) for s in store.shards))
-                if steps // 2 % 2:  # whoever writes next finishes it
+                if steps // 3 % 2:  # whoever writes next finishes it
                     fill(path, 30, 1)
                     assert len(whole(path)) == 9
                 else:
