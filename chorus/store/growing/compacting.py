@@ -12,9 +12,10 @@ import numpy as np
 from chorus._version import __version__
 from chorus.errors import StoreError, check_path, check_whole
 from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, remove_leftovers, write_new
-from chorus.store.growing.making import SHARD_SIZE, Grown, Progress
+from chorus.store.growing.making import MOST_PICTURE_BYTES, SHARD_SIZE, Grown, Progress
 from chorus.store.growing.rows import check_intact, fitting, kept_pictures, rows_of_shard
 from chorus.store.keeping import kept_beside, remove_dead
+from chorus.store.pictures import picture_file
 from chorus.store.reader import Store, open_store
 from chorus.store.remote.index import INDEX, write_index_locked
 from chorus.store.schema import SHARD_SUFFIX, SHARDS
@@ -51,7 +52,7 @@ def compact_store(path: str | Path, *, shard_size: int = SHARD_SIZE, progress: P
         remove_leftovers(root / SHARDS)
         remove_dead(root, {file.name for file in shard_paths(root)})
         store = open_store(root, verify=False)
-        groups = _groups(store.shards, size)
+        groups = _groups(store.shards, size, [_picture_bytes(root, shard) for shard in store.shards])
         indexed = (root / INDEX).exists()
         if groups:
             (root / INDEX).unlink(missing_ok=True)  # it names shards that are going to go
@@ -62,21 +63,28 @@ def compact_store(path: str | Path, *, shard_size: int = SHARD_SIZE, progress: P
     return Grown(root, images=len(after), shards=len(after.shards), written=len(groups))
 
 
-def _groups(shards: Sequence[Shard], size: int) -> list[list[int]]:
-    """Numbers of neighbouring shards that together have at most ``size`` images, two or more in each group."""
+def _picture_bytes(root: Path, shard: Shard) -> int:
+    path = picture_file(root, shard.path.name)
+    return 0 if path is None else path.stat().st_size
+
+
+def _groups(shards: Sequence[Shard], size: int, pictures: Sequence[int]) -> list[list[int]]:
+    """Numbers of neighbouring shards, two or more in each group, that together have at most ``size`` images, and pictures of no
+    more bytes than are held in memory.
+
+    pictures  bytes of each shard's
+    """
     groups: list[list[int]] = []
     group: list[int] = []
-    images = 0
-    for number, shard in enumerate(shards):
-        if group and images + len(shard) > size:
+    images = held = 0
+    for number, (shard, more) in enumerate(zip(shards, pictures, strict=True)):
+        too_large = 2 * len(shard) > size or 2 * more > MOST_PICTURE_BYTES
+        if too_large or images + len(shard) > size or held + more > MOST_PICTURE_BYTES:
             groups.append(group)
-            group, images = [], 0
-        if 2 * len(shard) > size:
-            groups.append(group)
-            group, images = [], 0
-            continue
-        group.append(number)
-        images += len(shard)
+            group, images, held = [], 0, 0
+        if not too_large:
+            group.append(number)
+            images, held = images + len(shard), held + more
     return [group for group in [*groups, group] if len(group) > 1]
 
 
