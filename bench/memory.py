@@ -1,7 +1,7 @@
 """``python -m bench.memory [--images N] [--folder DIR] [--bytes] [--server]``: memory and rate of aggregating a big store.
 
 From a disk; with ``--server`` also from an object server (moto's, in this process) with an empty cache, with a full one, and
-with one that holds a tenth of the store.
+with one that holds a third of the store.
 
 The store repeats 2,000 images of the vote workload under new keys; what is measured is memory, which depends on their number
 and sizes alone. Aggregation runs in a process of its own, whose peak is its own.
@@ -122,7 +122,7 @@ def from_object_server(store: Path, folder: Path) -> dict[str, dict[str, Any]]:
         return {
             "empty cache": _aggregated("s3://bench/big", **large),
             "full cache": _aggregated("s3://bench/big", **large),
-            "cache of a tenth": _aggregated("s3://bench/big", CHORUS_CACHE_LIMIT=str(size // 10), **small),
+            "cache of a third": _aggregated("s3://bench/big", CHORUS_CACHE_LIMIT=str(size // 3), **small),
         }
     finally:
         server.stop()

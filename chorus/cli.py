@@ -26,8 +26,11 @@ from chorus.commands.evaluate_photos import evaluate_photos_command
 from chorus.commands.evaluate_worlds import evaluate_worlds_command
 from chorus.commands.experimental_em import experimental_em_command
 from chorus.commands.explain import explain_command, overlay_command
+from chorus.commands.export import export_coco_command, export_occupancy_command
 from chorus.commands.filter import FilterGroup, filter_set_command, filter_show_command
+from chorus.commands.ingest_coco import ingest_coco_command
 from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
+from chorus.commands.ingest_folder import ingest_folder_command
 from chorus.commands.ingest_photos import ingest_photos_command
 from chorus.commands.ingest_records import ingest_records_command
 from chorus.commands.interruption import Stopped, exit_code, signals_stop
@@ -142,6 +145,11 @@ def ingest() -> None:
 
 
 @main.group()
+def export() -> None:
+    """Write stores and occupancies for other software."""
+
+
+@main.group()
 def store() -> None:
     """Look at image stores, and make stores of stores."""
 
@@ -181,7 +189,14 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         ablate_command,
     ),
     body: (body_info_command, body_convert_command),
-    ingest: (ingest_records_command, ingest_photos_command, ingest_images_command, ingest_coco_eft_command),
+    ingest: (
+        ingest_folder_command,
+        ingest_coco_command,
+        ingest_records_command,
+        ingest_photos_command,
+        ingest_images_command,
+        ingest_coco_eft_command,
+    ),
     filter_group: (filter_show_command, filter_set_command),
     store: (
         store_info_command,
@@ -194,6 +209,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         store_compact_command,
         store_index_command,
     ),
+    export: (export_coco_command, export_occupancy_command),
     evaluate: (evaluate_pap_command, evaluate_worlds_command, evaluate_photos_command, roundtrip_command),
     experimental: (experimental_em_command,),
 }

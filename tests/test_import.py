@@ -17,7 +17,19 @@ import pytest
 import chorus
 
 ROOT = Path(__file__).resolve().parent.parent
-OPTIONAL = ("triton", "diffusers", "transformers", "accelerate", "safetensors", "pycocotools", "smplx", "viser", "openai")
+OPTIONAL = (
+    "triton",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "pycocotools",
+    "smplx",
+    "viser",
+    "openai",
+    "s3fs",
+    "gcsfs",
+)
 
 
 def run(code: str, *path: Path, cwd: Path) -> Any:

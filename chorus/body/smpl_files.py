@@ -9,7 +9,6 @@ with every length checked.
 from __future__ import annotations
 
 import io
-import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from chorus.errors import InputError, check_array
+from chorus.pickles import NUMPY, Array, Buffer, StandIn, read_array, read_buffer
 
 _TRUNK = (
     "pelvis",
@@ -64,79 +64,28 @@ _OPTIONAL = ("posedirs", "shapedirs")
 _MAX_DEPTH = 32  # of chumpy objects in chumpy objects: real files nest twice
 
 
-class _StandIn:
-    """Replaces an object of the pickle: keeps the arguments and the state that it is given."""
-
-    origin = "object"
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-        self.state: Any = None
-
-    def __new__(cls, *args: Any) -> _StandIn:
-        made = super().__new__(cls)
-        made.args, made.state = args, None  # NEWOBJ does not call __init__
-        return made
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Array(_StandIn):
-    origin = "numpy.ndarray"
-
-
-class _Buffer(_StandIn):
-    origin = "numpy array in a buffer"
-
-
-class _Dtype(_StandIn):
-    origin = "numpy.dtype"
-
-
-class _Scalar(_StandIn):
-    origin = "numpy scalar"
-
-
-class _Sparse(_StandIn):
+class _Sparse(StandIn):
     format = ""
 
 
-class _Chumpy(_StandIn):
+class _Chumpy(StandIn):
     pass
 
 
-def _reconstruct_array(*args: Any) -> _Array:
-    return _Array(*args)
-
-
-def _reconstructor(cls: Any, *_: Any) -> _StandIn:
+def _reconstructor(cls: Any, *_: Any) -> StandIn:
     """``copy_reg._reconstructor``: how protocols 0 and 1 make an object before its state comes."""
-    if not (isinstance(cls, type) and issubclass(cls, _StandIn)):
+    if not (isinstance(cls, type) and issubclass(cls, StandIn)):
         raise InputError(f"expected a numpy, scipy.sparse or chumpy object, got {cls!r}")
     return cls()
 
 
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """``_codecs.encode``: how Python 3 writes bytes with protocol 2."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise InputError(f"expected text in latin-1, got {type(text).__name__} in {encoding!r}")
-    return text.encode("latin1")
-
-
 _BUILTINS = ("__builtin__", "builtins")
 _KNOWN: dict[tuple[str, str], Any] = {
-    **{(m, "object"): _StandIn for m in _BUILTINS},
+    **{(m, "object"): StandIn for m in _BUILTINS},
     **{(m, "set"): set for m in _BUILTINS},
     **{(m, "_reconstructor"): _reconstructor for m in ("copy_reg", "copyreg")},
-    ("_codecs", "encode"): _encode,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
+    **NUMPY,
 }
-for _core in ("numpy.core", "numpy._core"):
-    _KNOWN[f"{_core}.multiarray", "_reconstruct"] = _reconstruct_array
-    _KNOWN[f"{_core}.multiarray", "scalar"] = _Scalar
-    _KNOWN[f"{_core}.numeric", "_frombuffer"] = _Buffer
 for _format in ("csc", "csr", "coo"):
     for _kind in ("matrix", "array"):
         _class = type(f"_{_format}_{_kind}", (_Sparse,), {"format": _format, "origin": f"scipy.sparse {_format}"})
@@ -194,56 +143,15 @@ def _resolve(value: Any, depth: int) -> Any:
     """The array that a value of the pickle stands for."""
     if depth > _MAX_DEPTH:
         raise InputError(f"expected chumpy objects no more than {_MAX_DEPTH} deep")
-    if isinstance(value, _Array):
-        return _array(value)
-    if isinstance(value, _Buffer):
-        return _array_in_buffer(value)
+    if isinstance(value, Array):
+        return read_array(value)
+    if isinstance(value, Buffer):
+        return read_buffer(value)
     if isinstance(value, _Sparse):
         return _sparse(value, depth)
     if isinstance(value, _Chumpy):
         return _chumpy(value, depth)
     raise InputError(f"expected an array, got {getattr(value, 'origin', type(value).__name__)}")
-
-
-def _numbers(data: Any, dtype: np.dtype[Any], shape: Any, order: Any) -> NDArray[Any]:
-    if isinstance(data, str):  # Python 2's bytes
-        data = data.encode("latin1")
-    if not isinstance(data, (bytes, bytearray)):
-        raise InputError(f"expected the bytes of an array, got {type(data).__name__}")
-    if not (isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape) and len(shape) <= 8):
-        raise InputError(f"expected the shape of an array, got {shape!r:.80}")
-    if len(data) != math.prod(shape) * dtype.itemsize:
-        raise InputError(f"expected {math.prod(shape) * dtype.itemsize} bytes for shape {shape}, got {len(data)}")
-    array = np.frombuffer(data, dtype).reshape(shape, order="F" if order else "C")
-    return array.astype(dtype.newbyteorder("="))
-
-
-def _dtype(value: Any) -> np.dtype[Any]:
-    code = value.args[0] if isinstance(value, _Dtype) and value.args else None
-    code = code.decode("latin1") if isinstance(code, bytes) else code
-    if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
-        raise InputError(f"expected an array of real numbers, got dtype {code!r:.80}")
-    state = value.state
-    byteorder = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
-    byteorder = byteorder.decode("latin1") if isinstance(byteorder, bytes) else byteorder
-    if byteorder not in ("<", ">", "=", "|"):
-        raise InputError(f"expected a byte order, got {byteorder!r:.80}")
-    return np.dtype(f"{byteorder}{code}")
-
-
-def _array(value: _Array) -> NDArray[Any]:
-    state = value.state
-    if not (isinstance(state, tuple) and len(state) in (4, 5)):
-        raise InputError("expected the state of a numpy array")
-    shape, dtype, fortran, data = state[-4:]  # before them, a version that has always been 1
-    return _numbers(data, _dtype(dtype), shape, bool(fortran))
-
-
-def _array_in_buffer(value: _Buffer) -> NDArray[Any]:
-    if len(value.args) != 4:
-        raise InputError("expected a buffer, a dtype, a shape and an order")
-    data, dtype, shape, order = value.args
-    return _numbers(data, _dtype(dtype), shape, order == "F")
 
 
 def _sparse(value: _Sparse, depth: int) -> scipy.sparse.csr_array:

@@ -38,7 +38,7 @@ def filter_show_command(store_path: Path, filter_name: str, as_json: bool) -> No
     chosen = find_filter(filter_name, store_path)
     report = filter_report(chosen or Filter.none(), store.rows)
     if as_json:
-        print_json({"store": store_path, "has_filter": chosen is not None, **report.to_json()})
+        print_json({"store": str(store.path), "has_filter": chosen is not None, **report.to_json()})
         return
     if chosen is None:
         out.print("no filter: every complete image counts")
@@ -98,7 +98,7 @@ def filter_set_command(
     report = filter_report(chosen, store.rows)
     written = [] if dry_run else [write_store_filter(store_path, chosen)]
     if as_json:
-        print_json({"store": store_path, **report.to_json(), "wrote": written})
+        print_json({"store": str(store.path), **report.to_json(), "wrote": written})
         return
     print_table(report_table(report))
     wrote(*written)

@@ -243,6 +243,11 @@ def _remember_force(ctx: click.Context, _: click.Parameter, value: bool) -> None
     ctx.meta[_FORCE] = value
 
 
+def forced() -> bool:
+    """Whether the command that runs was given --force."""
+    return bool(click.get_current_context().meta.get(_FORCE, False))
+
+
 force_option = click.option(
     "--force",
     is_flag=True,

@@ -106,6 +106,10 @@ class CocoAnnotations:
         named = self._names_of.get(number, [])
         return number if not named or number in map(image_number, named) else None
 
+    def file_of(self, number: int) -> str:
+        """The file name of an image, as COCO's file has it; its number of 12 digits where it has none."""
+        return max(self._names_of.get(number, [f"{number:012d}"]), key=len)
+
     @cached_property
     def _names_of(self) -> dict[int, list[str]]:
         names: dict[int, list[str]] = defaultdict(list)

@@ -77,6 +77,24 @@ def _run_lengths(text: bytes) -> list[int]:
     return counts
 
 
+def encode_run_lengths(mask: NDArray[np.bool_]) -> str:
+    """COCO's compressed run lengths of a mask (H, W) bool, the inverse of ``decode_mask``; runs go down the columns."""
+    flat = np.asarray(mask, np.bool_).T.ravel()
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    start = [0, 0] if flat.size and flat[0] else [0]  # the background comes first, be it of no pixel
+    counts = np.diff(np.concatenate([start, edges, [flat.size]])).tolist()
+    text = []
+    for i, count in enumerate(counts):
+        value = count - counts[i - 2] if i > 2 else count
+        while True:
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            text.append(chr(48 + (bits | 32 if more else bits)))
+            if not more:
+                break
+    return "".join(text)
+
+
 def _polygons(values: list[Any], size: tuple[int, int]) -> tuple[list[list[float]], list[str]]:
     """The polygons that can be used, and what is wrong with the others."""
     polygons: list[list[float]] = []

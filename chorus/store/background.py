@@ -20,7 +20,7 @@ _THREADS = 4  # sha256 goes at 1 to 2 GB/s a thread: these keep up with any disk
 class BackgroundCheck:
     """What ``open_store(verify=True)`` checks beyond the structure, in threads of its own, shards in their order.
 
-    The masks of shards at URLs are checked as they arrive, by whoever reads them.
+    Shards at URLs are checked as they arrive, by whoever reads them.
 
     A store opened with ``verify=False`` can be read meanwhile: structure and masks are sound enough for the kernels, but
     nothing made of it may be kept or shown before ``finish`` has returned. A context manager; leaving it stops the check.
@@ -60,7 +60,7 @@ class BackgroundCheck:
 
 
 def _content(shard: Shard) -> list[Problem]:
-    return list(content_problems(shard, masks=not shard.at_url))
+    return [] if shard.at_url else list(content_problems(shard))
 
 
 def _listed(problems: Callable[..., Iterable[Problem]], of: Shard | Sequence[Shard]) -> list[Problem]:

@@ -8,6 +8,7 @@ from functools import partial
 from chorus.errors import InputError, StoreError
 from chorus.ranks import Share, share_by_size
 from chorus.store.remote.checking import verify_remote
+from chorus.store.remote.index import index_problems
 from chorus.store.schema import Problem, read_store_json
 from chorus.store.shard import Shard
 from chorus.store.shard_files import shard_paths
@@ -24,7 +25,8 @@ def verify_store(path: str | os.PathLike[str], share: Share | None = None) -> li
     Checked are store.json, the structure of every shard, the digests of its arrays, keys (unique in the whole store),
     cameras and poses (finite, rotations, positive focal lengths), and every mask bit by bit: each block of the class that its
     pixels have, no bit set outside the box, at least one in each of the box's outermost rows and columns; and the pictures
-    that are kept, as ``picture_problems`` says. Problems are returned, never raised.
+    that are kept, as ``picture_problems`` says. Where there is an ``index.json``, the shards that it names must be there.
+    Problems are returned, never raised.
     """
     root = place_of("path", path)
     if isinstance(root, StoreUrl):
@@ -38,4 +40,5 @@ def verify_store(path: str | os.PathLike[str], share: Share | None = None) -> li
         mine = None if share is None else [paths[i].name for i in share_by_size([p.stat().st_size for p in paths], share)]
     except StoreError as error:
         return [Problem("", "", str(error))]
-    return problems_of(root, header, files, dict.fromkeys(files), mine)
+    beyond = index_problems(root) if share is None or share.number == 1 else []
+    return [*problems_of(root, header, files, dict.fromkeys(files), mine), *beyond]

@@ -13,9 +13,9 @@ from scipy.spatial.transform import Rotation
 from chorus.body.model import load_body
 from chorus.errors import InputError
 from chorus.frontend import registry
-from chorus.frontend.humans import pose_files
 from chorus.frontend.humans.pose_files import PosesFromFiles
 from chorus.frontend.stages import Human, ImageRequest, Picture, Refusal, Runtime
+from chorus.ingest.poses import arrays
 from tests.frontend.tiny_humans import shapely
 
 BODY = load_body()
@@ -48,6 +48,26 @@ def camera(n: int = 3) -> dict[str, object]:
 
 def joints(n: int = 3) -> dict[str, object]:
     return base(n) | {"joints": np.random.default_rng(1).uniform(-50, 300, (n, 24, 2))}
+
+
+def test_a_focal_length_about_the_images_centre(find):
+    content = camera()
+    del content["K"]
+    for unit, pixels in (("pixels", 1), ("width", WIDTH), ("longer side", WIDTH), ("diagonal", np.hypot(WIDTH, HEIGHT))):
+        for row, human in enumerate(find({**content, "focal": 1.5, "focal_unit": unit})):
+            wanted = [[1.5 * pixels, 0, WIDTH / 2], [0, 1.5 * pixels, HEIGHT / 2], [0, 0, 1]]
+            np.testing.assert_allclose(human.camera.K[0], wanted)
+            R = content["R"][row] @ Rotation.from_rotvec(content["pose"][row, 0]).as_matrix()
+            np.testing.assert_allclose(human.camera.R[0], R)
+
+
+def test_a_square_crop_about_the_image(find):
+    content = weak()
+    del content["crop"]
+    square = find({**content, "square": True})
+    side = find({**content, "crop": np.array([[WIDTH / 2, HEIGHT / 2, max(WIDTH, HEIGHT)]] * 3)})
+    for one, other in zip(square, side, strict=True):
+        np.testing.assert_allclose(one.joints, other.joints)
 
 
 def write(path, content):
@@ -182,7 +202,7 @@ def changed(content, **to):
         (changed(weak(), keys=["a", "b", "b"]), "one person of each key, got another of 'b'"),
         (changed(weak(), keys=["a", "b", ""]), "keys: expected a text"),
         (changed(weak(), keys=[1, 2, 3]), "keys: expected a text"),
-        (changed(weak(), betas=np.full((3, 10), np.inf)), "betas: expected finite|expected JSON"),
+        (changed(weak(), betas=np.full((3, 10), np.inf)), "betas: expected numbers up to|expected JSON"),
         (changed(weak(), weak_camera=np.zeros((3, 3))), r"weak_camera: expected s > 0, got .* for 'set/0.jpg'"),
         (changed(weak(), crop=np.array([[1.0, 2.0, 0.0]] * 3)), "crop: expected x, y and a side"),
         (changed(joints(), joints=np.full((3, 24, 2), 1e7)), "joints: expected numbers up to"),
@@ -234,8 +254,8 @@ def test_hostile_and_damaged_files(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
         archive.writestr("pose.npy", b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + b"\0" * 80)
     assert "damaged" in error(tmp_path / "huge.npz")
-    monkeypatch.setattr(pose_files, "MAX_NPZ_BYTES", 1000)
-    monkeypatch.setattr(pose_files, "MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr(arrays, "MAX_NPZ_BYTES", 1000)
+    monkeypatch.setattr(arrays, "MAX_JSON_BYTES", 1000)
     assert "at most 1000 bytes" in error(write(tmp_path / "large.npz", weak()))
     assert "at most 1000 bytes" in error(write(tmp_path / "large.json", weak()))
     for text in ("[1]", "{", '{"pose": [[1], [1, 2]], "keys": ["a", "b"]}', "NaN", "[" * 900, '{"keys": 3}'):

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from chorus.errors import InputError, check_array
+from chorus.ingest.poses.layout import MAX_CROP
 
 RESOLUTION = 224
 """Pixels on a side of the crops that HMR, SPIN, FrankMocap and EFT are trained with."""
-
-MAX_SIDE = 32768
-"""The largest crop cut, in pixels of the image: boxes lie in an image, and an image of this side takes 3 GB."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class Crop:
     resolution: int = RESOLUTION
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (*self.centre, self.size))) or not 0 < self.size <= MAX_SIDE:
-            raise InputError(f"crop: expected a finite centre and a side up to {MAX_SIDE} px, got {self.centre}, {self.size}")
+        if not all(map(math.isfinite, (*self.centre, self.size))) or not 0 < self.size <= MAX_CROP:
+            raise InputError(f"crop: expected a finite centre and a side up to {MAX_CROP} px, got {self.centre}, {self.size}")
 
     @classmethod
     def around(cls, box: Any, scale: float = 1.2, resolution: int = RESOLUTION) -> Crop:

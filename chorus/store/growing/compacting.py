@@ -12,10 +12,12 @@ import numpy as np
 from chorus._version import __version__
 from chorus.errors import StoreError, check_path, check_whole
 from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, remove_leftovers, write_new
-from chorus.store.growing.making import SHARD_SIZE, Grown, Progress
+from chorus.store.growing.making import MOST_PICTURE_BYTES, SHARD_SIZE, Grown, Progress
 from chorus.store.growing.rows import check_intact, fitting, kept_pictures, rows_of_shard
 from chorus.store.keeping import kept_beside, remove_dead
+from chorus.store.pictures import picture_file
 from chorus.store.reader import Store, open_store
+from chorus.store.remote.index import INDEX, write_index_locked
 from chorus.store.schema import SHARD_SUFFIX, SHARDS
 from chorus.store.shard import Shard
 from chorus.store.shard_files import (
@@ -40,7 +42,8 @@ def compact_store(path: str | Path, *, shard_size: int = SHARD_SIZE, progress: P
 
     Writers wait meanwhile. Whenever this process is killed, readers find the old shards or the new ones, and the next writer,
     or the next call, removes what is left of the others. Who opened the store before must open it again: shards are gone.
-    Pictures go with their rows. Raises StoreError where a shard that is to be replaced is damaged; then nothing has changed.
+    Pictures go with their rows; an ``index.json`` is written again. Raises StoreError where a shard that is to be replaced is
+    damaged; then nothing has changed.
     """
     root, size = check_path("path", path), check_whole("shard_size", shard_size, 1)
     open_store(root, verify=False)  # before a lock is left in what is no store
@@ -49,28 +52,39 @@ def compact_store(path: str | Path, *, shard_size: int = SHARD_SIZE, progress: P
         remove_leftovers(root / SHARDS)
         remove_dead(root, {file.name for file in shard_paths(root)})
         store = open_store(root, verify=False)
-        groups = _groups(store.shards, size)
+        groups = _groups(store.shards, size, [_picture_bytes(root, shard) for shard in store.shards])
+        indexed = (root / INDEX).exists()
         if groups:
+            (root / INDEX).unlink(missing_ok=True)  # it names shards that are going to go
             _replace(store, groups, progress)
+            if indexed:
+                write_index_locked(root)
         after = open_store(root, verify=False)
     return Grown(root, images=len(after), shards=len(after.shards), written=len(groups))
 
 
-def _groups(shards: Sequence[Shard], size: int) -> list[list[int]]:
-    """Numbers of neighbouring shards that together have at most ``size`` images, two or more in each group."""
+def _picture_bytes(root: Path, shard: Shard) -> int:
+    path = picture_file(root, shard.path.name)
+    return 0 if path is None else path.stat().st_size
+
+
+def _groups(shards: Sequence[Shard], size: int, pictures: Sequence[int]) -> list[list[int]]:
+    """Numbers of neighbouring shards, two or more in each group, that together have at most ``size`` images, and pictures of no
+    more bytes than are held in memory.
+
+    pictures  bytes of each shard's
+    """
     groups: list[list[int]] = []
     group: list[int] = []
-    images = 0
-    for number, shard in enumerate(shards):
-        if group and images + len(shard) > size:
+    images = held = 0
+    for number, (shard, more) in enumerate(zip(shards, pictures, strict=True)):
+        too_large = 2 * len(shard) > size or 2 * more > MOST_PICTURE_BYTES
+        if too_large or images + len(shard) > size or held + more > MOST_PICTURE_BYTES:
             groups.append(group)
-            group, images = [], 0
-        if 2 * len(shard) > size:
-            groups.append(group)
-            group, images = [], 0
-            continue
-        group.append(number)
-        images += len(shard)
+            group, images, held = [], 0, 0
+        if not too_large:
+            group.append(number)
+            images, held = images + len(shard), held + more
     return [group for group in [*groups, group] if len(group) > 1]
 
 

@@ -31,7 +31,8 @@ from chorus.store.writer import StoreWriter
 
 SHARD_SIZE = 4096
 """Images in a shard that is written anew."""
-_PICTURE_BYTES = 1 << 28  # pictures in memory at which a shard with fewer images is committed
+MOST_PICTURE_BYTES = 1 << 28
+"""Bytes of pictures in memory at which a shard with fewer images is committed."""
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
 
 Progress = Callable[[int, int], object]
@@ -140,7 +141,7 @@ class StoreMaker:
                 check_intact(store, shard)
                 keys = shard.array("image/key")[local].tolist()
                 self._writer.add_rows(rows_of_shard(shard, local), kept_pictures(store, keys))
-                if self._writer.picture_bytes > _PICTURE_BYTES:
+                if self._writer.picture_bytes > MOST_PICTURE_BYTES:
                     self._writer.flush()
             self.made.images += len(local)
             if self._done is not None:

@@ -81,6 +81,11 @@ class ShardCache:
             return path
         return None
 
+    def done_with(self, name: str) -> None:
+        """Note that a file will not be used again soon: it is the next to go."""
+        with suppress(OSError):
+            os.utime(self.folder / name, (0, 0))
+
     def remove(self, name: str) -> None:
         """Remove a file, where it is there."""
         with suppress(OSError):

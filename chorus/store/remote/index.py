@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from chorus.errors import StoreError, check_path
 from chorus.files import exclusive_lock, write_json
 from chorus.store.pictures import PICTURES, picture_file
-from chorus.store.schema import SHARD_SUFFIX, SHARDS, header_fields, read_store_json
+from chorus.store.schema import SHARD_SUFFIX, SHARDS, Problem, header_fields, is_plain, read_store_json
 from chorus.store.shard import Location, Shard
 from chorus.store.shard_files import COMPACTION, finish_compaction, shard_paths
 from chorus.store.urls import StoreUrl
@@ -53,19 +54,45 @@ def write_index(path: str | Path) -> Path:
     read_store_json(root)
     with exclusive_lock(root / LOCK):
         finish_compaction(root)
-        shards = [Shard.read(file) for file in shard_paths(root)]
-        rows = [
-            {
-                "name": shard.path.name,
-                "bytes": shard.nbytes,
-                "sha256": shard.sha256,
-                "words": [list(span) for span in words_of(shard.arrays)],
-                "pictures": picture_file(root, shard.path.name) is not None,
-            }
-            for shard in shards
-        ]
-        write_json(root / INDEX, {"format": INDEX_FORMAT, "version": INDEX_VERSION, "shards": rows})
+        write_index_locked(root)
     return root / INDEX
+
+
+def write_index_locked(root: Path) -> None:
+    """``write_index`` for who holds the store's lock."""
+    shards = [Shard.read(file) for file in shard_paths(root)]
+    rows = [
+        {
+            "name": shard.path.name,
+            "bytes": shard.nbytes,
+            "sha256": shard.sha256,
+            "words": [list(span) for span in words_of(shard.arrays)],
+            "pictures": picture_file(root, shard.path.name) is not None,
+        }
+        for shard in shards
+    ]
+    write_json(root / INDEX, {"format": INDEX_FORMAT, "version": INDEX_VERSION, "shards": rows})
+
+
+def index_problems(root: Path) -> list[Problem]:
+    """Shards of a store in a folder that its index names, but that are not there or others; none where it has no index."""
+    if not is_plain(root / INDEX, stat.S_ISREG):
+        return []
+    try:
+        entries = _entries((root / INDEX).read_bytes(), str(root / INDEX))
+    except StoreError as error:
+        return [Problem(INDEX, "", str(error))]
+    there = {path.name: path for path in shard_paths(root)}
+    found = []
+    for entry in entries:
+        path = there.get(entry.name)
+        if path is None:
+            found.append(Problem(entry.name, "", f"expected, as {INDEX} has it, but it is not there"))
+        elif path.stat().st_size != entry.nbytes:
+            found.append(
+                Problem(entry.name, "", f"expected {entry.nbytes} bytes, as {INDEX} has it, got {path.stat().st_size}")
+            )
+    return found
 
 
 def read_index(root: StoreUrl) -> list[Entry] | None:
@@ -74,7 +101,10 @@ def read_index(root: StoreUrl) -> list[Entry] | None:
         content = (root / INDEX).read_bytes()
     except FileNotFoundError:
         return None
-    where = str(root / INDEX)
+    return _entries(content, str(root / INDEX))
+
+
+def _entries(content: bytes, where: str) -> list[Entry]:
     fields = header_fields(content, INDEX_FORMAT, (INDEX_VERSION,), where)
     try:
         return [_entry(row) for row in fields["shards"]]

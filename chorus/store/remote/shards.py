@@ -79,7 +79,8 @@ class RemoteShard(Shard):
             return mapping
 
     @property
-    def _name(self) -> str:
+    def cached_name(self) -> str:
+        """The name of the whole shard in the cache."""
         return f"{self.sha256}.h5"
 
     def _map(self, name: str) -> mmap.mmap:
@@ -108,10 +109,10 @@ class RemoteShard(Shard):
         return Entry(self.path.name, self.nbytes, self.sha256, self.words)
 
     def _mapped_whole(self) -> mmap.mmap:
-        mapping = self.cache.map(self._name)
+        mapping = self.cache.map(self.cached_name)
         if mapping is not None and not self._checked and self._problems(mapping):  # the disk's fault
-            log.warning("%s: damaged; fetched anew", self.cache.folder / self._name)
-            self.cache.remove(self._name)
+            log.warning("%s: damaged; fetched anew", self.cache.folder / self.cached_name)
+            self.cache.remove(self.cached_name)
             mapping = None
         if mapping is None:
             mapping = self._fetched_whole()
@@ -121,11 +122,11 @@ class RemoteShard(Shard):
     def _fetched_whole(self) -> mmap.mmap:
         wrong = ""
         for _ in range(_TRIES):
-            with self.cache.making(self._name, self.nbytes) as part:
+            with self.cache.making(self.cached_name, self.nbytes) as part:
                 self._fill(part)
                 wrong = self._what_is_wrong(part)
                 if not wrong:
-                    return self.cache.hold(self._name, part)
+                    return self.cache.hold(self.cached_name, part)
                 self.cache.remove(f"{self.sha256}.head")  # which the fault may be in
                 log.warning("%s: %s; fetched again", self.path, wrong)
                 part.unlink()
@@ -240,7 +241,12 @@ class WholeUrl(StoreUrl):
 
 
 def fetched_ahead(shards: Sequence[Shard]) -> Iterator[Shard]:
-    """The shards in order; of those at URLs the next ones are fetched meanwhile, as many as half the cache holds."""
+    """The shards in order; of those at URLs the next ones are fetched meanwhile, as many as half the cache holds.
+
+    Where they do not all fit the cache, one that was read is the next to go, before columns and shards that are still to come.
+    """
+    remote = [shard for shard in shards if isinstance(shard, RemoteShard)]
+    too_many = bool(remote) and sum(shard.nbytes for shard in remote) > remote[0].cache.limit
     waiting: deque[tuple[Shard, Future[Any] | None]] = deque()
     left = deque(shards)
     pool: ThreadPoolExecutor | None = None
@@ -257,6 +263,8 @@ def fetched_ahead(shards: Sequence[Shard]) -> Iterator[Shard]:
             held = None if arriving is None else arriving.result()  # as long as it is read, it stays
             yield shard
             del held, arriving
+            if too_many and isinstance(shard, RemoteShard):
+                shard.cache.done_with(shard.cached_name)
     finally:
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)

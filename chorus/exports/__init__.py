@@ -1,0 +1,1 @@
+"""Results for other software: stores as COCO's annotations, occupancies as volumes and points (docs/exports.md)."""
