@@ -18,7 +18,16 @@ from chorus import __version__
 from chorus.commands.ablate import ablate_command
 from chorus.commands.aggregate import aggregate_command
 from chorus.commands.body import body_convert_command, body_info_command
-from chorus.commands.console import ERROR_EXIT, INTERRUPTED, err, escape_what_cannot_be_encoded, log_to_stderr, out
+from chorus.commands.completion import completion_command
+from chorus.commands.console import (
+    ERROR_EXIT,
+    INTERRUPTED,
+    be_quiet,
+    err,
+    escape_what_cannot_be_encoded,
+    log_to_stderr,
+    out,
+)
 from chorus.commands.contacts import contacts_command
 from chorus.commands.demo import demo_command
 from chorus.commands.evaluate_pap import evaluate_pap_command
@@ -37,6 +46,7 @@ from chorus.commands.interruption import Stopped, exit_code, signals_stop
 from chorus.commands.merge import merge_command
 from chorus.commands.mesh import mesh_command
 from chorus.commands.occupancies import occupancies_command
+from chorus.commands.overview import add_examples, format_sections
 from chorus.commands.pose import pose_command, roundtrip_command
 from chorus.commands.prompts import prompts_command
 from chorus.commands.reconstruct import reconstruct_command
@@ -86,6 +96,10 @@ class _Group(click.Group):
             out.on_broken_pipe()
         sys.exit(result if isinstance(result, int) else 0)  # what a context exited with
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands by what they are for."""
+        format_sections(self, ctx, formatter)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the group's command; exit code 2 or 1 for its errors."""
         try:
@@ -129,9 +143,13 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.version_option(__version__, prog_name="chorus")
 @click.option("--traceback", is_flag=True, help="On an error show where in the code it was raised.")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is chosen and why (backend, caches).")
-def main(traceback: bool, verbose: bool) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Only results and errors: no progress, no names of files written.")
+@click.pass_context
+def main(ctx: click.Context, traceback: bool, verbose: bool, quiet: bool) -> None:
     """Where is the object? 3D object occupancy around a canonical human, from very many images."""
     log_to_stderr(logging.INFO if verbose else logging.WARNING)
+    if quiet:
+        ctx.with_resource(be_quiet())
 
 
 @main.group()
@@ -172,6 +190,7 @@ def experimental() -> None:
 COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
     main: (
         demo_command,
+        completion_command,
         simulate_command,
         occupancies_command,
         prompts_command,
@@ -218,6 +237,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
 for _group, _commands in COMMANDS.items():
     for _command in _commands:
         _group.add_command(_command)
+add_examples(main)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,19 @@ def escape_what_cannot_be_encoded() -> None:
 out, err = PlainConsole(), PlainConsole(stderr=True)
 
 
+_quiet = [False]
+
+
+@contextmanager
+def be_quiet() -> Iterator[None]:
+    """A context in which no progress is shown, and no names of written files."""
+    _quiet[0] = True
+    try:
+        yield
+    finally:
+        _quiet[0] = False
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -98,6 +111,8 @@ def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
     tasks: dict[str, Any] = {}
 
     def update(stage: str, done: int, total: int | None) -> None:
+        if _quiet[0]:
+            return
         bars.start()  # not before: a command that fails until then prints its error alone
         if stage not in tasks:
             tasks[stage] = bars.add_task(stage, total=total)
@@ -185,5 +200,5 @@ def print_table(table: Table) -> None:
 
 def wrote(*paths: Path) -> None:
     """Print which files were written, the last lines of a command's output, and which are not there."""
-    for path in paths:
+    for path in () if _quiet[0] else paths:
         out.print(f"wrote {path}" if os.path.lexists(path) else f"not written: {path}")

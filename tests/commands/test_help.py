@@ -2,25 +2,79 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from chorus.cli import COMMANDS, main
+from chorus.commands.overview import EXAMPLES, SECTIONS
+from tests.test_docs import wrong_commands
 
 
 @pytest.mark.parametrize("group", COMMANDS, ids=[str(group.name) for group in COMMANDS])
 def test_summaries_fit_a_terminal_of_80_columns(group: click.Group) -> None:
     path = [] if group is main else [str(group.name)]
     told = CliRunner().invoke(main, [*path, "--help"], terminal_width=80).output
-    rows = told.split("Commands:\n")[1].rstrip("\n").split("\n")
+    commands = told.split("--help  ")[1] if group is main else told.split("Commands:\n")[1]
+    rows = [row for row in commands.split("\n") if row.startswith("  ")]
     assert len(rows) == len(group.commands)  # none is folded
     for row in rows:
         assert row.endswith("."), row
         assert not row.endswith(".."), row
         assert len(row) <= 80
+
+
+def commands(group: click.Group = main, path: str = "") -> dict[str, click.Command]:
+    """The commands of all groups: name -> command."""
+    found: dict[str, click.Command] = {}
+    for word, command in group.commands.items():
+        name = f"{path} {word}".strip()
+        found |= commands(command, name) if isinstance(command, click.Group) else {name: command}
+    return found
+
+
+def test_every_command_shows_an_example_that_it_takes() -> None:
+    assert sorted(set(commands()) - set(EXAMPLES)) == []
+    assert [
+        (name, lines)
+        for name, lines in EXAMPLES.items()
+        if name in commands() and wrong_commands("```\n" + "\n".join(lines) + "\n```\n")
+    ] == []
+    for name in commands():
+        assert "Example" in CliRunner().invoke(main, [*name.split(), "--help"]).output, name
+
+
+def test_the_overview_is_by_purpose() -> None:
+    told = CliRunner().invoke(main, ["--help"], terminal_width=100).output
+    headings = re.findall(r"^(\w[\w ]*):$", told, re.M)
+    assert headings == ["Options", *SECTIONS]  # nothing is left for Others
+    assert {word for words in SECTIONS.values() for word in words} == set(main.commands)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete(shell: str, tmp_path: Path) -> None:
+    script = CliRunner().invoke(main, ["completion", shell])
+    assert script.exit_code == 0
+    assert "_CHORUS_COMPLETE" in script.output
+    env = {**os.environ, "_CHORUS_COMPLETE": "bash_complete", "COMP_WORDS": "chorus store me", "COMP_CWORD": "2"}
+    done = subprocess.run([sys.executable, "-m", "chorus"], env=env, capture_output=True, text=True, check=False)
+    assert "merge" in done.stdout or shell != "bash", done
+
+
+def test_quiet_says_results_alone(tmp_path: Path) -> None:
+    store = tmp_path / "s.chorus"
+    loud = CliRunner().invoke(main, ["simulate", "-o", str(store), "--images", "4", "--world", "ball-held"])
+    assert "wrote" in loud.stdout
+    quiet = CliRunner().invoke(main, ["-q", "simulate", "-o", str(store), "--images", "6", "--world", "ball-held"])
+    assert quiet.exit_code == 0, quiet.output
+    assert ("wrote" in quiet.stdout, quiet.stderr) == (False, "")
+    assert "wrote" in CliRunner().invoke(main, ["simulate", "-o", str(store), "--images", "8", "--world", "ball-held"]).stdout
 
 
 @pytest.mark.parametrize("name", ["synthesize", "ingest images", "remake", "stages", "prompts", "store stats"])
