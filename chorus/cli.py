@@ -25,6 +25,8 @@ from chorus.commands.evaluate_photos import evaluate_photos_command
 from chorus.commands.evaluate_worlds import evaluate_worlds_command
 from chorus.commands.experimental_em import experimental_em_command
 from chorus.commands.explain import explain_command, overlay_command
+from chorus.commands.figure import cameras_command, shells_command, turntable_command, weights_command
+from chorus.commands.figure_images import canonicalization_command, grid_command, photo_command
 from chorus.commands.filter import FilterGroup, filter_set_command, filter_show_command
 from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
 from chorus.commands.ingest_photos import ingest_photos_command
@@ -144,6 +146,11 @@ def filter_group() -> None:
 
 
 @main.group()
+def figure() -> None:
+    """Pictures for papers, talks and web pages."""
+
+
+@main.group()
 def evaluate() -> None:
     """Measure how good the results are."""
 
@@ -174,6 +181,15 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
     ingest: (ingest_records_command, ingest_photos_command, ingest_images_command, ingest_coco_eft_command),
     filter_group: (filter_show_command, filter_set_command),
     store: (store_info_command, store_verify_command, store_stats_command, store_pictures_command),
+    figure: (
+        shells_command,
+        turntable_command,
+        grid_command,
+        canonicalization_command,
+        photo_command,
+        cameras_command,
+        weights_command,
+    ),
     evaluate: (evaluate_pap_command, evaluate_worlds_command, evaluate_photos_command, roundtrip_command),
     experimental: (experimental_em_command,),
 }
