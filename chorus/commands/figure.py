@@ -60,7 +60,7 @@ def load_occupancies(paths: tuple[Path, ...], body_path: Path | None) -> tuple[l
     if len(extents) > 1:
         raise MismatchError(f"OCCUPANCY: expected one extent, got {' and '.join(f'{e:g} m' for e in sorted(extents))}")
     body = load_given_body(body_path)
-    return found, [body_of(occupancy.body_hash, body) for occupancy in found][0]
+    return found, next(iter([body_of(occupancy.body_hash, body) for occupancy in found]))
 
 
 def name_of(occupancy: Distribution) -> str:
@@ -166,7 +166,9 @@ def shells_command(
 
 @click.command("turntable", short_help="Nested shells that turn once around, as GIF or WebP.")
 @click.argument("path", metavar="OCCUPANCY", type=INPUT)
-@click.option("-o", "--output", type=OutputFile(".gif", ".webp", replace=True), required=True, help="The animation: .gif, .webp.")
+@click.option(
+    "-o", "--output", type=OutputFile(".gif", ".webp", replace=True), required=True, help="The animation: .gif, .webp."
+)
 @pose_option
 @threshold_option
 @click.option("--frames", default=36, show_default=True, type=click.IntRange(2, 720), help="Pictures in one turn.")
@@ -213,7 +215,7 @@ def turntable_command(
 @click.option("--joint", "joints", multiple=True, help="A joint of the body (repeatable).  [default: eight of them]")
 @click.option("--plane", type=click.Choice(["front", "side", "above"]), default="front", show_default=True, help="Seen from.")
 @click.option("--at", type=Number(), help="Metres along the line of sight.  [default: through the body's middle]")
-@click.option("--resolution", default=96, show_default=True, type=click.IntRange(min=2, max=256), help="Voxels along an edge.")
+@click.option("--resolution", default=96, show_default=True, type=click.IntRange(min=2, max=128), help="Voxels along an edge.")
 @canonicalization_option
 @title_option
 @body_option
@@ -278,4 +280,3 @@ def cameras_command(
     rows = selected_rows(store, prompts, filter_name)
     save_cameras(output, store.batch(rows).cameras, load_body(body_path), title or store.category)
     told(output, as_json, images=len(rows))
-

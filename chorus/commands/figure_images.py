@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus.commands.console import print_json, progress_bars, wrote
-from chorus.commands.figure import in_pose, load_occupancies, name_of, one_pose, threshold_option, title_option, told, view_option
+from chorus.commands.figure import (
+    in_pose,
+    load_occupancies,
+    name_of,
+    one_pose,
+    threshold_option,
+    title_option,
+    told,
+    view_option,
+)
 from chorus.commands.options import (
     INPUT,
     PICTURE,
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from chorus.occupancy.distribution import Distribution
     from chorus.store import Store
 
 ANY = "*"
@@ -55,7 +65,10 @@ def selected_rows(store: Store, prompts: tuple[str, ...], filter_name: str) -> N
 @click.option("-o", "--output", type=PICTURE, required=True, help="The figure: .png, .pdf or .svg.")
 @click.option("--prompt", "prompts", multiple=True, help="A row for each: a prompt, or '*' for any.  [default: all and any]")
 @click.option(
-    "--part", "parts", multiple=True, help="A column for each: a condition on body parts, or '*'.  [default: *, the commonest 3]"
+    "--part",
+    "parts",
+    multiple=True,
+    help="A column for each: a condition on body parts, or '*'.  [default: *, the commonest 3]",
 )
 @click.option("--min-images", default=20, show_default=True, type=Count(), help="Images that a cell needs.")
 @canonicalization_option
@@ -109,7 +122,11 @@ def grid_command(
         )
         cells: list[list[Posed | str]] = [
             [
-                counted(images, "image") if occupancy is None else Posed("", occupancy.probability, field.body.rest_vertices)
+                f"only {counted(images, 'image')}"
+                if images
+                else "no images"
+                if occupancy is None
+                else Posed("", occupancy.probability, field.body.rest_vertices)
                 for occupancy, images in line
             ]
             for line in found.cells
@@ -171,14 +188,18 @@ def canonicalization_command(
 ) -> None:
     """What canonicalization is worth: the same images aggregated in several ways, side by side.
 
-    Needs the extra `figures3d`.
+    By default the shells are at shares of each way's own largest probability, which stands above it. Needs the extra
+    `figures3d`.
 
     \b
     chorus figure canonicalization balls.chorus --prompt "*hand*" -o canonicalization.png
     """
-    from chorus.figures.shells import Posed, check_views, save_grid
+    import dataclasses
+
+    from chorus.figures.shells import SHARES, Posed, check_views, save_grid
     from chorus.occupancy.aggregation import aggregate
     from chorus.store import open_store
+    from chorus.votes.selection import matching_prompts
 
     check_views([view])
     pose = None if pose_path is None else one_pose(pose_path)
@@ -190,18 +211,26 @@ def canonicalization_command(
             how: dict[str, Any] = {"prompt": list(prompts) or None, "part": part, "filter": filter_name}
             found.append(aggregate(store, field, canonicalization=name, **how))
             update("aggregate", i + 1, len(names))
-        cells: list[list[Posed | str]] = [[in_pose(o, field.body, None, "") for o in found]]
-        if pose is not None:
-            cells.append([in_pose(o, field.body, pose, "") for o in found])
+        rows = [("canonical", None)] if pose is None else [("canonical", None), ("posed", pose)]
+
+        def scaled(posed: Posed, top: float) -> Posed:
+            return dataclasses.replace(posed, phi=posed.phi / top)
+
+        tops = [1.0 if thresholds else float(o.probability.max()) for o in found]
+        cells: list[list[Posed | str]] = [
+            [scaled(in_pose(o, field.body, at, ""), top) for o, top in zip(found, tops, strict=True)] for _, at in rows
+        ]
+        matched = matching_prompts(prompts or None, store.prompts)
         chosen = save_grid(
             output,
             cells,
-            ["canonical", "posed"][: len(cells)] if pose is not None else [""],
-            [_heading(name, o.parameters.canonicalization) for name, o in zip(names, found, strict=True)],
+            [name for name, _ in rows] if pose is not None else [""],
+            [_heading(name, o) for name, o in zip(names, found, strict=True)],
             field.body,
             field.extent,
-            title=title or name_of(found[0]),
-            thresholds=thresholds,
+            title=title or ", ".join(matched or [store.category]),
+            thresholds=thresholds or SHARES,
+            legend="shells: phi" if thresholds else "share of the largest phi,",
             view=view,
             progress=lambda done, total: update("draw cells", done, total),
         )
@@ -209,11 +238,11 @@ def canonicalization_command(
     told(output, as_json, canonicalizations=names, images=found[0].num_images, largest_phi=largest, thresholds=chosen)
 
 
-def _heading(asked: str, chosen: str) -> str:
-    """What stands over a column of a canonicalization."""
-    if asked == "none":
-        return "without canonicalization"
-    return f"{asked}: {chosen}" if asked != chosen else f"canonicalization {chosen}"
+def _heading(asked: str, occupancy: Distribution) -> str:
+    """What stands over a column of a canonicalization: what was asked for, what was chosen, and its largest phi."""
+    chosen = occupancy.parameters.canonicalization
+    name = "without canonicalization" if asked == "none" else f"{asked}: {chosen}" if asked != chosen else chosen
+    return f"{name}\nlargest phi {occupancy.probability.max():.2f}"
 
 
 @click.command("photo", short_help="Photographs beside the posed distribution.")

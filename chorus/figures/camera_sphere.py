@@ -64,8 +64,8 @@ def save_cameras(path: str | Path, cameras: Cameras, body: Body, title: str = ""
     polar = figure.add_subplot(grid[1], projection="mollweide")
     counts = np.zeros((ELEVATION_BINS, AZIMUTH_BINS), np.int64)
     np.add.at(counts, (elevation_bin(cameras), azimuth_bin(cameras)), 1)
-    # Azimuth bins begin at the person's left (+x) and turn to the front (+z); the map's longitude is 0 at the front and grows to
-    # the left. Cells are drawn in small pieces, because their edges are curves on the map.
+    # Azimuth bins begin at the person's left (+x) and turn to the front (+z); the map's longitude is 0 at the front and grows
+    # to the left. Cells are drawn in small pieces, because their edges are curves on the map.
     longitude = np.linspace(-np.pi, np.pi, FINE * AZIMUTH_BINS + 1)
     sine = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 181))
     sine = np.unique(np.concatenate([sine, np.linspace(-1, 1, ELEVATION_BINS + 1)]).round(12))
@@ -76,11 +76,15 @@ def save_cameras(path: str | Path, cameras: Cameras, body: Body, title: str = ""
     fine = share[row][:, column]
     drawn = polar.pcolormesh(longitude, np.arcsin(sine), fine, cmap=SHARES, vmin=0, vmax=share.max(), rasterized=True)
     dots = unit[_spread(len(unit), DOTS)]
-    polar.plot(np.arctan2(dots[:, 0], dots[:, 2]), np.arcsin(dots[:, 1]), "o", ms=1.3, mfc="white", mec="black", mew=0.3, alpha=0.9)
+    polar.plot(
+        np.arctan2(dots[:, 0], dots[:, 2]), np.arcsin(dots[:, 1]), "o", ms=1.3, mfc="white", mec="black", mew=0.3, alpha=0.9
+    )
     polar.set_xticks(np.radians([-90, 0, 90]), [])
     for name, (across, down) in PLACES.items():
         polar.annotate(name, (across, down), xycoords="axes fraction", ha="center", va="center", fontsize=8)
-    polar.set_yticks(np.radians([-60, -30, 0, 30, 60]), ["60° below", "30° below", "level", "30° above", "60° above"], fontsize=7)
+    polar.set_yticks(
+        np.radians([-60, -30, 0, 30, 60]), ["60° below", "30° below", "level", "30° above", "60° above"], fontsize=7
+    )
     polar.grid(color="white", linewidth=0.3, alpha=0.6)
     bar = figure.colorbar(drawn, ax=polar, shrink=0.75, pad=0.02)
     bar.set_label("% of the images in a cell of equal area", fontsize=8)

@@ -1,4 +1,4 @@
-"""A photograph beside the distribution posed as its person is: from the photograph's camera and from the side (figures 7 and 8)."""
+"""A photograph beside the distribution posed as its person is: by its camera and from the side, as the paper's figure 7."""
 
 from __future__ import annotations
 
@@ -78,15 +78,18 @@ def with_mask(scene: Scene, cameras: Cameras, row: int, mask: NDArray[np.bool_])
     height, width = picture.shape[:2]
     small = Image.fromarray(np.uint8(255) * mask.astype(np.uint8)).resize((width, height), Image.Resampling.BOX)
     share = 0.65 * np.asarray(small, np.float64)[..., None] / 255
-    return (1 - share) * picture + share * OBJECT
+    mixed: Array = (1 - share) * picture + share * OBJECT
+    return mixed
 
 
 def from_aside(scene: Scene, cameras: Cameras, row: int, height: int) -> Array:
     """A scene seen level with the floor, turned by ASIDE degrees from where a camera stood, over white: (height, W, 3)."""
     centre = cameras.centres[row]
     azimuth = float(np.degrees(np.arctan2(centre[0], centre[2])))
-    axes, frame = turned_view(azimuth + ASIDE, 10), frame_of([scene])
-    return over(scene.render(orthographic(axes, np.asarray(frame.centre), frame.metres(axes), height)), np.ones(3))
+    axes = turned_view(azimuth + ASIDE, 10)
+    middle, (down, across) = frame_of([scene]).seen(axes)
+    side = max(down, across)  # square, as most pictures are
+    return over(scene.render(orthographic(axes, middle, (side, side), height)), np.ones(3))
 
 
 def save_photo_beside(
@@ -112,13 +115,15 @@ def save_photo_beside(
     thresholds = choose_thresholds(float(occupancy.probability.max()), thresholds)
     done = counted_calls(progress, len(images))
     figure = Figure(figsize=(7.6, 2.45 * len(images) + 0.95), dpi=200, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)  # type: ignore[union-attr]
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     axes = figure.subplots(len(images), 3, squeeze=False)
     for row, (line, photo) in enumerate(zip(axes, photos, strict=True)):
         mask, cameras = images.masks.unpack(row), images.cameras
         scene = Scene(picture_layers(pose_distribution(occupancy, images.poses[row], body), body, extent, thresholds))
         posed = seen_by(scene, cameras, row, photo)
-        given = with_mask(Scene([body_layer(scene.layers[0].vertices, body.faces)]), cameras, row, mask) if photo is None else photo
+        given = (
+            with_mask(Scene([body_layer(scene.layers[0].vertices, body.faces)]), cameras, row, mask) if photo is None else photo
+        )
         first = line[0].imshow(given)
         if photo is not None:
             line[0].contour(mask, levels=[0.5], colors=["white"], linewidths=1.6)
@@ -132,7 +137,11 @@ def save_photo_beside(
             line[0].set_ylabel(titles[row], fontsize=8)
         done()
     kept = any(photo is not None for photo in photos)
-    names = ("picture, outline: the object's mask" if kept else "body and object's mask (orange)", "posed, by its camera", "from the side")
+    names = (
+        "picture, outline: the object's mask" if kept else "body and object's mask (orange)",
+        "posed, by its camera",
+        "from the side",
+    )
     for ax, name in zip(axes[0], names, strict=True):
         ax.set_title(name, fontsize=9)
     figure.suptitle(title, fontsize=12)

@@ -34,7 +34,7 @@ FLOOR_CELL = 0.02
 SHADOW = 0.4
 """Opacity of the floor's deepest shadow."""
 LIGHT = (-0.45, -0.75, -0.6)
-"""Direction towards the main light in the camera's axes (x right, y down, z away): from above, the left and behind the camera."""
+"""Direction towards the main light in the camera's axes (x right, y down, z away): above, to the left, behind the camera."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,9 @@ class Rays:
 
 def _sample_places(height: int, width: int, samples: int) -> tuple[Array, Array]:
     """u, v in pixels of all samples, each (P,), row by row."""
-    v, u = np.meshgrid((np.arange(height * samples) + 0.5) / samples, (np.arange(width * samples) + 0.5) / samples, indexing="ij")
+    v, u = np.meshgrid(
+        (np.arange(height * samples) + 0.5) / samples, (np.arange(width * samples) + 0.5) / samples, indexing="ij"
+    )
     return u.ravel(), v.ravel()
 
 
@@ -239,7 +241,8 @@ def _averaged(colour: Array, alpha: Array, rays: Rays) -> Array:
     (H, W), s = rays.size, rays.samples
     mean = np.column_stack([colour, alpha]).reshape(H, s, W, s, 4).mean((1, 3))
     mean[..., :3] /= np.maximum(mean[..., 3:], 1e-6)
-    return np.clip(mean, 0, 1)
+    clipped: Array = np.clip(mean, 0, 1)
+    return clipped
 
 
 def _vertex_normals(vertices: Array, faces: NDArray[np.integer[Any]]) -> Array:
@@ -249,7 +252,8 @@ def _vertex_normals(vertices: Array, faces: NDArray[np.integer[Any]]) -> Array:
     normals = np.zeros(vertices.shape)
     for corner in range(3):
         np.add.at(normals, faces[:, corner], area)
-    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    unit: Array = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
 def _embree(layers: Sequence[Layer]) -> Any:

@@ -1,4 +1,4 @@
-"""Sheets of nested translucent shells of phi around the body, as in the paper's figures 7 to 10: rows of results, columns of views."""
+"""Sheets of nested translucent shells of phi around the body, as in the paper's figures 7 to 11."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ FINE = 96
 SKIN = (0.71, 0.73, 0.76)
 PIXELS = 460
 MARGIN = 0.08
+REACH = 0.5
+"""Metres around the body within which shells are surely in the picture."""
 
 VIEWS: dict[str, tuple[float, float]] = {
     "front": (0, 8),
@@ -144,36 +146,45 @@ def body_layer(vertices: Array, faces: NDArray[np.integer[Any]]) -> Layer:
     return Layer(np.asarray(vertices, np.float64), np.asarray(faces), SKIN)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
-    """What a sheet's pictures show: a box around bodies and shells, the same for all, so that sizes can be compared.
+    """What a sheet's pictures show: all meshes, so that pictures from one side have one scale and can be compared.
 
-    centre (3,) metres      half  of the box, (3,) metres
+    points  (P, 3) metres, vertices of all meshes
     """
 
-    centre: tuple[float, float, float]
-    half: tuple[float, float, float]
+    points: Array
 
-    def metres(self, axes: Array) -> tuple[float, float]:
-        """How much a picture with these axes must show, up and down and across, so that the box is in it."""
-        across, down, _ = np.abs(axes) @ self.half
-        return 2 * (float(down) + MARGIN), 2 * (float(across) + MARGIN)
+    def seen(self, axes: Array) -> tuple[Array, tuple[float, float]]:
+        """The point in the middle of a picture with these axes, (3,), and how many metres it shows, (up and down, across)."""
+        seen = self.points @ axes.T
+        low, high = seen.min(0), seen.max(0)
+        across, down, _ = high - low
+        middle: Array = (low + high) / 2 @ axes
+        return middle, (float(down) + 2 * MARGIN, float(across) + 2 * MARGIN)
 
 
 def frame_of(scenes: Sequence[Scene]) -> Frame:
-    """The box around the meshes of scenes."""
-    corners = [f(layer.vertices, axis=0) for scene in scenes for layer in scene.layers for f in (np.min, np.max)]
-    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
-    return Frame(tuple((low + high) / 2), tuple((high - low) / 2))
+    """The frame of scenes: opaque meshes, and of shells what is within REACH of their boxes, so that a veil of small
+    probabilities does not make everything else small."""
+    points = []
+    for scene in scenes:
+        opaque = np.concatenate([layer.vertices for layer in scene.layers if layer.opaque])
+        low, high = opaque.min(0) - REACH, opaque.max(0) + REACH
+        points += [opaque, *(np.clip(layer.vertices, low, high) for layer in scene.layers if not layer.opaque)]
+    return Frame(np.concatenate(points))
 
 
-def render_line(scenes: Sequence[Scene], frame: Frame, views: Sequence[str], pixels: int, done: Callable[[], None]) -> list[Array]:
+def render_line(
+    scenes: Sequence[Scene], frame: Frame, views: Sequence[str], pixels: int, done: Callable[[], None]
+) -> list[Array]:
     """Scenes, each seen from its view, over white, all of one height: (H, W, 3) each. pixels: those of a metre and a half."""
     axes = [turned_view(*direction(view)) for view in views]
-    height = max(frame.metres(a)[0] for a in axes)
+    height = max(frame.seen(a)[1][0] for a in axes)
     pictures = []
     for scene, a in zip(scenes, axes, strict=True):
-        rays = orthographic(a, np.asarray(frame.centre), (height, frame.metres(a)[1]), max(8, round(pixels * height / 1.5)))
+        middle, (_, across) = frame.seen(a)
+        rays = orthographic(a, middle, (height, across), max(8, round(pixels * height / 1.5)))
         pictures.append(over_white(scene.render(rays)))
         done()
     return pictures
@@ -227,6 +238,7 @@ def save_grid(
     *,
     title: str = "",
     thresholds: Sequence[float] = (),
+    legend: str = "shells: phi",
     view: str = "front left",
     pixels: int = PIXELS,
     progress: Callable[[int, int], None] | None = None,
@@ -234,6 +246,7 @@ def save_grid(
     """A grid of distributions from one view, such as prompts by body parts; returns the thresholds of the shells.
 
     grid  a distribution for each row and column, or a text that says why there is none       rows, columns  their names
+    legend  what phi is, where it is not the probability itself
 
     Everything else is as for ``save_shells``. Raises InputError where there is no distribution at all.
     """
@@ -246,11 +259,15 @@ def save_grid(
     frame, done = frame_of(list(scenes.values())), counted_calls(progress, len(cells))
     pictures: list[list[Array | str]] = []
     for line in grid:
-        drawn = iter(render_line([s for c, s in scenes.items() if c in line], frame, [view] * sum(c in scenes for c in line), pixels, done))
+        drawn = iter(
+            render_line(
+                [s for c, s in scenes.items() if c in line], frame, [view] * sum(c in scenes for c in line), pixels, done
+            )
+        )
         pictures.append([cell if isinstance(cell, str) else next(drawn) for cell in line])
     figure = sheet(pictures, rows, columns, pixels)
     figure.suptitle(title, fontsize=12)
-    add_legend(figure, thresholds)
+    add_legend(figure, thresholds, legend)
     save_figure(path, figure)
     return thresholds
 
@@ -277,7 +294,7 @@ def heading(view: str) -> str:
 def sheet(
     pictures: Sequence[Sequence[Array | str]], rows: Sequence[str], columns: Sequence[str], pixels: int = PIXELS
 ) -> Figure:
-    """A figure of pictures of one scale, (H, W, 3) each, or texts in their place, with names of rows and columns and a scale bar.
+    """A figure of pictures of one scale, (H, W, 3) each, or texts instead, with names of rows and columns and a scale bar.
 
     pixels  those of a metre and a half
     """
@@ -287,7 +304,7 @@ def sheet(
     inch = 1.75 / pixels
     width = max(sum(widths) * inch + 0.4, 4.2)
     figure = Figure(figsize=(width, sum(heights) * inch + 1.05), dpi=200, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0)  # type: ignore[union-attr]
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0)
     axes = figure.subplots(
         len(rows), len(columns), squeeze=False, gridspec_kw={"width_ratios": widths, "height_ratios": heights}
     )
@@ -323,16 +340,18 @@ def scale_bar(ax: Axes, per_metre: float, length: float = 0.5) -> None:
     ax.text(6 + length * per_metre / 2, bottom - 14, f"{length:g} m", ha="center", va="bottom", fontsize=7, color="0.25")
 
 
-def add_legend(figure: Figure, thresholds: Sequence[float], label: str = "phi") -> None:
+def add_legend(figure: Figure, thresholds: Sequence[float], label: str = "shells: phi") -> None:
     """A legend of the shells below a figure."""
     colours = seen_colours(len(thresholds))
-    patches = [Patch(facecolor=c, edgecolor="0.3", linewidth=0.4, label=f"{t:g}") for t, c in zip(thresholds, colours, strict=True)]
+    patches = [
+        Patch(facecolor=c, edgecolor="0.3", linewidth=0.4, label=f"{t:g}") for t, c in zip(thresholds, colours, strict=True)
+    ]
     legend = figure.legend(
         handles=patches,
         loc="outside lower center",
         ncols=len(patches),
         fontsize=8,
-        title=f"shells: {label} at least",
+        title=f"{label} at least",
         title_fontsize=8,
         frameon=False,
         handlelength=1.4,

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from chorus.errors import InputError
 from chorus.field import CanonicalField
@@ -20,7 +21,11 @@ from chorus.figures.three_sides import SIDES, turned
 from chorus.render.rasterize import render_orthographic
 
 WEIGHTS = matplotlib.colormaps["cividis"]
-PLANES: dict[str, tuple[str, int]] = {"front": ("from the front", 2), "side": ("from the person's left", 0), "above": ("from above", 1)}
+PLANES: dict[str, tuple[str, int]] = {
+    "front": ("from the front", 2),
+    "side": ("from the person's left", 0),
+    "above": ("from above", 1),
+}
 """Name -> (side of SIDES that looks at the slice, axis across it)."""
 DEFAULT_JOINTS = ("pelvis", "spine3", "head", "left_shoulder", "left_elbow", "left_hand", "left_hip", "left_knee")
 OUTLINE_PIXELS = 600
@@ -36,7 +41,7 @@ def save_skinning_slices(
     at: float | None = None,
     title: str = "",
 ) -> None:
-    """A panel for each joint: its weight in a slice of the field, with the body's outline; lines at weights of 0.1, 0.5 and 0.9.
+    """A panel for each joint: its weight in a slice of the field, and the body's outline; lines at weights of 0.1, 0.5 and 0.9.
 
     joints  names of the body's; none given: those of DEFAULT_JOINTS that it has       plane  a name of PLANES
     at      metres along the axis across the slice; None: through the middle of the body's vertices
@@ -55,7 +60,7 @@ def save_skinning_slices(
     layer = int(np.floor((at + field.extent / 2) / field.parameters.spacing))
     if not 0 <= layer < N:
         raise InputError(f"at: expected metres within {field.extent / 2:g} of the middle, got {at:g}")
-    weights = np.moveaxis(field.weights.take(layer, axis=axis), -1, 0)  # (J, N, N) over the two other axes, rising
+    weights = field.weights[tuple(slice(layer, layer + 1) if a == axis else slice(None) for a in range(3))]
     half, rows = field.extent / 2, -(-len(chosen) // COLUMNS)
     columns = min(COLUMNS, len(chosen))
     figure = Figure(figsize=(1.9 * columns + 0.9, 2.05 * rows + 0.5), dpi=200, layout="constrained")
@@ -64,7 +69,7 @@ def save_skinning_slices(
     for ax in axes.flat[len(chosen) :]:
         ax.set_axis_off()
     for ax, name in zip(axes.flat, chosen, strict=False):
-        values = np.expand_dims(weights[body.joint_names.index(name)], axis)
+        values = weights[..., body.joint_names.index(name)]
         picture = turned(np.repeat(values, N, axis), side)[0]  # every layer is the slice
         ax.imshow(picture, cmap=WEIGHTS, vmin=0, vmax=1, extent=(-half, half, half, -half), interpolation="nearest")
         _lines(ax, picture, field.extent)
@@ -81,7 +86,7 @@ def save_skinning_slices(
     save_figure(path, figure)
 
 
-def _lines(ax: Axes, picture: np.ndarray[tuple[int, ...], np.dtype[np.float32]], extent: float) -> None:
+def _lines(ax: Axes, picture: NDArray[np.float32], extent: float) -> None:
     levels = [level for level in (0.1, 0.5, 0.9) if picture.min() < level < picture.max()]
     if levels:
         centres = (np.arange(len(picture)) + 0.5) * (extent / len(picture)) - extent / 2
@@ -89,7 +94,7 @@ def _lines(ax: Axes, picture: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
         ax.contour(centres, centres, picture, levels=levels, colors=colours, linewidths=0.5, linestyles="dotted")
 
 
-def _outline(field: CanonicalField, side: str) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _outline(field: CanonicalField, side: str) -> NDArray[np.bool_]:
     body = field.body
     _, face = render_orthographic(
         body.rest_vertices, body.faces, SIDES[side], OUTLINE_PIXELS, OUTLINE_PIXELS, field.extent / OUTLINE_PIXELS

@@ -26,10 +26,11 @@ STRIP = 26
 def turntable_frames(
     scene: Scene, frames: int, height: int, progress: Callable[[int, int], None] | None = None
 ) -> list[NDArray[np.uint8]]:
-    """A scene seen from ``frames`` places around it, beginning at the front and turning to the person's left: (H, W, 3) each."""
-    frame = frame_of([scene])
-    centre, half = np.asarray(frame.centre), np.asarray(frame.half)
-    radius = float(np.hypot(half[0], half[2]))
+    """A scene seen from ``frames`` places around it, from the front on towards the person's left: (H, W, 3) each."""
+    points = frame_of([scene]).points
+    low, high = points.min(0), points.max(0)
+    centre, half = (low + high) / 2, (high - low) / 2
+    radius = float(np.hypot(points[:, 0] - centre[0], points[:, 2] - centre[2]).max())
     e = np.radians(ELEVATION)
     metres = (2 * (half[1] * np.cos(e) + radius * np.sin(e) + MARGIN), 2 * (radius + MARGIN))
     drawn = []
@@ -71,7 +72,9 @@ def save_turntable(
     # Swatches of what must keep its colour, so that the palette has it: white, and the legend.
     kept = np.vstack([np.ones(3), seen_colours(len(thresholds))])
     swatches = np.repeat((255 * kept).round().astype(np.uint8), 16, 0)[:, None].repeat(pictures[0].width, 1)
-    palette = Image.fromarray(np.concatenate([swatches, *(np.asarray(p) for p in pictures[:: max(1, frames // 6)])])).quantize(256)
+    palette = Image.fromarray(np.concatenate([swatches, *(np.asarray(p) for p in pictures[:: max(1, frames // 6)])])).quantize(
+        256
+    )
     few = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     how["append_images"] = few[1:]
     write_atomically(path, lambda part: few[0].save(part, format="GIF", optimize=True, **how))

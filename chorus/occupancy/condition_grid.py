@@ -25,7 +25,11 @@ COMMONEST = 3
 
 @dataclass(frozen=True)
 class ConditionGrid:
-    """prompts, parts: names of rows and columns, "*" for any. cells: of each, the occupancy, or None, and the images it is of."""
+    """What a grid of conditions gives.
+
+    prompts, parts  names of rows and columns, "*" for any
+    cells           for each row and column the occupancy, None where images are too few, and how many these are
+    """
 
     prompts: tuple[str, ...]
     parts: tuple[str, ...]
@@ -82,5 +86,7 @@ def condition_grid(
                 progress(len(cells) * len(parts) + len(line), len(prompts) * len(parts))
         cells.append(tuple(line))
     if not any(occupancy for line in cells for occupancy, _ in line):
-        raise InputError(f"min_images: expected at most {max(n for line in cells for _, n in line)}, as many as a cell has, got {min_images}")
+        raise InputError(
+            f"min_images: expected at most {max(n for line in cells for _, n in line)}, as many as a cell has, got {min_images}"
+        )
     return ConditionGrid(tuple(prompts), tuple(parts), tuple(cells))
