@@ -25,8 +25,8 @@ from chorus.commands.evaluate_photos import evaluate_photos_command
 from chorus.commands.evaluate_worlds import evaluate_worlds_command
 from chorus.commands.experimental_em import experimental_em_command
 from chorus.commands.explain import explain_command, overlay_command
-from chorus.commands.figure import cameras_command, shells_command, turntable_command, weights_command
-from chorus.commands.figure_images import canonicalization_command, grid_command, photo_command
+from chorus.commands.figure import shells_command, turntable_command, weights_command
+from chorus.commands.figure_images import cameras_command, canonicalization_command, grid_command, photo_command
 from chorus.commands.filter import FilterGroup, filter_set_command, filter_show_command
 from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
 from chorus.commands.ingest_photos import ingest_photos_command

@@ -16,7 +16,6 @@ from chorus.commands.options import (
     body_option,
     canonical_field,
     canonicalization_option,
-    filter_option,
     json_option,
 )
 from chorus.commands.pose import load_given_body, read_pose
@@ -43,9 +42,6 @@ view_option = click.option(
 title_option = click.option("--title", default="", help="What stands above the figure.")
 pose_option = click.option(
     "--pose", "pose_path", type=INPUT, help="Around a person in this pose: .npy, .npz or a record's folder."
-)
-prompt_option = click.option(
-    "--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable)."
 )
 
 
@@ -245,38 +241,3 @@ def weights_command(
         raise InputError(f"--canonicalization: expected one that needs no images, got {derived}")
     save_skinning_slices(output, field, joints=joints, plane=plane, at=at, title=title)
     told(output, as_json, canonicalization=field.canonicalization)
-
-
-@click.command("cameras", short_help="Where the cameras of a store stood, on a sphere.")
-@click.argument("store_path", metavar="STORE", type=INPUT)
-@click.option("-o", "--output", type=PICTURE, required=True, help="The figure: .png, .pdf or .svg.")
-@prompt_option
-@filter_option
-@title_option
-@body_option
-@json_option()
-def cameras_command(
-    store_path: Path,
-    output: Path,
-    prompts: tuple[str, ...],
-    filter_name: str,
-    title: str,
-    body_path: Path | None,
-    as_json: bool,
-) -> None:
-    """Where the cameras of a store's images stood: on a sphere around the body, and their share in cells of equal area.
-
-    Needs the extra `figures3d`.
-
-    \b
-    chorus figure cameras balls.chorus -o cameras.png
-    """
-    from chorus.body.model import load_body
-    from chorus.commands.figure_images import selected_rows
-    from chorus.figures.camera_sphere import save_cameras
-    from chorus.store import open_store
-
-    store = open_store(store_path)
-    rows = selected_rows(store, prompts, filter_name)
-    save_cameras(output, store.batch(rows).cameras, load_body(body_path), title or store.category)
-    told(output, as_json, images=len(rows))

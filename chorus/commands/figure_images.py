@@ -1,4 +1,4 @@
-"""``chorus figure grid``, ``canonicalization`` and ``photo``: figures that read the images of a store."""
+"""``chorus figure grid``, ``canonicalization``, ``photo`` and ``cameras``: figures that read the images of a store."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ _resolution_option = click.option(
 )
 _pose_option = click.option(
     "--pose", "pose_path", type=INPUT, help="Also around a person in this pose: .npy, .npz or a record's folder."
+)
+
+
+_prompt_option = click.option(
+    "--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable)."
 )
 
 
@@ -161,7 +166,7 @@ def grid_command(
     show_default=True,
     help="A column for each: none, lbs, lbs-nearest, joint:NAME, per-voxel, auto (repeatable).",
 )
-@click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt, or pattern with * (repeatable).")
+@_prompt_option
 @click.option("--part", help="Only images whose object touches these body parts.")
 @_pose_option
 @_resolution_option
@@ -306,3 +311,37 @@ def photo_command(
         print_json({"keys": names, "thresholds": found, "images": told_of, "wrote": [output]})
         return
     wrote(output)
+
+
+@click.command("cameras", short_help="Where the cameras of a store stood, on a sphere.")
+@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.option("-o", "--output", type=PICTURE, required=True, help="The figure: .png, .pdf or .svg.")
+@_prompt_option
+@filter_option
+@title_option
+@body_option
+@json_option()
+def cameras_command(
+    store_path: Path,
+    output: Path,
+    prompts: tuple[str, ...],
+    filter_name: str,
+    title: str,
+    body_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Where the cameras of a store's images stood: on a sphere around the body, and their share in cells of equal area.
+
+    Needs the extra `figures3d`.
+
+    \b
+    chorus figure cameras balls.chorus -o cameras.png
+    """
+    from chorus.body.model import load_body
+    from chorus.figures.camera_sphere import save_cameras
+    from chorus.store import open_store
+
+    store = open_store(store_path)
+    rows = selected_rows(store, prompts, filter_name)
+    save_cameras(output, store.batch(rows).cameras, load_body(body_path), title or store.category)
+    told(output, as_json, images=len(rows))
