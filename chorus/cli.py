@@ -37,6 +37,7 @@ from chorus.commands.occupancies import occupancies_command
 from chorus.commands.pose import pose_command, roundtrip_command
 from chorus.commands.prompts import prompts_command
 from chorus.commands.reconstruct import reconstruct_command
+from chorus.commands.report import report_command
 from chorus.commands.simulate import simulate_command
 from chorus.commands.stages import stages_command
 from chorus.commands.store import store_info_command, store_pictures_command, store_verify_command
@@ -174,6 +175,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         overlay_command,
         pose_command,
         mesh_command,
+        report_command,
         reconstruct_command,
         ablate_command,
     ),

@@ -132,6 +132,10 @@ class Scene:
         ]
         self._floor = None if floor is None or not opaque else self._shaded_floor(opaque, floor)
 
+    def vertex_shade(self, number: int) -> Array:
+        """Share of the half sphere over each vertex of layer ``number`` that opaque meshes block, (V,) in 0..1."""
+        return self._shade_at[number]
+
     def render(self, rays: Rays) -> Array:
         """(H, W, 4) RGBA in 0..1, colours not multiplied by their opacity."""
         P = len(rays.origins)
