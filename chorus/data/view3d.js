@@ -312,7 +312,7 @@ async function chorusView(root, data) {
     const took = draw(moving ? slow : 1);
     if (moving) slow = took > 60 ? Math.max(0.35, slow * 0.75) : took < 20 ? Math.min(1, slow * 1.25) : slow;
     clearTimeout(frame.still);
-    frame.still = setTimeout(() => { moving = 0; root.dataset.still = draw(took < 25 ? 2 : 1) && frames; }, 160);
+    frame.still = setTimeout(() => { moving = 0; root.dataset.still = draw(took < 25 ? 2 : took < 250 ? 1.5 : 1) && frames; }, 160);
   }
   function redraw(interactive) {
     moving = interactive ? 1 : moving;
@@ -345,7 +345,7 @@ async function chorusView(root, data) {
   slider.addEventListener("input", () => change({ threshold: (top * slider.value) / 1000 }));
   find("shells").addEventListener("change", (e) => change({ shells: e.target.checked ? 4 : 1 }));
   find("body").addEventListener("change", (e) => change({ body: e.target.checked }));
-  if (cameras) find("cameras").addEventListener("change", (e) => change({ cameras: e.target.checked, distance: e.target.checked ? Math.max(state.distance, 2.6 * data.distance / 1.6) : state.distance }));
+  if (cameras) find("cameras").addEventListener("change", (e) => change({ cameras: e.target.checked, distance: e.target.checked ? Math.max(state.distance, data.outside) : home.distance }));
   else find("cameras").closest("label").hidden = true;
   const poses = find("pose");
   scenes.forEach((scene, i) => poses.add(new Option(scene.name, i)));

@@ -57,12 +57,12 @@ def picture_layers(posed: Posed, body: Body, extent: float, thresholds: Sequence
     return [body_layer(posed.vertices, body.faces), *shell_layers(posed.phi, extent, thresholds)]
 
 
-def seen_by(scene: Scene, cameras: Cameras, row: int, photo: NDArray[np.uint8] | None) -> Array:
+def seen_by(scene: Scene, cameras: Cameras, row: int, photo: NDArray[np.uint8] | None, only_opaque: bool = False) -> Array:
     """A scene as a camera sees it, over the picture (H, W, 3) uint8 that it took, or white: (h, w, 3) in 0..1."""
     from PIL import Image
 
     small, _ = scaled(cameras, row)
-    picture = scene.render(perspective(small))
+    picture = scene.render(perspective(small), only_opaque=only_opaque)
     if photo is None:
         return over(picture, np.ones(3))
     height, width = picture.shape[:2]
@@ -71,10 +71,10 @@ def seen_by(scene: Scene, cameras: Cameras, row: int, photo: NDArray[np.uint8] |
 
 
 def with_mask(scene: Scene, cameras: Cameras, row: int, mask: NDArray[np.bool_]) -> Array:
-    """A scene as a camera sees it over white, and the object's mask (H, W) over it: (h, w, 3) in 0..1."""
+    """A scene's body as a camera sees it over white, and the object's mask (H, W) over it: (h, w, 3) in 0..1."""
     from PIL import Image
 
-    picture = seen_by(scene, cameras, row, None)
+    picture = seen_by(scene, cameras, row, None, only_opaque=True)
     height, width = picture.shape[:2]
     small = Image.fromarray(np.uint8(255) * mask.astype(np.uint8)).resize((width, height), Image.Resampling.BOX)
     share = 0.65 * np.asarray(small, np.float64)[..., None] / 255
@@ -121,9 +121,7 @@ def save_photo_beside(
         mask, cameras = images.masks.unpack(row), images.cameras
         scene = Scene(picture_layers(pose_distribution(occupancy, images.poses[row], body), body, extent, thresholds))
         posed = seen_by(scene, cameras, row, photo)
-        given = (
-            with_mask(Scene([body_layer(scene.layers[0].vertices, body.faces)]), cameras, row, mask) if photo is None else photo
-        )
+        given = with_mask(scene, cameras, row, mask) if photo is None else photo
         first = line[0].imshow(given)
         if photo is not None:
             line[0].contour(mask, levels=[0.5], colors=["white"], linewidths=1.6)

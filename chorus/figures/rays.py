@@ -6,8 +6,10 @@ Rays are cast by Intel's Embree (the package embreex), on the CPU: no display, n
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +22,18 @@ from chorus.errors import InputError, check_array
 
 Array = NDArray[np.float64]
 
-STEP = 1e-5
+NEAR = 0.05
+BACK = 20.0
+"""Metres before the middle of the meshes at which parallel rays start."""
+CHUNK = 1 << 18
+"""Rays that are followed together."""
+STEP = 2e-5
 """Metres by which a ray that went through a surface starts behind it."""
 DEEPEST = 64
 """Surfaces that a ray goes through, at most."""
 OPAQUE = 0.995
 """A pixel as opaque as this is done."""
-OCCLUSION_RAYS = 96
+OCCLUSION_RAYS = 64
 OCCLUSION_REACH = 0.5
 """Metres within which something darkens a surface."""
 FLOOR_CELL = 0.02
@@ -58,49 +65,62 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Rays:
-    """A ray for each sample of a picture, in the frame of the meshes.
+class View:
+    """A camera and the size of its picture: a ray for each sample of a pixel.
 
-    origins, directions  (P, 3); unit directions      size      (H, W) of the picture; P = H W samples^2
-    axes                 (3, 3) rotation from the meshes' frame to the camera's axes (x right, y down, z away)
-    samples              along a pixel's edge
+    matrix   (3, 4) from the meshes' frame to (u, v, w): pixels u / w, v / w, or u, v themselves where rays are parallel
+    size     (H, W) of the picture in pixels      axes     (3, 3) rotation from the meshes' frame to x right, y down, z away
+    samples  along a pixel's edge                 parallel whether rays are
     """
 
-    origins: Array
-    directions: Array
+    matrix: Array
     size: tuple[int, int]
     axes: Array
     samples: int
+    parallel: bool
+
+    def window(self, points: Array) -> tuple[int, int, int, int]:
+        """The pixels (top, bottom, left, right), half open, outside of which points (P, 3) and what is between are not seen."""
+        (H, W), uvw = self.size, points @ self.matrix[:, :3].T + self.matrix[:, 3]
+        if not len(points) or (not self.parallel and uvw[:, 2].min() < NEAR):
+            return 0, H, 0, W
+        uv = uvw[:, :2] if self.parallel else uvw[:, :2] / uvw[:, 2:]
+        (left, top), (right, bottom) = np.floor(uv.min(0)) - 1, np.ceil(uv.max(0)) + 1
+        return (*(int(c) for c in np.clip([top, bottom], 0, H)), *(int(c) for c in np.clip([left, right], 0, W)))  # type: ignore[return-value]
+
+    def rays(self, top: int, bottom: int, left: int, right: int) -> tuple[Array, Array]:
+        """Origins and unit directions, (P, 3) each, of the samples of these pixels, row by row."""
+        s = self.samples
+        v, u = np.meshgrid(
+            (np.arange(top * s, bottom * s) + 0.5) / s, (np.arange(left * s, right * s) + 0.5) / s, indexing="ij"
+        )
+        to_world = np.linalg.inv(np.vstack([self.matrix, [0, 0, 0, 1]]))
+        places = np.stack([u.ravel(), v.ravel()], 1)
+        if self.parallel:
+            origins = places @ to_world[:3, :2].T + (to_world[:3, 2] * -BACK + to_world[:3, 3])
+            return origins, np.broadcast_to(self.axes[2], origins.shape)
+        directions = places @ to_world[:3, :2].T + to_world[:3, 2]
+        directions /= np.sqrt(np.einsum("pa,pa->p", directions, directions))[:, None]
+        return np.broadcast_to(to_world[:3, 3], directions.shape), directions
 
 
-def _sample_places(height: int, width: int, samples: int) -> tuple[Array, Array]:
-    """u, v in pixels of all samples, each (P,), row by row."""
-    v, u = np.meshgrid(
-        (np.arange(height * samples) + 0.5) / samples, (np.arange(width * samples) + 0.5) / samples, indexing="ij"
-    )
-    return u.ravel(), v.ravel()
-
-
-def orthographic(axes: Array, centre: Any, metres: tuple[float, float], height: int, samples: int = 2) -> Rays:
-    """Parallel rays. axes (3, 3) as in ``Rays``; ``centre`` (3,) metres falls on the middle of the picture.
+def orthographic(axes: Array, centre: Any, metres: tuple[float, float], height: int, samples: int = 2) -> View:
+    """Parallel rays. axes (3, 3) as in ``View``; ``centre`` (3,) metres falls on the middle of the picture.
 
     metres  (up and down, across) that the picture shows         height  of the picture in pixels; its width follows
     """
     width = max(1, round(height * metres[1] / metres[0]))
-    u, v = _sample_places(height, width, samples)
-    scale = metres[0] / height
-    start = np.stack([(u - width / 2) * scale, (v - height / 2) * scale, np.full(len(u), -50.0)], 1)
-    return Rays(start @ axes + np.asarray(centre), np.broadcast_to(axes[2], (len(u), 3)), (height, width), axes, samples)
+    matrix = np.column_stack([axes, -axes @ np.asarray(centre)])
+    matrix[:2] *= height / metres[0]
+    matrix[:2, 3] += [width / 2, height / 2]
+    return View(matrix, (height, width), axes, samples, True)
 
 
-def perspective(cameras: Cameras, row: int = 0, samples: int = 2) -> Rays:
+def perspective(cameras: Cameras, row: int = 0, samples: int = 2) -> View:
     """The rays of camera ``row``, for a picture of its size."""
     height, width = (int(c) for c in cameras.image_size[row])
     K, R, t = (np.asarray(a[row], np.float64) for a in (cameras.K, cameras.R, cameras.t))
-    u, v = _sample_places(height, width, samples)
-    directions = np.stack([u, v, np.ones(len(u))], 1) @ np.linalg.inv(K).T @ R
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return Rays(np.broadcast_to(-R.T @ t, directions.shape), directions, (height, width), R, samples)
+    return View(K @ np.column_stack([R, t]), (height, width), R, samples, False)
 
 
 def turned_view(azimuth: float, elevation: float) -> Array:
@@ -122,13 +142,19 @@ class Scene:
 
     def __init__(self, layers: Sequence[Layer], floor: float | None = None) -> None:
         self.layers, self.floor = list(layers), floor
-        self._normals = [_vertex_normals(layer.vertices, layer.faces) for layer in self.layers]
         opaque = [layer for layer in self.layers if layer.opaque]
         self._all, self._blocking = _embree(self.layers), _embree(opaque)
+        self._normals = [_vertex_normals(layer.vertices, layer.faces) for layer in self.layers]
         # Soft shade does not depend on the view: it is found at vertices, and at points of the floor, and interpolated.
+        scene = _digest(opaque)
         self._shade_at = [
-            self._occlusion(layer.vertices + 1e-3 * normals, normals) if layer.opaque else np.zeros(0)
-            for layer, normals in zip(self.layers, self._normals, strict=True)
+            _remembered(
+                (scene, number),
+                lambda at=layer.vertices, out=normals: self._occlusion(at + 1e-3 * out, out),  # type: ignore[misc]
+            )
+            if layer.opaque
+            else np.zeros(0)
+            for number, (layer, normals) in enumerate(zip(self.layers, self._normals, strict=True))
         ]
         self._floor = None if floor is None or not opaque else self._shaded_floor(opaque, floor)
 
@@ -136,35 +162,50 @@ class Scene:
         """Share of the half sphere over each vertex of layer ``number`` that opaque meshes block, (V,) in 0..1."""
         return self._shade_at[number]
 
-    def render(self, rays: Rays) -> Array:
-        """(H, W, 4) RGBA in 0..1, colours not multiplied by their opacity."""
-        P = len(rays.origins)
-        colour, light = np.zeros((P, 3)), np.ones(P)
-        reached = np.zeros(P)
-        open_ = np.arange(P)
+    def render(self, view: View, *, only_opaque: bool = False) -> Array:
+        """(H, W, 4) RGBA in 0..1, colours not multiplied by their opacity. only_opaque: without the translucent layers."""
+        chosen = [i for i, layer in enumerate(self.layers) if layer.opaque or not only_opaque]
+        scene = self._blocking if only_opaque else self._all
+        points = [self.layers[i].vertices for i in chosen] + ([] if self._floor is None else [self._floor[2]])
+        picture = np.zeros((*view.size, 4))
+        top, bottom, left, right = view.window(np.concatenate(points) if points else np.zeros((0, 3)))
+        rows = max(1, CHUNK // max(1, (right - left) * view.samples**2))
+        for first in range(top, bottom, rows):
+            last = min(bottom, first + rows)
+            if left < right:
+                seen = self._trace(scene, chosen, *view.rays(first, last, left, right), view.axes)
+                picture[first:last, left:right] = _averaged(seen, last - first, right - left, view.samples)
+        return picture
+
+    def _trace(self, scene: Any, chosen: Sequence[int], origins: Array, directions: Array, axes: Array) -> Array:
+        """(P, 4) of rays: colours multiplied by their opacity, and opacity. chosen: the layers that ``scene`` has."""
+        P = len(origins)
+        colour, light, reached, open_ = np.zeros((P, 3)), np.ones(P), np.zeros(P), np.arange(P)
+        towards = np.asarray(LIGHT) @ axes / np.linalg.norm(LIGHT)
         for _ in range(DEEPEST):
-            if not open_.size or not self.layers:
+            if not open_.size or scene is None:
                 break
-            hit = _cast(self._all, rays.origins[open_] + reached[open_, None] * rays.directions[open_], rays.directions[open_])
+            hit = _cast(scene, origins[open_] + reached[open_, None] * directions[open_], directions[open_])
             found = hit["geomID"] >= 0
             open_ = open_[found]
             if not open_.size:
                 break
             hit = {name: values[found] for name, values in hit.items()}
             reached[open_] += hit["tfar"] + STEP
-            rgb, alpha = self._shade(rays, open_, hit)
+            rgb, alpha = self._shade(chosen, hit, directions[open_], towards)
             colour[open_] += (light[open_] * alpha)[:, None] * rgb
             light[open_] *= 1 - alpha
             open_ = open_[light[open_] > 1 - OPAQUE]
         if self._floor is not None:
-            light *= 1 - self._shadow(rays)  # everything stands on the floor, so it comes last
-        return _averaged(colour, 1 - light, rays)
+            light *= 1 - self._shadow(origins, directions)  # everything stands on the floor, so it comes last
+        return np.column_stack([colour, 1 - light])
 
-    def _shade(self, rays: Rays, which: NDArray[np.intp], hit: dict[str, Any]) -> tuple[Array, Array]:
-        rgb, alpha = np.empty((len(which), 3)), np.empty(len(which))
-        directions, towards = rays.directions[which], np.asarray(LIGHT) @ rays.axes / np.linalg.norm(LIGHT)
-        for number, (layer, normals) in enumerate(zip(self.layers, self._normals, strict=True)):
-            on = np.flatnonzero(hit["geomID"] == number)
+    def _shade(self, chosen: Sequence[int], hit: dict[str, Any], directions: Array, towards: Array) -> tuple[Array, Array]:
+        """Colour (P, 3) and opacity (P,) of surfaces that rays hit; towards (3,) the light."""
+        rgb, alpha = np.empty((len(directions), 3)), np.empty(len(directions))
+        for place, number in enumerate(chosen):
+            layer, normals = self.layers[number], self._normals[number]
+            on = np.flatnonzero(hit["geomID"] == place)
             if not on.size:
                 continue
             corners = layer.faces[hit["primID"][on]]
@@ -205,25 +246,26 @@ class Scene:
             blocked[near] += np.maximum(1 - hit["tfar"][near] / OCCLUSION_REACH, 0)
         return blocked / OCCLUSION_RAYS
 
-    def _shaded_floor(self, opaque: Sequence[Layer], floor: float) -> tuple[Array, Array]:
-        """Where the grid of the floor's shade begins, (x, z) metres, and its opacity (X, Z)."""
+    def _shaded_floor(self, opaque: Sequence[Layer], floor: float) -> tuple[Array, Array, Array]:
+        """Where the grid of the floor's shade begins, (x, z) metres, its opacity (X, Z), and its corners (4, 3) metres."""
         vertices = np.concatenate([layer.vertices for layer in opaque])
         low, high = vertices.min(0)[[0, 2]] - OCCLUSION_REACH, vertices.max(0)[[0, 2]] + OCCLUSION_REACH
         x, z = (np.arange(a, b + FLOOR_CELL, FLOOR_CELL) for a, b in zip(low, high, strict=True))
         points = np.stack([*np.meshgrid(x, [floor + 1e-3], z, indexing="ij")], -1).reshape(-1, 3)
         shade = self._occlusion(points, np.broadcast_to([0.0, 1.0, 0.0], points.shape)).reshape(len(x), len(z))
-        return low, SHADOW * np.minimum(1.8 * gaussian_filter(shade, 0.8), 1)
+        corners = np.array([(a, floor, b) for a in (low[0], high[0]) for b in (low[1], high[1])])
+        return low, SHADOW * np.minimum(1.8 * gaussian_filter(shade, 0.8), 1), corners
 
-    def _shadow(self, rays: Rays) -> Array:
+    def _shadow(self, origins: Array, directions: Array) -> Array:
         """Opacity of the floor's shadow at each ray that comes down on the floor, (P,)."""
-        if self._floor is None or self.floor is None:
-            return np.zeros(len(rays.origins))
-        down = rays.directions[:, 1]
+        assert self._floor is not None
+        assert self.floor is not None
+        down = directions[:, 1]
         with np.errstate(divide="ignore", invalid="ignore"):
-            far = (self.floor - rays.origins[:, 1]) / down
+            far = (self.floor - origins[:, 1]) / down
         shade, meets = np.zeros(len(far)), np.flatnonzero((down < -1e-3) & (far > 0))
-        points = rays.origins[meets][:, [0, 2]] + far[meets, None] * rays.directions[meets][:, [0, 2]]
-        start, opacity = self._floor
+        points = origins[meets][:, [0, 2]] + far[meets, None] * directions[meets][:, [0, 2]]
+        start, opacity, _ = self._floor
         shade[meets] = map_coordinates(opacity, ((points - start) / FLOOR_CELL).T, order=1, mode="constant")
         return shade
 
@@ -240,13 +282,34 @@ def over(picture: Array, background: Any) -> Array:
     return mixed
 
 
-def _averaged(colour: Array, alpha: Array, rays: Rays) -> Array:
-    """The mean over each pixel's samples of colours that are multiplied by their opacity: (H, W, 4), not multiplied."""
-    (H, W), s = rays.size, rays.samples
-    mean = np.column_stack([colour, alpha]).reshape(H, s, W, s, 4).mean((1, 3))
+def _averaged(seen: Array, height: int, width: int, samples: int) -> Array:
+    """The mean of each pixel's samples (P, 4), colours multiplied by their opacity: (H, W, 4), not multiplied."""
+    mean = seen.reshape(height, samples, width, samples, 4).mean((1, 3))
     mean[..., :3] /= np.maximum(mean[..., 3:], 1e-6)
     clipped: Array = np.clip(mean, 0, 1)
     return clipped
+
+
+_shades: OrderedDict[tuple[str, int], Array] = OrderedDict()
+
+
+def _remembered(key: tuple[str, int], make: Callable[[], Array]) -> Array:
+    """Shade at vertices, which the pictures of one body share; that of the last 16."""
+    if key not in _shades:
+        _shades[key] = make()
+    _shades.move_to_end(key)
+    while len(_shades) > 16:
+        _shades.popitem(last=False)
+    return _shades[key]
+
+
+def _digest(layers: Sequence[Layer]) -> str:
+    """What tells meshes apart."""
+    made = hashlib.blake2b()
+    for layer in layers:
+        for array in (layer.vertices, layer.faces):
+            made.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+    return made.hexdigest()
 
 
 def _vertex_normals(vertices: Array, faces: NDArray[np.integer[Any]]) -> Array:
@@ -269,7 +332,9 @@ def _embree(layers: Sequence[Layer]) -> Any:
         vertices = check_array("vertices", layer.vertices, ("V", 3), np.float32)
         faces = check_array("faces", layer.faces, ("F", 3), np.int64)
         if not len(faces) or faces.min() < 0 or faces.max() >= len(vertices):
-            raise InputError(f"faces: expected at least one, of vertices 0..{len(vertices) - 1}, got {len(faces)}")
+            raise InputError(
+                f"faces: expected at least one, of vertices 0..{len(vertices) - 1}, got {len(faces)} of {faces.min(initial=0)}..{faces.max(initial=0)}"
+            )
         _package("embreex.mesh_construction").TriangleMesh(scene, vertices[faces])
     return scene
 

@@ -14,7 +14,8 @@ from chorus.texts import printable
 
 def text(value: object) -> str:
     """A value as text of a page: control characters as escapes, nothing of it read as markup."""
-    return escape(printable(str(value)))
+    # A dollar sign in front of a name is a place of the template.
+    return escape(printable(str(value))).replace("$", "&#36;")
 
 
 def paragraph(*sentences: str, kind: str = "") -> str:
@@ -58,7 +59,7 @@ def code(value: str) -> str:
 
 def folded(summary: str, value: Any) -> str:
     """A value as JSON that opens when asked for."""
-    shown = escape(json.dumps(value, indent=1, ensure_ascii=True, default=str))
+    shown = text(json.dumps(value, indent=1, ensure_ascii=True, default=str))
     return f"<details><summary>{text(summary)}</summary><pre>{shown}</pre></details>"
 
 

@@ -21,6 +21,8 @@ from chorus.figures.shells import Posed, plain, save_shells
 from chorus.figures.three_sides import SIDES, save_three_sides, turned
 from chorus.render.rasterize import render_orthographic
 
+PIXELS = 360
+"""Those of a metre and a half, in shells."""
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 PHI, ERROR = matplotlib.colormaps["inferno_r"], matplotlib.colormaps["cividis"]
 _OUTLINE = 480
@@ -44,7 +46,9 @@ def shells_picture(
 ) -> str:
     """Nested shells from four sides; projections of phi where the extra ``figures3d`` is not installed."""
     if has_3d():
-        return embedded(lambda path: save_shells(path, rows, body, extent, thresholds=thresholds, progress=progress))
+        return embedded(
+            lambda path: save_shells(path, rows, body, extent, thresholds=thresholds, pixels=PIXELS, progress=progress)
+        )
     flat = [(row.label, row.phi) for row in rows[:1]]
     return embedded(lambda path: save_three_sides(path, flat, extent, body, ""))
 
@@ -71,7 +75,7 @@ def uncertainty_picture(phi: NDArray[np.float32], error: NDArray[np.float32], bo
         outline = _outline(body, side, extent)
         for values, colours, top, name in (
             (phi, PHI, float(phi.max()), "phi"),
-            (error, ERROR, float(error.max()), "its standard error"),
+            (error, ERROR, float(error.max()), "standard error"),
         ):
             ax, layer = axes[place], np.take(values, [peak[axis]], axis=axis)
             shown = turned(np.repeat(layer, len(values), axis), side)[0]

@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +102,7 @@ def _page(report: Report, tell: Callable[[str, int, int], None]) -> str:
         _provenance(report),
     ]
     names = title_of(report)
-    shown = 0 if directions is None else min(len(directions), view.MOST_CAMERAS)
-    cameras = "" if directions is None else f" Cameras: {shown:,} of {len(directions):,}, drawn at one distance."
+    cameras = "" if directions is None else f" Cameras: those of {counted(len(directions), 'image')}, all at one distance."
     return page.page(
         names,
         _lead(report, rows),
@@ -110,7 +110,9 @@ def _page(report: Report, tell: Callable[[str, int, int], None]) -> str:
         view.view_data(posed, body, occupancy.parameters.extent, directions),
         view.script(),
         cameras=cameras,
-        footer=f"Written by CHORUS engine {page.text(__version__)} on {datetime.date.today().isoformat()}. One file: it loads nothing.",
+        footer=page.text(
+            f"Written by CHORUS engine {__version__} on {datetime.date.today().isoformat()}. It loads nothing else."
+        ),
     )
 
 
@@ -122,33 +124,34 @@ def title_of(report: Report) -> str:
 
 def _lead(report: Report, rows: list[statistics.ShellRow]) -> str:
     """What it is, in three sentences."""
-    occupancy, body = report.occupancy, report.body
+    occupancy = report.occupancy
     category = f"a {occupancy.category}" if occupancy.category else "an object"
     first = f"Where {category} is around a person, learned from {counted(occupancy.num_images, 'image')}."
     x, y, z = occupancy.centres[np.unravel_index(int(occupancy.probability.argmax()), occupancy.probability.shape)]
     top = float(occupancy.probability.max())
     second = (
-        f"It is most likely {_places(x, y, z)} of the middle of the {body.name}, where {top:.0%} of the images that could see "
-        "the place have the object there."
+        f"It is most likely {_places(x, y, z)} the middle of the body, where the probability that a place is the object, phi, "
+        f"is {top:.2f}."
     )
     third = ""
     if rows:
         row = rows[len(rows) // 2]
         joint, distance = row.nearest
         third = (
-            f"The places with at least {row.threshold:.0%} measure {row.litres:.3g} litres, {100 * distance:.0f} cm from the "
-            f"{joint.replace('_', ' ')} on average."
+            f"The places where it is at least {row.threshold:g} measure {row.litres:.3g} litres; their middle is "
+            f"{100 * distance:.0f} cm from the skin of the {joint.replace('_', ' ')}."
         )
     return page.paragraph(*(page.text(t) for t in (first, second, third)), kind="lead")
 
 
 def _places(x: float, y: float, z: float) -> str:
+    """A place as distances from the body's middle, as in "78 cm to the right of, 28 cm above and 3 cm in front of"."""
     words = [
         f"{100 * abs(v):.0f} cm {more if v > 0 else less}"
-        for v, more, less in ((x, "to the left", "to the right"), (y, "above", "below"), (z, "in front", "behind"))
+        for v, more, less in ((x, "to the left of", "to the right of"), (y, "above", "below"), (z, "in front of", "behind"))
         if abs(v) >= 0.01
     ]
-    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else "in the very middle"
+    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else "in"
 
 
 def _figures(report: Report, posed: list[Posed], thresholds: tuple[float, ...], progress: Callable[[int, int], None]) -> str:
@@ -225,10 +228,11 @@ def _uncertainty(report: Report, rows: list[statistics.ShellRow]) -> list[str]:
     error = counts.jackknife_error()
     phi = counts.probability
     at = np.unravel_index(int(phi.argmax()), phi.shape)
+    inner = error[phi >= 0.5 * phi[at]]
     told = (
-        f"Leaving out a tenth of the images at a time (jackknife), the largest phi is {phi[at]:.3f} ± {error[at]:.3f}; over the "
-        f"voxels with phi of at least {0.5 * phi.max():.2f} the standard error is {np.median(error[phi >= 0.5 * phi.max()]):.3f} "
-        f"in the median and {error[phi >= 0.5 * phi.max()].max():.3f} at most."
+        f"Leaving out a tenth of the images at a time (jackknife), the largest phi is {phi[at]:.3f} ± {error[at]:.3f}; where "
+        f"phi is at least {0.5 * phi[at]:.2f} the standard error is {np.median(inner):.3f} in the median and {inner.max():.3f} "
+        "at most."
     )
     address = pictures.uncertainty_picture(phi, error, report.body, counts.parameters.extent)
     caption = "Slices through the place where phi is largest, with the outline of the body."
@@ -276,29 +280,25 @@ def _images(
         counts = statistics.counts_of(occupancy)
         if counts is not None:
             its = CanonicalField.from_parameters(body, counts.parameters)
-            addresses += [
-                pictures.embedded(lambda path, i=i: save_posed_back(path, counts, its, batch, i, names[i], photos[i]))  # type: ignore[misc]
-                for i in range(len(batch))
-            ]
+            for i, photo in enumerate(photos):
+                draw = partial(save_posed_back, occupancy=counts, field=its, images=batch, row=i, title=names[i], photo=photo)
+                addresses.append(pictures.embedded(draw))
     caption = (
-        f"{counted(len(batch), 'image')} of the store, spread evenly: its object's mask, and the distribution put back into the "
-        "pose of its person."
+        f"{counted(len(batch), 'image')} of the store, spread evenly: its object's mask, and the distribution put back into "
+        "the pose of its person."
     )
     shown = [page.figure(address, caption if i == 0 else names[i - 1]) for i, address in enumerate(addresses)]
     return [page.section("images", "Images behind it", *shown)]
 
 
 def _provenance(report: Report) -> str:
-    occupancy, parts = report.occupancy, []
-    for entry in occupancy.provenance:
-        if not isinstance(entry, dict):
-            continue
+    occupancy = report.occupancy
+    entries: list[Any] = [entry for entry in occupancy.provenance if isinstance(entry, dict)]  # of files, so of any kind
+    parts = []
+    for entry in entries:
         command = entry.get("command")
         if isinstance(command, list) and command:
-            words = [
-                "chorus" if i == 0 and str(w).endswith(("__main__.py", "chorus")) else str(w) for i, w in enumerate(command)
-            ]
-            parts.append(page.code(shlex.join(words)))
+            parts.append(page.code(shlex.join([_program(str(command[0])), *map(str, command[1:])])))
     pairs: dict[str, object] = {
         "file": report.source or "not given",
         "body": f"{report.body.name}, hash {occupancy.body_hash[:16]}",
@@ -307,16 +307,15 @@ def _provenance(report: Report) -> str:
     if report.store is not None:
         pairs["store"] = f"{report.store.path.name}, {counted(len(report.store), 'row')}, id {report.store.id[:16]}"
     versions = {
-        name: ", ".join(sorted({str(e[name]) for e in occupancy.provenance if isinstance(e, dict) and name in e}))
+        name: ", ".join(sorted({str(e[name]) for e in entries if name in e}))
         for name in ("chorus", "python", "numpy", "torch", "backend")
     }
     pairs.update({name: value for name, value in versions.items() if value})
     told = page.paragraph("The command that made it:", kind="soft") if parts else ""
-    return page.section(
-        "provenance",
-        "How it was made",
-        told,
-        *dict.fromkeys(parts),
-        page.facts(pairs),
-        page.folded("everything on record", occupancy.provenance),
-    )
+    record = page.folded("everything on record", occupancy.provenance)
+    return page.section("provenance", "How it was made", told, *dict.fromkeys(parts), page.facts(pairs), record)
+
+
+def _program(path: str) -> str:
+    """A program's name, without where it lies; that of this package is ``chorus`` however it was started."""
+    return "chorus" if path.endswith("__main__.py") else Path(path).name
