@@ -128,8 +128,6 @@ def grid_command(
         cells: list[list[Posed | str]] = [
             [
                 f"only {counted(images, 'image')}"
-                if images
-                else "no images"
                 if occupancy is None
                 else Posed("", occupancy.probability, field.body.rest_vertices)
                 for occupancy, images in line

@@ -332,9 +332,8 @@ def _embree(layers: Sequence[Layer]) -> Any:
         vertices = check_array("vertices", layer.vertices, ("V", 3), np.float32)
         faces = check_array("faces", layer.faces, ("F", 3), np.int64)
         if not len(faces) or faces.min() < 0 or faces.max() >= len(vertices):
-            raise InputError(
-                f"faces: expected at least one, of vertices 0..{len(vertices) - 1}, got {len(faces)} of {faces.min(initial=0)}..{faces.max(initial=0)}"
-            )
+            got = f"{len(faces)} of {faces.min(initial=0)}..{faces.max(initial=0)}"
+            raise InputError(f"faces: expected at least one, of vertices 0..{len(vertices) - 1}, got {got}")
         _package("embreex.mesh_construction").TriangleMesh(scene, vertices[faces])
     return scene
 
