@@ -83,10 +83,14 @@ def with_mask(scene: Scene, cameras: Cameras, row: int, mask: NDArray[np.bool_])
 
 
 def from_aside(scene: Scene, cameras: Cameras, row: int, height: int) -> Array:
-    """A scene seen level with the floor, turned by ASIDE degrees from where a camera stood, over white: (height, W, 3)."""
+    """A scene turned by ASIDE degrees from where a camera stood, over white: (height, height, 3).
+
+    To the side on which the innermost shell is nearer than the body.
+    """
     centre = cameras.centres[row]
     azimuth = float(np.degrees(np.arctan2(centre[0], centre[2])))
-    axes = turned_view(azimuth + ASIDE, 10)
+    beside = scene.layers[-1].vertices.mean(0) - scene.layers[0].vertices.mean(0)
+    axes = min((turned_view(azimuth + turn, 10) for turn in (ASIDE, -ASIDE)), key=lambda a: float(a[2] @ beside))
     middle, (down, across) = frame_of([scene]).seen(axes)
     side = max(down, across)  # square, as most pictures are
     return over(scene.render(orthographic(axes, middle, (side, side), height)), np.ones(3))

@@ -99,8 +99,8 @@ def test_grid_of_prompts_and_parts(folder: Path, tmp_path: Path) -> None:
     held, kicked, both = found["images"]
     assert held[0] + kicked[0] == both[0] == len(open_store(folder / "balls.chorus").select())
     assert held[1] > 0.8 * held[0]  # the ball is at the hand that holds it
-    assert kicked[2] > 0.8 * kicked[0]
-    assert kicked[1] < 0.3 * kicked[0]
+    assert kicked[2] > 10
+    assert kicked[1] == held[2] == 0
     assert std(tmp_path / "g.png") > 10
     done = run("figure", "grid", folder / "balls.chorus", "-o", tmp_path / "n.png", "--min-images", "1000")
     assert done.exit_code == 2
