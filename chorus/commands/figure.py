@@ -39,6 +39,9 @@ view_option = click.option(
     show_default=True,
     help="front, front left, left, back, right, above, or AZIMUTH,ELEVATION in degrees.",
 )
+pixels_option = click.option(
+    "--pixels", default=460, show_default=True, type=click.IntRange(40, 4000), help="Of a metre and a half, in each picture."
+)
 title_option = click.option("--title", default="", help="What stands above the figure.")
 pose_option = click.option(
     "--pose", "pose_path", type=INPUT, help="Around a person in this pose: .npy, .npz or a record's folder."
@@ -111,6 +114,7 @@ def told(output: Path, as_json: bool, **facts: Any) -> None:
     show_default=True,
     help="front, front left, left, back, right, above, or AZIMUTH,ELEVATION in degrees (repeatable).",
 )
+@pixels_option
 @title_option
 @body_option
 @json_option()
@@ -121,6 +125,7 @@ def shells_command(
     only_posed: bool,
     thresholds: tuple[float, ...],
     views: tuple[str, ...],
+    pixels: int,
     title: str,
     body_path: Path | None,
     as_json: bool,
@@ -155,6 +160,7 @@ def shells_command(
             title=title,
             thresholds=thresholds,
             views=views,
+            pixels=pixels,
             progress=lambda done, total: update("draw views", done, total),
         )
     told(output, as_json, thresholds=chosen, rows=[row.label for row in rows], views=views)

@@ -13,6 +13,7 @@ from chorus.commands.figure import (
     load_occupancies,
     name_of,
     one_pose,
+    pixels_option,
     threshold_option,
     title_option,
     told,
@@ -81,6 +82,7 @@ def selected_rows(store: Store, prompts: tuple[str, ...], filter_name: str) -> N
 @filter_option
 @threshold_option
 @view_option
+@pixels_option
 @title_option
 @body_option
 @json_option()
@@ -95,6 +97,7 @@ def grid_command(
     filter_name: str,
     thresholds: tuple[float, ...],
     view: str,
+    pixels: int,
     title: str,
     body_path: Path | None,
     as_json: bool,
@@ -146,6 +149,7 @@ def grid_command(
             title=title or store.category,
             thresholds=thresholds,
             view=view,
+            pixels=pixels,
             progress=lambda done, total: update("draw cells", done, total),
         )
     images = [[images for _, images in line] for line in found.cells]
@@ -171,6 +175,7 @@ def grid_command(
 @filter_option
 @threshold_option
 @view_option
+@pixels_option
 @title_option
 @body_option
 @json_option()
@@ -185,6 +190,7 @@ def canonicalization_command(
     filter_name: str,
     thresholds: tuple[float, ...],
     view: str,
+    pixels: int,
     title: str,
     body_path: Path | None,
     as_json: bool,
@@ -235,6 +241,7 @@ def canonicalization_command(
             thresholds=thresholds or SHARES,
             legend="shells: phi" if thresholds else "share of the largest phi,",
             view=view,
+            pixels=pixels,
             progress=lambda done, total: update("draw cells", done, total),
         )
     largest = [round(float(o.probability.max()), 4) for o in found]

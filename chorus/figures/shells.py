@@ -303,7 +303,7 @@ def sheet(
     widths = [max(line[c][1] for line in sizes) for c in range(len(columns))]
     inch = 1.75 / pixels
     width = max(sum(widths) * inch + 0.4, 4.2)
-    figure = Figure(figsize=(width, sum(heights) * inch + 1.05), dpi=200, layout="constrained")
+    figure = Figure(figsize=(width, sum(heights) * inch + 1.05), dpi=200 * pixels / PIXELS, layout="constrained")
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0)
     axes = figure.subplots(
         len(rows), len(columns), squeeze=False, gridspec_kw={"width_ratios": widths, "height_ratios": heights}
