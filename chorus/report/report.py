@@ -194,7 +194,7 @@ def _statistics(report: Report, rows: list[statistics.ShellRow]) -> str:
             f"{row.threshold:g}",
             f"{row.litres:.3g}" + ("" if row.error is None else f" ± {row.error:.2g}"),
             row.pieces,
-            ", ".join(f"{100 * c:.0f}" for c in row.centre),
+            ", ".join(f"{round(100 * c)}" for c in row.centre),
             row.nearest[0].replace("_", " "),
             f"{100 * row.nearest[1]:.0f}",
         ]

@@ -297,9 +297,10 @@ def test_a_picture_of_the_view_can_be_saved(shown: Any) -> None:
 
 
 def test_a_browser_without_webgl_says_so(report: Path, chromium: Any) -> None:
-    with quiet_page(chromium) as opened:
+    with quiet_page(chromium, width=390) as opened:
         opened.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
         opened.goto(report.as_uri())
         opened.wait_for_selector("[data-view=message]:not([hidden])")
         assert "no WebGL2" in opened.locator("[data-view=message]").text_content()
         assert opened.locator("figure img").first.evaluate("image => image.naturalWidth") > 300
+        assert opened.evaluate("document.documentElement.scrollWidth") == 390  # a telephone's, of which nothing sticks out
