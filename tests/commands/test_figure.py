@@ -48,13 +48,36 @@ def std(path: Path) -> float:
 
 
 def test_shells(folder: Path, tmp_path: Path) -> None:
-    options = ("--view", "10,20", "--threshold", "0.3", "--threshold", "0.1", "--pose", folder / "pose.npy", "--json")
+    options = (
+        "--pixels",
+        "80",
+        "--view",
+        "10,20",
+        "--threshold",
+        "0.3",
+        "--threshold",
+        "0.1",
+        "--pose",
+        folder / "pose.npy",
+        "--json",
+    )
     found = told(run("figure", "shells", folder / "ball.h5", "-o", tmp_path / "s.png", *options))
     assert found["thresholds"] == [0.1, 0.3]
     assert found["rows"] == ["canonical", "pose"]
     assert found["views"] == ["10,20"]
     assert std(tmp_path / "s.png") > 10
-    done = run("figure", "shells", folder / "ball.h5", folder / "ball.h5", "-o", tmp_path / "two.svg", "--view", "front")
+    done = run(
+        "figure",
+        "shells",
+        folder / "ball.h5",
+        folder / "ball.h5",
+        "-o",
+        tmp_path / "two.svg",
+        "--view",
+        "front",
+        "--pixels",
+        "80",
+    )
     assert done.exit_code == 0, done.output
     assert done.stdout == f"wrote {tmp_path / 'two.svg'}\n"
 
@@ -93,7 +116,7 @@ def test_turntable(folder: Path, tmp_path: Path) -> None:
 
 
 def test_grid_of_prompts_and_parts(folder: Path, tmp_path: Path) -> None:
-    options = ("--resolution", "16", "--part", "*", "--part", "rightHand", "--part", "leftFoot", "--json")
+    options = ("--pixels", "60", "--resolution", "16", "--part", "*", "--part", "rightHand", "--part", "leftFoot", "--json")
     found = told(run("figure", "grid", folder / "balls.chorus", "-o", tmp_path / "g.png", *options))
     assert found["prompts"] == [HELD, KICKED, "*"]
     held, kicked, both = found["images"]
@@ -125,7 +148,7 @@ def test_cells_of_a_grid_are_what_aggregate_gives(folder: Path) -> None:
 
 
 def test_canonicalizations_side_by_side(folder: Path, tmp_path: Path) -> None:
-    options = ("--prompt", "*hand*", "--resolution", "16", "--pose", folder / "pose.npy", "--json")
+    options = ("--pixels", "80", "--prompt", "*hand*", "--resolution", "16", "--pose", folder / "pose.npy", "--json")
     found = told(run("figure", "canonicalization", folder / "balls.chorus", "-o", tmp_path / "c.png", *options))
     without, with_ = found["largest_phi"]
     assert with_ > 2 * without  # a ball in a hand that moves
