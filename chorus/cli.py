@@ -36,6 +36,8 @@ from chorus.commands.evaluate_worlds import evaluate_worlds_command
 from chorus.commands.experimental_em import experimental_em_command
 from chorus.commands.explain import explain_command, overlay_command
 from chorus.commands.export import export_coco_command, export_occupancy_command
+from chorus.commands.figure import shells_command, turntable_command, weights_command
+from chorus.commands.figure_images import cameras_command, canonicalization_command, grid_command, photo_command
 from chorus.commands.filter import FilterGroup, filter_set_command, filter_show_command
 from chorus.commands.ingest_coco import ingest_coco_command
 from chorus.commands.ingest_coco_eft import ingest_coco_eft_command
@@ -50,6 +52,7 @@ from chorus.commands.overview import add_examples, format_sections
 from chorus.commands.pose import pose_command, roundtrip_command
 from chorus.commands.prompts import prompts_command
 from chorus.commands.reconstruct import reconstruct_command
+from chorus.commands.report import report_command
 from chorus.commands.simulate import simulate_command
 from chorus.commands.stages import stages_command
 from chorus.commands.store import store_index_command, store_info_command, store_pictures_command, store_verify_command
@@ -178,6 +181,11 @@ def filter_group() -> None:
 
 
 @main.group()
+def figure() -> None:
+    """Pictures for papers, talks and web pages."""
+
+
+@main.group()
 def evaluate() -> None:
     """Measure how good the results are."""
 
@@ -204,6 +212,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         overlay_command,
         pose_command,
         mesh_command,
+        report_command,
         reconstruct_command,
         ablate_command,
     ),
@@ -229,6 +238,15 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         store_index_command,
     ),
     export: (export_coco_command, export_occupancy_command),
+    figure: (
+        shells_command,
+        turntable_command,
+        grid_command,
+        canonicalization_command,
+        photo_command,
+        cameras_command,
+        weights_command,
+    ),
     evaluate: (evaluate_pap_command, evaluate_worlds_command, evaluate_photos_command, roundtrip_command),
     experimental: (experimental_em_command,),
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.body.model import load_body
+from chorus.body.model import Body, load_body
 from chorus.errors import InputError
 from chorus.field import CanonicalField
 from chorus.occupancy.aggregation import aggregate
@@ -125,6 +125,7 @@ def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int =
     truths = [true_occupancy(world, field.centres, seed, body=body) for world in DEMO]
     rows = [_compare(i, name, found[name][i], field, truths) for i in range(len(DEMO)) for name in ESTIMATORS]
     files = [store_path, *_write_results(output, found, truths, field, store, partial(progress, "draw pictures"))]
+    files.append(_write_page(output, found[RECOMMENDED][0], store, body, progress))
     return DemoReport(rows, simulate_rate, rates[PAPER], rates[RECOMMENDED], compile_seconds, field_seconds, files)
 
 
@@ -166,6 +167,16 @@ def _write_results(
     save_view_distribution(output / "views.png", [(w.prompt, o) for w, o in zip(DEMO, occupancies, strict=True)])
     progress(steps, steps)
     return [*files, output / "masks.png", output / "views.png"]
+
+
+def _write_page(
+    output: Path, occupancy: Occupancy, store: Store, body: Body, progress: Callable[[str, int, int], None]
+) -> Path:
+    """Write the report of an occupancy; its path."""
+    from chorus.report.report import write_report
+
+    name = f"{DEMO[0].name}-{RECOMMENDED}.h5"
+    return write_report(output / "report.html", occupancy, store, body, images=3, source=name, progress=progress)
 
 
 def _compare(

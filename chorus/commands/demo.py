@@ -19,7 +19,8 @@ from chorus.commands.options import SEED, Count, OutputFolder
 def demo_command(output: Path, images: int, seed: int) -> None:
     """The main job from end to end on a simulated world.
 
-    Simulates two ways to use a ball, aggregates the images, compares with the truth and draws pictures.
+    Simulates two ways to use a ball, aggregates the images, compares with the truth and draws pictures. The last line names a
+    page to open in a browser, with a view to turn.
     """
     from chorus.demo import THRESHOLD, run_demo
 

@@ -69,6 +69,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate roundtrip": ("chorus evaluate roundtrip balls.chorus held.h5",),
     "ablate": ("chorus ablate --simulate worlds",),
     "view": ("chorus view held.h5", "chorus view balls.chorus"),
+    "figure shells": ("chorus figure shells held.h5 -o held.png",),
+    "figure turntable": ("chorus figure turntable held.h5 -o held.gif",),
+    "figure grid": ("chorus figure grid balls.chorus -o grid.png",),
+    "figure canonicalization": ("chorus figure canonicalization balls.chorus -o fields.png",),
+    "figure photo": ("chorus figure photo mine.chorus mine.h5 -o photos.png",),
+    "figure cameras": ("chorus figure cameras balls.chorus -o cameras.png",),
+    "figure weights": ("chorus figure weights -o weights.png",),
     "report": ("chorus report held.h5 balls.chorus -o held.html",),
 }
 """Command -> lines that show its use; they are read by a test."""

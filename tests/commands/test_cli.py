@@ -148,6 +148,9 @@ def test_demo_learns_where_the_ball_is(tmp_path: Path) -> None:
         assert path.exists()
     assert all(np.asarray(Image.open(p)).std() > 5 for p in report.files if p.suffix == ".png")
 
+    assert report.files[-1] == tmp_path / "report.html"  # the last line of the command
+    assert f"<h1>{report.rows[0].prompt}</h1>" in report.files[-1].read_text(encoding="utf-8")
+
     assert report.simulate_rate is not None
     again = run_demo(tmp_path, 200, seed=5, progress=lambda *now: None)
     assert again.simulate_rate is None  # nothing was drawn, so there is no rate to report
