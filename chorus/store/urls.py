@@ -16,7 +16,8 @@ from typing import IO, Any
 from chorus.errors import InputError, StoreError, check_path, is_url
 
 _PIECE = 1 << 23  # bytes that are asked for at a time
-_NEEDS = "the extra `remote` (pip install '.[remote]' in a checkout of the project)"
+_REMOTE = "the extra `remote` (pip install '.[remote]' in a checkout of the project)"
+_GOOGLE = "the extra `gs` (pip install '.[gs]' in a checkout of the project)"
 
 _opened: dict[tuple[int, str], tuple[Any, str]] = {}
 _opening = threading.Lock()
@@ -128,7 +129,8 @@ class StoreUrl(os.PathLike[str]):
         except (StoreError, FileNotFoundError):
             raise
         except ImportError as error:
-            raise StoreError(f"{self}: stores at URLs need {_NEEDS}: {error}") from None
+            needed = _GOOGLE if self.scheme in ("gs", "gcs") else _REMOTE
+            raise StoreError(f"{self}: stores at URLs need {needed}: {error}") from None
         except Exception as error:
             if _is_refusal(error):
                 raise StoreError(
