@@ -84,6 +84,9 @@ class _Group(click.Group):
                 warnings.showwarning = _show_warning
                 result = run(*args, standalone_mode=False, **extra)
             sys.stdout.flush()  # a reader that has gone is noticed here, not by Python on its way out
+        except click.exceptions.NoArgsIsHelpError as error:
+            err.print(error.format_message())
+            sys.exit(ERROR_EXIT)
         except click.ClickException as error:
             err.print(f"chorus: error: {_sentence(error)}")
             sys.exit(ERROR_EXIT)

@@ -35,7 +35,7 @@ def contacts_command(
     body_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Find which body parts the object touches in each image of a store (Eq. 13), and keep it in the store's folder.
+    """Find which body parts the object touches in each image of a store, and keep it in the store's folder.
 
     aggregate --part finds what is missing by itself; this does it before, where there are many images by several tasks of a job
     array, each with a --share of its own.

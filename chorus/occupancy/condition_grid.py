@@ -15,7 +15,7 @@ from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.joins import ANY
 from chorus.store import Store
 from chorus.store.filters import FilterSpec, filter_rows
-from chorus.votes.contacts import contacts_by_key
+from chorus.votes.contacts import store_contacts
 from chorus.votes.parts import interaction_regions
 from chorus.votes.selection import PartQuery, matching_prompts
 
@@ -61,7 +61,7 @@ def condition_grid(
     if not len(rows):
         raise InputError("store: expected complete images that the filter keeps, got none")
     regions = interaction_regions(field.around_body, None)
-    touched = contacts_by_key(store, field, regions, backend)(store.rows["key"][rows])
+    touched = store_contacts(store, field, regions, backend, rows=rows)[rows]
     if not prompts:
         prompts = (*store.prompts, ANY) if len(store.prompts) > 1 else tuple(store.prompts)
     if not parts:

@@ -180,7 +180,7 @@ def test_summaries_of_commands_are_whole_sentences() -> None:
     assert ("filter",) in found
     for path in found:
         result = CliRunner().invoke(main, [*path, "--help"], terminal_width=80)
-        commands = result.stdout.partition("Commands:\n")[2].splitlines()
+        commands = result.stdout.partition("Commands:\n" if path else "Begin:\n")[2].splitlines()
         assert commands
         assert [line for line in commands if line.endswith("...")] == []
 

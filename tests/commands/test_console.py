@@ -156,7 +156,7 @@ def test_errors_have_one_form() -> None:
         (["simulate"], "chorus: error: Missing option '-o' / '--output'"),
         (["simulate", "-o", "x", "--images", "0"], "chorus: error: --images: 0 is not in the range"),
         (["simulate", "-o", "x", "--seed", "9" * 20], "chorus: error: --seed: "),
-        (["store", "info", "nowhere"], "chorus: error: PATH: expected a file or folder that exists, got 'nowhere'"),
+        (["store", "info", "nowhere"], "chorus: error: STORE: expected a file or folder that exists, got 'nowhere'"),
         (["filter", "show", "[/b]"], "chorus: error: STORE: expected a file or folder that exists, got '[/b]'"),
     ):
         process = _run(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

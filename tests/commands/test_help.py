@@ -21,7 +21,7 @@ from tests.test_docs import wrong_commands
 def test_summaries_fit_a_terminal_of_80_columns(group: click.Group) -> None:
     path = [] if group is main else [str(group.name)]
     told = CliRunner().invoke(main, [*path, "--help"], terminal_width=80).output
-    commands = told.split("--help  ")[1] if group is main else told.split("Commands:\n")[1]
+    commands = told.split("and exit.")[-1] if group is main else told.split("Commands:\n")[1]
     rows = [row for row in commands.split("\n") if row.startswith("  ")]
     assert len(rows) == len(group.commands)  # none is folded
     for row in rows:
@@ -41,11 +41,8 @@ def commands(group: click.Group = main, path: str = "") -> dict[str, click.Comma
 
 def test_every_command_shows_an_example_that_it_takes() -> None:
     assert sorted(set(commands()) - set(EXAMPLES)) == []
-    assert [
-        (name, lines)
-        for name, lines in EXAMPLES.items()
-        if name in commands() and wrong_commands("```\n" + "\n".join(lines) + "\n```\n")
-    ] == []
+    for name in commands():
+        assert wrong_commands("```\n" + "\n".join(EXAMPLES[name]) + "\n```\n") == [], name
     for name in commands():
         assert "Example" in CliRunner().invoke(main, [*name.split(), "--help"]).output, name
 
@@ -58,13 +55,24 @@ def test_the_overview_is_by_purpose() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shells_complete(shell: str, tmp_path: Path) -> None:
+def test_shells_are_told_how_to_complete(shell: str) -> None:
     script = CliRunner().invoke(main, ["completion", shell])
     assert script.exit_code == 0
     assert "_CHORUS_COMPLETE" in script.output
+
+
+def test_commands_are_completed() -> None:
     env = {**os.environ, "_CHORUS_COMPLETE": "bash_complete", "COMP_WORDS": "chorus store me", "COMP_CWORD": "2"}
-    done = subprocess.run([sys.executable, "-m", "chorus"], env=env, capture_output=True, text=True, check=False)
-    assert "merge" in done.stdout or shell != "bash", done
+    run = "from chorus.cli import main; main(prog_name='chorus')"
+    done = subprocess.run([sys.executable, "-c", run], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout == "plain,merge\n", done
+
+
+def test_without_arguments_it_says_what_there_is() -> None:
+    for words in ([], ["store"]):
+        told = CliRunner().invoke(main, words)
+        assert told.exit_code == 2
+        assert (told.stdout, told.stderr.startswith("Usage: ")) == ("", True)
 
 
 def test_quiet_says_results_alone(tmp_path: Path) -> None:
