@@ -39,10 +39,12 @@ class View:
     def _repr_html_(self) -> str:
         # In a frame of its own the page's styles, ids and errors stay apart from the notebook's, and so do those of two
         # views. The sandbox lets it run and save a picture, and keeps it from the notebook's page.
-        return (
+        frame = (
             f'<iframe title="{escape(self.title)}" srcdoc="{escape(self.page)}" sandbox="allow-scripts allow-downloads" '
             f'style="width:100%;height:{self.height}px;border:0"></iframe>'
         )
+        # ASCII: an exported notebook's page may be read in any encoding.
+        return frame.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the page, complete or not at all; returns its path. InputError for a name not ending in .html or .htm."""
