@@ -105,7 +105,7 @@ def test_benchmark_kernels(folder: Path) -> None:
     assert list(found["gates"]) == sizes
     for N, gate in found["gates"].items():
         assert int(N) ** 3 * found["images"] * 0.3 < gate["counted"] <= int(N) ** 3 * found["images"]
-        assert gate["differ"] <= 2 * gate["band"] < 0.01 * gate["counted"]
+        assert gate["differ"] <= 2 * gate["band"] < 0.05 * gate["counted"]
     assert found["caught"].startswith("counts differ by ")
     assert list(found["rates"]) == ["PyTorch, float64", "PyTorch, float32", "numba"]
     assert all(list(by_size) == sizes and min(by_size.values()) > 0 for by_size in found["rates"].values())
