@@ -9,7 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chorus.errors import InputError, check_array, check_whole
+import numpy as np
+
+from chorus.errors import InputError, check_array, check_kind, check_whole
 from chorus.files import check_output_file, write_text
 
 # The drawing's libraries load when something is shown: this module is a public name's, and those are cheap to look up.
@@ -72,10 +74,12 @@ def show(
     Raises InputError for poses of another shape and where phi is 0 everywhere; MismatchError for another body or store.
     """
     from chorus.figures.shells import Posed
+    from chorus.occupancy.distribution import Distribution
     from chorus.occupancy.posed import body_of
     from chorus.report import page, view
     from chorus.report.report import Report, sample_directions, title_of
 
+    check_kind("occupancy", occupancy, Distribution)
     height = check_whole("height", height, LEAST_HEIGHT)
     body = body_of(occupancy.body_hash, body)
     report = Report(occupancy, body, store)
@@ -97,5 +101,6 @@ def _named(poses: Any, body: Body) -> dict[str, Any]:
         return {name: check_array(f"poses[{name!r}]", pose, (J, 3), float) for name, pose in poses.items()}
     if isinstance(poses, (tuple, list)) and not poses:
         return {}
-    array = check_array("poses", poses, (J, 3) if getattr(poses, "ndim", 3) == 2 else ("n", J, 3), float)
+    one = len(np.shape(poses)) == 2
+    array = check_array("poses", poses, (J, 3) if one else ("n", J, 3), float)
     return {f"pose {i + 1}": pose for i, pose in enumerate(array.reshape(-1, J, 3))}
