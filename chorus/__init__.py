@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from chorus.occupancy.counts import Occupancy as Occupancy
     from chorus.occupancy.counts import load_occupancy as load_occupancy
     from chorus.occupancy.derived import per_voxel_field as per_voxel_field
+    from chorus.report.interactive import show as show
     from chorus.store import Store as Store
     from chorus.store import StoreWriter as StoreWriter
     from chorus.store import open_store as open_store
@@ -35,6 +36,7 @@ _HOME = {
     "load_occupancy": "occupancy.counts",
     "open_store": "store",
     "per_voxel_field": "occupancy.derived",
+    "show": "report.interactive",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 

@@ -20,9 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (
     *("LICENSE", "MANIFEST.in", "Makefile", "README.md", "constraints.txt", "pyproject.toml", "setup.py"),
     *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", ".pre-commit-config.yaml", ".ci", ".github"),
-    *("bench", "chorus", "docs", "kernels", "tests", "tools"),
+    *("bench", "chorus", "docs", "kernels", "notebooks", "tests", "tools"),
 )
 JUNK = shutil.ignore_patterns("__pycache__", "*.egg-info")
+DATA = ("chorus/data/mannequin.npz", "chorus/data/report.html", "chorus/data/view3d.js")
 KINDS = ("wheel", "wheel from sdist", "editable")
 
 
@@ -119,6 +120,7 @@ def test_sdist_holds_the_kernels_as_files_and_only_once(built: dict[str, Path], 
     assert set(package_files(source)) <= names
     assert {"LICENSE", "Makefile", "constraints.txt", "pyproject.toml", "setup.py", "tests/test_install.py"} <= names
     assert {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "docs/README.md", ".github/workflows/ci.yml", ".ci/run"} <= names
+    assert {"notebooks/first_steps.ipynb", "notebooks/benchmark_kernels.ipynb"} <= names
     assert not {name for name in names if name.startswith("kernels/") or "__pycache__" in name}
 
 
@@ -126,7 +128,7 @@ def test_sdist_holds_the_kernels_as_files_and_only_once(built: dict[str, Path], 
 def test_wheel_holds_the_whole_package_and_nothing_else(built: dict[str, Path], source: Path, kind: str) -> None:
     files = wheel_files(built[kind])
     expected = package_files(source)
-    assert {"chorus/kernels/reference/votes.py", "chorus/py.typed", "chorus/data/mannequin.npz"} <= set(expected)
+    assert {"chorus/kernels/reference/votes.py", "chorus/py.typed", *DATA} <= set(expected)
     assert {name: digest for name, digest in files.items() if ".dist-info/" not in name} == expected
     assert wheel_text(built[kind], "top_level.txt").split() == ["chorus"]
 

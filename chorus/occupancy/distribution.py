@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from trimesh import Trimesh
 
     from chorus.body.model import Body
+    from chorus.report.interactive import View
+    from chorus.store import Store
 
 
 class Distribution:
@@ -99,3 +101,14 @@ class Distribution:
 
         phi, extent = self.probability, self.parameters.extent
         return surface(phi, extent, choose_threshold(phi, extent, threshold, mass, volume))
+
+    def show(self, poses: Any = (), body: Body | None = None, *, store: Store | None = None, height: int = 620) -> View:
+        """``chorus.show``: the interactive view, which Jupyter shows as a cell's value, and which ``.save("view.html")`` keeps.
+
+        poses   further ones to choose from: (J, 3) axis-angle in radians, (n, J, 3), or name -> (J, 3)
+        body    the one that it was made with; None for the built-in one
+        store   whose images it was learned from: their cameras can be shown      height  of the frame, pixels
+        """
+        import chorus  # the view is drawn in rooms above this one; the public name leads there
+
+        return chorus.show(self, poses, body, store=store, height=height)

@@ -67,11 +67,30 @@ def page(
     title: str, lead: str, sections: Sequence[str], data: Mapping[str, Any], script: str, *, cameras: str, footer: str
 ) -> str:
     """The whole file. lead, sections and footer are HTML; data goes to the script, which is JavaScript."""
+    header = f"<header>\n<h1>{text(title)}</h1>\n{lead}\n</header>\n"
+    return _filled(
+        data,
+        script,
+        kind="",
+        title=text(title),
+        header=header,
+        heading='<h2 id="view">Turn it</h2>\n',
+        sections="\n".join(sections),
+        footer=f"<footer>{footer}</footer>\n",
+        cameras=cameras,
+    )
+
+
+def view_page(title: str, data: Mapping[str, Any], script: str) -> str:
+    """A file of the interactive view alone, which fills its window."""
+    parts = dict.fromkeys(("header", "heading", "sections", "footer", "cameras"), "")
+    return _filled(data, script, kind=' class="alone"', title=text(title), **parts)
+
+
+def _filled(data: Mapping[str, Any], script: str, **parts: str) -> str:
     template = Template((files("chorus") / "data" / "report.html").read_text(encoding="utf-8"))
     # No text of the data may end the element that it stands in.
     told = json.dumps(data, ensure_ascii=True).replace("<", "\\u003c")
     # Not by the template, in which dollar signs of the script would be names.
-    filled = template.safe_substitute(
-        title=text(title), lead=lead, sections="\n".join(sections), footer=footer, cameras=cameras
-    )
+    filled = template.safe_substitute(parts)
     return filled.replace("$script", script, 1).replace("$data", told, 1)

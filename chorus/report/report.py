@@ -92,7 +92,7 @@ def _page(report: Report, tell: Callable[[str, int, int], None]) -> str:
         pose = batch.poses[row]
         phi = occupancy.posed(pose, body, interpolation="trilinear")
         posed.append(Posed(f"as in image {row + 1}", phi, body.posed_vertices(np.asarray(pose)[None])[0]))
-    directions = None if report.store is None else _directions(report)
+    directions = None if report.store is None else sample_directions(report)
     rows = statistics.shell_rows(occupancy, body, thresholds)
     sections = [
         _figures(report, posed, thresholds, lambda done, total: tell("draw views", done, total)),
@@ -247,7 +247,8 @@ def _sample(report: Report) -> ImageBatch | None:
     return report.store.batch(rows)
 
 
-def _directions(report: Report) -> Any:
+def sample_directions(report: Report) -> Any:
+    """Unit vectors (n, 3) to the cameras of up to MOST_CAMERAS images of the report's store."""
     from chorus.figures.camera_sphere import directions
 
     assert report.store is not None
