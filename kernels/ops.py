@@ -1,19 +1,20 @@
 """The votes as an operator of PyTorch, ``torch.ops.chorus.count_votes``: importing this module registers it.
 
-It runs numba where the tensors are on the CPU and Triton where they are on a GPU (PyTorch's dispatcher decides), and has a fake
-kernel, so that it traces under ``torch.compile``. An operator takes tensors and plain numbers, so the dataclasses of the contract
-(``chorus.kernels.arrays``) come in pieces, their tensors as lists in the order of their fields::
+It runs numba where the tensors are on the CPU and Triton where they are on a GPU (PyTorch's dispatcher decides), and has a
+fake kernel, so that it traces under ``torch.compile``. An operator takes tensors and plain numbers, so the dataclasses of the
+contract (``chorus.kernels.arrays``) come in pieces, their tensors as lists in the order of their fields::
 
     count_votes(Tensor[] field, Tensor[] images, Tensor group, Tensor? weight=None, Tensor[]? depth=None, *,
                 int[] shape, float[] origin, float spacing, float margin=0.06, SymInt num_groups) -> Tensor[]
     count_votes_(Tensor(a!)[] out, ... the same ...) -> ()         adds to counts that are there
 
-    field   offset, joint, weight, rest_joints, parents, rest_inverse      of ``VoxelField``; shape, origin, spacing are its lattice
+    field   offset, joint, weight, rest_joints, parents, rest_inverse      of ``VoxelField``, whose lattice is
+    shape, origin, spacing
     images  poses, R, t, K, size, box, start, words                        of ``VoteImages``
     depth   shift, box, near, start, values                                of ``BodyDepth``; margin is its margin, metres
 
-``count_votes`` of this module is the contract's call: it takes the dataclasses and calls the operator. Counts are integers and have
-no gradient. All tensors of a call are on one device.
+``count_votes`` of this module is the contract's call: it takes the dataclasses and calls the operator. Counts are integers and
+have no gradient. All tensors of a call are on one device.
 """
 
 from __future__ import annotations

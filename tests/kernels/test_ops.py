@@ -1,4 +1,4 @@
-"""``torch.ops.chorus.count_votes``: the contract through PyTorch's dispatcher, traced, compiled, and sent to the right backend."""
+"""``torch.ops.chorus.count_votes``: the contract as PyTorch calls it, traced, compiled, and sent to the right backend."""
 
 from __future__ import annotations
 
@@ -108,11 +108,11 @@ def test_the_device_of_the_tensors_chooses_the_backend(world: World, monkeypatch
 
 def test_what_is_no_call_is_refused(world: World) -> None:
     (field, images, group, weight), options = arguments(world)
-    with pytest.raises(ValueError, match="images: expected 8 tensors, poses, R, .*; got 7"):
+    with pytest.raises(ValueError, match=r"images: expected 8 tensors, poses, R, .*; got 7"):
         torch.ops.chorus.count_votes(field, images[:-1], group, weight, **options)
     with pytest.raises(ValueError, match="shape, origin: expected three numbers each"):
         torch.ops.chorus.count_votes(field, images, group, weight, **{**options, "shape": [3, 5]})
-    with pytest.raises(ValueError, match="group: expected indices 0 .. 2, got"):
+    with pytest.raises(ValueError, match=r"group: expected indices 0 .. 2, got"):
         torch.ops.chorus.count_votes(field, images, group, weight, **{**options, "num_groups": 3})
 
 
