@@ -40,6 +40,7 @@ from chorus.commands.stages import stages_command
 from chorus.commands.store import store_info_command, store_pictures_command, store_verify_command
 from chorus.commands.store_stats import store_stats_command
 from chorus.commands.synthesize import ingest_images_command, remake_command, synthesize_command
+from chorus.commands.view import view_command
 
 
 class _Group(click.Group):
@@ -167,6 +168,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         overlay_command,
         pose_command,
         mesh_command,
+        view_command,
         reconstruct_command,
         ablate_command,
     ),

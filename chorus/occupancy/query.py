@@ -58,7 +58,9 @@ _bodies: WeakKeyDictionary[Body, dict[torch.device, _BodyTensors]] = WeakKeyDict
 def _tensors_of(body: Body, device: torch.device) -> _BodyTensors:
     known = _bodies.setdefault(body, {})
     if device not in known:
-        posedirs = None if body.posedirs is None else torch.tensor(body.posedirs, dtype=torch.float64, device=device).flatten(0, 1)
+        posedirs = (
+            None if body.posedirs is None else torch.tensor(body.posedirs, dtype=torch.float64, device=device).flatten(0, 1)
+        )
         vertices, weights, joints, rest_inverse = (
             torch.tensor(array, dtype=torch.float64, device=device)
             for array in (body.vertices, body.weights, body.joints, body.rest_inverse)
@@ -311,3 +313,25 @@ def _check(points: Tensor, poses: Tensor, body: Body) -> None:
             raise InputError(f"{name}: expected finite numbers, got some that are not")
     if poses[:, 0].any():
         raise InputError("poses: expected a zero row 0 (the global orientation lives in the camera), got others")
+
+
+def canonical_point(phi: Any, point: Any, pose: Any, parameters: FieldParameters, body: Body) -> Tensor:
+    """Where in the rest pose's person frame a point (3,) around a posed person comes from (Eq. 11), (3,) float64 metres.
+
+    phi (N, N, N) decides between joints where these differ from voxel to voxel; pose (J, 3).
+    """
+    p, N = parameters, parameters.resolution
+    x = torch.as_tensor(point, dtype=torch.float64).reshape(1, 3)
+    if p.canonicalization == NONE:
+        return x[0]
+    mesh, bones = _posed(body, torch.as_tensor(pose, dtype=torch.float64), None)
+    rigid = p.rule.rigid_joints(body, N)
+    if rigid is None:
+        return _blended(x, mesh, bones, body, p, INVERSES[0])[0]
+    inverses, values, joints = kinematics.inverse_rigid(bones), torch.as_tensor(phi).double(), torch.from_numpy(rigid)
+    found = [
+        (float(_rigid(values, x, bones, torch.where(joints == joint, joints, -1), p.extent)), int(joint))
+        for joint in torch.unique(joints)
+    ]
+    best = max(found)[1]
+    return inverses[best, :, :3] @ x[0] + inverses[best, :, 3]

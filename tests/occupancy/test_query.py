@@ -164,7 +164,8 @@ def occupancy(body: Body) -> Occupancy:
     shape = (scheme.num_groups, RESOLUTION, RESOLUTION, RESOLUTION)
     den = np.full(shape, 10)
     num = np.random.default_rng(0).integers(0, 11, shape)
-    return Occupancy(parameters(body, "lbs"), body.hash, scheme, num, den, np.full(scheme.num_groups, 10))
+    tens = np.full(scheme.num_groups, 10)
+    return Occupancy(num, den, tens, tens, scheme, "azimuth", parameters(body, "lbs"), body.hash)
 
 
 def test_an_occupancy_is_asked(body: Body, poses: torch.Tensor) -> None:

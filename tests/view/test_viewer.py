@@ -1,0 +1,162 @@
+"""The viewer in a headless Chromium: what is moved on its panel changes what is seen, and its console stays quiet."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chorus.body.model import load_body
+from chorus.errors import InputError
+from chorus.simulate.images import write_world
+from chorus.simulate.worlds import WORLDS
+from chorus.store import open_store
+from chorus.view.session import Question, Session
+from chorus.view.viewer import Viewer
+from tests.browser import chromium as chromium
+from tests.browser import quiet_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytest.importorskip("viser")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("viewer") / "balls.chorus"
+    write_world(path, [WORLDS["ball-held"], WORLDS["ball-kicked"]], num_images=60)
+    return path
+
+
+@pytest.fixture
+def viewer(store: Path) -> Iterator[Viewer]:
+    asked = Question(canonicalization="lbs-nearest")
+    made = Viewer(Session(None, load_body(), store=open_store(store), resolution=16, question=asked))
+    yield made
+    made.stop()
+
+
+def seen(page: Page) -> Any:
+    return np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(int)
+
+
+def changed(page: Page, before: Any, at_least: int = 200) -> Any:
+    """A later picture of the page, when it differs in so many pixels; fails after a while."""
+    for _ in range(60):
+        after = seen(page)
+        if (np.abs(after - before).max(-1) > 12).sum() >= at_least:
+            return after
+        page.wait_for_timeout(250)
+    raise AssertionError("nothing changed")
+
+
+def still(page: Page) -> Any:
+    """A picture of the page when two in a row are the same."""
+    before = seen(page)
+    for _ in range(40):
+        page.wait_for_timeout(400)
+        after = seen(page)
+        if (np.abs(after - before).max(-1) > 12).sum() < 50:
+            return after
+        before = after
+    raise AssertionError("it never came to rest")
+
+
+def test_what_is_moved_is_seen(chromium: Browser, viewer: Viewer) -> None:
+    viewer.wait()
+    with quiet_page(chromium, offline=False) as page:
+        page.goto(viewer.url)
+        page.wait_for_selector("canvas")
+        page.get_by_text("threshold").first.wait_for()
+        shown = still(page)
+        picture = os.environ.get("CHORUS_VIEWER_PICTURE")
+        if picture:
+            page.screenshot(path=picture)
+
+        def move(change: Callable[[], None]) -> None:
+            nonlocal shown
+            change()
+            viewer.wait()
+            changed(page, shown)
+            shown = still(page)
+
+        body, controls = viewer.session.body, viewer.controls
+        move(lambda: setattr(controls["threshold"], "value", round(0.8 * viewer.session.largest, 2)))
+        assert viewer.session.threshold == controls["threshold"].value
+        move(lambda: setattr(controls["preset"], "value", "sitting"))
+        hip = body.joint_names.index("left_hip")
+        assert controls[f"joint:{hip}:0"].value == -85
+        elbow = body.joint_names.index("left_elbow")
+        move(lambda: setattr(controls[f"joint:{elbow}:1"], "value", -90))
+        assert viewer.session.pose[elbow, 1] == pytest.approx(-np.pi / 2)
+        assert viewer.session.pose[hip, 0] == pytest.approx(np.radians(-85))
+        kicked = next(p for p in viewer.session.prompts() if "kick" in p)
+        move(lambda: setattr(controls["prompt"], "value", kicked))
+        assert viewer.session.question.prompt == kicked
+        assert viewer.session.distribution.num_images == 60
+        move(lambda: setattr(controls["cameras"], "value", True))
+        move(lambda: viewer._click("camera", 3))  # what a click on a frustum does
+        assert controls["image"].visible
+        middle = viewer.session.shells()[0].vertices.mean(0)
+        viewer._click("ray", (middle + np.array([0, 0, 3.0]), (0, 0, -1)))
+        viewer.wait()
+        found = re.search(r"\*\*(\d+)\*\* images have it on the mask", controls["voxel"].content)
+        assert found is not None
+        assert int(found[1]) > 0
+
+
+def test_what_cannot_be_answered_is_said(viewer: Viewer) -> None:
+    viewer.wait()
+    viewer.controls["part"].value = "face"  # which no ball touches
+    viewer.wait()
+    if viewer.controls["said"].visible:
+        assert "part" in viewer.controls["said"].content
+        assert viewer.controls["part"].value == "any"
+    viewer.controls["threshold"].value = 1.0
+    viewer.wait()
+    assert "nothing reaches" in viewer.controls["facts"].content or viewer.session.largest == 1
+
+
+def test_a_port_that_is_taken_is_refused(viewer: Viewer) -> None:
+    with pytest.raises(InputError, match="--port: expected one that is free"):
+        Viewer(viewer.session, viewer.server.get_port())
+
+
+def test_the_command_serves_this_machine_alone_until_it_is_stopped(store: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chorus", "view", str(store), "--no-browser", "--resolution", "8"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        lines: list[str] = []
+        found = None
+        while found is None:
+            line = process.stdout.readline()
+            assert line, lines
+            lines.append(line)
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        with socket.create_connection(("127.0.0.1", int(found[1])), 10):
+            pass
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, process.stdout.read()
+    finally:
+        process.kill()
