@@ -256,7 +256,7 @@ class Session:
         return tinted.round().astype(np.uint8)
 
     def votes(self, row: int) -> Shell | None:
-        """The surface around the voxels that image ``row`` of ``cameras()`` votes for, around the posed person; None: for none."""
+        """The surface around the voxels that image ``row`` of ``cameras()`` votes for, in the pose shown; None: for none."""
         one = self.cameras()[np.array([row])]
         backend = choose_backend("auto")
         num, _ = backend.count_votes(self.field.arrays, vote_images(one), torch.zeros(1, dtype=torch.int64), num_groups=1)

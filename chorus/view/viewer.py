@@ -1,4 +1,4 @@
-"""The viewer itself: a ``Session`` in the browser, by viser. It is bound to 127.0.0.1, and asks nothing of any other machine."""
+"""The viewer itself: a ``Session`` in the browser, by viser, on 127.0.0.1. It asks nothing of any other machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from chorus.errors import InputError
 from chorus.view.poses import PRESETS, groups_of, preset
@@ -21,12 +24,11 @@ from chorus.view.session import Question, Session
 
 HOST = "127.0.0.1"
 PERSON_COLOUR = (158, 168, 184)
-SHELL_COLOURS = ((252, 196, 110), (240, 130, 50), (190, 40, 30))
+SHELL_COLOURS = ((250, 180, 70), (225, 95, 30), (140, 20, 20))
 """Of the nested surfaces, from the outermost in: light to dark, apart for the colour-blind too."""
-SHELL_OPACITIES = (0.35, 0.55, 0.9)
+SHELL_OPACITIES = (0.3, 0.5, None)
 VOTES_COLOUR = (60, 110, 200)
 _MOST_DEGREES = 150
-_NONE = "none"
 
 
 def viser_package() -> Any:
@@ -49,9 +51,11 @@ class Viewer:
     def __init__(self, session: Session, port: int = 0) -> None:
         self.session = session
         logging.getLogger("websockets").setLevel(logging.ERROR)  # which logs every client that hangs up
-        self.server: Any = viser_package().ViserServer(host=HOST, port=port, label="CHORUS engine", verbose=False)
+        viser = viser_package()
+        with redirect_stdout(StringIO()):  # it greets
+            self.server: Any = viser.ViserServer(host=HOST, port=port, label="CHORUS engine", verbose=False)
         if port not in (0, self.server.get_port()):
-            self.server.stop()
+            self._close()
             raise InputError(f"--port: expected one that is free, got {port} (0 picks one)")
         self.seconds: dict[str, float] = {}
         """How long the last work of each kind took: "shape", "question", "image"."""
@@ -79,7 +83,11 @@ class Viewer:
             self._stopped = True
             self._changed.notify_all()
         self._thread.join(10)
-        self.server.stop()
+        self._close()
+
+    def _close(self) -> None:
+        with redirect_stdout(StringIO()):
+            self.server.stop()
 
     def wait(self, seconds: float = 60) -> None:
         """Until everything that was asked for is shown. TimeoutError after so many seconds."""
@@ -94,8 +102,8 @@ class Viewer:
         gui.configure_theme(show_logo=False, show_share_button=False, control_width="medium")
         scene.set_up_direction("+y")
         scene.configure_environment_map(hdri=None)
-        scene.add_light_hemisphere("/lights/sky", intensity=1.6)
-        scene.add_light_directional("/lights/sun", intensity=1.6, position=(2.0, 3.0, 3.0))
+        scene.add_light_hemisphere("/lights/sky", intensity=0.9)
+        scene.add_light_directional("/lights/sun", intensity=1.1, position=(2.0, 3.0, 3.0))
         lowest = float(self.session.body.rest_vertices[:, 1].min())
         scene.add_grid("/floor", width=4, height=4, plane="xz", position=(0, lowest, 0), cell_size=0.5)
         camera = self.server.initial_camera
@@ -353,10 +361,6 @@ class Viewer:
     # ---- what is saved
 
     def _save_picture(self, event: Any) -> None:
-        from io import BytesIO
-
-        from PIL import Image
-
         client = event.client
         if client is None:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_an_image_and_what_it_votes_for(session: Session) -> None:
 def test_a_click_finds_the_images_behind_a_voxel(session: Session, body: Body, name: str) -> None:
     session.set_pose(preset(body, name))
     middle = session.shells()[0].vertices.mean(0)
-    origin = middle + [0.0, 0, 3]
+    origin = middle + np.array([0.0, 0, 3])
     at = session.hit(origin, [0, 0, -2.0])
     assert at is not None
     assert np.allclose(at[:2], middle[:2])
@@ -144,7 +145,7 @@ def test_a_click_finds_the_images_behind_a_voxel(session: Session, body: Body, n
 def test_an_occupancy_alone_has_no_images(session: Session, body: Body, tmp_path: Path) -> None:
     alone = Session(session.distribution, body)
     assert alone.prompts() == [ANY]
-    alone.ask(Question(weighting="none"))
+    alone.ask(replace(alone.question, weighting="none"))
     assert alone.distribution.weighting == "none"
     for ask in (lambda: alone.cameras(), lambda: alone.behind([0, 0, 0]), lambda: alone.ask(Question(part="face"))):
         with pytest.raises(InputError, match="got an occupancy alone"):
@@ -154,8 +155,6 @@ def test_an_occupancy_alone_has_no_images(session: Session, body: Body, tmp_path
     assert set(scene.geometry) == {"object", "person"}
     with pytest.raises(InputError, match="distribution: expected"):
         Session(None, body)
+    bigger = Body("bigger", body.vertices * 1.1, body.faces, body.joints, body.parents, body.weights, body.joint_names)
     with pytest.raises(MismatchError):
-        Session(
-            session.distribution,
-            Body("other", body.vertices * 1.1, body.faces, body.joints, body.parents, body.weights, body.joint_names),
-        )
+        Session(session.distribution, bigger)
