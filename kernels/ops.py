@@ -105,7 +105,7 @@ def _run(
         VoteImages(*images),
         group,
         weight,
-        depth=None if depth is None else BodyDepth(*depth, margin=margin),
+        depth=None if depth is None else BodyDepth(depth[0], depth[1], depth[2], depth[3], depth[4], margin),
         num_groups=num_groups,
         out=None if out is None else tuple(out),
     )

@@ -114,11 +114,11 @@ def _neighbours(grid: Tensor) -> list[Tensor]:
 def _nearest(points: Tensor, vertices: Tensor, k: int, tau: float) -> tuple[Tensor, Tensor]:
     """Points (Q, 3) within tau of a vertex, (S,) rows, and their k nearest vertices, (S, k), the nearest first."""
     if points.device.type == "cpu":
-        tree, x = cKDTree(vertices.double().numpy()), points.double().numpy()
-        near = np.isfinite(tree.query(x, 1, distance_upper_bound=np.nextafter(tau, np.inf), workers=default_threads())[0])
-        rows = np.flatnonzero(near)
-        found = tree.query(x[rows], list(range(1, k + 1)), workers=default_threads())[1]
-        return torch.from_numpy(rows), torch.from_numpy(found.astype(np.int64)).reshape(len(rows), k)
+        tree, centres = cKDTree(vertices.double().numpy()), points.double().numpy()
+        bound, workers = np.nextafter(tau, np.inf), default_threads()
+        inside = np.isfinite(tree.query(centres, 1, distance_upper_bound=bound, workers=workers)[0])
+        found = tree.query(centres[inside], list(range(1, k + 1)), workers=workers)[1]
+        return torch.from_numpy(np.flatnonzero(inside)), torch.from_numpy(found.astype(np.int64)).reshape(-1, k)
     near_rows, nearest = [], []
     for first in range(0, len(points), _ROWS):
         x = points[first : first + _ROWS].to(vertices.dtype)
@@ -334,4 +334,5 @@ def canonical_point(phi: Any, point: Any, pose: Any, parameters: FieldParameters
         for joint in torch.unique(joints)
     ]
     best = max(found)[1]
-    return inverses[best, :, :3] @ x[0] + inverses[best, :, 3]
+    moved: Tensor = inverses[best, :, :3] @ x[0] + inverses[best, :, 3]
+    return moved

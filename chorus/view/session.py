@@ -140,7 +140,8 @@ class Session:
 
     def person(self) -> NDArray[np.float32]:
         """Vertices of the posed body, (V, 3) float32 metres; its faces are ``body.faces``."""
-        return self.body.posed_vertices(self.pose[None])[0].astype(np.float32)
+        vertices: NDArray[np.float32] = self.body.posed_vertices(self.pose[None])[0].astype(np.float32)
+        return vertices
 
     def write(self, path: Path) -> None:
         """Write the outermost surface and the posed body to a .glb, .ply or .obj. InputError where there is no surface."""

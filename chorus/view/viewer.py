@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from PIL import Image
 
 from chorus.errors import InputError
 from chorus.view.poses import PRESETS, groups_of, preset
-from chorus.view.session import Question, Session
+from chorus.view.session import Session
 
 HOST = "127.0.0.1"
 PERSON_COLOUR = (158, 168, 184)
@@ -250,7 +251,7 @@ class Viewer:
     def _ask(self) -> None:
         bar = self.controls["progress"]
         names = [name for name in ("prompt", "part", "weighting", "canonicalization") if name in self.controls]
-        question = Question(**{**vars(self.session.question), **{name: self.controls[name].value for name in names}})
+        question = replace(self.session.question, **{name: self.controls[name].value for name in names})
         self._say("")
         bar.value, bar.visible = 0, True
         try:

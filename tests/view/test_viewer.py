@@ -64,6 +64,14 @@ def changed(page: Page, before: Any, at_least: int = 200) -> Any:
     raise AssertionError("nothing changed")
 
 
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what a thread of the viewer does."""
+    last = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < last
+        time.sleep(0.05)
+
+
 def still(page: Page) -> Any:
     """A picture of the page when two in a row are the same."""
     before = seen(page)
@@ -90,8 +98,8 @@ def test_what_is_moved_is_seen(chromium: Browser, viewer: Viewer) -> None:
         def move(change: Callable[[], None]) -> None:
             nonlocal shown
             change()
-            viewer.wait()
             changed(page, shown)
+            viewer.wait()
             shown = still(page)
 
         body, controls = viewer.session.body, viewer.controls
@@ -121,15 +129,13 @@ def test_what_is_moved_is_seen(chromium: Browser, viewer: Viewer) -> None:
 
 def test_what_cannot_be_answered_is_said(viewer: Viewer) -> None:
     viewer.wait()
-    viewer.controls["part"].value = "face"  # which no ball touches
-    viewer.wait()
     said, part = viewer.controls["said"], viewer.controls["part"]
-    assert said.visible
+    part.value = "face"  # which no ball touches
+    until(lambda: said.visible)
     assert "face" in said.content
     assert part.value == viewer.session.question.part == "any"
     viewer.controls["threshold"].value = 1.0
-    viewer.wait()
-    assert "nothing reaches" in viewer.controls["facts"].content or viewer.session.largest == 1
+    until(lambda: "nothing reaches 1.00" in viewer.controls["facts"].content)
 
 
 def test_a_port_that_is_taken_is_refused(viewer: Viewer) -> None:
