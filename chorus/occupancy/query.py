@@ -294,7 +294,8 @@ def query(
             found.append(_phi_at(values, _blended(points[i], mesh, bones, body, p, inverse), p.extent))
     if not found:
         return points.new_zeros(points.shape[:2])
-    return found[0] if single else torch.stack(found)
+    stacked: Tensor = found[0] if single else torch.stack(found)
+    return stacked
 
 
 def _check(points: Tensor, poses: Tensor, body: Body) -> None:
