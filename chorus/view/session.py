@@ -290,10 +290,10 @@ class Session:
         return explain(np.clip(back, -half, half), self.store, self.field, **asked)
 
     def contact_sheet(self, keys: Sequence[bytes] | NDArray[np.bytes_], side: int = 160) -> NDArray[np.uint8] | None:
-        """Masked pictures of the store's images with these keys, three a row, (H, W, 3); None for no keys."""
+        """Masked pictures of the store's images with these keys, three a row, (H, W, 3) uint8; None for no keys."""
         if self.store is None or len(keys) == 0:
             return None
-        rows = np.flatnonzero(np.isin(self.store.rows["key"], [key.decode() for key in keys]))
+        rows = np.flatnonzero(np.isin(self.store.rows["key"], np.asarray(keys)))
         batch = self.store.batch(rows)
         sheet = np.full((-(-len(rows) // 3) * side, 3 * side, 3), 255, np.uint8)
         for i in range(len(rows)):

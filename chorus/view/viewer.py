@@ -64,7 +64,6 @@ class Viewer:
         self._changed, self._stopped, self._ready = threading.Condition(), False, True
         self._shells: list[Any] = []
         self._clicked: tuple[str, Any] | None = None
-        self._quiet = False
         self.controls: dict[str, Any] = {}
         """The controls by name: threshold, preset, weighting, ..., and joint:NAME."""
         self._scene()
@@ -108,7 +107,7 @@ class Viewer:
         lowest = float(self.session.body.rest_vertices[:, 1].min())
         scene.add_grid("/floor", width=4, height=4, plane="xz", position=(0, lowest, 0), cell_size=0.5)
         camera = self.server.initial_camera
-        camera.position, camera.look_at, camera.up = (1.6, 0.7, 3.0), (0.0, -0.1, 0.0), (0.0, 1.0, 0.0)
+        camera.position, camera.look_at, camera.up = (1.3, 0.5, 2.5), (0.25, -0.15, 0.0), (0.0, 1.0, 0.0)
 
     def _panel(self) -> None:
         gui, session = self.server.gui, self.session
@@ -150,13 +149,13 @@ class Viewer:
 
     def _joint(self, joint: int) -> None:
         body, most = self.session.body, _MOST_DEGREES
-        degrees = np.degrees(self.session.pose[joint])
+        degrees = self._degrees(joint)
         for axis, letter in enumerate("xyz"):
             name = f"{body.joint_names[joint]} {letter}"
             control = self.server.gui.add_slider(
-                name, min=-most, max=most, step=1, initial_value=round(float(degrees[axis])), hint="degrees about the axis"
+                name, min=-most, max=most, step=1, initial_value=degrees[axis], hint="degrees about the axis"
             )
-            control.on_update(lambda _: self._joints_moved())
+            control.on_update(lambda _: self._want("pose", "shape"))
             self.controls[f"joint:{joint}:{axis}"] = control
 
     def _image_folder(self) -> None:
@@ -178,23 +177,19 @@ class Viewer:
             self._wanted |= set(kinds)
             self._changed.notify_all()
 
-    def _joints_moved(self) -> None:
-        if not self._quiet:
-            self._want("pose", "shape")
-
     def _take_pose(self, pose: NDArray[np.float64]) -> None:
         """Set the sliders to a pose, and show it (joints without a slider included)."""
         self.session.set_pose(pose)
-        self._quiet = True  # a slider that is set says so
-        try:
-            for joints in groups_of(self.session.body).values():
-                for joint in joints:
-                    for axis in range(3):
-                        value = round(math.degrees(self.session.pose[joint, axis]))
-                        self.controls[f"joint:{joint}:{axis}"].value = max(-_MOST_DEGREES, min(_MOST_DEGREES, value))
-        finally:
-            self._quiet = False
+        for joints in groups_of(self.session.body).values():
+            for joint in joints:
+                for axis, value in enumerate(self._degrees(joint)):
+                    self.controls[f"joint:{joint}:{axis}"].value = value
         self._want("shape")
+
+    def _degrees(self, joint: int) -> list[int]:
+        """What the sliders of a joint are at in the pose that is shown."""
+        turned = np.degrees(self.session.pose[joint]).round().clip(-_MOST_DEGREES, _MOST_DEGREES)
+        return [int(value) for value in turned]
 
     def _take_image_pose(self) -> None:
         if self._clicked is not None and self._clicked[0] == "camera":
@@ -242,16 +237,21 @@ class Viewer:
         said.content, said.visible = f"**{text}**" if text else "", bool(text)
 
     def _read_pose(self) -> None:
+        """Take what the sliders are at, joint by joint where they were moved: the others keep what degrees would round."""
         pose = self.session.pose.copy()
         for joints in groups_of(self.session.body).values():
             for joint in joints:
-                pose[joint] = np.radians([self.controls[f"joint:{joint}:{axis}"].value for axis in range(3)])
+                degrees = [self.controls[f"joint:{joint}:{axis}"].value for axis in range(3)]
+                if degrees != self._degrees(joint):
+                    pose[joint] = np.radians(degrees)
         self.session.set_pose(pose)
 
     def _ask(self) -> None:
         bar = self.controls["progress"]
         names = [name for name in ("prompt", "part", "weighting", "canonicalization") if name in self.controls]
         question = replace(self.session.question, **{name: self.controls[name].value for name in names})
+        if question == self.session.question:  # a control was set back to it
+            return
         self._say("")
         bar.value, bar.visible = 0, True
         try:
@@ -317,7 +317,8 @@ class Viewer:
                 f"/cameras/{i}",
                 fov=2 * math.atan2(height / 2, float(K[1, 1])),
                 aspect=width / height,
-                scale=0.15,
+                scale=0.1,
+                thickness=0.006,
                 color=(60, 60, 60),
                 wxyz=rotation_to_quaternion(np.asarray(R, np.float64).T).wxyz,
                 position=np.asarray(centre, np.float64),

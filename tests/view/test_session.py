@@ -139,6 +139,13 @@ def test_a_click_finds_the_images_behind_a_voxel(session: Session, body: Body, n
     voxel = session.distribution.probability[found.voxel]
     assert voxel > session.threshold / 2  # the voxel that was carried there, whatever the pose
     assert len(found.on_mask) > len(found.off_mask) / 4
+    sheet = session.contact_sheet(found.on_mask[:4], 100)
+    assert sheet is not None
+    assert sheet.shape == (200, 300, 3)
+    orange = (sheet[..., 0].astype(int) - sheet[..., 2] > 80).reshape(2, 100, 3, 100).sum((1, 3))
+    assert (orange.ravel()[:4] > 0).all()  # each of the four shows its mask
+    assert not orange.ravel()[4:].any()
+    assert session.contact_sheet([]) is None
     assert len(found.on_mask) + len(found.off_mask) + found.unseen == session.distribution.num_images
 
 

@@ -119,12 +119,26 @@ def test_what_is_moved_is_seen(chromium: Browser, viewer: Viewer) -> None:
         move(lambda: setattr(controls["cameras"], "value", True))
         move(lambda: viewer._click("camera", 3))  # what a click on a frustum does
         assert controls["image"].visible
-        middle = viewer.session.shells()[0].vertices.mean(0)
-        viewer._click("ray", (middle + np.array([0, 0, 3.0]), (0, 0, -1)))
-        viewer.wait()
-        found = re.search(r"\*\*(\d+)\*\* images have it on the mask", controls["voxel"].content)
+
+
+def test_a_click_on_the_object_shows_the_images_behind_it(chromium: Browser, viewer: Viewer) -> None:
+    viewer.wait()
+    with quiet_page(chromium, offline=False) as page:
+        page.goto(viewer.url)
+        page.wait_for_selector("canvas")
+        page.get_by_text("threshold").first.wait_for()
+        shown = still(page)[:, :560]  # left of the panel
+        orange = np.argwhere((shown[..., 0] - shown[..., 2] > 60) & (np.arange(560) > 320))
+        y, x = orange[len(orange) // 2]
+        page.mouse.move(float(x), float(y))
+        page.wait_for_timeout(300)
+        page.mouse.click(float(x), float(y))
+        content = viewer.controls["voxel"]
+        until(lambda: "on the mask" in content.content)
+        found = re.search(r"\*\*(\d+)\*\* images have it on the mask", content.content)
         assert found is not None
         assert int(found[1]) > 0
+        until(lambda: viewer.controls["voxel images"].visible)
 
 
 def test_what_cannot_be_answered_is_said(viewer: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
