@@ -293,9 +293,8 @@ def query(
         else:
             found.append(_phi_at(values, _blended(points[i], mesh, bones, body, p, inverse), p.extent))
     if not found:
-        return points.new_zeros(points.shape[:2])
-    stacked: Tensor = found[0] if single else torch.stack(found)
-    return stacked
+        return torch.zeros(points.shape[:2], dtype=points.dtype, device=points.device)
+    return found[0] if single else torch.stack(found)
 
 
 def _check(points: Tensor, poses: Tensor, body: Body) -> None:

@@ -59,11 +59,12 @@ class Viewer:
             self._close()
             raise InputError(f"--port: expected one that is free, got {port} (0 picks one)")
         self.seconds: dict[str, float] = {}
-        """How long the last work of each kind took: "shape", "question", "image"."""
+        """How long the last work of each kind took: "shape" (of a threshold), "take" and "pose" (of a pose), "question", ..."""
         self._wanted: set[str] = set()
         self._changed, self._stopped, self._ready = threading.Condition(), False, True
         self._shells: list[Any] = []
         self._clicked: tuple[str, Any] | None = None
+        self._taken = session.pose
         self.controls: dict[str, Any] = {}
         """The controls by name: threshold, preset, weighting, ..., and joint:NAME."""
         self._scene()
@@ -155,7 +156,7 @@ class Viewer:
             control = self.server.gui.add_slider(
                 name, min=-most, max=most, step=1, initial_value=degrees[axis], hint="degrees about the axis"
             )
-            control.on_update(lambda _: self._want("pose", "shape"))
+            control.on_update(lambda _: self._want("pose"))
             self.controls[f"joint:{joint}:{axis}"] = control
 
     def _image_folder(self) -> None:
@@ -178,13 +179,8 @@ class Viewer:
             self._changed.notify_all()
 
     def _take_pose(self, pose: NDArray[np.float64]) -> None:
-        """Set the sliders to a pose, and show it (joints without a slider included)."""
-        self.session.set_pose(pose)
-        for joints in groups_of(self.session.body).values():
-            for joint in joints:
-                for axis, value in enumerate(self._degrees(joint)):
-                    self.controls[f"joint:{joint}:{axis}"].value = value
-        self._want("shape")
+        self._taken = pose
+        self._want("take")
 
     def _degrees(self, joint: int) -> list[int]:
         """What the sliders of a joint are at in the pose that is shown."""
@@ -205,6 +201,7 @@ class Viewer:
     def _work(self) -> None:
         steps: dict[str, Callable[[], None]] = {
             "question": self._ask,
+            "take": self._show_taken,
             "pose": self._read_pose,
             "shape": self._show_shape,
             "cameras": self._show_cameras,
@@ -236,6 +233,15 @@ class Viewer:
         said = self.controls["said"]
         said.content, said.visible = f"**{text}**" if text else "", bool(text)
 
+    def _show_taken(self) -> None:
+        """Show a pose, joints without a slider included, and set the sliders to it. Here alone: they change one by one."""
+        self.session.set_pose(self._taken)
+        for joints in groups_of(self.session.body).values():
+            for joint in joints:
+                for axis, value in enumerate(self._degrees(joint)):
+                    self.controls[f"joint:{joint}:{axis}"].value = value
+        self._show_shape()
+
     def _read_pose(self) -> None:
         """Take what the sliders are at, joint by joint where they were moved: the others keep what degrees would round."""
         pose = self.session.pose.copy()
@@ -244,7 +250,9 @@ class Viewer:
                 degrees = [self.controls[f"joint:{joint}:{axis}"].value for axis in range(3)]
                 if degrees != self._degrees(joint):
                     pose[joint] = np.radians(degrees)
-        self.session.set_pose(pose)
+        if not np.array_equal(pose, self.session.pose):
+            self.session.set_pose(pose)
+            self._show_shape()
 
     def _ask(self) -> None:
         bar = self.controls["progress"]

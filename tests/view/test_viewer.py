@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
 from chorus.body.model import load_body
@@ -23,6 +24,7 @@ from chorus.errors import InputError
 from chorus.simulate.images import write_world
 from chorus.simulate.worlds import WORLDS
 from chorus.store import open_store
+from chorus.view.poses import preset
 from chorus.view.session import Question, Session
 from chorus.view.viewer import Viewer
 from tests.browser import chromium as chromium
@@ -108,6 +110,7 @@ def test_what_is_moved_is_seen(chromium: Browser, viewer: Viewer) -> None:
         move(lambda: setattr(controls["preset"], "value", "sitting"))
         hip = body.joint_names.index("left_hip")
         assert controls[f"joint:{hip}:0"].value == -85
+        assert np.array_equal(viewer.session.pose, preset(body, "sitting"))
         elbow = body.joint_names.index("left_elbow")
         move(lambda: setattr(controls[f"joint:{elbow}:1"], "value", -90))
         assert viewer.session.pose[elbow, 1] == pytest.approx(-np.pi / 2)
@@ -139,6 +142,25 @@ def test_a_click_on_the_object_shows_the_images_behind_it(chromium: Browser, vie
         assert found is not None
         assert int(found[1]) > 0
         until(lambda: viewer.controls["voxel images"].visible)
+
+
+def test_picture_and_surface_are_saved_from_the_page(chromium: Browser, viewer: Viewer, tmp_path: Path) -> None:
+    viewer.wait()
+    with quiet_page(chromium, offline=False) as page:
+        page.goto(viewer.url)
+        page.wait_for_selector("canvas")
+        page.get_by_text("Save", exact=True).click()
+        still(page)
+        for button, name in (("picture (PNG)", "chorus-view.png"), ("surface and body (GLB)", "chorus-view.glb")):
+            with page.expect_download(timeout=60_000) as download:
+                page.get_by_text(button).click()
+            assert download.value.suggested_filename == name
+            download.value.save_as(tmp_path / name)
+    with Image.open(tmp_path / "chorus-view.png") as picture:
+        assert picture.size == (1440, 1080)
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    assert 1000 < (pixels[..., 0] - pixels[..., 2] > 60).sum() < 500_000  # the object, and not everywhere
+    assert set(trimesh.load(tmp_path / "chorus-view.glb").geometry) == {"object", "person"}
 
 
 def test_what_cannot_be_answered_is_said(viewer: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
