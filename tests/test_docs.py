@@ -142,7 +142,9 @@ def python_blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
-WITH_PYTHON = [page for page in PAGES if python_blocks(page) and page.name not in ("CONTRIBUTING.md", "frontend.md")]
+WITH_PYTHON = [
+    page for page in PAGES if python_blocks(page) and page.name not in ("CONTRIBUTING.md", "frontend.md", "pytorch.md")
+]
 """Pages whose Python is not run by tests of its own."""
 
 

@@ -376,7 +376,7 @@ class Viewer:
             return
         out = BytesIO()
         Image.fromarray(client.get_render(height=1080, width=1440, transport_format="png")).save(out, "PNG")
-        client.send_file_download("chorus-view.png", out.getvalue())
+        client.send_file_download("chorus-view.png", out.getvalue(), save_immediately=True)
 
     def _save_glb(self, event: Any) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -386,4 +386,4 @@ class Viewer:
             except InputError as error:
                 self._say(str(error))
                 return
-            (event.client or self.server).send_file_download(path.name, path.read_bytes())
+            (event.client or self.server).send_file_download(path.name, path.read_bytes(), save_immediately=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,11 +165,3 @@ def test_an_occupancy_alone_has_no_images(session: Session, body: Body, tmp_path
     bigger = Body("bigger", body.vertices * 1.1, body.faces, body.joints, body.parents, body.weights, body.joint_names)
     with pytest.raises(MismatchError):
         Session(session.distribution, bigger)
-
-
-def test_the_page_about_it(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "viewer.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
-    monkeypatch.chdir(store.path.parent)
-    exec(compile(code, "viewer.md", "exec"), {})
-    assert len(re.findall(r"phi = 0\.\d\d: \d+ triangles", capsys.readouterr().out)) == 3
