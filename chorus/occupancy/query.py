@@ -113,12 +113,17 @@ def _neighbours(grid: Tensor) -> list[Tensor]:
 
 def _nearest(points: Tensor, vertices: Tensor, k: int, tau: float) -> tuple[Tensor, Tensor]:
     """Points (Q, 3) within tau of a vertex, (S,) rows, and their k nearest vertices, (S, k), the nearest first."""
-    if points.device.type == "cpu":
-        tree, centres = cKDTree(vertices.double().numpy()), points.double().numpy()
-        bound, workers = np.nextafter(tau, np.inf), default_threads()
-        inside = np.isfinite(tree.query(centres, 1, distance_upper_bound=bound, workers=workers)[0])
-        found = tree.query(centres[inside], list(range(1, k + 1)), workers=workers)[1]
-        return torch.from_numpy(np.flatnonzero(inside)), torch.from_numpy(found.astype(np.int64)).reshape(-1, k)
+    if points.device.type != "cpu":
+        return _nearest_of_all(points, vertices, k, tau)
+    tree, centres = cKDTree(vertices.double().numpy()), points.double().numpy()
+    bound, workers = np.nextafter(tau, np.inf), default_threads()
+    inside = np.isfinite(tree.query(centres, 1, distance_upper_bound=bound, workers=workers)[0])
+    found = tree.query(centres[inside], list(range(1, k + 1)), workers=workers)[1]
+    return torch.from_numpy(np.flatnonzero(inside)), torch.from_numpy(found.astype(np.int64)).reshape(-1, k)
+
+
+def _nearest_of_all(points: Tensor, vertices: Tensor, k: int, tau: float) -> tuple[Tensor, Tensor]:
+    """``_nearest`` from the distances of all points to all vertices, some points at a time: for a GPU."""
     near_rows, nearest = [], []
     for first in range(0, len(points), _ROWS):
         x = points[first : first + _ROWS].to(vertices.dtype)

@@ -16,7 +16,7 @@ from chorus.kernels.arrays import cube
 from chorus.kernels.reference.skinning import smooth
 from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.posed import posed_occupancy
-from chorus.occupancy.query import _Smooth, query
+from chorus.occupancy.query import _nearest, _nearest_of_all, _Smooth, query
 
 RESOLUTION = 12
 
@@ -151,6 +151,15 @@ def test_smoothing_and_its_transpose() -> None:
     (adjoint,) = torch.autograd.grad(smoothed, grid, g)
     assert torch.allclose((g * smoothed).sum(), (adjoint * grid).sum())
     assert not torch.allclose(adjoint, g)
+
+
+@pytest.mark.parametrize("tau", [0.2, 1e30])
+def test_a_gpu_finds_the_same_vertices(tau: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    points, vertices = (torch.rand(count, 3, generator=generator).double() for count in (3000, 200))
+    for mine, its in zip(_nearest_of_all(points, vertices, 7, tau), _nearest(points, vertices, 7, tau), strict=True):
+        assert torch.equal(mine, its)
+    assert _nearest(points, vertices, 7, tau)[1].shape[1] == 7
 
 
 def test_outside_there_is_nothing(body: Body, poses: torch.Tensor, phi: Any) -> None:
