@@ -64,6 +64,7 @@ from chorus.commands.store_growing import (
 )
 from chorus.commands.store_stats import store_stats_command
 from chorus.commands.synthesize import ingest_images_command, remake_command, synthesize_command
+from chorus.commands.view import view_command
 
 
 class _Group(click.Group):
@@ -216,6 +217,7 @@ COMMANDS: dict[click.Group, tuple[click.Command, ...]] = {
         pose_command,
         mesh_command,
         report_command,
+        view_command,
         reconstruct_command,
         ablate_command,
     ),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from chorus.field import FieldParameters, voxel_centres
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from trimesh import Trimesh
 
     from chorus.body.model import Body
@@ -89,6 +90,24 @@ class Distribution:
             backend=backend,
             progress=progress,
         )
+
+    def query(
+        self, points: Any, poses: Any, body: Body | None = None, *, betas: Any = None, inverse: str = "blend_of_inverses"
+    ) -> Tensor:
+        """phi at points around posed people (Eq. 11, trilinear), (B, P), on the device of the tensors; differentiable in both.
+
+        points   (B, P, 3) float32 or float64 tensor, metres in each posed person's frame; or (P, 3) and poses (J, 3), for (P,)
+        poses    (B, J, 3) tensor on the same device, axis-angle in radians; row 0 zero, and its gradient too
+        body     the one that the votes were cast with; None for the built-in one. MismatchError for another
+        betas    the people's shape coefficients, (b,) or (B, b); None for the template's shape. No gradient
+        inverse  "blend_of_inverses" (the paper) or "inverse_of_blend" (the published code)
+
+        At voxel centres it is ``posed`` with trilinear interpolation, up to rounding. Between them, and what gradients are,
+        says ``chorus.occupancy.query``. Raises InputError for arguments that cannot be used.
+        """
+        from chorus.occupancy.query import query
+
+        return query(self.probability, points, poses, self.parameters, self.body_hash, body, betas=betas, inverse=inverse)
 
     def mesh(self, threshold: float | None = None, *, mass: float | None = None, volume: float | None = None) -> Trimesh:
         """The closed surface around the voxels with phi >= threshold, in metres in the rest pose's person frame.

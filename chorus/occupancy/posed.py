@@ -300,7 +300,7 @@ def posed_occupancy(
     if turned.size:
         row, which = poses[turned[0], 0], f" in pose {turned[0]}" if batch else ""
         raise InputError(f"pose: expected a zero row 0 (the global orientation lives in the camera), got {row}{which}")
-    shapes = [None] * len(poses) if betas is None else list(_shapes(betas, len(poses), body))
+    shapes = [None] * len(poses) if betas is None else list(shapes_of(betas, len(poses), body))
     chosen = _chosen_backend(backend, interpolation)
     pose_one = _posed_nearest if interpolation == "nearest" else _posed_trilinear
     rigid = p.rule.rigid_joints(body, N)
@@ -318,7 +318,7 @@ def posed_occupancy(
     return result
 
 
-def _shapes(betas: Any, count: int, body: Body) -> NDArray[np.float64]:
+def shapes_of(betas: Any, count: int, body: Body) -> NDArray[np.float64]:
     """The shape coefficients of each of ``count`` poses, (n, b)."""
     given = to_numpy(betas)
     shape = check_array("betas", given, ("b",) if given.ndim == 1 else (count, "b"), np.float64)
