@@ -26,7 +26,7 @@ from chorus.simulate.worlds import WORLDS
 from chorus.store import open_store
 from chorus.view.poses import preset
 from chorus.view.session import Question, Session
-from chorus.view.viewer import Viewer
+from chorus.view.viewer import Viewer, viser_package
 from tests.browser import chromium as chromium
 from tests.browser import quiet_page
 
@@ -208,3 +208,9 @@ def test_the_command_serves_this_machine_alone_until_it_is_stopped(store: Path) 
         assert process.wait(30) == 0, process.stdout.read()
     finally:
         process.kill()
+
+
+def test_without_viser_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "viser", None)
+    with pytest.raises(InputError, match=r"expected viser, the extra `viewer` \(pip install"):
+        viser_package()
