@@ -1,0 +1,149 @@
+"""``python -m tests.fuzz READER --seconds 600``: coverage-guided search for files that a reader does not survive (atheris).
+
+Half of the cases change a valid file by its structure (``tests.fuzz.mutations``), half are libFuzzer's own bytes as the file.
+Findings are kept in ``--findings`` and the search goes on; one of each kind is printed. ``--plain`` needs no atheris: the same
+mutations by chance alone. Exit status 1 where something was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+
+class _Random:
+    """Choices by chance."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def integer(self, low: int, high: int) -> int:
+        return self._random.randint(low, high)
+
+    def data(self, most: int) -> bytes:
+        return self._random.randbytes(self._random.randint(0, most))
+
+
+class _Provided:
+    """Choices by libFuzzer."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+
+    def integer(self, low: int, high: int) -> int:
+        return int(self._provider.ConsumeIntInRange(low, high))
+
+    def data(self, most: int) -> bytes:
+        return bytes(self._provider.ConsumeBytes(self.integer(0, most)))
+
+
+class _Search:
+    """Cases read one after the other, and what they found, by kind."""
+
+    def __init__(self, name: str, findings: Path) -> None:
+        self.name, self.findings = name, findings
+        self.read = self.passed = 0
+        self.kinds: Counter[str] = Counter()
+
+    def one(self, place: Any, seed: Any, data: bytes) -> None:
+        from tests.fuzz.cases import keep
+        from tests.fuzz.guard import Finding
+
+        self.read += 1
+        try:
+            self.passed += place.read(self.name, seed, data)
+        except Finding as finding:
+            kind = _kind(finding)
+            self.kinds[kind] += 1
+            if self.kinds[kind] <= 2:
+                self.findings.mkdir(parents=True, exist_ok=True)
+                print(f"finding: {finding}\n  {kind}\n  kept in {keep(self.name, seed, data, self.findings, finding)}", flush=True)
+
+    def report(self, seconds: float) -> str:
+        what = "".join(f"\n  {number} x {kind}" for kind, number in self.kinds.most_common())
+        return f"{self.name}: {self.read} cases in {seconds:.0f} s, {self.passed} read without error, {len(self.kinds)} kinds{what}"
+
+
+def _kind(finding: Exception) -> str:
+    """What a finding is and where it happened: the last line of the project's own code."""
+    cause = finding.__cause__
+    if cause is None:
+        return str(finding)[:60]
+    frames = [f for f in traceback.extract_tb(cause.__traceback__) if "/chorus/" in f.filename or "/kernels/" in f.filename]
+    where = f" in {'/'.join(Path(frames[-1].filename).parts[-2:])}:{frames[-1].lineno}" if frames else ""
+    return f"{type(cause).__name__}{where}"
+
+
+def _plain(search: _Search, seconds: float, seed: int) -> None:
+    from tests.fuzz.cases import Place, changed
+
+    with Place() as place:
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            search.one(place, *changed(search.name, _Random(seed + search.read)))
+        print(search.report(time.monotonic() - began))
+
+
+def _guided(search: _Search, seconds: float, seed: int, corpus: Path) -> None:
+    import atheris
+
+    with atheris.instrument_imports(include=["chorus", "json", "zipfile", "numpy.lib"]):
+        from tests.fuzz.cases import Place, changed
+        from tests.fuzz.readers import seeds_of
+
+    seeds = seeds_of(search.name)
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, case in enumerate(seeds):  # the first byte says what the rest is: the file, or choices for mutations
+        (corpus / f"seed-{number}").write_bytes(bytes([2 * number % 256]) + case.files[case.target])
+        (corpus / f"choices-{number}").write_bytes(bytes([1]) + random.Random(number).randbytes(64))
+    with Place() as place:
+        began = time.monotonic()
+
+        def one(data: bytes) -> None:
+            if not data:
+                return
+            if data[0] % 2 == 0:
+                case = seeds[data[0] // 2 % len(seeds)]
+                search.one(place, case, data[1:])
+            else:
+                search.one(place, *changed(search.name, _Provided(atheris.FuzzedDataProvider(data[1:]))))
+
+        options = [f"-max_total_time={int(seconds)}", f"-seed={seed}", "-max_len=100000", "-rss_limit_mb=4096", "-timeout=60"]
+        try:
+            atheris.Setup([sys.argv[0], *options, "-print_final_stats=1", str(corpus)], one)
+            atheris.Fuzz()  # ends the process; what is behind it is for atexit
+        finally:
+            print(search.report(time.monotonic() - began), flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("reader", help="a row of tests/fuzz/readers.py")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
+    parser.add_argument("--corpus", type=Path, help="inputs kept between runs; default: in --findings")
+    parser.add_argument("--plain", action="store_true", help="mutations by chance alone, without atheris")
+    parser.add_argument("--case", type=Path, help="read one kept case again, without a guard")
+    given = parser.parse_args()
+    if given.case is not None:
+        from tests.fuzz.readers import READERS
+
+        READERS[given.reader].read(given.case)
+        return 0
+    search = _Search(given.reader, given.findings)
+    if given.plain:
+        _plain(search, given.seconds, given.seed)
+    else:
+        _guided(search, given.seconds, given.seed, given.corpus or given.findings / f"corpus-{given.reader}")
+    return 1 if search.kinds else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
