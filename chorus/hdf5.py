@@ -6,16 +6,21 @@ Our files never change once they have their name, so there is nothing to lock.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from chorus.errors import InputError
+from chorus.npz import MOST_RATIO
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _KNOWN = (
     (b"PK\x03\x04", "a zip or .npz file"),
     (b"\x93NUMPY", "a .npy file"),
@@ -49,8 +54,50 @@ def reading(path: Path, expected: str, error: Callable[[str], Exception]) -> Ite
             yield file
         except InputError:
             raise
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as cause:  # h5py raises any of these on damage
+        except (OSError, RuntimeError, LookupError, TypeError, ValueError, OverflowError, MemoryError) as cause:
+            # h5py raises any of these on damage
             raise error(f"{path}: expected {expected}, got a damaged one ({cause})") from None
+
+
+def array(file: h5py.File, name: str) -> NDArray[Any]:
+    """An array of a file that others may have written, in memory. To be called inside ``reading``.
+
+    name  of the array, with a / after each group
+
+    KeyError where there is none. ValueError for one that is not wholly in this file (links, external and virtual storage), of
+    objects or records, packed by other filters than deflate and shuffle, or of more bytes than the file can hold.
+    """
+    item: Any = file
+    for part in name.split("/"):
+        if item.get(part, getclass=True, getlink=True) is not h5py.HardLink:
+            if part not in item:
+                raise KeyError(f"{name}: expected an array, got none")
+            raise ValueError(f"{name}: expected an array in the file itself, got a link")
+        item = item[part]
+    if not isinstance(item, h5py.Dataset) or not isinstance(item.shape, tuple) or item.dtype.kind not in "biufS":
+        raise ValueError(f"{name}: expected an array of numbers or fixed-width bytes, got something else")
+    made = item.id.get_create_plist()
+    filters = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+    if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count() or not set(filters) <= _FILTERS:
+        raise ValueError(f"{name}: expected an array in the file itself, packed by deflate or not at all, got another")
+    stored, most = item.id.get_storage_size(), MOST_RATIO if filters else 1
+    sizes = [math.prod(shape) * item.dtype.itemsize for shape in (item.shape, item.chunks or ())]
+    if stored > file.id.get_filesize() or max(sizes) > max(most * stored, item.dtype.itemsize):
+        raise ValueError(f"{name}: expected no more than its {stored} bytes in the file can hold, got shape {item.shape}")
+    return np.asarray(item[()])
+
+
+def attribute(item: Any, name: str) -> Any:
+    """A single number or text that a file, group or array has as an attribute; None where it has none of this name.
+
+    To be called inside ``reading``. ValueError for several, and for one larger than the file.
+    """
+    if name not in item.attrs:
+        return None
+    found = item.attrs.get_id(name)
+    if found.shape != () or found.get_storage_size() > item.file.id.get_filesize():
+        raise ValueError(f"{name}: expected one number or text, got shape {found.shape}")
+    return item.attrs[name]
 
 
 def image(fill: Callable[[h5py.File], object], **layout: Any) -> bytes:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import struct
@@ -85,16 +86,17 @@ def mutate_json(data: bytes, choices: Choices) -> bytes:
         parent, key = choose(choices, places)
         kind = choices.integer(0, 5)
         if kind <= 2:
-            parent[key] = choose(choices, _VALUES)
+            parent[key] = copy.deepcopy(choose(choices, _VALUES))
         elif kind == 3 and key != "":
             del parent[key]
         elif kind == 4:
             other, name = choose(choices, places)
-            parent[key] = json.loads(json.dumps(other[name])) if name in other or isinstance(other, list) and name < len(other) else 0
+            with contextlib.suppress(LookupError):  # it may have been removed
+                parent[key] = copy.deepcopy(other[name])
         elif isinstance(parent, list):
-            parent += [parent[key]] * choose(choices, (1, 30))
+            parent += copy.deepcopy([parent[key]]) * choose(choices, (1, 30))
         else:
-            parent[choose(choices, ("x", "__class__", "self", "name"))] = parent[key]
+            parent[choose(choices, ("x", "__class__", "self", "name"))] = copy.deepcopy(parent[key])
     text = _dumps(value.get(""))
     deep = choose(choices, ("[", '{"a":'))
     return text.replace(f'"{_DEEP}"', deep * choose(choices, (900, 100_000))).encode("utf-8", "surrogatepass")

@@ -166,7 +166,7 @@ def _occupancy_files() -> dict[str, bytes]:
             writer.append(images)
         aggregate(open_store(samples_folder), field, backend="reference", hidden_weight=None).save(folder / "c.h5")
         p = np.linspace(0, 1, 64, dtype=np.float32).reshape(4, 4, 4)
-        Sharpened(p, field.parameters, field.body.hash, "ball", "azimuth", [], 3, 5).save(folder / "d.h5")
+        Sharpened(p, field.parameters, field.body.hash, "ball", "azimuth", 1.0, 5, 3).save(folder / "d.h5")
 
     return {name: data for name, data in _made(make).items() if "/" not in name}
 

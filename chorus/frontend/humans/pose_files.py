@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from chorus.errors import InputError, check_array
 from chorus.frontend.humans.crop import MAX_SIDE, Crop
 from chorus.frontend.humans.hmr import NO_POSE, turned_joints
 from chorus.frontend.stages import Human, Picture, Refusal, Runtime
+from chorus.npz import read_npz
 from chorus.units import UnitCheck, other_rotations
 
 log = logging.getLogger(__name__)
@@ -49,18 +48,6 @@ _NAMES = (
     "K",
     "joints",
 )
-_DAMAGED = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    RuntimeError,
-    MemoryError,
-    OverflowError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What numpy and zipfile raise on files that are none, and on arrays that claim to be larger than the memory."""
 
 
 @dataclass(frozen=True)
@@ -307,18 +294,7 @@ def _read(path: Path) -> dict[str, Any]:
     """Arrays, or lists from JSON, by name; nothing in a file is run."""
     if path.suffix == ".json":
         return _read_json(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            size = sum(member.file_size for member in archive.zip.infolist())
-            if size > MAX_NPZ_BYTES:
-                raise InputError(f"expected at most {MAX_NPZ_BYTES} bytes of arrays in a file, got {size}; split it")
-            return {name: archive[name] for name in archive.files}
-    except InputError:
-        raise
-    except (AttributeError, TypeError):  # a bare .npy, which numpy opens as well
-        raise InputError("expected a .npz of named arrays, got another file") from None
-    except _DAMAGED as error:
-        raise InputError(f"expected a .npz of plain arrays, got a damaged or foreign file ({str(error)[:120]})") from None
+    return dict(read_npz(path, most_bytes=MAX_NPZ_BYTES))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
