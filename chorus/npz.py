@@ -61,10 +61,10 @@ def read_npz(
     except (FileNotFoundError, NotADirectoryError):
         raise
     except InputError as error:
-        raise InputError(f"{path}: expected a .npz of plain arrays, got {error}") from None
+        raise InputError(f"{path}: expected an .npz of plain arrays, got {error}") from None
     except _DAMAGED as error:
         raise InputError(
-            f"{path}: expected a .npz of plain arrays, got a damaged or foreign file ({str(error)[:120] or type(error).__name__})"
+            f"{path}: expected an .npz of plain arrays, got a damaged or foreign file ({str(error)[:120] or type(error).__name__})"
         ) from None
 
 
@@ -77,9 +77,9 @@ def read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise
     except InputError as error:
-        raise InputError(f"{path}: expected a .npy of a plain array, got {error}") from None
+        raise InputError(f"{path}: expected an .npy of a plain array, got {error}") from None
     except _DAMAGED as error:
-        raise InputError(f"{path}: expected a .npy of a plain array, got a damaged or foreign file ({str(error)[:120]})") from None
+        raise InputError(f"{path}: expected an .npy of a plain array, got a damaged or foreign file ({str(error)[:120]})") from None
 
 
 def _array(stream: IO[bytes], size: int, name: str) -> NDArray[Any]:

@@ -8,9 +8,8 @@ with every length checked.
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from chorus.errors import InputError, check_array
+from chorus.unpickling import SafeUnpickler
 
 _TRUNK = (
     "pelvis",
@@ -117,19 +117,11 @@ def _reconstructor(cls: Any, *_: Any) -> _StandIn:
     return cls()
 
 
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """``_codecs.encode``: how Python 3 writes bytes with protocol 2."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise InputError(f"expected text in latin-1, got {type(text).__name__} in {encoding!r}")
-    return text.encode("latin1")
-
-
 _BUILTINS = ("__builtin__", "builtins")
 _KNOWN: dict[tuple[str, str], Any] = {
     **{(m, "object"): _StandIn for m in _BUILTINS},
-    **{(m, "set"): set for m in _BUILTINS},
+    **{(m, "set"): _StandIn for m in _BUILTINS},
     **{(m, "_reconstructor"): _reconstructor for m in ("copy_reg", "copyreg")},
-    ("_codecs", "encode"): _encode,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
 }
@@ -144,8 +136,10 @@ for _format in ("csc", "csr", "coo"):
             _KNOWN[_module, f"{_format}_{_kind}"] = _class
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(SafeUnpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self.encode
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
         if (module == "chumpy" or module.startswith("chumpy.")) and name.isidentifier():
@@ -166,7 +160,7 @@ def read_smpl_pickle(path: Path) -> dict[str, Any]:
     names is ever imported or called).
     """
     try:
-        content = _Reader(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        content = _Reader(path.read_bytes()).load()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except OSError as error:
@@ -211,7 +205,7 @@ def _numbers(data: Any, dtype: np.dtype[Any], shape: Any, order: Any) -> NDArray
     if not isinstance(data, (bytes, bytearray)):
         raise InputError(f"expected the bytes of an array, got {type(data).__name__}")
     if not (isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape) and len(shape) <= 8):
-        raise InputError(f"expected the shape of an array, got {shape!r:.80}")
+        raise InputError(f"expected the shape of an array, got {reprlib.repr(shape)}")
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise InputError(f"expected {math.prod(shape) * dtype.itemsize} bytes for shape {shape}, got {len(data)}")
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if order else "C")
@@ -222,12 +216,12 @@ def _dtype(value: Any) -> np.dtype[Any]:
     code = value.args[0] if isinstance(value, _Dtype) and value.args else None
     code = code.decode("latin1") if isinstance(code, bytes) else code
     if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
-        raise InputError(f"expected an array of real numbers, got dtype {code!r:.80}")
+        raise InputError(f"expected an array of real numbers, got dtype {reprlib.repr(code)}")
     state = value.state
     byteorder = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
     byteorder = byteorder.decode("latin1") if isinstance(byteorder, bytes) else byteorder
     if byteorder not in ("<", ">", "=", "|"):
-        raise InputError(f"expected a byte order, got {byteorder!r:.80}")
+        raise InputError(f"expected a byte order, got {reprlib.repr(byteorder)}")
     return np.dtype(f"{byteorder}{code}")
 
 
@@ -252,7 +246,7 @@ def _sparse(value: _Sparse, depth: int) -> scipy.sparse.csr_array:
         raise InputError(f"expected the state of a {value.origin}, got {type(state).__name__}")
     shape = state.get("_shape", state.get("shape"))
     if not (isinstance(shape, tuple) and len(shape) == 2 and all(isinstance(n, int) and n >= 0 for n in shape)):
-        raise InputError(f"expected the shape of a {value.origin}, got {shape!r:.80}")
+        raise InputError(f"expected the shape of a {value.origin}, got {reprlib.repr(shape)}")
     names = ("row", "col") if value.format == "coo" else ("indices", "indptr")
     indices = state["coords"] if "coords" in state else [state.get(name) for name in names]  # the newer form of coo
     parts = [_resolve(part, depth + 1) for part in (state.get("data"), *indices)]

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import argparse
 import random
+import subprocess
 import sys
 import time
 import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+
+_READING = [f"chorus.{room}" for room in ("body", "store", "occupancy", "votes", "ingest", "frontend", "reconstruct", "evaluate")]
+_READING += [f"chorus.{name}" for name in ("npz", "unpickling", "hdf5", "files", "errors", "names", "pictures", "picture_files")]
+_READING += ["chorus.experimental", "chorus.commands", "chorus.canonicalization", "chorus.images", "chorus.units"]
+_COMPILED = ["chorus.store.sparse", "chorus.evaluate.statistics.entropy"]
+"""Of functions that numba compiles the bytecode must stay as it is."""
 
 
 class _Random:
@@ -62,7 +70,6 @@ class _Search:
             kind = _kind(finding)
             self.kinds[kind] += 1
             if self.kinds[kind] <= 2:
-                self.findings.mkdir(parents=True, exist_ok=True)
                 print(f"finding: {finding}\n  {kind}\n  kept in {keep(self.name, seed, data, self.findings, finding)}", flush=True)
 
     def report(self, seconds: float) -> str:
@@ -82,7 +89,9 @@ def _kind(finding: Exception) -> str:
 
 def _plain(search: _Search, seconds: float, seed: int) -> None:
     from tests.fuzz.cases import Place, changed
+    from tests.fuzz.readers import seeds_of
 
+    seeds_of(search.name)
     with Place() as place:
         began = time.monotonic()
         while time.monotonic() - began < seconds:
@@ -93,7 +102,7 @@ def _plain(search: _Search, seconds: float, seed: int) -> None:
 def _guided(search: _Search, seconds: float, seed: int, corpus: Path) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=["chorus", "json", "zipfile", "numpy.lib"]):
+    with atheris.instrument_imports(include=_READING, exclude=_COMPILED):
         from tests.fuzz.cases import Place, changed
         from tests.fuzz.readers import seeds_of
 
@@ -103,7 +112,6 @@ def _guided(search: _Search, seconds: float, seed: int, corpus: Path) -> None:
         (corpus / f"seed-{number}").write_bytes(bytes([2 * number % 256]) + case.files[case.target])
         (corpus / f"choices-{number}").write_bytes(bytes([1]) + random.Random(number).randbytes(64))
     with Place() as place:
-        began = time.monotonic()
 
         def one(data: bytes) -> None:
             if not data:
@@ -115,11 +123,18 @@ def _guided(search: _Search, seconds: float, seed: int, corpus: Path) -> None:
                 search.one(place, *changed(search.name, _Provided(atheris.FuzzedDataProvider(data[1:]))))
 
         options = [f"-max_total_time={int(seconds)}", f"-seed={seed}", "-max_len=100000", "-rss_limit_mb=4096", "-timeout=60"]
-        try:
-            atheris.Setup([sys.argv[0], *options, "-print_final_stats=1", str(corpus)], one)
-            atheris.Fuzz()  # ends the process; what is behind it is for atexit
-        finally:
-            print(search.report(time.monotonic() - began), flush=True)
+        crashes = f"-artifact_prefix={search.findings}/{search.name}-crash-"
+        atheris.Setup([sys.argv[0], *options, crashes, "-verbosity=0", "-print_final_stats=1", str(corpus)], one)
+        atheris.Fuzz()  # which ends the process
+
+
+def _in_a_child(search: _Search) -> int:
+    """The guided search in a process of its own, which libFuzzer ends in its own way, or a crash does."""
+    before = set(search.findings.glob("*"))
+    done = subprocess.run([sys.executable, *sys.orig_argv[1:], "--child"])
+    found = [p for p in search.findings.glob(f"{search.name}-*") if p not in before]
+    print(f"{search.name}: {sum(p.is_dir() for p in found)} findings kept, exit status {done.returncode} of the search")
+    return 1 if found or done.returncode else 0
 
 
 def main() -> int:
@@ -130,6 +145,7 @@ def main() -> int:
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
     parser.add_argument("--corpus", type=Path, help="inputs kept between runs; default: in --findings")
     parser.add_argument("--plain", action="store_true", help="mutations by chance alone, without atheris")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--case", type=Path, help="read one kept case again, without a guard")
     given = parser.parse_args()
     if given.case is not None:
@@ -138,10 +154,13 @@ def main() -> int:
         READERS[given.reader].read(given.case)
         return 0
     search = _Search(given.reader, given.findings)
+    search.findings.mkdir(parents=True, exist_ok=True)
     if given.plain:
         _plain(search, given.seconds, given.seed)
+    elif not given.child:
+        return _in_a_child(search)
     else:
-        _guided(search, given.seconds, given.seed, given.corpus or given.findings / f"corpus-{given.reader}")
+        _guided(search, given.seconds, given.seed, given.corpus or given.findings / "corpus" / given.reader)
     return 1 if search.kinds else 0
 
 

@@ -10,6 +10,7 @@ import copy
 import io
 import json
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -157,8 +158,10 @@ def mutate_npz(data: bytes, choices: Choices) -> bytes:
         packed, names = choose(choices, (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)), [name]
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", packed) as archive:
-        for key in [*members, *names]:
-            archive.writestr(zipfile.ZipInfo(key), members[key], packed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a name twice
+            for key in [*members, *names]:
+                archive.writestr(zipfile.ZipInfo(key), members[key], packed)
     return made.getvalue()
 
 
