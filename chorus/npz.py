@@ -40,6 +40,9 @@ def read_npz(
     """
     path = Path(path)
     try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise InputError("another file, which has no named arrays, or a truncated one")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             names = [member.filename.removesuffix(".npy") for member in members]
@@ -47,7 +50,7 @@ def read_npz(
                 raise InputError(f"a name twice among {', '.join(sorted(names))[:200]}")
             size, holds = sum(member.file_size for member in members), MOST_RATIO * path.stat().st_size
             if size > min(most_bytes, holds):
-                raise InputError(f"arrays of {size} bytes, where at most {min(most_bytes, holds)} can be; split the file")
+                raise InputError(f"arrays of {size} bytes, where there can be at most {min(most_bytes, holds)} bytes; split it")
             arrays, chosen = {}, set(choose(names))
             for name, member in zip(names, members, strict=True):
                 if name not in chosen:

@@ -77,8 +77,8 @@ BAD: list[tuple[str, bytes, str]] = [
     ("a name twice", packed([("x.npy", WHOLE), ("x", WHOLE)]), "a name twice"),
     ("encrypted", encrypted(packed([("x.npy", WHOLE)])), "damaged or foreign"),
     ("bzip2, which has no bound", packed([("x.npy", WHOLE)], zipfile.ZIP_BZIP2), "packed in another way"),
-    ("no zip file", WHOLE, "damaged or foreign"),
-    ("nothing", b"", "damaged or foreign"),
+    ("no zip file", WHOLE, "no named arrays"),
+    ("nothing", b"", "no named arrays"),
 ]
 
 
@@ -111,14 +111,14 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     one = packed([("a.npy", zeros)])
     (tmp_path / "one.npz").write_bytes(one)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match="arrays of 67108.* bytes, where at most 1048576 can be"):
+    with pytest.raises(InputError, match="arrays of 67108.* bytes, where there can be at most 1048576 bytes"):
         read_npz(tmp_path / "one.npz", most_bytes=1 << 20)
     start = one.index(b"PK\x01\x02")
     entry = one[start : one.index(b"PK\x05\x06")]
     entries = b"".join(entry.replace(b"a.npy", f"{i}.npy".encode()) for i in range(9))
     end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, len(entries), start, 0)
     (tmp_path / "nine.npz").write_bytes(one[:start] + entries + end)
-    with pytest.raises(InputError, match="arrays of 6039.* bytes, where at most"):
+    with pytest.raises(InputError, match="arrays of 6039.* bytes, where there can be at most"):
         read_npz(tmp_path / "nine.npz")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 

@@ -56,16 +56,15 @@ def read_pose(path: Path) -> NDArray[np.float64]:
     if path.is_dir():
         return read_record(path).pose
     try:
-        if zipfile.is_zipfile(path):
-            arrays = read_npz(path)
-            name = "pose" if "pose" in arrays else next(iter(arrays)) if len(arrays) == 1 else None
-            if name is None:
-                raise InputError(f"POSE: expected an array, or one named pose, in {path}, got {', '.join(arrays) or 'none'}")
-            loaded = arrays[name]
-        else:
-            loaded = read_npy(path)
+        arrays = read_npz(path) if zipfile.is_zipfile(path) else {"pose": read_npy(path)}
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"POSE: expected a .npy or .npz file or a record's folder, got {path}, which does not exist") from None
+    except InputError as error:
+        raise InputError(f"POSE: expected a .npy or .npz file of numbers, got {path} ({error})") from None
+    name = "pose" if "pose" in arrays else next(iter(arrays)) if len(arrays) == 1 else None
+    if name is None:
+        raise InputError(f"POSE: expected an array, or one named pose, in {path}, got {', '.join(arrays) or 'none'}")
+    loaded = arrays[name]
     shape = np.shape(loaded)
     several = len(shape) == 3 and shape != (shape[0], 3, 3)  # (24, 3, 3) are 24 rotation matrices, not 24 poses of 3 joints
     try:

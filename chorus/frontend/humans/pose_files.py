@@ -294,7 +294,12 @@ def _read(path: Path) -> dict[str, Any]:
     """Arrays, or lists from JSON, by name; nothing in a file is run."""
     if path.suffix == ".json":
         return _read_json(path)
-    return dict(read_npz(path, most_bytes=MAX_NPZ_BYTES))
+    try:
+        return dict(read_npz(path, most_bytes=MAX_NPZ_BYTES))
+    except OSError as error:
+        raise InputError(f"expected a file that can be read, got {error.strerror}") from None
+    except InputError as error:
+        raise InputError(str(error).removeprefix(f"{path}: ")) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
