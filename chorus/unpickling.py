@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
+import sys
 from typing import Any, ClassVar
 
 _KEYS = (str, bytes, int, float, bool, type(None))
@@ -74,7 +76,13 @@ class SafeUnpickler(pickle._Unpickler):
         self.append([])
 
     def load_frozenset(self) -> None:
-        self.append(self.pop_mark())
+        items = self.pop_mark()  # first: it changes what ``append`` appends to
+        self.append(items)
+
+    def load_bytearray8(self) -> None:
+        """Bytes that can be changed, of which no more are set aside than there are."""
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(min(length, sys.maxsize))))
 
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.SETITEM[0]] = load_setitem
@@ -83,3 +91,4 @@ class SafeUnpickler(pickle._Unpickler):
     dispatch[pickle.EMPTY_SET[0]] = load_empty_set
     dispatch[pickle.ADDITEMS[0]] = pickle._Unpickler.load_appends
     dispatch[pickle.FROZENSET[0]] = load_frozenset
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
