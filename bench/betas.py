@@ -1,9 +1,10 @@
-"""``python -m bench.betas``: what each image's own shape coefficients would gain in the votes (A.4 keeps them in the camera fit).
+"""``python -m bench.betas``: what each image's own shape coefficients would gain in the votes (A.4 keeps them in the fit).
 
-Simulated people of varied builds (``--spread``) hold, wear or kick something; their true coefficients are known. Votes are cast
-with the template's joints, as the project does, in the true cameras and in cameras fitted to the template (which take up what
-the build changes: people of another stature seem nearer or further away); and with the joints of the image's own build, also with
-each voxel at its place beside its joint. All against the truth, with people of one build as the bound. IoU at the best threshold.
+Simulated people of varied builds (``--spread``) hold, wear or kick something; their true coefficients are known. Votes are
+cast with the template's joints, as the project does, in the true cameras and in cameras fitted to the template (which take up
+a part of the build: people of another stature seem nearer or further away); and with the joints of the image's own build, also
+with each voxel at its place beside its joint. All against the truth, with people of one build as the bound. IoU at the best
+threshold.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def true_betas(world: World, seed: int, count: int, shaped: Body) -> NDArray[np.
 
 
 def with_build(field: CanonicalField, joints: NDArray[np.float64], *, attached: bool) -> CanonicalField:
-    """A field whose votes move by the joints (J, 3) of another build; ``attached``: a voxel moves along with its joints first."""
+    """A field whose votes move by the joints (J, 3) of another build; ``attached``: a voxel moves with its joints first."""
     shift = joints - field.body.joints
     inverse = np.array(field.body.rest_inverse)
     if attached:

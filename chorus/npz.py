@@ -67,7 +67,7 @@ def read_npz(
         raise InputError(f"{path}: expected an .npz of plain arrays, got {error}") from None
     except _DAMAGED as error:
         raise InputError(
-            f"{path}: expected an .npz of plain arrays, got a damaged or foreign file ({str(error)[:120] or type(error).__name__})"
+            f"{path}: expected an .npz of plain arrays, got a damaged or foreign file ({str(error)[:120] or 'no end'})"
         ) from None
 
 
@@ -82,16 +82,18 @@ def read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
     except InputError as error:
         raise InputError(f"{path}: expected an .npy of a plain array, got {error}") from None
     except _DAMAGED as error:
-        raise InputError(f"{path}: expected an .npy of a plain array, got a damaged or foreign file ({str(error)[:120]})") from None
+        raise InputError(
+            f"{path}: expected an .npy of a plain array, got a damaged or foreign file ({str(error)[:120]})"
+        ) from None
 
 
 def _array(stream: IO[bytes], size: int, name: str) -> NDArray[Any]:
     """The array in a .npy of ``size`` bytes, which its header must account for before memory is taken."""
-    version = npy.read_magic(stream)  # type: ignore[no-untyped-call]
+    version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0)):  # 3: names of fields in UTF-8
         raise InputError(f"{name}: a .npy of version {version}")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(stream)  # type: ignore[no-untyped-call]
+    shape, fortran, dtype = read(stream)
     if dtype.hasobject or dtype.names is not None or dtype.subdtype is not None:
         raise InputError(f"{name}: an array of objects or records ({dtype})")
     if not all(type(length) is int and 0 <= length <= np.iinfo(np.int64).max for length in shape):
@@ -103,7 +105,7 @@ def _array(stream: IO[bytes], size: int, name: str) -> NDArray[Any]:
         raise InputError(f"{name}: {left} bytes for shape {shape} of {dtype}"[:200])
     array = np.empty(count, dtype)
     if left:
-        into = memoryview(array.view(np.uint8))
+        into = memoryview(array.view(np.uint8).data)
         while len(into):
             data = stream.read(min(len(into), 1 << 20))
             if not data:

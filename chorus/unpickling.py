@@ -15,7 +15,11 @@ from typing import Any, ClassVar
 _KEYS = (str, bytes, int, float, bool, type(None))
 
 
-class SafeUnpickler(pickle._Unpickler):
+# Typeshed has the C reader's methods alone.
+_Machine: Any = pickle._Unpickler
+
+
+class SafeUnpickler(_Machine):  # type: ignore[misc]  # a class, as said above
     """``pickle.Unpickler`` for data that is trusted with nothing; ``find_class`` must return stand-ins.
 
     data  the whole stream; texts of Python 2 are read as latin-1
@@ -24,7 +28,7 @@ class SafeUnpickler(pickle._Unpickler):
     ``__setstate__`` are given a state. Raises nearly anything on damage.
     """
 
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(_Machine.dispatch)
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
@@ -62,15 +66,15 @@ class SafeUnpickler(pickle._Unpickler):
 
     def load_setitem(self) -> None:
         self._check_keys([self.stack[-2]])
-        pickle._Unpickler.load_setitem(self)
+        _Machine.load_setitem(self)
 
     def load_setitems(self) -> None:
         self._check_keys(self.stack[::2])  # since the mark
-        pickle._Unpickler.load_setitems(self)
+        _Machine.load_setitems(self)
 
     def load_dict(self) -> None:
         self._check_keys(self.stack[::2])
-        pickle._Unpickler.load_dict(self)
+        _Machine.load_dict(self)
 
     def load_empty_set(self) -> None:
         self.append([])
@@ -89,6 +93,6 @@ class SafeUnpickler(pickle._Unpickler):
     dispatch[pickle.SETITEMS[0]] = load_setitems
     dispatch[pickle.DICT[0]] = load_dict
     dispatch[pickle.EMPTY_SET[0]] = load_empty_set
-    dispatch[pickle.ADDITEMS[0]] = pickle._Unpickler.load_appends
+    dispatch[pickle.ADDITEMS[0]] = _Machine.load_appends
     dispatch[pickle.FROZENSET[0]] = load_frozenset
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8

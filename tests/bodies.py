@@ -1,4 +1,4 @@
-"""The built-in body with fingers: made by adding joints, so that SMPL-H's and SMPL-X's 52 and 55 are tested without their files."""
+"""The built-in body with fingers, made by adding joints: SMPL-H's 52 and SMPL-X's 55 are tested without their files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def fingered(joints: int, *, spread: bool) -> Body:
         _share(weights, body, old.index(f"{side}_hand"), f"{side}_middle1", side, at, names, spread)
     if spread and joints == 55:
         head = names.index("head")
-        near = (body.weights[:, old.index("head")] > 0.9) & (np.linalg.norm(body.vertices - at[names.index("jaw")], axis=1) < 0.12)
+        near = (body.weights[:, old.index("head")] > 0.9) & (
+            np.linalg.norm(body.vertices - at[names.index("jaw")], axis=1) < 0.12
+        )
         weights[near, names.index("jaw")], weights[near, head] = weights[near, head], 0
     return Body(f"fingered {joints}", body.vertices, body.faces, at, parents, weights, names)
 
@@ -65,7 +67,7 @@ def _share(
 
 
 def with_fingers(poses: NDArray[np.float32], body: Body) -> NDArray[np.float32]:
-    """Poses (I, 24, 3) of the mannequin as those of a body with fingers, (I, J, 3): hands, fingers and face as in the zero pose."""
+    """Poses (I, 24, 3) of the mannequin as those of a body with fingers, (I, J, 3): fingers and face as in the zero pose."""
     wide = np.zeros((len(poses), body.num_joints, 3), np.float32)
     for j, name in enumerate(SMPL_JOINTS):
         if name in body.joint_names:

@@ -67,7 +67,9 @@ def test_joints_at_rest_change_nothing(plain: Any, wide: Any) -> None:
     assert equal(votes, wide_votes)
     parts, wide_parts = body_parts(body), body_parts(other)
     assert parts.keys() == wide_parts.keys()
-    assert all(np.array_equal(parts[name], wide_parts[name]) for name in parts)  # fingers belong to the hand, the jaw to the face
+    assert all(
+        np.array_equal(parts[name], wide_parts[name]) for name in parts
+    )  # fingers belong to the hand, the jaw to the face
     contacts = [
         image_contacts(i, f, interaction_regions(f, p))
         for i, f, p in ((images, field, parts), (wide_images, wide_field, wide_parts))
@@ -130,13 +132,33 @@ def test_commands(joints: int, tmp_path: Path) -> None:
     with_body = ("--body", file, "--resolution", RESOLUTION)
     run("contacts", tmp_path / "train.chorus", *with_body)
     run("aggregate", tmp_path / "train.chorus", *with_body, "-o", tmp_path / "ball.h5", "--filter", "none")
-    run("aggregate", tmp_path / "train.chorus", *with_body, "-o", tmp_path / "hand.h5", "--filter", "none", "--part", "rightHand")
+    run(
+        "aggregate",
+        tmp_path / "train.chorus",
+        *with_body,
+        "-o",
+        tmp_path / "hand.h5",
+        "--filter",
+        "none",
+        "--part",
+        "rightHand",
+    )
     assert 0 < load_occupancy(tmp_path / "hand.h5").num_images <= load_occupancy(tmp_path / "ball.h5").num_images
     pose = np.zeros((joints, 3))
     pose[joints - 20 :] = 0.2
     np.save(tmp_path / "pose.npy", pose)
     run("pose", tmp_path / "ball.h5", tmp_path / "pose.npy", "--body", file, "-o", tmp_path / "posed.npz")
     run("mesh", tmp_path / "ball.h5", "--body", file, "-o", tmp_path / "ball.ply", "--threshold", 0.3)
-    run("evaluate", "pap", tmp_path / "test.chorus", "--occupancy", tmp_path / "ball.h5", "--body", file, "-o", tmp_path / "pap.json")
+    run(
+        "evaluate",
+        "pap",
+        tmp_path / "test.chorus",
+        "--occupancy",
+        tmp_path / "ball.h5",
+        "--body",
+        file,
+        "-o",
+        tmp_path / "pap.json",
+    )
     report = json.loads((tmp_path / "pap.json").read_text())
     assert report

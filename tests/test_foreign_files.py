@@ -150,7 +150,7 @@ def test_provenance_that_is_no_object(tmp_path: Path) -> None:
     samples.write(tmp_path / "s")
     path = tmp_path / "s" / "store.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "provenance": ["x"]}))
-    with pytest.raises(StoreError, match="store.json: provenance: expected an object"):
+    with pytest.raises(StoreError, match=r"store\.json: provenance: expected an object"):
         open_store(tmp_path / "s")
     path.write_bytes(DEEP)
     with pytest.raises(StoreError, match="nested too deep"):
@@ -184,7 +184,7 @@ def test_bits_of_more_images_than_there_are() -> None:
 def test_json_that_is_none() -> None:
     assert json_value(b'{"a": 1}') == json_value('{"a": 1}') == {"a": 1}
     for text in (DEEP, DEEP.decode(), b"\xff", b"", 3, None, b"1" * 5000):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match="expected|digits|codec|Expecting"):
             json_value(text)
 
 

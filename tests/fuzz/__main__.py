@@ -17,12 +17,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+_ROOT = Path(__file__).parents[2]
 
-_READING = [f"chorus.{room}" for room in ("body", "store", "occupancy", "votes", "ingest", "frontend", "reconstruct", "evaluate")]
-_READING += [f"chorus.{name}" for name in ("npz", "unpickling", "hdf5", "files", "errors", "names", "pictures", "picture_files")]
-_READING += ["chorus.experimental", "chorus.commands", "chorus.canonicalization", "chorus.images", "chorus.units"]
-_COMPILED = ["chorus.store.sparse", "chorus.evaluate.statistics.entropy"]
-"""Of functions that numba compiles the bytecode must stay as it is."""
+
+def _compiled() -> list[str]:
+    """Modules whose functions numba compiles, or may: their bytecode must stay as it is."""
+    kernels = list((_ROOT / "kernels").rglob("*.py"))
+    others = [p for p in (_ROOT / "chorus").rglob("*.py") if "kernels.jit" in p.read_text() or "kernels" in p.parts]
+    paths = [("chorus", *p.relative_to(_ROOT).parts) for p in kernels] + [p.relative_to(_ROOT).parts for p in others]
+    return sorted({".".join(parts).removesuffix(".py").removesuffix(".__init__") for parts in paths})
 
 
 class _Random:
@@ -70,11 +73,14 @@ class _Search:
             kind = _kind(finding)
             self.kinds[kind] += 1
             if self.kinds[kind] <= 2:
-                print(f"finding: {finding}\n  {kind}\n  kept in {keep(self.name, seed, data, self.findings, finding)}", flush=True)
+                print(
+                    f"finding: {finding}\n  {kind}\n  kept in {keep(self.name, seed, data, self.findings, finding)}", flush=True
+                )
 
     def report(self, seconds: float) -> str:
         what = "".join(f"\n  {number} x {kind}" for kind, number in self.kinds.most_common())
-        return f"{self.name}: {self.read} cases in {seconds:.0f} s, {self.passed} read without error, {len(self.kinds)} kinds{what}"
+        counts = f"{self.read} cases in {seconds:.0f} s, {self.passed} read without error"
+        return f"{self.name}: {counts}, {len(self.kinds)} kinds of findings{what}"
 
 
 def _kind(finding: Exception) -> str:
@@ -102,7 +108,7 @@ def _plain(search: _Search, seconds: float, seed: int) -> None:
 def _guided(search: _Search, seconds: float, seed: int, corpus: Path) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=_READING, exclude=_COMPILED):
+    with atheris.instrument_imports(include=["chorus"], exclude=_compiled()):
         from tests.fuzz.cases import Place, changed
         from tests.fuzz.readers import seeds_of
 

@@ -38,7 +38,24 @@ def choose(choices: Choices, of: Sequence[_T]) -> _T:
     return of[choices.integer(0, len(of) - 1)]
 
 
-NUMBERS = (0, 1, -1, 127, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, -(2**31), 2**32 - 1, 2**62, 2**63 - 1, -(2**63), 2**64 - 1)
+NUMBERS = (
+    0,
+    1,
+    -1,
+    127,
+    255,
+    256,
+    2**15,
+    2**16 - 1,
+    2**31 - 1,
+    2**31,
+    -(2**31),
+    2**32 - 1,
+    2**62,
+    2**63 - 1,
+    -(2**63),
+    2**64 - 1,
+)
 
 
 def mutate_bytes(data: bytes, choices: Choices) -> bytes:
@@ -72,8 +89,35 @@ def mutate_bytes(data: bytes, choices: Choices) -> bytes:
 _DEEP = "@deep@"
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 0.5, -0.0, 1e308, -1e-320, 10**19, 2**63 - 1, -(2**63), 10**400, 10**4400, 3, 1_000_000_000),
-    *(float("nan"), float("inf"), "", "x", "\0", "\ud800", "é" * 300, "../../outside", "/etc/passwd", "1e999", "NaN", "x" * 5000),
-    *([], {}, [[]], [None], [1, [2]], [[1, 2], [3]], {"": None}, [0] * 3, [[0] * 3] * 24, [1e308] * 24, "azimuth", "lbs", _DEEP),
+    *(
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "\0",
+        "\ud800",
+        "é" * 300,
+        "../../outside",
+        "/etc/passwd",
+        "1e999",
+        "NaN",
+        "x" * 5000,
+    ),
+    *(
+        [],
+        {},
+        [[]],
+        [None],
+        [1, [2]],
+        [[1, 2], [3]],
+        {"": None},
+        [0] * 3,
+        [[0] * 3] * 24,
+        [1e308] * 24,
+        "azimuth",
+        "lbs",
+        _DEEP,
+    ),
 )
 
 
@@ -130,8 +174,34 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-_SHAPES = ("(1099511627776,)", "(268435456,)", "(-1,)", "()", "(0,)", "(3,)", "(4294967296, 4294967296)", "(2, 9223372036854775807)", "(True,)", "'x'", "(" * 200)
-_DTYPES = ("'|O'", "'<f8'", "'<f4'", "'>i2'", "'|b1'", "'<c16'", "'<U3'", "'|S0'", "'|V1000000000'", "[('a', '<f8')]", "'<M8[s]'", "'<U500000000'", "None")
+_SHAPES = (
+    "(1099511627776,)",
+    "(268435456,)",
+    "(-1,)",
+    "()",
+    "(0,)",
+    "(3,)",
+    "(4294967296, 4294967296)",
+    "(2, 9223372036854775807)",
+    "(True,)",
+    "'x'",
+    "(" * 200,
+)
+_DTYPES = (
+    "'|O'",
+    "'<f8'",
+    "'<f4'",
+    "'>i2'",
+    "'|b1'",
+    "'<c16'",
+    "'<U3'",
+    "'|S0'",
+    "'|V1000000000'",
+    "[('a', '<f8')]",
+    "'<M8[s]'",
+    "'<U500000000'",
+    "None",
+)
 
 
 def mutate_npz(data: bytes, choices: Choices) -> bytes:
@@ -157,11 +227,10 @@ def mutate_npz(data: bytes, choices: Choices) -> bytes:
     else:
         packed, names = choose(choices, (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)), [name]
     made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", packed) as archive:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a name twice
-            for key in [*members, *names]:
-                archive.writestr(zipfile.ZipInfo(key), members[key], packed)
+    with zipfile.ZipFile(made, "w", packed) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a name twice
+        for key in [*members, *names]:
+            archive.writestr(zipfile.ZipInfo(key), members[key], packed)
     return made.getvalue()
 
 
@@ -186,7 +255,13 @@ _ARRAYS: tuple[Any, ...] = (
     *(np.zeros(0), np.zeros(()), np.float64(7), np.array(1), np.array(-1), np.array("text"), np.array(b"text")),
     *(np.zeros((3, 3)), np.zeros((2, 24, 3)), np.full(5, np.nan), np.full(5, np.inf), np.arange(7, dtype=np.int64)),
     *(np.array([2**63], np.uint64), np.full((4, 4), -1, np.int32), np.array([None, 1], object), np.zeros(3, "M8[s]")),
-    *(np.zeros(2, [("a", "f4"), ("b", "S3")]), np.zeros((1,) * 20), np.array([True]), np.array(["a", "b"]), np.zeros(2, complex)),
+    *(
+        np.zeros(2, [("a", "f4"), ("b", "S3")]),
+        np.zeros((1,) * 20),
+        np.array([True]),
+        np.array(["a", "b"]),
+        np.zeros(2, complex),
+    ),
     *(np.full(200, 2**62, np.int64), np.zeros((0, 3)), np.zeros((2**20, 0))),
 )
 
@@ -195,7 +270,7 @@ OUTSIDE = "outside.h5"
 
 
 def mutate_hdf5(data: bytes, choices: Choices) -> bytes:
-    """An array or attribute of an HDF5 file replaced, removed, stored otherwise or linked elsewhere, digests brought up to date."""
+    """An array or attribute of an HDF5 file replaced, removed, stored otherwise or linked elsewhere, with new digests."""
     if choices.integer(0, 3) == 0:
         return mutate_bytes(data, choices)
     file_data = io.BytesIO(data)
@@ -233,7 +308,9 @@ def _change_attribute(file: h5py.File, choices: Choices) -> None:
         del file.attrs[name]
     else:
         try:
-            file.attrs[name] = choose(choices, (1, -1, 2.5, "x", b"y", np.zeros(3), "é", h5py.Empty("f4"), [b"a", b"b"], 2**62, True))
+            file.attrs[name] = choose(
+                choices, (1, -1, 2.5, "x", b"y", np.zeros(3), "é", h5py.Empty("f4"), [b"a", b"b"], 2**62, True)
+            )
         except Exception:
             return
 

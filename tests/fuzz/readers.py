@@ -289,11 +289,36 @@ def _read_record(folder: Path) -> None:
 def _coco_seeds() -> list[Seed]:
     box = [10.0, 10, 20, 30]
     notes = [
-        {"id": 1, "image_id": 7, "category_id": 3, "bbox": box, "iscrowd": 0, "area": 9.0, "segmentation": [[1.0, 2, 30, 2, 30, 40]]},
-        {"id": 2, "image_id": 7, "category_id": 3, "bbox": box, "iscrowd": 1, "segmentation": {"size": [60, 80], "counts": [100, 50, 4650]}},
-        {"id": 3, "image_id": 8, "category_id": 1, "bbox": box, "iscrowd": 0, "segmentation": {"size": [4, 5], "counts": "52103"}},
+        {
+            "id": 1,
+            "image_id": 7,
+            "category_id": 3,
+            "bbox": box,
+            "iscrowd": 0,
+            "area": 9.0,
+            "segmentation": [[1.0, 2, 30, 2, 30, 40]],
+        },
+        {
+            "id": 2,
+            "image_id": 7,
+            "category_id": 3,
+            "bbox": box,
+            "iscrowd": 1,
+            "segmentation": {"size": [60, 80], "counts": [100, 50, 4650]},
+        },
+        {
+            "id": 3,
+            "image_id": 8,
+            "category_id": 1,
+            "bbox": box,
+            "iscrowd": 0,
+            "segmentation": {"size": [4, 5], "counts": "52103"},
+        },
     ]
-    images = [{"id": 7, "height": 60, "width": 80, "file_name": "a/000007.jpg"}, {"id": 8, "height": 4, "width": 5, "file_name": "8.png"}]
+    images = [
+        {"id": 7, "height": 60, "width": 80, "file_name": "a/000007.jpg"},
+        {"id": 8, "height": 4, "width": 5, "file_name": "8.png"},
+    ]
     coco = {"images": images, "annotations": notes, "categories": [{"id": 3, "name": "ball"}, {"id": 1, "name": "person"}]}
     return [Seed({"coco.json": json.dumps(coco).encode()}, "coco.json", "json")]
 
@@ -353,7 +378,9 @@ def _read_body(folder: Path) -> None:
 
 
 def _filter_seeds() -> list[Seed]:
-    return [Seed({"f.json": json.dumps(f.to_json()).encode()}, "f.json", "json") for f in (Filter.paper(), Filter.paper(soft=True))]
+    return [
+        Seed({"f.json": json.dumps(f.to_json()).encode()}, "f.json", "json") for f in (Filter.paper(), Filter.paper(soft=True))
+    ]
 
 
 def _parts_seeds() -> list[Seed]:
@@ -394,7 +421,14 @@ def _picture_seeds() -> list[Seed]:
         shade = np.indices((9, 13)).sum(0) * 10 % 256
         colour = Image.fromarray(np.repeat(shade[..., None], 3, 2).astype(np.uint8))
         grey = Image.fromarray(((shade > 80) * 255).astype(np.uint8))
-        for name, image in (("a.jpg", colour), ("b.png", grey), ("c.webp", colour), ("d.gif", grey), ("e.tif", grey), ("f.bmp", grey)):
+        for name, image in (
+            ("a.jpg", colour),
+            ("b.png", grey),
+            ("c.webp", colour),
+            ("d.gif", grey),
+            ("e.tif", grey),
+            ("f.bmp", grey),
+        ):
             image.save(folder / name)
         grey.convert("P").save(folder / "g.png")
         grey.convert("1").save(folder / "h.tif", compression="group4")
