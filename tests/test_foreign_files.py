@@ -184,7 +184,7 @@ def test_bits_of_more_images_than_there_are() -> None:
 def test_json_that_is_none() -> None:
     assert json_value(b'{"a": 1}') == json_value('{"a": 1}') == {"a": 1}
     for text in (DEEP, DEEP.decode(), b"\xff", b"", 3, None, b"1" * 5000):
-        with pytest.raises(ValueError, match="expected|digits|codec|Expecting"):
+        with pytest.raises(ValueError, match=r"expected|digits|codec|Expecting"):
             json_value(text)
 
 
