@@ -7,6 +7,7 @@ Our files never change once they have their name, so there is nothing to lock.
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from chorus.npz import MOST_RATIO
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _SLACK = 1 << 20
+_HEAP = b"GCOL\x01"
 _KNOWN = (
     (b"PK\x03\x04", "a zip or .npz file"),
     (b"\x93NUMPY", "a .npy file"),
@@ -90,17 +92,48 @@ def array(file: h5py.File, name: str) -> NDArray[Any]:
     return np.asarray(item[()])
 
 
-def attribute(item: Any, name: str) -> Any:
+def attribute(item: Any, name: str, *, fixed: bool = False) -> Any:
     """A single number or text that a file, group or array has as an attribute; None where it has none of this name.
 
-    To be called inside ``reading``. ValueError for several, and for one larger than the file.
+    fixed  whether a text must be of fixed length (bytes): looking for texts of any length (str) reads the whole file
+
+    To be called inside ``reading``. ValueError for several, for one larger than the file, and for a damaged heap of texts.
     """
     if name not in item.attrs:
         return None
     found = item.attrs.get_id(name)
     if found.shape != () or found.get_storage_size() > item.file.id.get_filesize():
         raise ValueError(f"{name}: expected one number or text, got shape {found.shape}")
+    text = h5py.check_string_dtype(found.dtype)
+    if text is None and found.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: expected a number or text, got {found.dtype}")
+    if text is not None and text.length is None:
+        if fixed:
+            raise ValueError(f"{name}: expected a text of fixed length, got one of any length")
+        _check_heaps(item.file)
     return item.attrs[name]
+
+
+def _check_heaps(file: h5py.File) -> None:
+    """ValueError for a damaged heap of texts of any length ("global heap"), in which libhdf5 would search without end.
+
+    A heap is "GCOL", version 1, 3 bytes, its size in 8 bytes; then objects: 2 bytes number, 6 bytes, 8 bytes size, and, unless
+    the number is 0, that many bytes, up to a multiple of 8. Number 0 is free space, whose size has these 16 bytes in it.
+    """
+    if tuple(file.id.get_create_plist().get_sizes()) != (8, 8):
+        raise ValueError("expected offsets and lengths of 8 bytes")
+    with open(file.filename, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(_HEAP)
+        while at >= 0:
+            end = at + int.from_bytes(data[at + 8 : at + 16], "little")
+            place = at + 16
+            while end <= len(data) and place + 16 <= end:  # a heap that is cut off is an error of libhdf5's
+                size = int.from_bytes(data[place + 8 : place + 16], "little")
+                step = -(-size // 8) * 8 + 16 if data[place : place + 2] != b"\0\0" else size
+                if step < 16 or place + step > end:
+                    raise ValueError(f"expected texts that lie one behind the other in their heap, not so at byte {place}")
+                place += step
+            at = data.find(_HEAP, at + 1)
 
 
 def image(fill: Callable[[h5py.File], object], **layout: Any) -> bytes:

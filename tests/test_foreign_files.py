@@ -132,6 +132,29 @@ def test_facts_of_another_type(name: str, value: Any, tmp_path: Path) -> None:
         load_occupancy(path)
 
 
+def test_a_heap_of_texts_in_which_libhdf5_would_search_without_end(tmp_path: Path) -> None:
+    path, data = tmp_path / "o.h5", _occupancy_files()["c.h5"]
+    start, heaps = 0, []
+    while (start := data.find(b"GCOL\x01", start)) >= 0:
+        heaps.append(start)
+        start += 1
+    assert heaps  # where the facts are
+    for heap in heaps:
+        place = heap + 16
+        while data[place : place + 2] != b"\0\0":
+            place += 16 + -(-int.from_bytes(data[place + 8 : place + 16], "little") // 8) * 8
+        for size in (0, 8, 1 << 40, (1 << 64) - 8):  # of the free space behind the texts
+            path.write_bytes(data[: place + 8] + size.to_bytes(8, "little") + data[place + 16 :])
+            with pytest.raises(InputError, match="expected texts that lie one behind the other"):
+                load_occupancy(path)
+    samples.write(tmp_path / "s")
+    shard = samples.shards(tmp_path / "s")[0]
+    with h5py.File(shard, "r+") as file:
+        file.attrs["header"] = bytes(file.attrs["header"]).decode()
+    with pytest.raises(StoreError, match="header: expected a text of fixed length"):  # shards are never searched for heaps
+        open_store(tmp_path / "s")
+
+
 def test_a_shape_whose_product_wraps(tmp_path: Path) -> None:
     """2^62 x 4 elements: 0 in 64 bits."""
     samples.write(tmp_path / "s")

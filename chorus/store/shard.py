@@ -168,7 +168,7 @@ def read_index(path: Path, nbytes: int, what: str) -> tuple[bytes, dict[str, Loc
 
 
 def _text(item: Any, name: str, where: str) -> bytes:
-    value = hdf5.attribute(item, name)
+    value = hdf5.attribute(item, name, fixed=True)
     if not isinstance(value, bytes):
         raise StoreError(f"{where}: expected an attribute {name!r} of fixed-length text, got {value!r}")
     return bytes(value)
