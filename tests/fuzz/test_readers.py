@@ -16,7 +16,7 @@ from tests.fuzz.readers import READERS, seeds_of
 from tests.soak import SOAK
 
 EXAMPLES = 2000 if SOAK else 50
-SLOW = {"store": 10}
+SLOW = {"store": 3}
 """How many times slower a reader is than others, to be tried with fewer files."""
 
 
