@@ -47,7 +47,10 @@ def check_array(name: str, value: Any, shape: tuple[int | str, ...], dtype: DTyp
     Raises InputError, beginning with ``name``, for another shape, and where the conversion would change a number (floats
     rounded to a smaller float type excepted).
     """
-    array = to_numpy(value)
+    try:
+        array = to_numpy(value)
+    except (ValueError, OverflowError):  # numpy's words are about arrays, not about what was given
+        raise InputError(f"{name}: expected real numbers of shape {_show(shape)}, got rows of different lengths") from None
     if array.dtype.kind not in "biuf":
         raise InputError(f"{name}: expected real numbers of shape {_show(shape)}, got dtype {array.dtype}")
     lengths: dict[str, int] = {}

@@ -33,6 +33,7 @@ from chorus.kernels.arrays import VoxelField, cube
 from chorus.kernels.cpu.skinning import NearWeights, near_weights
 from chorus.kernels.kinematics import linear_blend_skinning
 from chorus.kernels.skinning import PELVIS
+from chorus.npz import read_npz
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,8 @@ class FieldParameters:
     @classmethod
     def from_json(cls, facts: dict[str, Any], joints: Any = None) -> FieldParameters:
         """The parameters that ``to_json`` wrote, and the joints (N, N, N) of their map. InputError where the map is another."""
+        if not isinstance(facts, dict):
+            raise InputError(f"parameters: expected an object, got a {type(facts).__name__}")
         digest = facts.get("joint_map")
         joint_map = None if joints is None else JointMap(joints)
         if digest != (joint_map and joint_map.digest):
@@ -195,7 +198,9 @@ class CanonicalField:
         if blended and k > len(body.vertices):
             raise InputError(f"k: expected at most the body's {len(body.vertices)} vertices, got {k}")
         self.hash = p.hash(body.hash)
-        offset, joint, weight = _cached(self.hash, cache and blended, lambda: _sparse_weights(body, p))
+        offset, joint, weight = _cached(
+            self.hash, cache and blended, lambda: _sparse_weights(body, p), (p.resolution**3, body.num_joints)
+        )
         lattice = cube(p.resolution, p.extent)
         self.arrays = VoxelField(
             shape=lattice.shape,
@@ -322,8 +327,10 @@ _FieldArrays = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
 _CACHE_HELP = "fields are computed anew; the environment variable CHORUS_CACHE names another folder for them"
 
 
-def _cached(name: str, use_cache: bool, make: Callable[[], _FieldArrays]) -> _FieldArrays:
+def _cached(name: str, use_cache: bool, make: Callable[[], _FieldArrays], size: tuple[int, int]) -> _FieldArrays:
     """The arrays cached under ``name``, or else those of ``make``, which are then cached. Safe with several processes.
+
+    size  voxels and joints of the field
 
     The cache is never needed: whatever is wrong with its place or its files is logged once, and the arrays are computed.
     """
@@ -335,8 +342,8 @@ def _cached(name: str, use_cache: bool, make: Callable[[], _FieldArrays]) -> _Fi
         warn_once(log, "place", f"no folder for cached fields is known ({error}): {_CACHE_HELP}")
         return make()
     try:
-        with np.load(path, allow_pickle=False) as cached:
-            return _checked(cached["offset"], cached["joint"], cached["weight"])
+        cached = read_npz(path)
+        return _checked(cached["offset"], cached["joint"], cached["weight"], size)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except Exception as error:  # whatever is wrong with a cached file, its content can be computed again
@@ -350,11 +357,14 @@ def _cached(name: str, use_cache: bool, make: Callable[[], _FieldArrays]) -> _Fi
     return arrays
 
 
-def _checked(offset: NDArray[Any], joint: NDArray[Any], weight: NDArray[Any]) -> _FieldArrays:
+def _checked(offset: NDArray[Any], joint: NDArray[Any], weight: NDArray[Any], size: tuple[int, int]) -> _FieldArrays:
     """The arrays of a cached field; ValueError where kernels that go by them would leave the arrays."""
     fits = offset.dtype == np.int64 and joint.dtype == np.int32 and weight.dtype == np.float32
-    fits = fits and all(a.ndim == 1 for a in (offset, joint, weight)) and len(offset) > 0 and len(joint) == len(weight)
-    fits = fits and offset[0] == 0 and offset[-1] == len(joint) and bool((np.diff(offset) >= 0).all())
-    if not fits or (len(joint) and joint.min() < 0):
+    fits = fits and all(a.ndim == 1 for a in (offset, joint, weight)) and len(offset) == size[0] + 1
+    fits = fits and 0 < len(joint) == len(weight) and offset[0] == 0 and offset[-1] == len(joint)
+    # Kernels go by the rows, at least one joint in each, without another look.
+    fits = fits and bool((offset[1:] > offset[:-1]).all()) and 0 <= joint.min() <= joint.max() < size[1]
+    fits = fits and bool((np.abs(np.add.reduceat(weight, offset[:-1]) - 1) < 1e-3).all()) and weight.min() >= 0
+    if not fits:
         raise ValueError("expected rows of joints and weights, got other arrays")
     return offset, joint, weight

@@ -85,6 +85,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def json_value(text: Any) -> Any:
+    """The value of a JSON text that others may have written: str, or bytes in UTF-8.
+
+    ValueError for anything else, also for what is nested too deep, for which Python raises RecursionError.
+    """
+    if not isinstance(text, (str, bytes)):
+        raise ValueError(f"expected JSON, got a {type(text).__name__}")
+    try:
+        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+    except RecursionError:
+        raise ValueError("expected JSON, got one that is nested too deep") from None
+
+
 @contextmanager
 def exclusive_lock(path: Path, wait: bool = True) -> Iterator[None]:
     """A context that holds an exclusive lock on the file ``path``, which is created if missing.

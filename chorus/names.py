@@ -47,10 +47,15 @@ def file_stems(texts: Iterable[str], most_bytes: int = MOST_BYTES, taken: Collec
     return names
 
 
-def _in_file_system(character: str) -> bool:
-    """Whether names of files can hold a character: not all in a C locale, whose encoding is ASCII."""
+def is_file_name(name: object) -> bool:
+    """Whether a value, from a file that others may have written, names a file of a folder and nothing outside it."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0") and _in_file_system(name)
+
+
+def _in_file_system(text: str) -> bool:
+    """Whether names of files can hold a text: not every one in a C locale, whose encoding is ASCII."""
     try:
-        character.encode(sys.getfilesystemencoding())
+        text.encode(sys.getfilesystemencoding())
     except UnicodeEncodeError:
         return False
     return True

@@ -7,9 +7,9 @@ afterwards, from bytes whose number is checked.
 
 from __future__ import annotations
 
-import io
 import math
 import pickle
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import InputError
+from chorus.unpickling import SafeUnpickler
 
 MAX_BYTES = 1 << 31
 """The most bytes of a file."""
@@ -82,13 +83,6 @@ def reconstruct_array(*args: Any) -> Array:
     return Array(*args)
 
 
-def encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """``_codecs.encode``: how Python 3 writes bytes with protocol 2."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise InputError(f"expected text in latin-1, got {type(text).__name__} in {encoding!r}")
-    return text.encode("latin1")
-
-
 def _dictionary(*_: Any) -> dict[Any, Any]:
     """``collections.defaultdict`` and ``OrderedDict``: a dictionary, filled by what follows."""
     return {}
@@ -102,7 +96,6 @@ def _no_bytes(*args: Any) -> bytes:
 
 
 NUMPY: dict[tuple[str, str], Any] = {
-    ("_codecs", "encode"): encode,
     ("numpy", "ndarray"): Array,
     ("numpy", "dtype"): Dtype,
 }
@@ -122,26 +115,25 @@ _KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-class _Reader(pickle._Unpickler):
-    """The reader in Python, which lets the bytes that joblib writes between two instructions be read."""
+class _Reader(SafeUnpickler):
+    """Also reads the bytes that joblib writes between two instructions."""
 
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(SafeUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self.encode
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
         raise InputError(f"asks for {module}.{name}; expected numbers, texts, lists, dictionaries and numpy arrays only")
 
     def load_build(self) -> None:
-        pickle._Unpickler.load_build(self)  # type: ignore[attr-defined]  # typeshed has the C reader's methods alone
-        made = self.stack[-1]  # type: ignore[attr-defined]
+        super().load_build()
+        made = self.stack[-1]
         if isinstance(made, _Joblib) and not isinstance(made.state, np.ndarray):
-            made.state = _array_of_joblib(made.state, self._file_read)  # type: ignore[attr-defined]
+            made.state = _array_of_joblib(made.state, self._file_read)
 
     dispatch[pickle.BUILD[0]] = load_build
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise InputError("asks for data outside of the file")
 
 
 def read_pickle(source: Path | BinaryIO) -> Any:
@@ -155,9 +147,10 @@ def read_pickle(source: Path | BinaryIO) -> Any:
         if isinstance(source, Path):
             if source.stat().st_size > MAX_BYTES:
                 raise InputError(f"expected at most {MAX_BYTES} bytes, got {source.stat().st_size}")
-            source = io.BytesIO(source.read_bytes())
-        reader = _Reader(source, encoding="latin1")
-        return _plain(reader.load(), 0)
+            data = source.read_bytes()
+        else:
+            data = source.read()
+        return _Plain().of(_Reader(data).load())
     except InputError:
         raise
     except OSError as error:
@@ -168,27 +161,41 @@ def read_pickle(source: Path | BinaryIO) -> Any:
         ) from None
 
 
-def _plain(value: Any, depth: int) -> Any:
-    if depth > _MAX_DEPTH:
-        raise InputError(f"expected data no more than {_MAX_DEPTH} deep")
-    if value is None or isinstance(value, (bool, int, float, str, bytes)):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, depth + 1) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, Array):
-        objects = _objects(value)
-        return read_array(value, texts=True) if objects is None else _plain(objects, depth + 1)
-    if isinstance(value, Buffer):
-        return read_buffer(value, texts=True)
-    if isinstance(value, Scalar):
-        return _scalar(value)
-    if isinstance(value, _Joblib) and isinstance(value.state, np.ndarray):
-        return value.state
-    if isinstance(value, _Path) and all(isinstance(part, str) for part in value.args):
-        return "/".join(value.args).replace("//", "/")
-    raise InputError(f"expected plain data, got {getattr(value, 'origin', type(value).__name__)}")
+class _Plain:
+    """What stand-ins stand for. A list that a stream has many times is made once, so that none grows beyond the stream."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Any] = {}
+        self._kept: list[Any] = []  # so that no other object gets the number of one that was seen
+
+    def of(self, value: Any, depth: int = 0) -> Any:
+        """The plain data of a value. InputError for data that is none, or nested too deep."""
+        if value is None or isinstance(value, (bool, int, float, str, bytes)):
+            return value
+        if depth > _MAX_DEPTH:
+            raise InputError(f"expected data no more than {_MAX_DEPTH} deep")
+        if id(value) not in self._made:
+            self._made[id(value)] = self._new(value, depth + 1)
+            self._kept.append(value)
+        return self._made[id(value)]
+
+    def _new(self, value: Any, depth: int) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [self.of(item, depth) for item in value]
+        if isinstance(value, dict):
+            return {key: self.of(item, depth) for key, item in value.items()}
+        if isinstance(value, Array):
+            objects = _objects(value)
+            return read_array(value, texts=True) if objects is None else self.of(objects, depth)
+        if isinstance(value, Buffer):
+            return read_buffer(value, texts=True)
+        if isinstance(value, Scalar):
+            return _scalar(value)
+        if isinstance(value, _Joblib) and isinstance(value.state, np.ndarray):
+            return value.state
+        if isinstance(value, _Path) and all(isinstance(part, str) for part in value.args):
+            return "/".join(value.args).replace("//", "/")
+        raise InputError(f"expected plain data, got {getattr(value, 'origin', type(value).__name__)}")
 
 
 def _objects(value: Array) -> Any:
@@ -214,7 +221,7 @@ def make_array(data: Any, dtype: np.dtype[Any], shape: Any, order: Any) -> NDArr
     if not isinstance(data, (bytes, bytearray)):
         raise InputError(f"expected the bytes of an array, got {type(data).__name__}")
     if not (isinstance(shape, tuple) and all(isinstance(n, int) and n >= 0 for n in shape) and len(shape) <= 8):
-        raise InputError(f"expected the shape of an array, got {shape!r:.80}")
+        raise InputError(f"expected the shape of an array, got {reprlib.repr(shape)}")
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise InputError(f"expected {math.prod(shape) * dtype.itemsize} bytes for shape {shape}, got {len(data)}")
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if order else "C")
@@ -231,12 +238,12 @@ def read_dtype(value: Any, *, texts: bool = False) -> np.dtype[Any]:
     code = _code(value)
     is_text = texts and isinstance(code, str) and code[:1] in "US" and code[1:].isdecimal() and len(code) < 8
     if not is_text and code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
-        raise InputError(f"expected an array of real numbers, got dtype {code!r:.80}")
+        raise InputError(f"expected an array of real numbers, got dtype {reprlib.repr(code)}")
     state = value.state
     byteorder = state[1] if isinstance(state, tuple) and len(state) > 1 else "="
     byteorder = byteorder.decode("latin1") if isinstance(byteorder, bytes) else byteorder
     if byteorder not in ("<", ">", "=", "|"):
-        raise InputError(f"expected a byte order, got {byteorder!r:.80}")
+        raise InputError(f"expected a byte order, got {reprlib.repr(byteorder)}")
     return np.dtype(f"{byteorder}{code}")
 
 
@@ -263,7 +270,7 @@ def _array_of_joblib(state: Any, read: Any) -> NDArray[Any]:
         raise InputError("expected the description of an array of joblib")
     dtype, shape = read_dtype(state.get("dtype"), texts=True), state["shape"]
     if not all(isinstance(n, int) and 0 <= n <= MAX_BYTES for n in shape) or math.prod(shape) * dtype.itemsize > MAX_BYTES:
-        raise InputError(f"expected the shape of an array, got {shape!r:.80}")
+        raise InputError(f"expected the shape of an array, got {reprlib.repr(shape)}")
     if state.get("numpy_array_alignment_bytes") is not None:
         read(read(1)[0])
     return make_array(read(math.prod(shape) * dtype.itemsize), dtype, shape, state.get("order") == "F")

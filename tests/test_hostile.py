@@ -202,6 +202,7 @@ def test_errors_are_value_errors() -> None:
         ([["a", "b"]], np.float64, "x: expected real numbers .* dtype <U1"),
         ([[b"a", b"b"]], np.float64, "x: expected real numbers .* dtype .S1"),
         ([[1, None]], np.float64, "x: expected real numbers .* dtype object"),
+        ([[1, 2], [3]], np.float64, r"x: expected real numbers of shape \(I, 2\), got rows of different lengths"),
         (np.zeros((1, 2), "M8[s]"), np.float64, "x: expected real numbers .* dtype datetime64"),
         (np.zeros(2, [("a", float)]), np.float64, "x: expected real numbers"),
         ([[0.5, 1]], np.int32, r"x: expected whole numbers that fit int32, got 0.5 at index \(0, 0\)"),

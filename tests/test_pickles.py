@@ -91,7 +91,6 @@ class Calls:
         object(),
         3 + 4j,
         np.array([1 + 1j]),
-        {1, 2},
     ],
 )
 def test_everything_else_is_refused(value: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,6 @@ import hashlib
 import importlib.resources
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,12 +20,16 @@ from chorus.body.smpl_files import SMPL_JOINTS, SMPLH_JOINTS, SMPLX_JOINTS, body
 from chorus.errors import InputError, check_array, check_path, to_numpy
 from chorus.files import write_atomically
 from chorus.kernels import kinematics
+from chorus.npz import read_npz
 from chorus.units import UnitCheck
 
 __all__ = ["SMPLH_JOINTS", "SMPLX_JOINTS", "SMPL_JOINTS", "Body", "check_smpl_joints", "info", "load_body"]
 
 FORMAT_VERSION = 1
 """Version of the .npz layout that ``Body.save`` writes."""
+
+MOST_BYTES = 1 << 30
+"""Of the arrays in a body's file, unpacked; SMPL-X with all its blend shapes has a third."""
 
 WEIGHT_TOLERANCE = 1e-3
 """Tolerance on the sum 1 of a row of skinning weights (half-precision files need it); rows are rescaled to 1."""
@@ -336,17 +338,14 @@ def _find_body(folder: Path) -> Path:
 
 
 def _load_npz(path: Path) -> Body:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if "chorus_body" in archive:
-                content = {key: archive[key] for key in archive}
-            else:
-                content = {key: archive[key] for key in archive if is_smpl_key(key)}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise InputError(f"{path}: expected an .npz of plain arrays, got a damaged or foreign file ({error})") from None
+    def chosen(names: list[str]) -> list[str]:  # published files have more, also arrays of objects
+        return names if "chorus_body" in names else [name for name in names if is_smpl_key(name)]
+
+    content: dict[str, Any] = read_npz(path, chosen, most_bytes=MOST_BYTES)
     if "chorus_body" not in content:
         return _from_smpl(path, content)
-    if content.pop("chorus_body") != FORMAT_VERSION:
+    version = content.pop("chorus_body")
+    if version.shape != () or version != FORMAT_VERSION:
         raise InputError(f"{path}: expected version {FORMAT_VERSION} of the body format")
     try:
         return Body(**content)

@@ -8,8 +8,7 @@ with every length checked.
 
 from __future__ import annotations
 
-import io
-import pickle
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from chorus.errors import InputError, check_array
 from chorus.pickles import NUMPY, Array, Buffer, StandIn, read_array, read_buffer
+from chorus.unpickling import SafeUnpickler
 
 _TRUNK = (
     "pelvis",
@@ -82,7 +82,7 @@ def _reconstructor(cls: Any, *_: Any) -> StandIn:
 _BUILTINS = ("__builtin__", "builtins")
 _KNOWN: dict[tuple[str, str], Any] = {
     **{(m, "object"): StandIn for m in _BUILTINS},
-    **{(m, "set"): set for m in _BUILTINS},
+    **{(m, "set"): StandIn for m in _BUILTINS},
     **{(m, "_reconstructor"): _reconstructor for m in ("copy_reg", "copyreg")},
     **NUMPY,
 }
@@ -93,8 +93,10 @@ for _format in ("csc", "csr", "coo"):
             _KNOWN[_module, f"{_format}_{_kind}"] = _class
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(SafeUnpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self.encode
         if (module, name) in _KNOWN:
             return _KNOWN[module, name]
         if (module == "chumpy" or module.startswith("chumpy.")) and name.isidentifier():
@@ -115,7 +117,7 @@ def read_smpl_pickle(path: Path) -> dict[str, Any]:
     names is ever imported or called).
     """
     try:
-        content = _Reader(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        content = _Reader(path.read_bytes()).load()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except OSError as error:
@@ -160,7 +162,7 @@ def _sparse(value: _Sparse, depth: int) -> scipy.sparse.csr_array:
         raise InputError(f"expected the state of a {value.origin}, got {type(state).__name__}")
     shape = state.get("_shape", state.get("shape"))
     if not (isinstance(shape, tuple) and len(shape) == 2 and all(isinstance(n, int) and n >= 0 for n in shape)):
-        raise InputError(f"expected the shape of a {value.origin}, got {shape!r:.80}")
+        raise InputError(f"expected the shape of a {value.origin}, got {reprlib.repr(shape)}")
     names = ("row", "col") if value.format == "coo" else ("indices", "indptr")
     indices = state["coords"] if "coords" in state else [state.get(name) for name in names]  # the newer form of coo
     parts = [_resolve(part, depth + 1) for part in (state.get("data"), *indices)]

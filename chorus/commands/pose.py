@@ -45,31 +45,26 @@ def read_pose(path: Path) -> NDArray[np.float64]:
     Raises InputError for a path that is none of these, and for arrays of another shape or with numbers that are not finite.
     """
     import zipfile
-    import zlib
 
     import numpy as np
 
     from chorus.errors import InputError, check_array
     from chorus.ingest.record import read_record
+    from chorus.npz import read_npy, read_npz
     from chorus.units import UnitCheck, other_rotations
 
     if path.is_dir():
         return read_record(path).pose
     try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                names = loaded.files
-                name = "pose" if "pose" in names else names[0] if len(names) == 1 else None
-                if name is None:
-                    raise InputError(f"POSE: expected an array, or one named pose, in {path}, got {', '.join(names) or 'none'}")
-                loaded = loaded[name]
-    except InputError:
-        raise
-    except FileNotFoundError:
+        arrays = read_npz(path) if zipfile.is_zipfile(path) else {"pose": read_npy(path)}
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"POSE: expected a .npy or .npz file or a record's folder, got {path}, which does not exist") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except InputError as error:
         raise InputError(f"POSE: expected a .npy or .npz file of numbers, got {path} ({error})") from None
+    name = "pose" if "pose" in arrays else next(iter(arrays)) if len(arrays) == 1 else None
+    if name is None:
+        raise InputError(f"POSE: expected an array, or one named pose, in {path}, got {', '.join(arrays) or 'none'}")
+    loaded = arrays[name]
     shape = np.shape(loaded)
     several = len(shape) == 3 and shape != (shape[0], 3, 3)  # (24, 3, 3) are 24 rotation matrices, not 24 poses of 3 joints
     try:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from chorus._version import __version__
 from chorus.errors import InputError
-from chorus.files import check_output_file, write_json
+from chorus.files import check_output_file, json_value, write_json
 
 
 class HasJson(Protocol):
@@ -36,7 +36,7 @@ class Unfinished:
         self._results: dict[str, Any] = {}
         if path is not None and path.is_file():
             try:
-                content = json.loads(path.read_text(encoding="utf-8"))
+                content = json_value(path.read_bytes())
                 self._settings, self._results = content["settings"], dict(content["results"])
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{path}: expected results of an interrupted job (remove the file), got {error}") from None

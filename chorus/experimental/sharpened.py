@@ -14,13 +14,22 @@ from numpy.typing import NDArray
 from chorus import hdf5
 from chorus.errors import InputError, check_array, check_path
 from chorus.field import FieldParameters
-from chorus.files import check_output_file, write_atomically
+from chorus.files import check_output_file, json_value, write_atomically
 from chorus.occupancy.counts import load_occupancy
 from chorus.occupancy.distribution import Distribution
 
 FORMAT = "chorus-sharpened"
 VERSION = 1
-_FACTS = ("body_hash", "category", "weighting", "hidden_weight", "num_images", "steps", "provenance")
+_FACTS: dict[str, Any] = {
+    "body_hash": str,
+    "category": str,
+    "weighting": str,
+    "hidden_weight": (int, float),
+    "num_images": int,
+    "steps": int,
+    "provenance": list,
+}
+"""What a file says beside the probability, and of which types."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,19 +92,22 @@ def load_sharpened(path: str | os.PathLike[str]) -> Sharpened:
     """Read what ``Sharpened.save`` wrote. Raises InputError where the file is missing, damaged or of another kind."""
     path = check_path("path", path)
     with hdf5.reading(path, "a file of `chorus experimental em`", InputError) as file:
-        found = file.attrs.get("format"), file.attrs.get("version")
+        found = hdf5.attribute(file, "format"), hdf5.attribute(file, "version")
         if found != (FORMAT, VERSION):
             what = "another HDF5 file" if found[0] is None else f"{found[0]} version {found[1]}"
             raise InputError(f"{path}: expected {FORMAT} version {VERSION}, got {what}")
-        facts = json.loads(file.attrs["facts"])
-        joints = file["joint_map"][()] if "joint_map" in file else None
-        parameters = FieldParameters.from_json(facts.pop("parameters"), joints)
-        return Sharpened(file["probability"][()], parameters, **{name: facts[name] for name in _FACTS})
+        facts = json_value(hdf5.attribute(file, "facts"))
+        joints = hdf5.array(file, "joint_map") if "joint_map" in file else None
+        parameters = FieldParameters.from_json(facts["parameters"], joints)
+        for name, kind in _FACTS.items():
+            if not isinstance(facts[name], kind):
+                raise ValueError(f"{name}: expected another type, got {facts[name]!r:.60}")
+        return Sharpened(hdf5.array(file, "probability"), parameters, **{name: facts[name] for name in _FACTS})
 
 
 def load_distribution(path: str | os.PathLike[str]) -> Distribution:
     """An ``Occupancy`` or a ``Sharpened``, whichever a file has. Raises InputError as ``load_occupancy`` does."""
     path = check_path("path", path)
     with hdf5.reading(path, "an occupancy file, as `chorus aggregate` writes it", InputError) as file:
-        sharpened = file.attrs.get("format") == FORMAT
+        sharpened = hdf5.attribute(file, "format") == FORMAT
     return load_sharpened(path) if sharpened else load_occupancy(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chorus.errors import InputError, StoreError
-from chorus.files import write_atomically
+from chorus.files import json_value, write_atomically
 from chorus.frontend.stages import ImageRequest
 
 FRONTEND_JSON = "frontend.json"
@@ -128,7 +128,7 @@ class Description:
         """The description in a store's folder; None where there is none. StoreError for a damaged one or another version."""
         path = store / FRONTEND_JSON
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json_value(path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

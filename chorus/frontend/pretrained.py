@@ -96,7 +96,7 @@ def local_config(model: str, index: str = "config.json") -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a model's configuration in JSON, got {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a model's configuration, a JSON object, got a {type(content).__name__}")

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import h5py
+import numpy as np
 
 from chorus import hdf5
 from chorus.camera.views import Scheme
 from chorus.errors import InputError, check_path
 from chorus.field import FieldParameters
-from chorus.files import check_output_file, write_atomically
+from chorus.files import check_output_file, json_value, write_atomically
 from chorus.votes.counted import Counted
 
 if TYPE_CHECKING:
@@ -79,23 +80,39 @@ def reading_occupancy(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """
     path = check_path("path", path)
     with hdf5.reading(path, "an occupancy file, as `chorus aggregate` writes it", InputError) as file:
-        found = file.attrs.get("format"), file.attrs.get("version")
+        found = hdf5.attribute(file, "format"), hdf5.attribute(file, "version")
         if found[0] != FORMAT or found[1] not in READABLE:
             what = "another HDF5 file" if found[0] is None else f"{found[0]} version {found[1]}"
             raise InputError(f"{path}: expected {FORMAT} version {' or '.join(map(str, READABLE))}, got {what}")
-        facts = json.loads(file.attrs["facts"])
-        arrays = {k: file[k][()] for k in ("num_counts", "den_counts", "group_totals", "group_images", "sketch")}
-        arrays.update({k: file[k][()] for k in ("num_hidden", "den_hidden") if k in file})
-        known = {name: array[()] for name, array in file["counted"].items()} if "counted" in file else None
+        facts = _facts(hdf5.attribute(file, "facts"))
+        arrays = {k: hdf5.array(file, k) for k in ("num_counts", "den_counts", "group_totals", "group_images", "sketch")}
+        arrays.update({k: hdf5.array(file, k) for k in ("num_hidden", "den_hidden") if k in file})
+        if arrays["sketch"].dtype != np.uint64 or arrays["sketch"].ndim != 1:
+            raise ValueError("sketch: expected hashes of uint64")
+        joints = hdf5.array(file, "joint_map") if "joint_map" in file else None
+        known = {name: hdf5.array(file, f"counted/{name}") for name in file["counted"]} if "counted" in file else None
         yield dict(
             **arrays,
             counted=None if known is None else Counted.from_arrays(known),
             scheme=Scheme(facts["scheme"]),
             weighting=facts["weighting"],
-            parameters=FieldParameters.from_json(facts["parameters"], file["joint_map"][()] if "joint_map" in file else None),
+            parameters=FieldParameters.from_json(facts["parameters"], joints),
             body_hash=facts["body_hash"],
             category=facts["category"],
             provenance=facts["provenance"],
             hidden_weight=facts.get("hidden_weight", 1.0),
             hidden_rule=facts.get("hidden_rule", ""),
         )
+
+
+def _facts(text: Any) -> dict[str, Any]:
+    """What the file says of the occupancy, by name; ValueError for values of other types."""
+    facts = json_value(text)
+    if not isinstance(facts, dict):
+        raise ValueError("facts: expected a JSON object")
+    for name, kind in (("body_hash", str), ("category", str), ("provenance", list), ("hidden_rule", str)):
+        if not isinstance(facts.get(name, kind()), kind):
+            raise ValueError(f"facts: {name}: expected a {kind.__name__}, got {facts[name]!r:.60}")
+    if not all(isinstance(entry, dict) for entry in facts["provenance"]):
+        raise ValueError("facts: provenance: expected a list of objects")
+    return facts

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import shutil
 import time
@@ -19,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from chorus.errors import InputError
-from chorus.files import warn_once, write_json
+from chorus.files import json_value, warn_once, write_json
 from chorus.occupancy.counts import Occupancy, load_occupancy
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "ledger.json"
 FORMAT, VERSION = "chorus-ledger", 1
+_NAME = re.compile(r"[0-9a-f]{1,16}(-\d{1,6})?\.h5")  # as ``Ledger`` names them: none leads out of the folder
 SECONDS = 60.0
 """Between two entries, unless asked otherwise."""
 SHARE_OF_TIME = 0.05
@@ -60,9 +62,9 @@ class Ledger:
         if not manifest.exists():
             return None
         try:
-            found = json.loads(manifest.read_text(encoding="utf-8"))
-            job, files = found["job"], [str(name) for name in found["files"]]
-            if (found["format"], found["version"]) != (FORMAT, VERSION) or any(Path(n).name != n for n in files):
+            found = json_value(manifest.read_bytes())
+            job, files = found["job"], list(dict.fromkeys(str(name) for name in found["files"]))
+            if (found["format"], found["version"]) != (FORMAT, VERSION) or not all(map(_NAME.fullmatch, files)):
                 raise ValueError(f"expected {FORMAT} {VERSION}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{manifest}: expected what an aggregation kept, got {error}; remove {self._folder}") from None

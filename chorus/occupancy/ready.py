@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from chorus.body.model import Body, load_body
 from chorus.errors import InputError
 from chorus.field import CanonicalField
-from chorus.files import write_json
+from chorus.files import json_value, write_json
 from chorus.names import file_stems
 from chorus.occupancy.aggregation import aggregate
 from chorus.occupancy.clusters import MIN_CHOICE, Cluster, write_clusters
@@ -78,7 +77,7 @@ def write_ready(
 def _others(folder: Path, categories: set[str]) -> list[dict[str, Any]]:
     """The rows of an earlier list whose files are still there, of categories that were not made now."""
     try:
-        listed = json.loads((folder / LIST).read_text(encoding="utf-8"))
+        listed = json_value((folder / LIST).read_bytes())
         return [row for row in listed if row["category"] not in categories and (folder / row["file"]).is_file()]
     except (OSError, ValueError, TypeError, KeyError):  # none, or no list of ours
         return []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chorus.errors import InputError, MismatchError
+from chorus.files import json_value
+from chorus.names import is_file_name
 from chorus.occupancy.counts import load_occupancy
 from chorus.reconstruct.posing import Posing
 from chorus.reconstruct.view import THRESHOLDS, View, box_ious, mask_ious
@@ -56,8 +57,10 @@ def occupancy_files(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[Path,
             raise InputError(f"occupancies: expected an occupancy file or a folder with clusters.json, got {str(path)!r}")
         for table in tables:
             try:
-                rows = [(row["file"], row["prompt"], row["part"]) for row in json.loads(table.read_text(encoding="utf-8"))]
-                bad = next((r for r in rows if not isinstance(r[0], str) or Path(r[0]).name != r[0]), None)
+                rows = [(row["file"], row["prompt"], row["part"]) for row in json_value(table.read_bytes())]
+                bad = next((r for r in rows if not is_file_name(r[0])), None)
+                if any(not isinstance(text, (str, type(None))) for row in rows for text in row[1:]):
+                    raise ValueError("a prompt or part that is no text")
             except (ValueError, TypeError, KeyError) as error:
                 raise InputError(f"{table}: expected rows with file, prompt and part: {error}") from None
             if bad is not None:

@@ -102,8 +102,17 @@ class ObjectClass:
     gripped: bool = False
 
 
+_HANDS = {"left_hand": "left_middle1", "right_hand": "right_middle1"}
+"""SMPL's hands -> where bodies with fingers have the same place, the knuckle of the middle finger."""
+
+
 def joint_index(body: Body, name: str) -> int:
-    """The index of a joint by its name; InputError if the body has none of that name."""
+    """The index of a joint by its name; InputError if the body has none of that name.
+
+    A body with fingers (SMPL-H, SMPL-X) has no joint of the hand: the first of the middle finger stands for it.
+    """
+    if name not in body.joint_names:
+        name = _HANDS.get(name, name)
     if name not in body.joint_names:
         raise InputError(f"body: expected one with the joint {name!r}, got joints {', '.join(body.joint_names)}")
     return int(body.joint_names.index(name))

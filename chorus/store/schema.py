@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.errors import StoreError
+from chorus.files import json_value
 from chorus.kernels.masks import WORDS_PER_BLOCK, words_in_box
 from chorus.store.urls import Place, StoreUrl
 
@@ -173,7 +173,7 @@ class Header:
 def header_fields(text: bytes, format_name: str, versions: tuple[int, ...], where: str) -> dict[str, Any]:
     """The fields of a header, JSON of a format in one of ``versions``; errors (StoreError) begin with ``where``."""
     try:
-        fields = json.loads(text.decode("utf-8"))
+        fields = json_value(text)
     except ValueError as error:  # both bad UTF-8 and bad JSON
         raise StoreError(f"{where}: expected JSON, got {text[:40]!r} ({error})") from None
     if not isinstance(fields, dict) or fields.get("format") != format_name:
@@ -188,12 +188,13 @@ def parse_header(text: bytes, format_name: str, where: str) -> tuple[Header, dic
     """The Header in a store.json or a shard's header, and all fields of the JSON; errors (StoreError) begin with ``where``."""
     fields = header_fields(text, format_name, READABLE_VERSIONS, where)
     category, joints, body = fields.get("category"), fields.get("num_joints"), fields.get("body_hash")
-    person = fields.get("person_masks")
+    person, made_with = fields.get("person_masks"), fields.get("provenance")
     for name, value, fits, wanted in (
         ("category", category, isinstance(category, str) and category != "", "a word"),
         ("num_joints", joints, type(joints) is int and joints > 0, "a positive integer"),
         ("body_hash", body, body is None or isinstance(body, str), "a string or null"),
         ("person_masks", person, isinstance(person, bool), "true or false"),
+        ("provenance", made_with, made_with is None or isinstance(made_with, dict), "an object"),
     ):
         if not fits:
             raise StoreError(f"{where}: {name}: expected {wanted}, got {value!r}")

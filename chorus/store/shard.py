@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import shutil
 import weakref
@@ -31,7 +32,7 @@ class Location:
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize  # of lengths whose product int64 cannot hold
 
 
 @dataclass(eq=False)
@@ -77,11 +78,10 @@ class Shard:
         nbytes = path.stat().st_size
         header, arrays, sha256 = read_index(path, nbytes, "a shard of a store")
         parsed, fields = parse_header(header, SHARD_FORMAT, str(path))
-        images, provenance = fields.get("images"), fields.get("provenance")
+        images = fields.get("images")
         if type(images) is not int or images < 1:
             raise StoreError(f"{path}: images: expected a positive integer, got {images!r}")
-        made_with = provenance if isinstance(provenance, dict) else {}
-        return cls(path, fields["version"], parsed, images, made_with, arrays, sha256, nbytes)
+        return cls(path, fields["version"], parsed, images, fields.get("provenance") or {}, arrays, sha256, nbytes)
 
     def __len__(self) -> int:
         return self.images
@@ -184,7 +184,7 @@ def read_index(path: Place, nbytes: int, what: str) -> tuple[bytes, dict[str, Lo
 
 
 def _text(item: Any, name: str, where: str) -> bytes:
-    value = item.attrs.get(name)
+    value = hdf5.attribute(item, name, fixed=True)
     if not isinstance(value, bytes):
         raise StoreError(f"{where}: expected an attribute {name!r} of fixed-length text, got {value!r}")
     return bytes(value)

@@ -22,6 +22,7 @@ from chorus.field import CanonicalField
 from chorus.files import cache_folder, warn_once, write_atomically
 from chorus.images import ImageBatch, vote_images
 from chorus.kernels.backends import Backend, choose_backend
+from chorus.npz import read_npz
 from chorus.store import Store
 from chorus.store.remote.shards import fetched_ahead
 from chorus.votes.parts import InteractionRegions
@@ -105,8 +106,8 @@ def _path(folder: Path, shard: str) -> Path:
 
 def _load(path: Path, count: int) -> NDArray[np.int32] | None:
     try:
-        with np.load(path, allow_pickle=False) as cached:
-            bits, digest = cached["bits"], str(cached["sha256"])
+        cached = read_npz(path)
+        bits, digest = cached["bits"], str(cached["sha256"])
         if bits.shape != (count,) or bits.dtype != np.int32 or hashlib.sha256(bits.tobytes()).hexdigest() != digest:
             raise ValueError(f"expected ({count},) int32 that match their sha256")
     except (FileNotFoundError, NotADirectoryError):

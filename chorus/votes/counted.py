@@ -130,6 +130,8 @@ class Counted:
         """The set from the arrays of ``to_arrays``. InputError for arrays that do not fit together."""
         digests, images, num_images = (np.asarray(arrays[name]) for name in ("digests", "images", "num_images"))
         bits = {name: np.asarray(arrays[name]) for name in ("read", "voted")}
+        if images.ndim != 1 or any(b.ndim != 1 for b in bits.values()):
+            raise InputError("counted: expected lists of numbers of images and of bits, got arrays of other shapes")
         sizes = -(-images.astype(np.int64) // 8) if images.dtype.kind in "iu" else np.zeros(0, np.int64)
         ends = np.cumsum(sizes)
         if (
@@ -137,8 +139,10 @@ class Counted:
             or digests.shape != (len(images), 32)
             or images.dtype != np.int64
             or (images < 1).any()
+            or (sizes > len(bits["read"])).any()  # before sums that could wrap
             or num_images.dtype != np.int64
             or num_images.shape != ()
+            or num_images < 0
             or any(b.dtype != np.uint8 or b.shape != (int(sizes.sum()),) for b in bits.values())
         ):
             raise InputError("counted: expected digests, numbers of images and two bits for each, got arrays that do not fit")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus import npz
 from chorus.errors import InputError
 from chorus.pickles import read_pickle
 
@@ -30,6 +32,10 @@ DAMAGED = (
     RuntimeError,
     MemoryError,
     OverflowError,
+    SyntaxError,
+    TypeError,
+    AttributeError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -46,30 +52,29 @@ def read_npz(path: Path, *, objects: bool = False) -> dict[str, Any]:
              (``chorus.pickles``)
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            size = sum(member.file_size for member in archive.zip.infolist())
-            if size > MAX_NPZ_BYTES:
-                raise InputError(f"expected at most {MAX_NPZ_BYTES} bytes of arrays in a file, got {size}; split it")
-            pickled = _pickled(archive.zip) if objects else {}
-            return {name: pickled.get(name) if name in pickled else archive[name] for name in archive.files}
-    except InputError:
-        raise
-    except (AttributeError, TypeError):  # a bare .npy, which numpy opens as well
-        raise InputError("expected a .npz of named arrays, got another file") from None
+        pickled = _pickled(path) if objects else {}
+        rest = npz.read_npz(path, lambda names: [n for n in names if n not in pickled], most_bytes=MAX_NPZ_BYTES)
+        return {**rest, **pickled}
+    except InputError as error:
+        raise InputError(str(error).removeprefix(f"{path}: ")) from None
     except DAMAGED as error:
-        raise InputError(f"expected a .npz of plain arrays, got a damaged or foreign file ({str(error)[:120]})") from None
+        raise InputError(f"expected an .npz of plain arrays, got a damaged or foreign file ({str(error)[:120]})") from None
 
 
-def _pickled(archive: zipfile.ZipFile) -> dict[str, Any]:
+def _pickled(path: Path) -> dict[str, Any]:
     """The content of those members of an archive that are arrays of objects, by name."""
     found = {}
-    for member in archive.infolist():
-        with archive.open(member) as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            _, _, dtype = read(stream)
-            if dtype.hasobject:
-                found[member.filename.removesuffix(".npy")] = read_pickle(io.BytesIO(stream.read()))
+    most = min(MAX_NPZ_BYTES, npz.MOST_RATIO * path.stat().st_size)
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > most:
+            raise InputError(f"expected at most {most} bytes of arrays in a file, got more; split it")
+        for member in archive.infolist():
+            with archive.open(member) as stream:
+                version = np.lib.format.read_magic(stream)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                _, _, dtype = read(stream)
+                if dtype.hasobject:
+                    found[member.filename.removesuffix(".npy")] = read_pickle(io.BytesIO(stream.read()))
     return found
 
 
