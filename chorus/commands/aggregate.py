@@ -64,6 +64,9 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path | None) -> P
         updated: Path | None = ctx.params.get("update")
         if updated is None:
             raise click.MissingParameter(ctx=ctx, param=param)
+        from chorus.files import check_output_file
+
+        check_output_file("--update", updated, (".h5", ".hdf5"))
         return updated
     kind = OutputFolder("clusters.json") if ctx.params["all_clusters"] else OutputFile(".h5", ".hdf5")
     return kind.convert(value, param, ctx)
@@ -240,6 +243,8 @@ def aggregate_command(
 
 def _updated(ctx: click.Context, path: Path, field: Any, how: dict[str, Any]) -> tuple[Any, Occupancy]:
     """The occupancy to be updated, and its field; arguments of ``how`` that were not given become those it was made with."""
+    from chorus.canonicalization import NONE
+    from chorus.errors import MismatchError
     from chorus.field import CanonicalField
     from chorus.occupancy.counts import load_occupancy
     from chorus.occupancy.merging import selection_of
@@ -257,12 +262,12 @@ def _updated(ctx: click.Context, path: Path, field: Any, how: dict[str, Any]) ->
     if not given("hidden_weight") and found.num_hidden is not None:
         chosen = all("hidden_choice" in entry for entry in found.provenance)
         how["hidden_weight"] = "auto" if chosen else found.hidden_weight
-    if not any(given(option) for option in ("resolution", "canonicalization", "no_canonicalize")):
-        p = found.parameters
-        joints = None if p.joint_map is None else p.joint_map.joints
-        field = CanonicalField(field.body, p.resolution, p.extent).with_canonicalization(p.canonicalization, joints)
-        how["canonicalization"] = None
-    return field, found
+    p = found.parameters
+    if given("resolution") and field.resolution != p.resolution:
+        raise MismatchError(f"update: expected the occupancy's resolution, {p.resolution}, got {field.resolution}")
+    how["canonicalization"] = NONE if ctx.params["no_canonicalize"] else ctx.params["canonicalization"]  # None: its own
+    joints = None if p.joint_map is None else p.joint_map.joints
+    return CanonicalField(field.body, p.resolution, p.extent).with_canonicalization(p.canonicalization, joints), found
 
 
 def _counted(

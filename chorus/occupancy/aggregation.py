@@ -96,7 +96,7 @@ def aggregate(
     another body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
     """
     chosen = choose_backend(backend)
-    grouping = _grouping(scheme, weighting)
+    grouping = scheme_for(scheme, weighting)
     batch_size = _batch_size(batch_size, chosen)
     selection: dict[str, Any] = {"prompt": prompt, "part": part, "parts": parts, "epsilon": epsilon, "folds": folds}
     selection |= {"where": where, "filter": filter, "backend": backend, "batch_size": batch_size}
@@ -159,7 +159,7 @@ def _checked_hidden_weight(weight: float | str | None, backend: Backend) -> floa
     return hidden.AUTO if weight == hidden.AUTO else hidden.checked_weight(weight)
 
 
-def _grouping(scheme: str | None, weighting: str) -> Scheme:
+def scheme_for(scheme: str | None, weighting: str) -> Scheme:
     """The scheme asked for, or the coarsest that the weighting needs; InputError where the two do not fit together."""
     needed = "azimuth-elevation" if isinstance(weighting, str) and weighs_by_cell(weighting) else "azimuth"
     grouping = Scheme(needed if scheme is None else scheme)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from chorus.errors import InputError, MismatchError
 from chorus.field import CanonicalField
-from chorus.occupancy.aggregation import aggregate
+from chorus.occupancy import hidden
+from chorus.occupancy.aggregation import aggregate, scheme_for
 from chorus.occupancy.counts import SKETCH_SIZE, Occupancy
 from chorus.occupancy.derived import derived_field
 from chorus.occupancy.hidden_choice import weigh_hidden
@@ -25,7 +26,9 @@ from chorus.occupancy.merging import COUNTS, joined_entries, narrowed, selection
 from chorus.ranks import Ranks, Share
 from chorus.store import Store, open_store
 from chorus.store.filters import Filter, find_filter
+from chorus.votes.contacts import regions_digest
 from chorus.votes.counted import Counted
+from chorus.votes.parts import EPSILON, interaction_regions
 from chorus.votes.portion import Portion
 
 _CHUNK = 1 << 24  # counts that are sent at a time
@@ -68,7 +71,9 @@ class Job:
         how["filter"] = find_filter(how.get("filter", "store"), store.path) or "none"
         field, derived = self._agreed_field(how)
         if self.update is not None:
-            _check_update(self.update, field, how)
+            _check_update(self.update, field, how, weight)
+            if self.update.category and store.category and self.update.category != store.category:
+                raise MismatchError(f"update: expected images of {self.update.category!r}, got a store of {store.category!r}")
         ledger = None if self.ledger is None else Ledger(self.ledger, self._facts(store, field, how, weight), self.seconds)
         before: Occupancy | None = None
 
@@ -99,7 +104,8 @@ class Job:
         mine = reduced(dataclasses.replace(counted, provenance=[{**counted.provenance[0], **derived}]), self.ranks)
         if mine is None:
             return None
-        total = self._finished(mine, before, weight)
+        shards = {} if self.update is None or self.update.counted is None else self.update.counted.shards
+        total = self._finished(mine, before, weight, shards.keys() <= {shard.sha256 for shard in store.shards})
         if save is not None:
             save(total)
         if ledger is not None:
@@ -156,8 +162,11 @@ class Job:
             "update": since,
         }
 
-    def _finished(self, mine: Occupancy, before: Occupancy | None, weight: Any) -> Occupancy:
-        """All that was counted, hidden votes weighed as asked, with one entry in the provenance for this job."""
+    def _finished(self, mine: Occupancy, before: Occupancy | None, weight: Any, known: bool) -> Occupancy:
+        """All that was counted, hidden votes weighed as asked, with one entry in the provenance for this job.
+
+        known  whether the store has all shards that the update has images of
+        """
         total = mine if before is None else before + mine
         entry = dict(mine.provenance[0])
         if before is not None:
@@ -167,7 +176,10 @@ class Job:
         entries = [entry]
         if self.update is not None:
             total = unweighed(self.update) + total
-            entries = [*unweighed(self.update).provenance, *([entry] if entry["images"] or entry.get("selected") else [])]
+            kept = unweighed(self.update).provenance
+            if self.share.whole and known:  # shares that were missing are counted now
+                kept = [{k: v for k, v in e.items() if k not in ("share", "shares")} for e in kept]
+            entries = [*kept, *([entry] if entry["images"] or entry.get("selected") else [])]
         total = dataclasses.replace(narrowed(total), provenance=joined_entries(entries) if self.share.whole else entries)
         if total.num_images == 0 and self.share.whole:
             raise InputError("no image of the store is selected")
@@ -207,12 +219,28 @@ def reduced(mine: Occupancy, ranks: Ranks) -> Occupancy | None:
     return dataclasses.replace(mine, **sums, counted=known, sketch=sketch, provenance=[entry])
 
 
-def _check_update(update: Occupancy, field: CanonicalField, how: Mapping[str, Any]) -> None:
-    """MismatchError where an occupancy was made with other arguments than those asked for."""
+def _check_update(update: Occupancy, field: CanonicalField, how: Mapping[str, Any], hidden_weight: Any) -> None:
+    """MismatchError where an occupancy was made with other arguments than those asked for, before anything is counted."""
     if update.body_hash != field.body.hash:
         raise MismatchError(f"update: expected an occupancy of the body {field.body.hash[:12]}, got {update.body_hash[:12]}")
     if update.field_hash != field.hash:
         raise MismatchError(f"update: expected an occupancy of the field {field.parameters}, got {update.parameters}")
+    weighting = how.get("weighting", "azimuth")
+    for name, kept, asked in (
+        ("weighting", update.weighting, weighting),
+        ("scheme", update.scheme.name, scheme_for(how.get("scheme"), weighting).name),
+    ):
+        if kept != asked:
+            raise MismatchError(f"update: expected the occupancy's {name}, {kept}, got {asked}")
+    if (update.num_hidden is None) != (hidden_weight is None):
+        has = (
+            "none, for the occupancy has no counts of hidden votes"
+            if hidden_weight is not None
+            else "one, for it has such counts"
+        )
+        raise MismatchError(f"update: expected a weight of hidden votes as the occupancy has it ({has}), got {hidden_weight}")
+    if update.num_hidden is not None and update.hidden_rule != hidden.RULE:
+        raise MismatchError(f"update: expected hidden votes told by {hidden.RULE!r}, got {update.hidden_rule!r}")
     was = selection_of(update)
     for name in ("prompt", "part", "folds"):
         asked = how.get(name)
@@ -224,5 +252,20 @@ def _check_update(update: Occupancy, field: CanonicalField, how: Mapping[str, An
         for name in ("epsilon", "totals"):
             if name in how and how[name] != was[name]:
                 raise MismatchError(f"update: expected the occupancy's {name}, {was[name]}, got {how[name]}")
+        _check_parts(was, field, how)
     if how["filter"] != was["filter"]:
         raise MismatchError(f"update: expected the occupancy's filter, {was['filter']}; got {how['filter']}")
+
+
+def _check_parts(was: Mapping[str, Any], field: CanonicalField, how: Mapping[str, Any]) -> None:
+    """MismatchError where the parts that a condition names are others than those that an occupancy was made with."""
+    parts = how.get("parts")
+    regions = None if parts is None else interaction_regions(field.around_body, parts, how.get("epsilon", EPSILON))
+    asked = None if regions is None else list(regions.names)
+    if asked != was["parts"]:
+        shown = [
+            "the body's own parts" if names is None else f"the parts {', '.join(names)}" for names in (was["parts"], asked)
+        ]
+        raise MismatchError(f"update: expected {shown[0]}, as the occupancy was made with, got {shown[1]}")
+    if regions is not None and was["regions"] not in (None, regions_digest(regions)):
+        raise MismatchError("update: expected the parts that the occupancy was made with, got others of the same names")

@@ -19,7 +19,7 @@ from chorus.images import ImageBatch
 from chorus.store import Store, open_store
 from chorus.store.background import BackgroundCheck
 from chorus.store.filters import Filtered, FilterSpec, filter_rows
-from chorus.votes.contacts import image_contacts, store_contacts
+from chorus.votes.contacts import image_contacts, regions_digest, store_contacts
 from chorus.votes.parts import EPSILON, InteractionRegions, interaction_regions
 from chorus.votes.portion import Portion
 
@@ -161,9 +161,9 @@ class SelectedImages:
         self._regions = None if part is None else interaction_regions(self._field, parts, epsilon)
         self._query = None if part is None or self._regions is None else PartQuery.parse(part, self._regions.names)
         self.asked: dict[str, Any] = {"prompts": prompt, "folds": folds}
-        """For the provenance: prompts or patterns and folds, None for any, and the names of parts of the user's own."""
+        """For the provenance: prompts or patterns and folds, None for any, and of parts of the user's own names and a digest."""
         if self._regions is not None and parts is not None:
-            self.asked["parts"] = list(self._regions.names)
+            self.asked |= {"parts": list(self._regions.names), "regions": regions_digest(self._regions)}
         self.filtered: Filtered | None = None
         self.source_id, self.category = "memory", ""
         self.total: int | None = None

@@ -334,15 +334,78 @@ def test_an_update_equals_a_full_run(
         ({"filter": Filter.paper()}, "occupancy's filter"),
         ({"folds": [1]}, "occupancy's folds"),
         ({"canonicalization": "none"}, "occupancy's canonicalization"),
-        ({"weighting": "none"}, "different weighting"),
+        ({"weighting": "none"}, "occupancy's weighting, azimuth, got none"),
+        ({"weighting": "azimuth-elevation"}, "occupancy's weighting"),
+        ({"scheme": "azimuth+folds"}, "occupancy's scheme, azimuth, got azimuth.folds"),
+        ({"hidden_weight": 0.5}, "no counts of hidden votes"),
     ],
 )
 def test_updates_of_another_selection_are_refused(
     store: Store, field: CanonicalField, change: dict[str, Any], words: str
 ) -> None:
     first = aggregate(store, field, portion=Portion(Share(1, 2)))
+    seen: list[int] = []
     with pytest.raises(MismatchError, match=words):
-        Job(store.path, field, change, update=first).run()
+        Job(store.path, field, change, update=first).run(progress=lambda done, _: seen.append(done))
+    assert seen == []  # before anything is counted
+
+
+def test_updates_by_other_parts_of_the_same_name_are_refused(store: Store, field: CanonicalField, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.json" for name in ("hand", "foot", "known")}
+    for name, parts in (("hand", {"mine": ["right_hand"]}), ("foot", {"mine": ["left_foot"]}), ("known", {"face": ["head"]})):
+        files[name].write_text(json.dumps(parts))
+    how: dict[str, Any] = {"part": "mine", "parts": files["hand"], "epsilon": 0.3}
+    first = aggregate(store, field, **how, portion=Portion(Share(1, 2)))
+    for parts, words in (
+        (files["foot"], "others of the same names"),
+        (files["known"], r"parts mine, as .*, got the parts face"),
+        (None, r"parts mine, as .*, got the body's own parts"),
+    ):
+        with pytest.raises(MismatchError, match=words):
+            Job(store.path, field, {**how, "parts": parts}, update=first).run()
+    updated = Job(store.path, field, how, update=first).run()
+    assert updated is not None
+    assert equal(updated, aggregate(store, field, **how))
+    own = aggregate(store, field, part="face", parts=files["known"], epsilon=0.3, portion=Portion(Share(1, 2)))
+    with pytest.raises(MismatchError, match=r"parts face, as .*, got the body's own parts"):
+        Job(store.path, field, {"part": "face", "epsilon": 0.3}, update=own).run()
+
+
+def test_an_update_counts_the_shares_that_were_missing(store: Store, field: CanonicalField) -> None:
+    some = merge([aggregate(store, field, portion=Portion(Share(i, 4))) for i in (1, 3)])
+    assert [str(share) for share in missing_shares(some)] == ["2/4", "4/4"]
+    updated = Job(store.path, field, {}, update=some).run()
+    assert updated is not None
+    assert equal(updated, aggregate(store, field))
+    assert missing_shares(updated) == []
+
+
+def test_options_with_update_are_compared_with_the_occupancy(store: Store, tmp_path: Path) -> None:
+    """Also those that equal the defaults; what is not given is the occupancy's own."""
+    out, new = tmp_path / "hand.h5", tmp_path / "new.h5"
+    share = ("--share", "1/2", "--resolution", str(N), "--canonicalization", "joint:right_hand")
+    command("aggregate", store.path, "-o", out, *share)
+
+    def update(*options: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["aggregate", str(store.path), "--update", str(out), "-o", str(new), *options])
+        return result.exit_code, result.output
+
+    size = ("--resolution", str(N))
+    for options, words in (
+        (("--canonicalization", "lbs"), "canonicalization joint:right_hand, got lbs"),
+        (("--canonicalization", "lbs", *size), "canonicalization joint:right_hand, got lbs"),
+        (("--no-canonicalize", *size), "canonicalization joint:right_hand, got none"),
+        (("--resolution", "48"), f"resolution, {N}, got 48"),
+    ):
+        code, printed = update(*options)
+        assert (code, new.exists()) == (2, False), options
+        assert words in " ".join(printed.split()), options
+    assert update("--canonicalization", "joint:right_hand")[0] == 0
+    assert load_occupancy(new).num_images == 300
+    odd = out.rename(tmp_path / "hand.hdf")
+    result = CliRunner().invoke(main, ["aggregate", str(store.path), "--update", str(odd)])
+    assert result.exit_code == 2
+    assert "--update: expected a name ending in .h5" in " ".join(result.output.split())
 
 
 def test_an_update_after_the_stores_filter_has_changed_is_refused(body: Body, field: CanonicalField, tmp_path: Path) -> None:
