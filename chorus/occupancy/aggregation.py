@@ -90,7 +90,8 @@ def aggregate(
                      best (``chorus.occupancy.choice``) and "per-voxel" makes its map from the selection: the images are then
                      read more than once. None: ``field`` as it is. What was chosen, and why, is in the provenance
     portion          for a store: which of the images selected are counted; choices are made from the whole selection
-    checkpoint       called between batches, with a function that gives what was counted so far; hidden votes weigh 1 in it
+    checkpoint       called between batches, with a function that gives what was counted so far; it waits until all that was
+                     read has been checked, and raises StoreError for damage. Hidden votes weigh 1 in it
 
     Raises InputError for a selection without images and arguments that cannot be used, MismatchError for a store made with
     another body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
@@ -121,13 +122,17 @@ def aggregate(
             provenance=[_made_by(images, tally, chosen, field, how)],
         )
 
+    def checked_so_far() -> Occupancy:
+        images.check_read()
+        return so_far()
+
     for batch in _prefetched(_grouped(images, grouping, tally), chosen, batch_size, timings):
         votes.cast(batch)
         tally.cast(batch)
         if progress is not None:
             progress(images.read, images.total)
         if checkpoint is not None:
-            checkpoint(so_far)
+            checkpoint(checked_so_far)
     if tally.num_voted == 0 and not allow_none:
         raise InputError(images.why_none())
     occupancy = so_far()

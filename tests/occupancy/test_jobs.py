@@ -13,13 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from chorus.body.model import Body, load_body
 from chorus.cli import main
-from chorus.errors import InputError, MismatchError
+from chorus.errors import InputError, MismatchError, StoreError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
 from chorus.occupancy.aggregation import aggregate
@@ -30,7 +31,7 @@ from chorus.occupancy.merging import merge, missing_shares, narrowed
 from chorus.ranks import Share
 from chorus.simulate.images import write_world
 from chorus.simulate.worlds import WORLDS
-from chorus.store import Store, StoreWriter, open_store, verify_store
+from chorus.store import Store, StoreWriter, background, open_store, verify_store
 from chorus.store.filters import Filter, write_store_filter
 from chorus.votes.contacts import store_contacts
 from chorus.votes.counted import Counted
@@ -258,6 +259,41 @@ def test_a_ledger_of_another_job_is_refused(store: Store, field: CanonicalField,
     (folder / MANIFEST).write_text("{")
     with pytest.raises(InputError, match="expected what an aggregation kept"):
         Job(store.path, field, {}, ledger=folder).run()
+
+
+@pytest.mark.parametrize("repaired", [True, False])
+def test_counts_of_damaged_shards_are_never_kept(
+    store: Store, field: CanonicalField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repaired: bool
+) -> None:
+    """Where checking is slower than counting, too: a ledger that had them would let them in when the job goes on."""
+    path, folder = tmp_path / "cup.chorus", tmp_path / "ledger"
+    shutil.copytree(store.path, path)
+    shard = sorted((path / "shards").iterdir())[1]
+    intact = shard.read_bytes()
+    with h5py.File(shard) as file:
+        low_bits = file["pose/axis_angle"].id.get_offset() + (5 * 24 * 3 + 4) * 4 + 2
+    content = bytearray(intact)
+    content[low_bits] ^= 0x10  # another pose, with nothing strange about it
+    shard.write_bytes(content)
+    monkeypatch.setattr("chorus.occupancy.ledger.SHARE_OF_TIME", 1e9)
+    checked = background._content
+
+    def slow(shard: Any) -> Any:
+        time.sleep(0.5)
+        return checked(shard)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(background, "_content", slow)
+        with pytest.raises((Killed, StoreError)):
+            Job(path, field, {"batch_size": 20}, ledger=folder, seconds=0).run(progress=killed_after(6))
+    if not repaired:
+        with pytest.raises(StoreError, match="pose/axis_angle: damaged"):
+            Job(path, field, {}, ledger=folder).run()
+        return
+    shard.write_bytes(intact)
+    found = Job(path, field, {}, ledger=folder).run()
+    assert found is not None
+    assert equal(found, aggregate(store, field))
 
 
 def test_killed_while_the_ledger_is_put_together(store: Store, field: CanonicalField, tmp_path: Path) -> None:
