@@ -45,7 +45,9 @@ def share_by_size(sizes: Sequence[int], share: Share) -> list[int]:
     """The positions of the items of these sizes that a share has: neighbours, of about as large a sum as every share's."""
     total, before, found = sum(sizes), 0, []
     for position, size in enumerate(sizes):
-        if share.number - 1 <= (before + size / 2) * share.of / max(total, 1) < share.number:
+        # The share that has the item's middle; in whole numbers, and in the last one where that is the very end.
+        owner = min((2 * before + size) * share.of // max(2 * total, 1), share.of - 1)
+        if owner == share.number - 1:
             found.append(position)
         before += size
     return found

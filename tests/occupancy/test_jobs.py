@@ -28,7 +28,7 @@ from chorus.occupancy.counts import Occupancy, load_occupancy
 from chorus.occupancy.jobs import Job
 from chorus.occupancy.ledger import MANIFEST, Ledger, ledger_of
 from chorus.occupancy.merging import merge, missing_shares, narrowed
-from chorus.ranks import Share
+from chorus.ranks import Share, share_by_size
 from chorus.simulate.images import write_world
 from chorus.simulate.worlds import WORLDS
 from chorus.store import Store, StoreWriter, background, open_store, verify_store
@@ -108,6 +108,12 @@ def test_shares_are_of_about_as_many_bytes(store: Store) -> None:
             assert (np.diff(np.flatnonzero(portion)) == 1).all()
 
 
+@pytest.mark.parametrize("sizes", [[5, 3, 0], [0, 0, 0], [0, 7, 7, 1], [1] * 9, [], [10**18, 3, 10**18]])
+def test_every_item_is_in_one_share(sizes: list[int]) -> None:
+    for of in (1, 2, 3, 7, 1009):
+        assert [at for i in range(1, of + 1) for at in share_by_size(sizes, Share(i, of))] == list(range(len(sizes)))
+
+
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "1/0", "a/b", "-1/2", "1/2/3", ""])
 def test_words_that_are_no_share(text: str) -> None:
     with pytest.raises(InputError, match=r"expected i/n"):
@@ -156,6 +162,10 @@ def test_contacts_and_verification_in_shares(store: Store, tmp_path: Path, field
     by_share = [verify_store(path, Share(i, 3)) for i in (1, 2, 3)]
     assert [bool(problems) for problems in by_share].count(True) == 1
     assert [p for problems in by_share for p in problems] == verify_store(path)
+    names[-1].write_bytes(b"")  # a file of no bytes is in a share, too
+    assert "got an empty one" in str(verify_store(path, Share(3, 3)))
+    result = CliRunner().invoke(main, ["store", "verify", str(path)])
+    assert (result.exit_code, "got an empty one" in result.output) == (2, True)
     result = CliRunner().invoke(main, ["store", "verify", str(path), "--share", "9/3"])
     assert (result.exit_code, "expected i/n with i from 1 to n, got 9/3" in result.stderr) == (2, True)
 
