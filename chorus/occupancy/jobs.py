@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from chorus.occupancy.hidden_choice import weigh_hidden
 from chorus.occupancy.ledger import SECONDS, Ledger
 from chorus.occupancy.merging import COUNTS, joined_entries, narrowed, selection_of, unweighed
 from chorus.ranks import Ranks, Share
-from chorus.store import Store, open_store
+from chorus.store import open_store
 from chorus.store.filters import Filter, find_filter
+from chorus.store.schema import store_digest
 from chorus.votes.contacts import regions_digest
 from chorus.votes.counted import Counted
 from chorus.votes.parts import EPSILON, interaction_regions
@@ -66,15 +67,17 @@ class Job:
         and as ``aggregate`` and ``Ledger.begin`` do.
         """
         store = open_store(self.store, verify=False)  # for its identity; what is read is checked while it is
+        # Of a store that grows meanwhile, all processes count what the first one found.
+        shards = frozenset(self.ranks.agree(lambda: [shard.sha256 for shard in store.shards]))
         how = dict(self.how)
         weight = how.pop("hidden_weight", None)
-        how["filter"] = find_filter(how.get("filter", "store"), store.path) or "none"
+        how["filter"] = self.ranks.agree(lambda: find_filter(how.get("filter", "store"), store.path) or "none")
         field, derived = self._agreed_field(how)
         if self.update is not None:
             _check_update(self.update, field, how, weight)
             if self.update.category and store.category and self.update.category != store.category:
                 raise MismatchError(f"update: expected images of {self.update.category!r}, got a store of {store.category!r}")
-        ledger = None if self.ledger is None else Ledger(self.ledger, self._facts(store, field, how, weight), self.seconds)
+        ledger = None if self.ledger is None else Ledger(self.ledger, self._facts(shards, field, how, weight), self.seconds)
         before: Occupancy | None = None
 
         def begin() -> tuple[Any, Counted | None]:
@@ -96,16 +99,17 @@ class Job:
             field,
             **how,
             hidden_weight=None if weight is None else 1.0,
-            portion=self._portion(skip),
+            portion=Portion(self.share, skip, self.ranks.as_share, shards),
             checkpoint=None if ledger is None else ledger.entries(self.ranks.rank, self.ranks.world),
             allow_none=not self._alone(skip),
             **watch,
         )
-        mine = reduced(dataclasses.replace(counted, provenance=[{**counted.provenance[0], **derived}]), self.ranks)
+        entry = {**counted.provenance[0], "source": store_digest(shards), **derived}
+        mine = reduced(dataclasses.replace(counted, provenance=[entry]), self.ranks)
         if mine is None:
             return None
-        shards = {} if self.update is None or self.update.counted is None else self.update.counted.shards
-        total = self._finished(mine, before, weight, shards.keys() <= {shard.sha256 for shard in store.shards})
+        updated = {} if self.update is None or self.update.counted is None else self.update.counted.shards
+        total = self._finished(mine, before, weight, updated.keys() <= shards)
         if save is not None:
             save(total)
         if ledger is not None:
@@ -114,11 +118,6 @@ class Job:
 
     def _alone(self, skip: Counted | None) -> bool:
         return self.share.whole and self.ranks.world == 1 and skip is None
-
-    def _portion(self, skip: Counted | None) -> Portion | None:
-        if self._alone(skip):
-            return None
-        return Portion(self.share, skip, self.ranks.as_share)
 
     def _agreed_field(self, how: dict[str, Any]) -> tuple[CanonicalField, dict[str, Any]]:
         """The field that votes are cast through, chosen once for all processes, and what the provenance says of it."""
@@ -143,7 +142,7 @@ class Job:
         name, joints, record = self.ranks.agree(choose)
         return self.field.with_canonicalization(name, joints), record
 
-    def _facts(self, store: Store, field: CanonicalField, how: Mapping[str, Any], weight: Any) -> dict[str, Any]:
+    def _facts(self, shards: Iterable[str], field: CanonicalField, how: Mapping[str, Any], weight: Any) -> dict[str, Any]:
         """What two runs must have in common for one to go on with what the other has counted."""
         chosen: Filter | str = how["filter"]
         parts = how.get("parts")
@@ -152,7 +151,7 @@ class Job:
         since = None if self.update is None or self.update.counted is None else self.update.counted.num_images
         return {
             **{k: v for k, v in how.items() if k not in ("filter", "parts", "backend", "batch_size")},
-            "store": store.id,
+            "store": store_digest(shards),
             "field": field.hash,
             "body": field.body.hash,
             "filter": chosen if isinstance(chosen, str) else chosen.to_json(),

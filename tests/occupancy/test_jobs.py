@@ -23,6 +23,7 @@ from chorus.cli import main
 from chorus.errors import InputError, MismatchError, StoreError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
+from chorus.occupancy import jobs
 from chorus.occupancy.aggregation import aggregate
 from chorus.occupancy.counts import Occupancy, load_occupancy
 from chorus.occupancy.jobs import Job
@@ -33,6 +34,7 @@ from chorus.simulate.images import write_world
 from chorus.simulate.worlds import WORLDS
 from chorus.store import Store, StoreWriter, background, open_store, verify_store
 from chorus.store.filters import Filter, write_store_filter
+from chorus.store.growing.compacting import compact_store
 from chorus.votes.contacts import store_contacts
 from chorus.votes.counted import Counted
 from chorus.votes.parts import interaction_regions
@@ -530,6 +532,38 @@ def test_the_commands(store: Store, tmp_path: Path) -> None:
     for name in ("ranks", "merged", "updated"):
         assert equal(load_occupancy(out[name]), whole), name
     assert load_occupancy(out["ranks"]).provenance[0]["processes"] == 3
+
+
+def test_processes_that_open_a_growing_store_one_after_the_other(
+    store: Store, field: CanonicalField, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share the images that were there when the first one looked; that shards are gone is an error."""
+    path = tmp_path / "cup.chorus"
+    shutil.copytree(store.path, path)
+    shards = frozenset(shard.sha256 for shard in store.shards)
+    found = jobs.find_filter
+
+    def grown(*arguments: Any) -> Any:
+        with StoreWriter(path, category="cup", body_hash=body.hash) as writer:
+            writer.append(make_images(50, seed=9))
+        return found(*arguments)
+
+    before = aggregate(store, field)
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "find_filter", grown)
+        counted = Job(path, field, {}).run()
+    assert counted is not None
+    assert equal(counted, before)
+    assert counted.provenance[0]["source"] == store.id
+    now = open_store(path)
+    assert len(now) == 350
+    one, two = Portion(rank=Share(1, 2), shards=shards), Portion(rank=Share(2, 2), shards=shards)
+    for early, late in ((one, two), (two, one)):
+        rows = [store.select()[early.of_rows(store, store.select())], now.select()[late.of_rows(now, now.select())]]
+        assert (np.sort(np.concatenate(rows)) == store.select()).all()
+    compact_store(path)
+    with pytest.raises(StoreError, match="some are gone"):
+        aggregate(path, field, portion=one)
 
 
 @pytest.mark.slow
