@@ -101,6 +101,11 @@ class Ranks:
         return cast(T, value)
 
 
+def several_processes() -> bool:
+    """Whether torchrun has started this process as one of several."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 @contextmanager
 def ranks(*, gpus: bool = False) -> Iterator[Ranks]:
     """The processes that ``torchrun`` started, joined over gloo; a single process where it was not used.
@@ -109,6 +114,9 @@ def ranks(*, gpus: bool = False) -> Iterator[Ranks]:
 
     Raises InputError for environment variables that torchrun would not set.
     """
+    if "WORLD_SIZE" not in os.environ:  # a RANK alone is somebody else's
+        yield Ranks()
+        return
     found: dict[str, int] = {}
     for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)):
         text = os.environ.get(name, str(default))
@@ -116,6 +124,8 @@ def ranks(*, gpus: bool = False) -> Iterator[Ranks]:
             raise InputError(f"{name}: expected a number, as torchrun sets it, got {text!r}")
         found[name] = int(text)
     world, local = found["WORLD_SIZE"], found["LOCAL_RANK"]
+    if found["RANK"] >= world:
+        raise InputError(f"RANK: expected a number below WORLD_SIZE, {world}, as torchrun sets it, got {found['RANK']}")
     if world == 1:
         yield Ranks(found["RANK"], world, local)
         return

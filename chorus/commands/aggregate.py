@@ -172,13 +172,15 @@ def aggregate_command(
       chorus aggregate STORE -o PART-1.h5 --share 1/4     (and 2/4, 3/4, 4/4)
       chorus merge PART-*.h5 -o OCC.h5
     """
-    from chorus.ranks import ranks
+    from chorus.ranks import ranks, several_processes
     from chorus.votes.prefetch import Timings
 
     if all_clusters and (prompts or part or picture or folds or update or not share.whole):
         raise click.UsageError(
             "--all takes every prompt and part: give no --prompt, --part, --fold, --picture, --update or --share with it"
         )
+    if all_clusters and several_processes():
+        raise click.UsageError("--all is work of one process: run it without torchrun")
     field, derived = canonical_field(body_path, resolution, canonicalization, no_canonicalize)
     if all_clusters:
         each = {"parts": parts, "epsilon": epsilon, "backend": backend, "scheme": scheme, "hidden_weight": hidden_weight}

@@ -29,7 +29,7 @@ from chorus.occupancy.counts import Occupancy, load_occupancy
 from chorus.occupancy.jobs import Job
 from chorus.occupancy.ledger import MANIFEST, Ledger, ledger_of
 from chorus.occupancy.merging import merge, missing_shares, narrowed
-from chorus.ranks import Share, share_by_size
+from chorus.ranks import Share, ranks, share_by_size
 from chorus.simulate.images import write_world
 from chorus.simulate.worlds import WORLDS
 from chorus.store import Store, StoreWriter, background, open_store, verify_store
@@ -564,6 +564,18 @@ def test_processes_that_open_a_growing_store_one_after_the_other(
     compact_store(path)
     with pytest.raises(StoreError, match="some are gone"):
         aggregate(path, field, portion=one)
+
+
+def test_variables_of_torchrun(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    with ranks() as alone:
+        assert (alone.rank, alone.world) == (0, 1)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(InputError, match="RANK: expected a number below WORLD_SIZE, 3"), ranks():
+        pass
+    result = CliRunner().invoke(main, ["aggregate", str(store.path), "--all", "-o", str(tmp_path / "all")])
+    assert (result.exit_code, (tmp_path / "all").exists()) == (2, False)
+    assert "--all is work of one process" in result.output
 
 
 @pytest.mark.slow
