@@ -26,6 +26,7 @@ from chorus.commands.options import (
     filter_option,
     fold_option,
     force_option,
+    forced,
     json_option,
     no_canonicalize_option,
     parts_option,
@@ -288,7 +289,7 @@ def _counted(
     from chorus.occupancy.ledger import ledger_of
 
     ledger = ledger_of(output)
-    job = Job(store_path, field, how, share, processes, updated, ledger, keep_every)
+    job = Job(store_path, field, how, share, processes, updated, ledger, keep_every, forced())
 
     def kept() -> str:
         return f"what was counted so far is kept in {ledger}; the same command goes on from there"

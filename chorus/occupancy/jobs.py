@@ -46,6 +46,7 @@ class Job:
     share    of the images that this job counts  ranks   the processes that do it together
     update   an occupancy whose images were counted before, with the same arguments; the result has both
     ledger   folder of the ledger; None: none   seconds between two entries of it
+    replace  whether a ledger of another job in that folder is removed, instead of refused
     """
 
     store: str | Path
@@ -56,6 +57,7 @@ class Job:
     update: Occupancy | None = None
     ledger: Path | None = None
     seconds: float = SECONDS
+    replace: bool = False
 
     def run(self, save: Callable[[Occupancy], None] | None = None, **watch: Any) -> Occupancy | None:
         """Count; the occupancy in the first process, None in the others.
@@ -82,7 +84,7 @@ class Job:
 
         def begin() -> tuple[Any, Counted | None]:
             nonlocal before
-            before = None if ledger is None else ledger.begin()
+            before = None if ledger is None else ledger.begin(self.replace)
             known = [o.counted for o in (self.update, before) if o is not None and o.counted is not None]
             if self.update is not None and self.update.counted is None:
                 raise InputError(

@@ -268,9 +268,28 @@ def test_a_ledger_of_another_job_is_refused(store: Store, field: CanonicalField,
     with pytest.raises(InputError, match="another share"):
         Job(store.path, field, {}, Share(1, 2), ledger=folder).run()
     assert sorted(folder.iterdir()) == kept
+    entry = next(folder.glob("*.h5"))
+    entry.write_bytes(entry.read_bytes()[:500])
+    with pytest.raises(InputError, match=r"truncated.*; remove"):
+        Job(store.path, field, {"batch_size": 20}, ledger=folder).run()
     (folder / MANIFEST).write_text("{")
     with pytest.raises(InputError, match="expected what an aggregation kept"):
         Job(store.path, field, {}, ledger=folder).run()
+    forced = Job(store.path, field, {}, ledger=folder, replace=True).run()
+    assert forced is not None
+    assert equal(forced, aggregate(store, field))
+    assert not folder.exists()
+
+
+def test_force_removes_the_ledger_of_another_job(store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "cup.h5"
+    ledger_of(out).mkdir()
+    (ledger_of(out) / MANIFEST).write_text('{"format": "chorus-ledger", "version": 1, "job": {"prompt": "x"}, "files": []}')
+    options = ("-o", out, "--resolution", N)
+    result = CliRunner().invoke(main, ["aggregate", str(store.path), *map(str, options)])
+    assert (result.exit_code, "(--force)" in result.output) == (2, True)
+    assert command("aggregate", store.path, *options, "--force")["images"] == 300
+    assert not ledger_of(out).exists()
 
 
 @pytest.mark.parametrize("repaired", [True, False])
