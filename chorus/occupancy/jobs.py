@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from chorus.camera.views import key_hash
 from chorus.errors import InputError, MismatchError
 from chorus.field import CanonicalField
 from chorus.occupancy import hidden
@@ -24,7 +25,7 @@ from chorus.occupancy.hidden_choice import weigh_hidden
 from chorus.occupancy.ledger import SECONDS, Ledger
 from chorus.occupancy.merging import COUNTS, joined_entries, narrowed, selection_of, unweighed
 from chorus.ranks import Ranks, Share
-from chorus.store import open_store
+from chorus.store import Store, open_store
 from chorus.store.filters import Filter, find_filter
 from chorus.store.schema import store_digest
 from chorus.votes.contacts import regions_digest
@@ -90,6 +91,8 @@ class Job:
                 raise InputError(
                     "update: expected an occupancy that says which images it has counted, got one of an old release"
                 )
+            if self.update is not None and self.update.counted is not None:
+                _refuse_remade(self.update.counted, store)
             skip = None if not known else known[0] if len(known) == 1 else known[0] | known[1]
             return None if ledger is None else ledger.state, skip
 
@@ -256,6 +259,19 @@ def _check_update(update: Occupancy, field: CanonicalField, how: Mapping[str, An
         _check_parts(was, field, how)
     if how["filter"] != was["filter"]:
         raise MismatchError(f"update: expected the occupancy's filter, {was['filter']}; got {how['filter']}")
+
+
+def _refuse_remade(counted: Counted, store: Store) -> None:
+    """MismatchError where images that were counted are in other shards now: they would be counted again, and refused then."""
+    others = [key_hash(shard.array("image/key")) for shard in store.shards if shard.sha256 not in counted.shards]
+    if counted.hashes is None or not others:
+        return
+    again = int(np.isin(np.concatenate(others), counted.hashes).sum())
+    if again:
+        raise MismatchError(
+            f"update: expected new images in shards that the occupancy has not counted, got {again:,} that it has counted in "
+            "others (the store was compacted, or made again); aggregate the whole store instead"
+        )
 
 
 def _check_parts(was: Mapping[str, Any], field: CanonicalField, how: Mapping[str, Any]) -> None:

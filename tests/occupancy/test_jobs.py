@@ -447,6 +447,17 @@ def test_an_update_counts_the_shares_that_were_missing(store: Store, field: Cano
     assert missing_shares(updated) == []
 
 
+def test_an_update_after_a_compaction_is_refused_at_once(store: Store, field: CanonicalField, tmp_path: Path) -> None:
+    path = tmp_path / "cup.chorus"
+    shutil.copytree(store.path, path)
+    first = Job(path, field, {}).run()
+    compact_store(path)
+    seen: list[int] = []
+    with pytest.raises(MismatchError, match=r"got \d+ that it has counted in others .the store was compacted"):
+        Job(path, field, {}, update=first).run(progress=lambda done, _: seen.append(done))
+    assert seen == []
+
+
 def test_options_with_update_are_compared_with_the_occupancy(store: Store, tmp_path: Path) -> None:
     """Also those that equal the defaults; what is not given is the occupancy's own."""
     out, new = tmp_path / "hand.h5", tmp_path / "new.h5"
