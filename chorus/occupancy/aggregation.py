@@ -110,6 +110,7 @@ def aggregate(
     how |= derived if portion is None else {**derived, **portion.to_json()}
 
     def so_far() -> Occupancy:
+        images.check_read()
         return Occupancy(
             **votes.as_facts(),
             **tally.as_facts(),
@@ -122,17 +123,13 @@ def aggregate(
             provenance=[_made_by(images, tally, chosen, field, how)],
         )
 
-    def checked_so_far() -> Occupancy:
-        images.check_read()
-        return so_far()
-
     for batch in _prefetched(_grouped(images, grouping, tally), chosen, batch_size, timings):
         votes.cast(batch)
         tally.cast(batch)
         if progress is not None:
             progress(images.read, images.total)
         if checkpoint is not None:
-            checkpoint(checked_so_far)
+            checkpoint(so_far)
     if tally.num_voted == 0 and not allow_none:
         raise InputError(images.why_none())
     occupancy = so_far()
