@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,7 +165,8 @@ def image(fill: Callable[[h5py.File], object], **layout: Any) -> bytes:
 
     fill    called with the file, open for writing      layout  further arguments of ``h5py.File``
     """
-    with h5py.File("in-memory.h5", "w", driver="core", backing_store=False, **layout) as file:
+    # HDF5 knows files by their names, also in memory: threads that write at the same time need different ones.
+    with h5py.File(f"in-memory-{secrets.token_hex(8)}.h5", "w", driver="core", backing_store=False, **layout) as file:
         fill(file)
         file.flush()
         return bytes(file.id.get_file_image())

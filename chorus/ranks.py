@@ -45,7 +45,9 @@ def share_by_size(sizes: Sequence[int], share: Share) -> list[int]:
     """The positions of the items of these sizes that a share has: neighbours, of about as large a sum as every share's."""
     total, before, found = sum(sizes), 0, []
     for position, size in enumerate(sizes):
-        if share.number - 1 <= (before + size / 2) * share.of / max(total, 1) < share.number:
+        # The share that has the item's middle; in whole numbers, and in the last one where that is the very end.
+        owner = min((2 * before + size) * share.of // max(2 * total, 1), share.of - 1)
+        if owner == share.number - 1:
             found.append(position)
         before += size
     return found
@@ -99,6 +101,11 @@ class Ranks:
         return cast(T, value)
 
 
+def several_processes() -> bool:
+    """Whether torchrun has started this process as one of several."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 @contextmanager
 def ranks(*, gpus: bool = False) -> Iterator[Ranks]:
     """The processes that ``torchrun`` started, joined over gloo; a single process where it was not used.
@@ -107,6 +114,9 @@ def ranks(*, gpus: bool = False) -> Iterator[Ranks]:
 
     Raises InputError for environment variables that torchrun would not set.
     """
+    if "WORLD_SIZE" not in os.environ:  # a RANK alone is somebody else's
+        yield Ranks()
+        return
     found: dict[str, int] = {}
     for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1)):
         text = os.environ.get(name, str(default))
@@ -114,6 +124,8 @@ def ranks(*, gpus: bool = False) -> Iterator[Ranks]:
             raise InputError(f"{name}: expected a number, as torchrun sets it, got {text!r}")
         found[name] = int(text)
     world, local = found["WORLD_SIZE"], found["LOCAL_RANK"]
+    if found["RANK"] >= world:
+        raise InputError(f"RANK: expected a number below WORLD_SIZE, {world}, as torchrun sets it, got {found['RANK']}")
     if world == 1:
         yield Ranks(found["RANK"], world, local)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -126,3 +127,19 @@ def test_errors_inside_the_context_are_ours(made: Path) -> None:
         file["nothing"]
     with pytest.raises(StoreError, match="my own"), hdf5.reading(made / "hat.h5", "numbers", InputError):
         raise StoreError("my own")
+
+
+def test_files_are_made_in_memory_by_several_threads_at_once() -> None:
+    """One within the other, as threads may have it."""
+    inner: list[bytes] = []
+
+    def fill(file: h5py.File) -> None:
+        inner.append(hdf5.image(lambda other: other.create_dataset("other", data=[1, 2])))
+        file["mine"] = [3]
+
+    contents = [hdf5.image(fill), *inner]
+    names = []
+    for content in contents:
+        with h5py.File(io.BytesIO(content)) as file:
+            names.append(list(file))
+    assert names == [["mine"], ["other"]]

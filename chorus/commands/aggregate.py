@@ -26,6 +26,7 @@ from chorus.commands.options import (
     filter_option,
     fold_option,
     force_option,
+    forced,
     json_option,
     no_canonicalize_option,
     parts_option,
@@ -64,6 +65,9 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path | None) -> P
         updated: Path | None = ctx.params.get("update")
         if updated is None:
             raise click.MissingParameter(ctx=ctx, param=param)
+        from chorus.files import check_output_file
+
+        check_output_file("--update", updated, (".h5", ".hdf5"))
         return updated
     kind = OutputFolder("clusters.json") if ctx.params["all_clusters"] else OutputFile(".h5", ".hdf5")
     return kind.convert(value, param, ctx)
@@ -169,13 +173,15 @@ def aggregate_command(
       chorus aggregate STORE -o PART-1.h5 --share 1/4     (and 2/4, 3/4, 4/4)
       chorus merge PART-*.h5 -o OCC.h5
     """
-    from chorus.ranks import ranks
+    from chorus.ranks import ranks, several_processes
     from chorus.votes.prefetch import Timings
 
     if all_clusters and (prompts or part or picture or folds or update or not share.whole):
         raise click.UsageError(
             "--all takes every prompt and part: give no --prompt, --part, --fold, --picture, --update or --share with it"
         )
+    if all_clusters and several_processes():
+        raise click.UsageError("--all is work of one process: run it without torchrun")
     field, derived = canonical_field(body_path, resolution, canonicalization, no_canonicalize)
     if all_clusters:
         each = {"parts": parts, "epsilon": epsilon, "backend": backend, "scheme": scheme, "hidden_weight": hidden_weight}
@@ -240,6 +246,8 @@ def aggregate_command(
 
 def _updated(ctx: click.Context, path: Path, field: Any, how: dict[str, Any]) -> tuple[Any, Occupancy]:
     """The occupancy to be updated, and its field; arguments of ``how`` that were not given become those it was made with."""
+    from chorus.canonicalization import NONE
+    from chorus.errors import MismatchError
     from chorus.field import CanonicalField
     from chorus.occupancy.counts import load_occupancy
     from chorus.occupancy.merging import selection_of
@@ -257,12 +265,12 @@ def _updated(ctx: click.Context, path: Path, field: Any, how: dict[str, Any]) ->
     if not given("hidden_weight") and found.num_hidden is not None:
         chosen = all("hidden_choice" in entry for entry in found.provenance)
         how["hidden_weight"] = "auto" if chosen else found.hidden_weight
-    if not any(given(option) for option in ("resolution", "canonicalization", "no_canonicalize")):
-        p = found.parameters
-        joints = None if p.joint_map is None else p.joint_map.joints
-        field = CanonicalField(field.body, p.resolution, p.extent).with_canonicalization(p.canonicalization, joints)
-        how["canonicalization"] = None
-    return field, found
+    p = found.parameters
+    if given("resolution") and field.resolution != p.resolution:
+        raise MismatchError(f"update: expected the occupancy's resolution, {p.resolution}, got {field.resolution}")
+    how["canonicalization"] = NONE if ctx.params["no_canonicalize"] else ctx.params["canonicalization"]  # None: its own
+    joints = None if p.joint_map is None else p.joint_map.joints
+    return CanonicalField(field.body, p.resolution, p.extent).with_canonicalization(p.canonicalization, joints), found
 
 
 def _counted(
@@ -281,7 +289,7 @@ def _counted(
     from chorus.occupancy.ledger import ledger_of
 
     ledger = ledger_of(output)
-    job = Job(store_path, field, how, share, processes, updated, ledger, keep_every)
+    job = Job(store_path, field, how, share, processes, updated, ledger, keep_every, forced())
 
     def kept() -> str:
         return f"what was counted so far is kept in {ledger}; the same command goes on from there"

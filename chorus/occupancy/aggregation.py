@@ -90,13 +90,14 @@ def aggregate(
                      best (``chorus.occupancy.choice``) and "per-voxel" makes its map from the selection: the images are then
                      read more than once. None: ``field`` as it is. What was chosen, and why, is in the provenance
     portion          for a store: which of the images selected are counted; choices are made from the whole selection
-    checkpoint       called between batches, with a function that gives what was counted so far; hidden votes weigh 1 in it
+    checkpoint       called between batches, with a function that gives what was counted so far; it waits until all that was
+                     read has been checked, and raises StoreError for damage. Hidden votes weigh 1 in it
 
     Raises InputError for a selection without images and arguments that cannot be used, MismatchError for a store made with
     another body, BackendUnavailableError (a ValueError) for a backend that cannot run here.
     """
     chosen = choose_backend(backend)
-    grouping = _grouping(scheme, weighting)
+    grouping = scheme_for(scheme, weighting)
     batch_size = _batch_size(batch_size, chosen)
     selection: dict[str, Any] = {"prompt": prompt, "part": part, "parts": parts, "epsilon": epsilon, "folds": folds}
     selection |= {"where": where, "filter": filter, "backend": backend, "batch_size": batch_size}
@@ -109,6 +110,7 @@ def aggregate(
     how |= derived if portion is None else {**derived, **portion.to_json()}
 
     def so_far() -> Occupancy:
+        images.check_read()
         return Occupancy(
             **votes.as_facts(),
             **tally.as_facts(),
@@ -159,7 +161,7 @@ def _checked_hidden_weight(weight: float | str | None, backend: Backend) -> floa
     return hidden.AUTO if weight == hidden.AUTO else hidden.checked_weight(weight)
 
 
-def _grouping(scheme: str | None, weighting: str) -> Scheme:
+def scheme_for(scheme: str | None, weighting: str) -> Scheme:
     """The scheme asked for, or the coarsest that the weighting needs; InputError where the two do not fit together."""
     needed = "azimuth-elevation" if isinstance(weighting, str) and weighs_by_cell(weighting) else "azimuth"
     grouping = Scheme(needed if scheme is None else scheme)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from chorus.camera.views import key_hash
 from chorus.errors import InputError, MismatchError
 from chorus.field import CanonicalField
-from chorus.occupancy.aggregation import aggregate
+from chorus.occupancy import hidden
+from chorus.occupancy.aggregation import aggregate, scheme_for
 from chorus.occupancy.counts import SKETCH_SIZE, Occupancy
 from chorus.occupancy.derived import derived_field
 from chorus.occupancy.hidden_choice import weigh_hidden
@@ -25,7 +27,10 @@ from chorus.occupancy.merging import COUNTS, joined_entries, narrowed, selection
 from chorus.ranks import Ranks, Share
 from chorus.store import Store, open_store
 from chorus.store.filters import Filter, find_filter
+from chorus.store.schema import store_digest
+from chorus.votes.contacts import regions_digest
 from chorus.votes.counted import Counted
+from chorus.votes.parts import EPSILON, interaction_regions
 from chorus.votes.portion import Portion
 
 _CHUNK = 1 << 24  # counts that are sent at a time
@@ -42,6 +47,7 @@ class Job:
     share    of the images that this job counts  ranks   the processes that do it together
     update   an occupancy whose images were counted before, with the same arguments; the result has both
     ledger   folder of the ledger; None: none   seconds between two entries of it
+    replace  whether a ledger of another job in that folder is removed, instead of refused
     """
 
     store: str | Path
@@ -52,6 +58,7 @@ class Job:
     update: Occupancy | None = None
     ledger: Path | None = None
     seconds: float = SECONDS
+    replace: bool = False
 
     def run(self, save: Callable[[Occupancy], None] | None = None, **watch: Any) -> Occupancy | None:
         """Count; the occupancy in the first process, None in the others.
@@ -63,23 +70,29 @@ class Job:
         and as ``aggregate`` and ``Ledger.begin`` do.
         """
         store = open_store(self.store, verify=False)  # for its identity; what is read is checked while it is
+        # Of a store that grows meanwhile, all processes count what the first one found.
+        shards = frozenset(self.ranks.agree(lambda: [shard.sha256 for shard in store.shards]))
         how = dict(self.how)
         weight = how.pop("hidden_weight", None)
-        how["filter"] = find_filter(how.get("filter", "store"), store.path) or "none"
+        how["filter"] = self.ranks.agree(lambda: find_filter(how.get("filter", "store"), store.path) or "none")
         field, derived = self._agreed_field(how)
         if self.update is not None:
-            _check_update(self.update, field, how)
-        ledger = None if self.ledger is None else Ledger(self.ledger, self._facts(store, field, how, weight), self.seconds)
+            _check_update(self.update, field, how, weight)
+            if self.update.category and store.category and self.update.category != store.category:
+                raise MismatchError(f"update: expected images of {self.update.category!r}, got a store of {store.category!r}")
+        ledger = None if self.ledger is None else Ledger(self.ledger, self._facts(shards, field, how, weight), self.seconds)
         before: Occupancy | None = None
 
         def begin() -> tuple[Any, Counted | None]:
             nonlocal before
-            before = None if ledger is None else ledger.begin()
+            before = None if ledger is None else ledger.begin(self.replace)
             known = [o.counted for o in (self.update, before) if o is not None and o.counted is not None]
             if self.update is not None and self.update.counted is None:
                 raise InputError(
                     "update: expected an occupancy that says which images it has counted, got one of an old release"
                 )
+            if self.update is not None and self.update.counted is not None:
+                _refuse_remade(self.update.counted, store)
             skip = None if not known else known[0] if len(known) == 1 else known[0] | known[1]
             return None if ledger is None else ledger.state, skip
 
@@ -91,15 +104,17 @@ class Job:
             field,
             **how,
             hidden_weight=None if weight is None else 1.0,
-            portion=self._portion(skip),
+            portion=Portion(self.share, skip, self.ranks.as_share, shards),
             checkpoint=None if ledger is None else ledger.entries(self.ranks.rank, self.ranks.world),
             allow_none=not self._alone(skip),
             **watch,
         )
-        mine = reduced(dataclasses.replace(counted, provenance=[{**counted.provenance[0], **derived}]), self.ranks)
+        entry = {**counted.provenance[0], "source": store_digest(shards), **derived}
+        mine = reduced(dataclasses.replace(counted, provenance=[entry]), self.ranks)
         if mine is None:
             return None
-        total = self._finished(mine, before, weight)
+        updated = {} if self.update is None or self.update.counted is None else self.update.counted.shards
+        total = self._finished(mine, before, weight, updated.keys() <= shards)
         if save is not None:
             save(total)
         if ledger is not None:
@@ -108,11 +123,6 @@ class Job:
 
     def _alone(self, skip: Counted | None) -> bool:
         return self.share.whole and self.ranks.world == 1 and skip is None
-
-    def _portion(self, skip: Counted | None) -> Portion | None:
-        if self._alone(skip):
-            return None
-        return Portion(self.share, skip, self.ranks.as_share)
 
     def _agreed_field(self, how: dict[str, Any]) -> tuple[CanonicalField, dict[str, Any]]:
         """The field that votes are cast through, chosen once for all processes, and what the provenance says of it."""
@@ -137,7 +147,7 @@ class Job:
         name, joints, record = self.ranks.agree(choose)
         return self.field.with_canonicalization(name, joints), record
 
-    def _facts(self, store: Store, field: CanonicalField, how: Mapping[str, Any], weight: Any) -> dict[str, Any]:
+    def _facts(self, shards: Iterable[str], field: CanonicalField, how: Mapping[str, Any], weight: Any) -> dict[str, Any]:
         """What two runs must have in common for one to go on with what the other has counted."""
         chosen: Filter | str = how["filter"]
         parts = how.get("parts")
@@ -146,7 +156,7 @@ class Job:
         since = None if self.update is None or self.update.counted is None else self.update.counted.num_images
         return {
             **{k: v for k, v in how.items() if k not in ("filter", "parts", "backend", "batch_size")},
-            "store": store.id,
+            "store": store_digest(shards),
             "field": field.hash,
             "body": field.body.hash,
             "filter": chosen if isinstance(chosen, str) else chosen.to_json(),
@@ -156,8 +166,11 @@ class Job:
             "update": since,
         }
 
-    def _finished(self, mine: Occupancy, before: Occupancy | None, weight: Any) -> Occupancy:
-        """All that was counted, hidden votes weighed as asked, with one entry in the provenance for this job."""
+    def _finished(self, mine: Occupancy, before: Occupancy | None, weight: Any, known: bool) -> Occupancy:
+        """All that was counted, hidden votes weighed as asked, with one entry in the provenance for this job.
+
+        known  whether the store has all shards that the update has images of
+        """
         total = mine if before is None else before + mine
         entry = dict(mine.provenance[0])
         if before is not None:
@@ -167,7 +180,10 @@ class Job:
         entries = [entry]
         if self.update is not None:
             total = unweighed(self.update) + total
-            entries = [*unweighed(self.update).provenance, *([entry] if entry["images"] or entry.get("selected") else [])]
+            kept = unweighed(self.update).provenance
+            if self.share.whole and known:  # shares that were missing are counted now
+                kept = [{k: v for k, v in e.items() if k not in ("share", "shares")} for e in kept]
+            entries = [*kept, *([entry] if entry["images"] or entry.get("selected") else [])]
         total = dataclasses.replace(narrowed(total), provenance=joined_entries(entries) if self.share.whole else entries)
         if total.num_images == 0 and self.share.whole:
             raise InputError("no image of the store is selected")
@@ -207,12 +223,28 @@ def reduced(mine: Occupancy, ranks: Ranks) -> Occupancy | None:
     return dataclasses.replace(mine, **sums, counted=known, sketch=sketch, provenance=[entry])
 
 
-def _check_update(update: Occupancy, field: CanonicalField, how: Mapping[str, Any]) -> None:
-    """MismatchError where an occupancy was made with other arguments than those asked for."""
+def _check_update(update: Occupancy, field: CanonicalField, how: Mapping[str, Any], hidden_weight: Any) -> None:
+    """MismatchError where an occupancy was made with other arguments than those asked for, before anything is counted."""
     if update.body_hash != field.body.hash:
         raise MismatchError(f"update: expected an occupancy of the body {field.body.hash[:12]}, got {update.body_hash[:12]}")
     if update.field_hash != field.hash:
         raise MismatchError(f"update: expected an occupancy of the field {field.parameters}, got {update.parameters}")
+    weighting = how.get("weighting", "azimuth")
+    for name, kept, asked in (
+        ("weighting", update.weighting, weighting),
+        ("scheme", update.scheme.name, scheme_for(how.get("scheme"), weighting).name),
+    ):
+        if kept != asked:
+            raise MismatchError(f"update: expected the occupancy's {name}, {kept}, got {asked}")
+    if (update.num_hidden is None) != (hidden_weight is None):
+        has = (
+            "none, for the occupancy has no counts of hidden votes"
+            if hidden_weight is not None
+            else "one, for it has such counts"
+        )
+        raise MismatchError(f"update: expected a weight of hidden votes as the occupancy has it ({has}), got {hidden_weight}")
+    if update.num_hidden is not None and update.hidden_rule != hidden.RULE:
+        raise MismatchError(f"update: expected hidden votes told by {hidden.RULE!r}, got {update.hidden_rule!r}")
     was = selection_of(update)
     for name in ("prompt", "part", "folds"):
         asked = how.get(name)
@@ -224,5 +256,33 @@ def _check_update(update: Occupancy, field: CanonicalField, how: Mapping[str, An
         for name in ("epsilon", "totals"):
             if name in how and how[name] != was[name]:
                 raise MismatchError(f"update: expected the occupancy's {name}, {was[name]}, got {how[name]}")
+        _check_parts(was, field, how)
     if how["filter"] != was["filter"]:
         raise MismatchError(f"update: expected the occupancy's filter, {was['filter']}; got {how['filter']}")
+
+
+def _refuse_remade(counted: Counted, store: Store) -> None:
+    """MismatchError where images that were counted are in other shards now: they would be counted again, and refused then."""
+    others = [key_hash(shard.array("image/key")) for shard in store.shards if shard.sha256 not in counted.shards]
+    if counted.hashes is None or not others:
+        return
+    again = int(np.isin(np.concatenate(others), counted.hashes).sum())
+    if again:
+        raise MismatchError(
+            f"update: expected new images in shards that the occupancy has not counted, got {again:,} that it has counted in "
+            "others (the store was compacted, or made again); aggregate the whole store instead"
+        )
+
+
+def _check_parts(was: Mapping[str, Any], field: CanonicalField, how: Mapping[str, Any]) -> None:
+    """MismatchError where the parts that a condition names are others than those that an occupancy was made with."""
+    parts = how.get("parts")
+    regions = None if parts is None else interaction_regions(field.around_body, parts, how.get("epsilon", EPSILON))
+    asked = None if regions is None else list(regions.names)
+    if asked != was["parts"]:
+        shown = [
+            "the body's own parts" if names is None else f"the parts {', '.join(names)}" for names in (was["parts"], asked)
+        ]
+        raise MismatchError(f"update: expected {shown[0]}, as the occupancy was made with, got {shown[1]}")
+    if regions is not None and was["regions"] not in (None, regions_digest(regions)):
+        raise MismatchError("update: expected the parts that the occupancy was made with, got others of the same names")

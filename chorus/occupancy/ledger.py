@@ -53,29 +53,45 @@ class Ledger:
         self.attempt = secrets.token_hex(4)
         """Name of this attempt, which all its processes must have."""
 
-    def begin(self) -> Occupancy | None:
+    def begin(self, replace: bool = False) -> Occupancy | None:
         """What earlier attempts have counted, or None; done by one process before the others go on.
+
+        replace  whether a ledger that is no use is removed instead
 
         InputError for a ledger of another job, and for one that cannot be read.
         """
+        try:
+            return self._found()
+        except InputError:
+            if not replace:
+                raise
+            log.warning("%s: what another aggregation kept is removed", self._folder)
+            self.remove()
+            return None
+
+    def _found(self) -> Occupancy | None:
         manifest = self._folder / MANIFEST
         if not manifest.exists():
             return None
+        instead = f"remove {self._folder}, or have it removed (--force)"
         try:
             found = json_value(manifest.read_bytes())
             job, files = found["job"], list(dict.fromkeys(str(name) for name in found["files"]))
             if (found["format"], found["version"]) != (FORMAT, VERSION) or not all(map(_NAME.fullmatch, files)):
                 raise ValueError(f"expected {FORMAT} {VERSION}")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{manifest}: expected what an aggregation kept, got {error}; remove {self._folder}") from None
+            raise InputError(f"{manifest}: expected what an aggregation kept, got {error}; {instead}") from None
         if job != self._job:
             differ = sorted(k for k in {*job, *self._job} if job.get(k) != self._job.get(k)) if isinstance(job, dict) else []
             raise InputError(
                 f"{self._folder}: expected the kept counts of this aggregation, got those of one with another "
-                f"{', '.join(differ)}; run that one again, or remove the folder (or --force)"
+                f"{', '.join(differ)}; run that one again, or {instead}"
             )
         paths = [self._folder / name for name in files]
-        parts = [load_occupancy(path) for path in paths if path.exists()]
+        try:
+            parts = [load_occupancy(path) for path in paths if path.exists()]
+        except InputError as error:
+            raise InputError(f"{error}; {instead}") from None
         # Files of an attempt that are in no list do not count.
         if not parts:
             return None

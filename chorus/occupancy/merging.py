@@ -18,7 +18,7 @@ from chorus.store.filters import Filter
 COUNTS = ("num_counts", "den_counts", "num_hidden", "den_hidden")
 _OF_THE_RUN = ("command", "images", "selected", "share", "shares", "hidden_choice", "hidden_weight", "python", "numpy", "torch")
 """Entries of the provenance that differ between shares of one job."""
-_SELECTION = ("prompts", "part", "parts", "epsilon", "totals", "folds", "filter")
+_SELECTION = ("prompts", "part", "parts", "regions", "epsilon", "totals", "folds", "filter")
 _FILTER = ("format", "version", "rules", "torso_mode", "soft", "required")
 
 
@@ -105,7 +105,7 @@ def _shares(entry: Mapping[str, Any]) -> list[Share]:
 
 def selection_of(occupancy: Occupancy) -> dict[str, Any]:
     """The selection that an occupancy was counted with, as ``aggregate`` takes it: prompt, part, epsilon, totals, folds and
-    filter; and ``parts``, the names of the user's own parts, or None.
+    filter; and ``parts``, the names of the user's own parts, with ``regions``, the digest of where they are, or None.
 
     InputError for an occupancy of several selections, and for one of a release that did not keep them.
     """

@@ -53,6 +53,13 @@ class BackgroundCheck:
         while self._looked_at < len(self._found):
             self._raise_next()
 
+    def finish_through(self, shard: Shard) -> None:
+        """Wait for the check of the shards up to this one, from any thread. StoreError with the first problem."""
+        for of, found in zip(self._read, self._found, strict=False):
+            raise_first(found.result(), self._store.path)
+            if of is shard:
+                return
+
     def _raise_next(self) -> None:
         problems = self._found[self._looked_at].result()
         raise_first(problems, self._store.path)

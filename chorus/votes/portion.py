@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus.errors import StoreError
 from chorus.ranks import Share, share_by_size
 from chorus.votes.counted import Counted
 
@@ -25,11 +26,14 @@ class Portion:
     share  of the whole selection, the same whatever was counted before
     skip   images that were counted before
     rank   the share of what then remains, for processes that work at the same time
+    shards  digests of the shards that the selection is of: what was committed since they were looked up is left out, so that
+            processes that open a growing store one after the other share the same images; None: all
     """
 
     share: Share = field(default_factory=Share)
     skip: Counted | None = None
     rank: Share = field(default_factory=Share)
+    shards: frozenset[str] | None = None
 
     def to_json(self) -> dict[str, str]:
         """What the provenance says of the portion."""
@@ -37,9 +41,10 @@ class Portion:
 
     def of_rows(self, store: Store, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the rows (m,) int64, ascending, of a store the portion has, (m,) bool. Portions of one selection are
-        disjoint, and together all of it."""
+        disjoint, and together all of it. StoreError where shards of the selection are gone."""
         chosen = np.zeros(len(rows), np.bool_)
-        chosen[_slice(store, rows, self.share)] = True
+        there = np.flatnonzero(self._of_shards(store)[rows]) if self.shards is not None else np.arange(len(rows))
+        chosen[there[_slice(store, rows[there], self.share)]] = True
         if self.skip is not None:
             chosen &= self.skip.rows_left(store, rows)
         if not self.rank.whole:
@@ -47,6 +52,13 @@ class Portion:
             chosen[:] = False
             chosen[left[_slice(store, rows[left], self.rank)]] = True
         return chosen
+
+    def _of_shards(self, store: Store) -> NDArray[np.bool_]:
+        """Which rows of a store are in the portion's shards, (n,) bool."""
+        digests = [shard.sha256 for shard in store.shards]
+        if self.shards is None or not self.shards <= set(digests):
+            raise StoreError(f"{store.path}: expected the shards that this work began with, but some are gone; begin it again")
+        return np.repeat([digest in self.shards for digest in digests], [len(shard) for shard in store.shards]).astype(np.bool_)
 
 
 def whole_shards(store: Store, rows: NDArray[np.int64], share: Share) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from chorus.images import ImageBatch
 from chorus.store import Store, open_store
 from chorus.store.background import BackgroundCheck
 from chorus.store.filters import Filtered, FilterSpec, filter_rows
-from chorus.votes.contacts import image_contacts, store_contacts
+from chorus.votes.contacts import image_contacts, regions_digest, store_contacts
 from chorus.votes.parts import EPSILON, InteractionRegions, interaction_regions
 from chorus.votes.portion import Portion
 
@@ -151,6 +151,7 @@ class SelectedImages:
                 raise InputError(f"folds: expected numbers 0 .. {FOLDS - 1}, got {folds}")
         prompt = None if prompt is None else check_texts("prompt", prompt)
         self._unchecked: Store | None = None
+        self._check: BackgroundCheck | None = None
         if isinstance(source, (str, os.PathLike)):
             # Contacts are kept on disk under the store's digest, so what they are made of must be right before.
             source = open_store(source, verify=part is not None)
@@ -161,9 +162,9 @@ class SelectedImages:
         self._regions = None if part is None else interaction_regions(self._field, parts, epsilon)
         self._query = None if part is None or self._regions is None else PartQuery.parse(part, self._regions.names)
         self.asked: dict[str, Any] = {"prompts": prompt, "folds": folds}
-        """For the provenance: prompts or patterns and folds, None for any, and the names of parts of the user's own."""
+        """For the provenance: prompts or patterns and folds, None for any; of parts of the user's own, names and a digest."""
         if self._regions is not None and parts is not None:
-            self.asked["parts"] = list(self._regions.names)
+            self.asked |= {"parts": list(self._regions.names), "regions": regions_digest(self._regions)}
         self.filtered: Filtered | None = None
         self.source_id, self.category = "memory", ""
         self.total: int | None = None
@@ -200,7 +201,8 @@ class SelectedImages:
         if self._unchecked is None:
             yield from self._selected()
             return
-        with BackgroundCheck(self._unchecked, self.rows) as check:
+        with BackgroundCheck(self._unchecked, self.rows) as self._check:
+            check = self._check
             try:
                 for selected in self._selected():
                     check.raise_found()
@@ -209,6 +211,12 @@ class SelectedImages:
                 check.finish()
                 raise
             check.finish()
+
+    def check_read(self) -> None:
+        """Wait for the check of what was read so far; nothing made of it may be kept before. StoreError for damage."""
+        if self._check is not None and self._unchecked is not None and self.rows is not None and self.read:
+            last = int(np.searchsorted(self._unchecked.first_rows, self.rows[self.read - 1], "right")) - 1
+            self._check.finish_through(self._unchecked.shards[last])
 
     def _selected(self) -> Iterator[tuple[ImageBatch, NDArray[np.bool_], NDArray[np.int64] | None]]:
         for batch, bits in self._with_contacts():

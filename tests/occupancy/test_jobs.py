@@ -13,25 +13,28 @@ import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from chorus.body.model import Body, load_body
 from chorus.cli import main
-from chorus.errors import InputError, MismatchError
+from chorus.errors import InputError, MismatchError, StoreError
 from chorus.field import CanonicalField
 from chorus.images import ImageBatch
+from chorus.occupancy import jobs
 from chorus.occupancy.aggregation import aggregate
 from chorus.occupancy.counts import Occupancy, load_occupancy
 from chorus.occupancy.jobs import Job
 from chorus.occupancy.ledger import MANIFEST, Ledger, ledger_of
 from chorus.occupancy.merging import merge, missing_shares, narrowed
-from chorus.ranks import Share
+from chorus.ranks import Share, ranks, share_by_size
 from chorus.simulate.images import write_world
 from chorus.simulate.worlds import WORLDS
-from chorus.store import Store, StoreWriter, open_store, verify_store
+from chorus.store import Store, StoreWriter, background, open_store, verify_store
 from chorus.store.filters import Filter, write_store_filter
+from chorus.store.growing.compacting import compact_store
 from chorus.votes.contacts import store_contacts
 from chorus.votes.counted import Counted
 from chorus.votes.parts import interaction_regions
@@ -107,6 +110,12 @@ def test_shares_are_of_about_as_many_bytes(store: Store) -> None:
             assert (np.diff(np.flatnonzero(portion)) == 1).all()
 
 
+@pytest.mark.parametrize("sizes", [[5, 3, 0], [0, 0, 0], [0, 7, 7, 1], [1] * 9, [], [10**18, 3, 10**18]])
+def test_every_item_is_in_one_share(sizes: list[int]) -> None:
+    for of in (1, 2, 3, 7, 1009):
+        assert [at for i in range(1, of + 1) for at in share_by_size(sizes, Share(i, of))] == list(range(len(sizes)))
+
+
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "1/0", "a/b", "-1/2", "1/2/3", ""])
 def test_words_that_are_no_share(text: str) -> None:
     with pytest.raises(InputError, match=r"expected i/n"):
@@ -155,6 +164,10 @@ def test_contacts_and_verification_in_shares(store: Store, tmp_path: Path, field
     by_share = [verify_store(path, Share(i, 3)) for i in (1, 2, 3)]
     assert [bool(problems) for problems in by_share].count(True) == 1
     assert [p for problems in by_share for p in problems] == verify_store(path)
+    names[-1].write_bytes(b"")  # a file of no bytes is in a share, too
+    assert "got an empty one" in str(verify_store(path, Share(3, 3)))
+    result = CliRunner().invoke(main, ["store", "verify", str(path)])
+    assert (result.exit_code, "got an empty one" in result.output) == (2, True)
     result = CliRunner().invoke(main, ["store", "verify", str(path), "--share", "9/3"])
     assert (result.exit_code, "expected i/n with i from 1 to n, got 9/3" in result.stderr) == (2, True)
 
@@ -255,9 +268,63 @@ def test_a_ledger_of_another_job_is_refused(store: Store, field: CanonicalField,
     with pytest.raises(InputError, match="another share"):
         Job(store.path, field, {}, Share(1, 2), ledger=folder).run()
     assert sorted(folder.iterdir()) == kept
+    entry = next(folder.glob("*.h5"))
+    entry.write_bytes(entry.read_bytes()[:500])
+    with pytest.raises(InputError, match=r"truncated.*; remove"):
+        Job(store.path, field, {"batch_size": 20}, ledger=folder).run()
     (folder / MANIFEST).write_text("{")
     with pytest.raises(InputError, match="expected what an aggregation kept"):
         Job(store.path, field, {}, ledger=folder).run()
+    forced = Job(store.path, field, {}, ledger=folder, replace=True).run()
+    assert forced is not None
+    assert equal(forced, aggregate(store, field))
+    assert not folder.exists()
+
+
+def test_force_removes_the_ledger_of_another_job(store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "cup.h5"
+    ledger_of(out).mkdir()
+    (ledger_of(out) / MANIFEST).write_text('{"format": "chorus-ledger", "version": 1, "job": {"prompt": "x"}, "files": []}')
+    options = ("-o", out, "--resolution", N)
+    result = CliRunner().invoke(main, ["aggregate", str(store.path), *map(str, options)])
+    assert (result.exit_code, "(--force)" in result.output) == (2, True)
+    assert command("aggregate", store.path, *options, "--force")["images"] == 300
+    assert not ledger_of(out).exists()
+
+
+@pytest.mark.parametrize("repaired", [True, False])
+def test_counts_of_damaged_shards_are_never_kept(
+    store: Store, field: CanonicalField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repaired: bool
+) -> None:
+    """Where checking is slower than counting, too: a ledger that had them would let them in when the job goes on."""
+    path, folder = tmp_path / "cup.chorus", tmp_path / "ledger"
+    shutil.copytree(store.path, path)
+    shard = sorted((path / "shards").iterdir())[1]
+    intact = shard.read_bytes()
+    with h5py.File(shard) as file:
+        low_bits = file["pose/axis_angle"].id.get_offset() + (5 * 24 * 3 + 4) * 4 + 2
+    content = bytearray(intact)
+    content[low_bits] ^= 0x10  # another pose, with nothing strange about it
+    shard.write_bytes(content)
+    monkeypatch.setattr("chorus.occupancy.ledger.SHARE_OF_TIME", 1e9)
+    checked = background._content
+
+    def slow(shard: Any) -> Any:
+        time.sleep(0.5)
+        return checked(shard)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(background, "_content", slow)
+        with pytest.raises((Killed, StoreError)):
+            Job(path, field, {"batch_size": 20}, ledger=folder, seconds=0).run(progress=killed_after(6))
+    if not repaired:
+        with pytest.raises(StoreError, match="pose/axis_angle: damaged"):
+            Job(path, field, {}, ledger=folder).run()
+        return
+    shard.write_bytes(intact)
+    found = Job(path, field, {}, ledger=folder).run()
+    assert found is not None
+    assert equal(found, aggregate(store, field))
 
 
 def test_killed_while_the_ledger_is_put_together(store: Store, field: CanonicalField, tmp_path: Path) -> None:
@@ -334,15 +401,89 @@ def test_an_update_equals_a_full_run(
         ({"filter": Filter.paper()}, "occupancy's filter"),
         ({"folds": [1]}, "occupancy's folds"),
         ({"canonicalization": "none"}, "occupancy's canonicalization"),
-        ({"weighting": "none"}, "different weighting"),
+        ({"weighting": "none"}, "occupancy's weighting, azimuth, got none"),
+        ({"weighting": "azimuth-elevation"}, "occupancy's weighting"),
+        ({"scheme": "azimuth+folds"}, "occupancy's scheme, azimuth, got azimuth.folds"),
+        ({"hidden_weight": 0.5}, "no counts of hidden votes"),
     ],
 )
 def test_updates_of_another_selection_are_refused(
     store: Store, field: CanonicalField, change: dict[str, Any], words: str
 ) -> None:
     first = aggregate(store, field, portion=Portion(Share(1, 2)))
+    seen: list[int] = []
     with pytest.raises(MismatchError, match=words):
-        Job(store.path, field, change, update=first).run()
+        Job(store.path, field, change, update=first).run(progress=lambda done, _: seen.append(done))
+    assert seen == []  # before anything is counted
+
+
+def test_updates_by_other_parts_of_the_same_name_are_refused(store: Store, field: CanonicalField, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.json" for name in ("hand", "foot", "known")}
+    for name, parts in (("hand", {"mine": ["right_hand"]}), ("foot", {"mine": ["left_foot"]}), ("known", {"face": ["head"]})):
+        files[name].write_text(json.dumps(parts))
+    how: dict[str, Any] = {"part": "mine", "parts": files["hand"], "epsilon": 0.3}
+    first = aggregate(store, field, **how, portion=Portion(Share(1, 2)))
+    for parts, words in (
+        (files["foot"], "others of the same names"),
+        (files["known"], r"parts mine, as .*, got the parts face"),
+        (None, r"parts mine, as .*, got the body's own parts"),
+    ):
+        with pytest.raises(MismatchError, match=words):
+            Job(store.path, field, {**how, "parts": parts}, update=first).run()
+    updated = Job(store.path, field, how, update=first).run()
+    assert updated is not None
+    assert equal(updated, aggregate(store, field, **how))
+    own = aggregate(store, field, part="face", parts=files["known"], epsilon=0.3, portion=Portion(Share(1, 2)))
+    with pytest.raises(MismatchError, match=r"parts face, as .*, got the body's own parts"):
+        Job(store.path, field, {"part": "face", "epsilon": 0.3}, update=own).run()
+
+
+def test_an_update_counts_the_shares_that_were_missing(store: Store, field: CanonicalField) -> None:
+    some = merge([aggregate(store, field, portion=Portion(Share(i, 4))) for i in (1, 3)])
+    assert [str(share) for share in missing_shares(some)] == ["2/4", "4/4"]
+    updated = Job(store.path, field, {}, update=some).run()
+    assert updated is not None
+    assert equal(updated, aggregate(store, field))
+    assert missing_shares(updated) == []
+
+
+def test_an_update_after_a_compaction_is_refused_at_once(store: Store, field: CanonicalField, tmp_path: Path) -> None:
+    path = tmp_path / "cup.chorus"
+    shutil.copytree(store.path, path)
+    first = Job(path, field, {}).run()
+    compact_store(path)
+    seen: list[int] = []
+    with pytest.raises(MismatchError, match=r"got \d+ that it has counted in others .the store was compacted"):
+        Job(path, field, {}, update=first).run(progress=lambda done, _: seen.append(done))
+    assert seen == []
+
+
+def test_options_with_update_are_compared_with_the_occupancy(store: Store, tmp_path: Path) -> None:
+    """Also those that equal the defaults; what is not given is the occupancy's own."""
+    out, new = tmp_path / "hand.h5", tmp_path / "new.h5"
+    share = ("--share", "1/2", "--resolution", str(N), "--canonicalization", "joint:right_hand")
+    command("aggregate", store.path, "-o", out, *share)
+
+    def update(*options: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["aggregate", str(store.path), "--update", str(out), "-o", str(new), *options])
+        return result.exit_code, result.output
+
+    size = ("--resolution", str(N))
+    for options, words in (
+        (("--canonicalization", "lbs"), "canonicalization joint:right_hand, got lbs"),
+        (("--canonicalization", "lbs", *size), "canonicalization joint:right_hand, got lbs"),
+        (("--no-canonicalize", *size), "canonicalization joint:right_hand, got none"),
+        (("--resolution", "48"), f"resolution, {N}, got 48"),
+    ):
+        code, printed = update(*options)
+        assert (code, new.exists()) == (2, False), options
+        assert words in " ".join(printed.split()), options
+    assert update("--canonicalization", "joint:right_hand")[0] == 0
+    assert load_occupancy(new).num_images == 300
+    odd = out.rename(tmp_path / "hand.hdf")
+    result = CliRunner().invoke(main, ["aggregate", str(store.path), "--update", str(odd)])
+    assert result.exit_code == 2
+    assert "--update: expected a name ending in .h5" in " ".join(result.output.split())
 
 
 def test_an_update_after_the_stores_filter_has_changed_is_refused(body: Body, field: CanonicalField, tmp_path: Path) -> None:
@@ -421,6 +562,50 @@ def test_the_commands(store: Store, tmp_path: Path) -> None:
     for name in ("ranks", "merged", "updated"):
         assert equal(load_occupancy(out[name]), whole), name
     assert load_occupancy(out["ranks"]).provenance[0]["processes"] == 3
+
+
+def test_processes_that_open_a_growing_store_one_after_the_other(
+    store: Store, field: CanonicalField, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share the images that were there when the first one looked; that shards are gone is an error."""
+    path = tmp_path / "cup.chorus"
+    shutil.copytree(store.path, path)
+    shards = frozenset(shard.sha256 for shard in store.shards)
+    found = jobs.find_filter
+
+    def grown(*arguments: Any) -> Any:
+        with StoreWriter(path, category="cup", body_hash=body.hash) as writer:
+            writer.append(make_images(50, seed=9))
+        return found(*arguments)
+
+    before = aggregate(store, field)
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "find_filter", grown)
+        counted = Job(path, field, {}).run()
+    assert counted is not None
+    assert equal(counted, before)
+    assert counted.provenance[0]["source"] == store.id
+    now = open_store(path)
+    assert len(now) == 350
+    one, two = Portion(rank=Share(1, 2), shards=shards), Portion(rank=Share(2, 2), shards=shards)
+    for early, late in ((one, two), (two, one)):
+        rows = [store.select()[early.of_rows(store, store.select())], now.select()[late.of_rows(now, now.select())]]
+        assert (np.sort(np.concatenate(rows)) == store.select()).all()
+    compact_store(path)
+    with pytest.raises(StoreError, match="some are gone"):
+        aggregate(path, field, portion=one)
+
+
+def test_variables_of_torchrun(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    with ranks() as alone:
+        assert (alone.rank, alone.world) == (0, 1)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(InputError, match="RANK: expected a number below WORLD_SIZE, 3"), ranks():
+        pass
+    result = CliRunner().invoke(main, ["aggregate", str(store.path), "--all", "-o", str(tmp_path / "all")])
+    assert (result.exit_code, (tmp_path / "all").exists()) == (2, False)
+    assert "--all is work of one process" in result.output
 
 
 @pytest.mark.slow
