@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,24 @@ def test_public_names_are_those_that_type_checkers_and_editors_see() -> None:
     assert set(chorus.__all__) <= set(dir(chorus))
     with pytest.raises(AttributeError, match="no_such_name"):
         chorus.no_such_name  # noqa: B018
+
+
+def processor_seconds(*arguments: str) -> float:
+    """The least that a Python with these arguments takes of a processor, in five runs: much the same on a busy machine."""
+    found = []
+    for _ in range(5):
+        with subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, arguments
+        found.append(used.ru_utime + used.ru_stime)
+    return min(found)
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="this system does not count it")
+@pytest.mark.parametrize(("arguments", "most"), [(("-c", "import chorus"), 0.2), (("-m", "chorus", "--help"), 0.5)])
+def test_import_and_help_are_instant(arguments: tuple[str, ...], most: float) -> None:
+    assert processor_seconds(*arguments) < most
 
 
 # Hugging Face's `kernels` owns the top-level name. transformers asks for it by that name, and with a checkout as the
