@@ -84,7 +84,7 @@ class Sharpened(Distribution):
                 file.create_dataset("joint_map", data=joint_map.joints, compression="gzip")
 
         check_output_file("path", path, (".h5", ".hdf5"))
-        content = hdf5.image(fill)
+        content = hdf5.image(fill, libver=("v108", "v108"))  # whose metadata have checksums
         write_atomically(path, lambda part: part.write_bytes(content))
 
 

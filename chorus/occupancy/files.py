@@ -68,7 +68,7 @@ def save_occupancy(occupancy: Occupancy, path: str | os.PathLike[str]) -> None:
                 file.create_dataset(f"counted/{name}", data=array, **how)
 
     check_output_file("path", path, (".h5", ".hdf5"))
-    content = hdf5.image(fill)
+    content = hdf5.image(fill, libver=("v108", "v108"))  # whose metadata have checksums
     write_atomically(path, lambda part: part.write_bytes(content))
 
 
