@@ -87,18 +87,17 @@ class Ledger:
             )
         paths = [self._folder / name for name in files]
         try:
-            parts = [load_occupancy(path) for path in paths if path.exists()]
+            parts = {path.name: load_occupancy(path) for path in paths if path.exists()}
+            # Files of an attempt that are in no list do not count.
+            if not parts:
+                return None
+            total = reduce(add, parts.values())
         except InputError as error:
-            raise InputError(f"{error}; {instead}") from None
-        # Files of an attempt that are in no list do not count.
-        if not parts:
-            return None
-        total = reduce(add, parts)
-        if len(parts) > 1:
+            raise InputError(f"{self._folder}: {error}; {instead}") from None
+        self._base = next(iter(parts))
+        if len(parts) > 1 or "-" in self._base:  # a file of an attempt may yet change: its process may be alive
             self._base = f"{secrets.token_hex(4)}.h5"
             total.save(self._folder / self._base)
-        else:
-            self._base = next(path.name for path in paths if path.exists())
         self._write_manifest()
         for path in self._folder.glob("*.h5"):
             if path.name != self._base:
