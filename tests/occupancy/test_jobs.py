@@ -369,10 +369,18 @@ def test_a_full_disk_costs_the_ledger_not_the_job(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
+    kept = Job(store.path, field, {"batch_size": 50}, ledger=tmp_path / "kept", seconds=0)
+    with pytest.raises(Killed):
+        kept.run(progress=killed_after(2))
     monkeypatch.setattr("chorus.occupancy.ledger.write_json", full)
     found = Job(store.path, field, {"batch_size": 50}, ledger=tmp_path / "ledger", seconds=0).run()
     assert found is not None
     assert found.num_images == 300
+    reads: list[int | None] = []
+    again = kept.run(progress=lambda _, total: reads.append(total))
+    assert again is not None
+    assert equal(again, found)
+    assert (reads[0] or 300) < 300  # what was kept before counts, though no more can be kept
 
 
 # --- updates ---------------------------------------------------------------------------------------------------------------
