@@ -89,22 +89,26 @@ class Ledger:
             )
         paths = [self._folder / name for name in files]
         try:
-            parts = [load_occupancy(path) for path in paths if path.exists()]
+            parts = {path.name: load_occupancy(path) for path in paths if path.exists()}
+            # Files of an attempt that are in no list do not count.
+            if not parts:
+                return None
+            total = reduce(add, parts.values())
         except InputError as error:
-            raise InputError(f"{error}; {instead}") from None
-        # Files of an attempt that are in no list do not count.
-        if not parts:
-            return None
-        total = reduce(add, parts)
-        if len(parts) > 1:
-            self._base = f"{secrets.token_hex(4)}.h5"
-            total.save(self._folder / self._base)
-        else:
-            self._base = next(path.name for path in paths if path.exists())
-        self._write_manifest()
-        for path in self._folder.glob("*.h5"):
-            if path.name != self._base:
-                path.unlink(missing_ok=True)
+            raise InputError(f"{self._folder}: {error}; {instead}") from None
+        try:
+            base = next(iter(parts))
+            if len(parts) > 1 or "-" in base:  # a file of an attempt may yet change: its process may be alive
+                base = f"{secrets.token_hex(4)}.h5"
+                total.save(self._folder / base)
+            self._base = base
+            self._write_manifest()
+            for path in self._folder.glob("*.h5"):
+                if path.name != base:
+                    path.unlink(missing_ok=True)
+        except OSError as error:  # what was found is good all the same
+            self._base = None
+            warn_once(log, str(self._folder), f"what was counted so far is not kept in {self._folder} ({error})")
         return total
 
     def entries(self, rank: int, world: int) -> Callable[[Callable[[], Occupancy]], None]:

@@ -292,6 +292,24 @@ def test_force_removes_the_ledger_of_another_job(store: Store, tmp_path: Path) -
     assert not ledger_of(out).exists()
 
 
+def test_an_attempt_that_is_still_alive_does_not_change_what_was_found(
+    store: Store, field: CanonicalField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was thought dead goes on writing its file, which has all that it has counted since."""
+    monkeypatch.setattr("chorus.occupancy.ledger.SHARE_OF_TIME", 1e9)
+    folder = tmp_path / "ledger"
+    job = Job(store.path, field, {"batch_size": 20}, ledger=folder, seconds=0)
+    with pytest.raises(Killed):
+        job.run(progress=killed_after(2))
+    file = next(folder.glob("*-0.h5"))
+    with pytest.raises(Killed):
+        job.run(progress=killed_after(3))
+    aggregate(store, field).save(file)
+    found = job.run()
+    assert found is not None
+    assert equal(found, aggregate(store, field))
+
+
 @pytest.mark.parametrize("repaired", [True, False])
 def test_counts_of_damaged_shards_are_never_kept(
     store: Store, field: CanonicalField, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repaired: bool
@@ -351,10 +369,18 @@ def test_a_full_disk_costs_the_ledger_not_the_job(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
+    kept = Job(store.path, field, {"batch_size": 50}, ledger=tmp_path / "kept", seconds=0)
+    with pytest.raises(Killed):
+        kept.run(progress=killed_after(2))
     monkeypatch.setattr("chorus.occupancy.ledger.write_json", full)
     found = Job(store.path, field, {"batch_size": 50}, ledger=tmp_path / "ledger", seconds=0).run()
     assert found is not None
     assert found.num_images == 300
+    reads: list[int | None] = []
+    again = kept.run(progress=lambda _, total: reads.append(total))
+    assert again is not None
+    assert equal(again, found)
+    assert (reads[0] or 300) < 300  # what was kept before counts, though no more can be kept
 
 
 # --- updates ---------------------------------------------------------------------------------------------------------------
