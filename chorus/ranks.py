@@ -80,6 +80,18 @@ class Ranks:
         """Every ``world``-th of the items, beginning with the ``rank``-th."""
         return list(items[self.rank :: self.world])
 
+    def sums(self, numbers: Sequence[int]) -> list[int]:
+        """Whole numbers added up over all processes, in all of them, each as it has them."""
+        if self.world == 1:
+            return list(numbers)
+        import torch
+        import torch.distributed as dist
+
+        total = torch.tensor(list(numbers), dtype=torch.int64)
+        dist.all_reduce(total)
+        found: list[int] = total.tolist()
+        return found
+
     def agree(self, find_out: Callable[[], T]) -> T:
         """The result of ``find_out``, which only the first process calls, in all processes; its error is raised in all."""
         if self.world == 1:

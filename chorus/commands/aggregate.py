@@ -86,8 +86,8 @@ def _output(ctx: click.Context, param: click.Parameter, value: Path | None) -> P
     "--update",
     type=INPUT,
     is_eager=True,
-    help="Vote only for images that this occupancy has not counted, and add them to it. Prompt, part, filter and the rest are "
-    "its own; others are refused.",
+    help="Vote only for images that this occupancy has not counted, and add them to it. Prompt, part, grid and the rest are "
+    "its own; others, and another filter, are refused.",
 )
 @share_option
 @click.option(

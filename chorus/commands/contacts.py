@@ -44,6 +44,7 @@ def contacts_command(
 
     from chorus.body.model import load_body
     from chorus.field import CanonicalField
+    from chorus.ranks import ranks
     from chorus.store import open_store
     from chorus.votes.contacts import store_contacts
     from chorus.votes.parts import interaction_regions
@@ -52,20 +53,32 @@ def contacts_command(
     field = CanonicalField(load_body(body_path), resolution)
     regions = interaction_regions(field, parts, epsilon)
     store = open_store(store_path)
-    rows = whole_shards(store, store.select(status=None), share)
-    rows = rows[store.rows["has_camera"][rows]] if len(rows) else rows
-    with progress_bars() as update:
-        bits = store_contacts(
-            store, field, regions, backend, rows=rows, progress=lambda done, total: update("contacts", done, total)
-        )[rows]
-    touched = {name: int(np.count_nonzero(regions.has(bits, name))) for name in regions.names}
-    if as_json:
-        print_json({"images": len(rows), "share": str(share), "touched": touched})
+    with ranks(gpus=True) as processes:
+        if processes.world > 1 and not share.whole:
+            raise click.UsageError("--share is for job arrays: torchrun divides the work among its processes by itself")
+        mine = whole_shards(store, store.select(status=None), share if processes.world == 1 else processes.as_share)
+        mine = mine[store.rows["has_camera"][mine]] if len(mine) else mine
+        with progress_bars() as update:
+            bits = store_contacts(
+                store,
+                field,
+                regions,
+                backend,
+                rows=mine,
+                progress=lambda done, total: update("contacts", done, total) if processes.first else None,
+            )[mine]
+        each = [int(np.count_nonzero(regions.has(bits, name))) for name in regions.names]
+        images, *numbers = processes.sums([len(mine), *each])
+    if not processes.first:
         return
-    table = Table(title=f"{counted(len(rows), 'image')} of {store_path}", title_justify="left")
+    touched = dict(zip(regions.names, numbers, strict=True))
+    if as_json:
+        print_json({"images": images, "share": str(share), "touched": touched})
+        return
+    table = Table(title=f"{counted(images, 'image')} of {store_path}", title_justify="left")
     table.add_column("part")
     table.add_column("touched in", justify="right")
-    for name, images in touched.items():
-        table.add_row(name, f"{images:,}")
+    for name, number in touched.items():
+        table.add_row(name, f"{number:,}")
     print_table(table)
     out.print("the contacts are kept in the store, where its folder can be written to")

@@ -585,6 +585,11 @@ def test_the_commands(store: Store, tmp_path: Path) -> None:
     printed, errors = running.communicate(timeout=120)
     assert running.returncode == 0, errors
     assert json.loads(printed)["images"] == 300
+    running = torchrun(2, "contacts", store.path, "--resolution", str(N), "--json")
+    one = command("contacts", store.path, "--resolution", N)
+    printed, errors = running.communicate(timeout=120)
+    assert running.returncode == 0, errors
+    assert json.loads(printed) == one
     for name in ("ranks", "merged", "updated"):
         assert equal(load_occupancy(out[name]), whole), name
     assert load_occupancy(out["ranks"]).provenance[0]["processes"] == 3
