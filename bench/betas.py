@@ -10,6 +10,7 @@ threshold.
 from __future__ import annotations
 
 import argparse
+import sys
 import copy
 from dataclasses import replace
 from typing import Any
@@ -105,14 +106,15 @@ def scores(world: World, spread: float, images: int, seed: int, field: Canonical
     return [float(iou_curve(occupancy.probability, truth).max()) for occupancy in found]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Print a table: a row a world, IoU by variant, mean over seeds."""
     parser = argparse.ArgumentParser(prog="python -m bench.betas", description=__doc__)
     parser.add_argument("--world", action="append", help="default: ball-held, hat, surfboard-carried, ball-kicked")
     parser.add_argument("--spread", type=float, default=1.0)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--resolution", type=int, default=32)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     field = CanonicalField(load_body(), given.resolution)
     print("| world | " + " | ".join(VARIANTS) + " | attached less fitted |\n|---|" + "---|" * (len(VARIANTS) + 1))
     for name in given.world or ("ball-held", "hat", "surfboard-carried", "ball-kicked"):
@@ -120,7 +122,8 @@ def main() -> None:
         mean, half = t_interval(tuple((each[:, 4] - each[:, 2]).tolist()))
         shown = " | ".join(f"{value:.3f}" for value in each.mean(0))
         print(f"| {name} | {shown} | {mean:+.3f} ± {half:.3f} |", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
