@@ -10,8 +10,8 @@ threshold.
 from __future__ import annotations
 
 import argparse
-import sys
 import copy
+import sys
 from dataclasses import replace
 from typing import Any
 
