@@ -41,9 +41,9 @@ def lacking(what: str) -> Any:
     pytest.skip(f"no {what}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A headless Chromium with WebGL by software, for the whole session."""
+    """A headless Chromium with WebGL by software, for a module: while it is there, asyncio cannot be used in its process."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:

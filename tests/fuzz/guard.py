@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import sysconfig
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ class _Hang(BaseException):
 
 _allowed = tuple(
     {
+        str(Path(tempfile.gettempdir()).resolve() / "tmp"),  # folders of tempfile's own, which are removed again
         *(str(Path(path).resolve()) for path in sysconfig.get_paths().values()),
         *(str(Path(path).resolve()) for path in (sys.prefix, sys.base_prefix, Path(__file__).parents[2])),
         *("/proc/", "/dev/", "/sys/", "/etc/localtime", "/usr/lib", "/usr/share"),

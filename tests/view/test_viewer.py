@@ -191,6 +191,7 @@ def test_the_command_serves_this_machine_alone_until_it_is_stopped(store: Path) 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in a shell's background ignore it
     )
     try:
         assert process.stdout is not None
