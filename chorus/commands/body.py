@@ -25,9 +25,13 @@ def body_info_command(path: Path | None, as_json: bool) -> None:
 @click.argument("source", type=INPUT)
 @click.argument("target", type=OutputFile(".npz"))
 @force_option
-def body_convert_command(source: Path, target: Path) -> None:
+@json_option()
+def body_convert_command(source: Path, target: Path, as_json: bool) -> None:
     """Read a body file (an SMPL .pkl, say) and write it as a plain .npz without pickles."""
     from chorus.body.model import load_body
 
     load_body(source).save(target)
+    if as_json:
+        print_json({"wrote": [target]})
+        return
     wrote(target)

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from chorus.commands.console import kept_when_stopped, out, print_table, progress_bars, wrote
-from chorus.commands.options import PICTURE, Count, OutputFile, force_option, record_options
+from chorus.commands.console import kept_when_stopped, out, print_json, print_table, progress_bars, wrote
+from chorus.commands.options import PICTURE, Count, OutputFile, force_option, json_option, record_options
 
 
 @click.command("worlds", short_help="Does it work? Simulated worlds against their truth.")
@@ -43,6 +43,7 @@ from chorus.commands.options import PICTURE, Count, OutputFile, force_option, re
 )
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @force_option
+@json_option("Print the figures as JSON.")
 def evaluate_worlds_command(
     images: int,
     seeds: int,
@@ -55,6 +56,7 @@ def evaluate_worlds_command(
     output: Path | None,
     picture: Path | None,
     markdown: bool,
+    as_json: bool,
 ) -> None:
     """Does it work? Simulated worlds against their truth.
 
@@ -96,15 +98,17 @@ def evaluate_worlds_command(
                 pose_errors=pose_errors,
                 shape_spread=shape_spread,
             )
-    module: Any = compared if estimators else parts
-    if markdown:
-        out.print(module.as_markdown(table))
-    else:
-        print_table(module.as_rich(table))
     if picture is not None:
         from chorus.figures.compared import save_compared
 
         save_compared(picture, table)
-    for path in (output, picture):
-        if path is not None:
-            wrote(path)
+    written = [path for path in (output, picture) if path is not None]
+    module: Any = compared if estimators else parts
+    if as_json:
+        print_json({**table.to_json(), "wrote": written})
+        return
+    if markdown:
+        out.print(module.as_markdown(table))
+    else:
+        print_table(module.as_rich(table))
+    wrote(*written)

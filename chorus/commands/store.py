@@ -53,7 +53,8 @@ def store_verify_command(path: Path, share: Share, as_json: bool) -> None:
 
 @click.command("index", short_help="Write index.json, which a store on a web server needs.")
 @click.argument("path", metavar="STORE", type=INPUT)
-def store_index_command(path: Path) -> None:
+@json_option()
+def store_index_command(path: Path, as_json: bool) -> None:
     """Write index.json into a store: which shards it has, for a web server, which cannot be asked that.
 
     A store on another kind of server opens with fewer requests if it has one. Write it again when the store has changed, before
@@ -61,7 +62,11 @@ def store_index_command(path: Path) -> None:
     """
     from chorus.store.remote.index import write_index
 
-    wrote(write_index(path))
+    written = write_index(path)
+    if as_json:
+        print_json({"wrote": [written]})
+        return
+    wrote(written)
 
 
 @click.command("pictures", short_help="Write the pictures that a store keeps as files.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.commands.console import progress_bars, wrote
+from chorus.commands.console import print_json, progress_bars, wrote
 from chorus.commands.interruption import stopping
 from chorus.commands.options import INPUT, SEED, Count, Number, OutputFile, OutputStore, body_option, force_option, json_option
 from chorus.commands.stage_options import assigned_options
@@ -214,7 +214,10 @@ def ingest_images_command(
 @click.option("--dtype", help="Default: the type that the run used.")
 @force_option
 @body_option
-def remake_command(store_path: Path, key: str, output: Path, device: str, dtype: str | None, body_path: Path | None) -> None:
+@json_option()
+def remake_command(
+    store_path: Path, key: str, output: Path, device: str, dtype: str | None, body_path: Path | None, as_json: bool
+) -> None:
     """Make one image of a store again, from its prompt, view and seed."""
     import numpy as np
     from PIL import Image
@@ -251,6 +254,9 @@ def remake_command(store_path: Path, key: str, output: Path, device: str, dtype:
         raise InputError(f"KEY: expected an image that can be made again, got {key!r}: {made.reason}")
     picture = Image.fromarray(made.pixels)
     write_atomically(output, lambda part: picture.save(part, "PNG"))
+    if as_json:
+        print_json({"wrote": [output]})
+        return
     wrote(output)
 
 

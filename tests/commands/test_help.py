@@ -47,6 +47,11 @@ def test_every_command_shows_an_example_that_it_takes() -> None:
         assert "Example" in CliRunner().invoke(main, [*name.split(), "--help"]).output, name
 
 
+def test_every_command_can_print_json() -> None:
+    without = {name for name, command in commands().items() if not any("--json" in p.opts for p in command.params)}
+    assert without == {"demo", "completion", "view"}  # for people
+
+
 def test_the_overview_is_by_purpose() -> None:
     told = CliRunner().invoke(main, ["--help"], terminal_width=100).output
     headings = re.findall(r"^(\w[\w ]*):$", told, re.M)
