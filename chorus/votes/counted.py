@@ -6,7 +6,7 @@ Images of stores are known by the digest of their shard and their row in it, two
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class Counted:
         total = self.num_images + other.num_images
         hashes = None
         if self.hashes is not None and other.hashes is not None and total <= HASHES_KEPT:
-            hashes = np.union1d(self.hashes, other.hashes)
+            hashes = _ascending([self.hashes, other.hashes])
         return Counted(total, hashes, shards)
 
     def shared_with(self, other: Counted) -> int:
@@ -183,7 +183,7 @@ class CountedImages:
 
     def so_far(self) -> Counted:
         """The images counted until now."""
-        hashes = None if self._hashes is None else np.unique(np.concatenate([np.zeros(0, np.uint64), *self._hashes]))
+        hashes = None if self._hashes is None else _ascending(self._hashes)
         shards = {}
         first = 0
         for shard in [] if self._store is None else self._store.shards:
@@ -192,6 +192,13 @@ class CountedImages:
                 shards[shard.sha256] = ShardRows(len(shard), np.packbits(read), np.packbits(voted))
             first += len(shard)
         return Counted(self._images, hashes, shards)
+
+
+def _ascending(parts: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """All hashes of some arrays, each once, ascending; by sorting, which is several times as fast as ``np.unique`` here."""
+    hashes = np.concatenate([np.zeros(0, np.uint64), *parts])
+    hashes.sort(kind="stable")
+    return hashes[np.concatenate([[True], hashes[1:] != hashes[:-1]])] if len(hashes) else hashes
 
 
 def _same_rows(digest: str, mine: ShardRows, theirs: ShardRows) -> int:
