@@ -148,8 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
         record["commands"] = measure(path, folder, options.images, options.shares, options.whole, options.resolution)
     print(json.dumps(record, indent=1))
     if options.output is not None:
-        runs = json.loads(options.output.read_text())["runs"] if options.output.exists() else []
-        write_record(options.output, {"runs": [*runs, record]})
+        stores = json.loads(options.output.read_text())["stores"] if options.output.exists() else []
+        write_record(options.output, {"stores": [*stores, record]})
     return 0
 
 
