@@ -7,7 +7,8 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,7 +40,7 @@ def read_npz(
     objects or records, with a name twice, and for more bytes than ``most_bytes`` or than the file can hold.
     """
     path = Path(path)
-    try:
+    with _errors(path, "an .npz of plain arrays"):
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
                 raise InputError("another file, which has no named arrays, or a truncated one")
@@ -61,29 +62,27 @@ def read_npz(
                     arrays[name] = _array(stream, member.file_size, name)
                     stream.read(1)  # the end, where the checksum is compared
             return arrays
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except InputError as error:
-        raise InputError(f"{path}: expected an .npz of plain arrays, got {error}") from None
-    except _DAMAGED as error:
-        raise InputError(
-            f"{path}: expected an .npz of plain arrays, got a damaged or foreign file ({str(error)[:120] or 'no end'})"
-        ) from None
 
 
 def read_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
     """The array of a .npy. Raises as ``read_npz`` does."""
     path = Path(path)
+    with _errors(path, "an .npy of a plain array"), path.open("rb") as stream:
+        return _array(stream, path.stat().st_size, path.name)
+
+
+@contextmanager
+def _errors(path: Path, expected: str) -> Iterator[None]:
+    """A context in which what is wrong with a file becomes an InputError that says so; that there is none stays as it is."""
     try:
-        with path.open("rb") as stream:
-            return _array(stream, path.stat().st_size, path.name)
+        yield
     except (FileNotFoundError, NotADirectoryError):
         raise
     except InputError as error:
-        raise InputError(f"{path}: expected an .npy of a plain array, got {error}") from None
+        raise InputError(f"{path}: expected {expected}, got {error}") from None
     except _DAMAGED as error:
         raise InputError(
-            f"{path}: expected an .npy of a plain array, got a damaged or foreign file ({str(error)[:120]})"
+            f"{path}: expected {expected}, got a damaged or foreign file ({str(error)[:120] or 'no end'})"
         ) from None
 
 

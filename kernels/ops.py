@@ -25,7 +25,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from chorus.kernels.arrays import VoteImages, VoxelField
 from chorus.kernels.backends import choose_backend
@@ -161,12 +161,12 @@ def _kernel(device: str, adds: bool) -> Callable[..., list[Tensor] | None]:
 
 def _register() -> None:
     """Both operators, with a kernel for each kind of device."""
-    counting = torch.library.custom_op(
+    counting = library.custom_op(
         "chorus::count_votes", _kernel("cpu", False), mutates_args=(), device_types="cpu", schema=f"({_ARGUMENTS}) -> Tensor[]"
     )
     counting.register_kernel("cuda", _kernel("cuda", False))
     counting.register_fake(_fake)
-    adding = torch.library.custom_op(
+    adding = library.custom_op(
         "chorus::count_votes_",
         _kernel("cpu", True),
         mutates_args={"out"},

@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from chorus.commands.console import print_facts, print_json, progress_bars, wrote
-from chorus.commands.options import INPUT, Number, OutputFile, OutputFolder, force_option, forced, json_option
+from chorus.commands.options import INPUT, STORE, Number, OutputFile, OutputFolder, force_option, forced, json_option
 
 _THRESHOLD = 0.1
 
 
 @click.command("coco", short_help="A store as COCO's annotations and a .npz of poses.")
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @click.option("-o", "--output", type=OutputFolder("annotations.json"), required=True, help="Folder for the two files.")
 @click.option("--prompt", "prompts", multiple=True, help="Only images of this prompt (repeatable).")
 @force_option

@@ -133,9 +133,6 @@ def shells_command(
     """Nested translucent shells of an occupancy with the body, canonical and posed.
 
     A row for each occupancy and pose, a column for each view; all share thresholds and scale. Needs the extra `figures3d`.
-
-    \b
-    chorus figure shells ball.h5 --pose pose.npy -o ball.png
     """
     from chorus.figures.shells import check_views, save_shells
 
@@ -190,9 +187,6 @@ def turntable_command(
     """The body with nested shells, turning once around, as an animation that repeats.
 
     Needs the extra `figures3d`.
-
-    \b
-    chorus figure turntable ball.h5 -o ball.gif
     """
     from chorus.figures.turntable import save_turntable
 
@@ -233,12 +227,7 @@ def weights_command(
     body_path: Path | None,
     as_json: bool,
 ) -> None:
-    """What each joint carries of the space around the body: its weight in a slice of the skinning field.
-
-    \b
-    chorus figure weights -o weights.png
-    chorus figure weights --joint right_hand --plane side -o hand.svg
-    """
+    """What each joint carries of the space around the body: its weight in a slice of the skinning field."""
     from chorus.errors import InputError
     from chorus.figures.skinning_slices import save_skinning_slices
 

@@ -22,6 +22,7 @@ from chorus.commands.figure import (
 from chorus.commands.options import (
     INPUT,
     PICTURE,
+    STORE,
     Canonicalization,
     Count,
     body_option,
@@ -67,7 +68,7 @@ def selected_rows(store: Store, prompts: tuple[str, ...], filter_name: str) -> N
 
 
 @click.command("grid", short_help="A grid of prompts and body parts.")
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @click.option("-o", "--output", type=PICTURE, required=True, help="The figure: .png, .pdf or .svg.")
 @click.option("--prompt", "prompts", multiple=True, help="A row for each: a prompt, or '*' for any.  [default: all and any]")
 @click.option(
@@ -105,9 +106,6 @@ def grid_command(
     """What prompt and body part make of a store's images: a row for each prompt, a column for each part touched.
 
     Needs the extra `figures3d`.
-
-    \b
-    chorus figure grid balls.chorus --part "*" --part rightHand --part leftFoot -o grid.png
     """
     from chorus.figures.shells import Posed, check_views, save_grid
     from chorus.occupancy.condition_grid import condition_grid
@@ -157,7 +155,7 @@ def grid_command(
 
 
 @click.command("canonicalization", short_help="Canonicalizations of one store side by side.")
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @click.option("-o", "--output", type=PICTURE, required=True, help="The figure: .png, .pdf or .svg.")
 @click.option(
     "--canonicalization",
@@ -199,9 +197,6 @@ def canonicalization_command(
 
     By default the shells are at shares of each way's own largest probability, which stands above it. Needs the extra
     `figures3d`.
-
-    \b
-    chorus figure canonicalization balls.chorus --prompt "*hand*" -o canonicalization.png
     """
     import dataclasses
 
@@ -257,7 +252,7 @@ def _heading(asked: str, occupancy: Distribution) -> str:
 
 @click.command("photo", short_help="Photographs beside the posed distribution.")
 @click.argument("path", metavar="OCCUPANCY", type=INPUT)
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @click.option("-o", "--output", type=PICTURE, required=True, help="The figure: .png, .pdf or .svg.")
 @click.option("--key", "keys", multiple=True, help="The image of this key (repeatable).  [default: --images of them]")
 @click.option("--images", default=3, show_default=True, type=click.IntRange(1, 12), help="How many images, spread evenly.")
@@ -285,9 +280,6 @@ def photo_command(
     """Pictures of a store beside the occupancy posed as their people are, seen by their cameras and from the side.
 
     Where the store keeps no pictures, the body with the object's mask stands for them. Needs the extra `figures3d`.
-
-    \b
-    chorus figure photo ball.h5 balls.chorus -o photos.png
     """
     from chorus.figures.photo_beside import save_photo_beside
     from chorus.occupancy.shown_images import shown_images
@@ -319,7 +311,7 @@ def photo_command(
 
 
 @click.command("cameras", short_help="Where the cameras of a store stood, on a sphere.")
-@click.argument("store_path", metavar="STORE", type=INPUT)
+@click.argument("store_path", metavar="STORE", type=STORE)
 @click.option("-o", "--output", type=PICTURE, required=True, help="The figure: .png, .pdf or .svg.")
 @_prompt_option
 @filter_option
@@ -338,9 +330,6 @@ def cameras_command(
     """Where the cameras of a store's images stood: on a sphere around the body, and their share in cells of equal area.
 
     Needs the extra `figures3d`.
-
-    \b
-    chorus figure cameras balls.chorus -o cameras.png
     """
     from chorus.body.model import load_body
     from chorus.figures.camera_sphere import save_cameras

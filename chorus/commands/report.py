@@ -9,6 +9,7 @@ import click
 from chorus.commands.console import err, print_json, progress_bars, wrote
 from chorus.commands.options import (
     INPUT,
+    STORE,
     OutputFile,
     body_option,
     filter_option,
@@ -21,7 +22,7 @@ from chorus.commands.pose import load_given_body
 
 @click.command("report", short_help="A result on one page, with a view to turn.")
 @click.argument("occupancy_path", metavar="OCCUPANCY", type=INPUT)
-@click.argument("store_path", metavar="[STORE]", type=INPUT, required=False)
+@click.argument("store_path", metavar="[STORE]", type=STORE, required=False)
 @click.option(
     "-o", "--output", type=OutputFile(".html", ".htm", replace=True), required=True, help="The page to write (.html)."
 )
@@ -48,9 +49,6 @@ def report_command(
 
     What it is, a view to turn with a threshold to move, figures, numbers, error bars where folds were kept, and how it was
     made; with the STORE that it was learned from also cameras and sample images. Figures are better with the extra `figures3d`.
-
-    \b
-    chorus report ball.h5 balls.chorus -o ball.html
     """
     from chorus.experimental.sharpened import load_distribution
     from chorus.report.report import LARGEST_FILE, write_report

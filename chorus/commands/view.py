@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from chorus.commands.console import out, progress_bars
-from chorus.commands.options import INPUT, Canonicalization, body_option
+from chorus.commands.options import STORE, Canonicalization, body_option
 
 
 @click.command("view", short_help="An occupancy or a store in the browser, live.")
-@click.argument("source", metavar="OCCUPANCY|STORE", type=INPUT)
+@click.argument("source", metavar="OCCUPANCY|STORE", type=STORE)
 @click.option(
     "--port", default=0, show_default=True, type=click.IntRange(0, 65535), help="Port of 127.0.0.1; 0: one that is free."
 )
@@ -37,12 +37,13 @@ def view_command(
     from chorus.body.model import load_body
     from chorus.experimental.sharpened import load_distribution
     from chorus.store import open_store
+    from chorus.store.urls import StoreUrl, place_of
     from chorus.view.session import Question, Session
     from chorus.view.viewer import Viewer, viser_package
 
     viser_package()
     body = load_body(body_path)
-    if source.is_dir():
+    if source.is_dir() or isinstance(place_of("STORE", source), StoreUrl):
         with progress_bars() as update:
             session = Session(
                 None,

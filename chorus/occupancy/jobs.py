@@ -69,13 +69,14 @@ class Job:
         Raises InputError where nothing is selected, MismatchError where the update is of an occupancy with other arguments,
         and as ``aggregate`` and ``Ledger.begin`` do.
         """
-        store = open_store(self.store, verify=False)  # for its identity; what is read is checked while it is
+        store = open_store(self.store, verify=False)
+        store.check_while_read = True
         # Of a store that grows meanwhile, all processes count what the first one found.
         shards = frozenset(self.ranks.agree(lambda: [shard.sha256 for shard in store.shards]))
         how = dict(self.how)
         weight = how.pop("hidden_weight", None)
         how["filter"] = self.ranks.agree(lambda: find_filter(how.get("filter", "store"), store.path) or "none")
-        field, derived = self._agreed_field(how)
+        field, derived = self._agreed_field(store, how)
         if self.update is not None:
             _check_update(self.update, field, how, weight)
             if self.update.category and store.category and self.update.category != store.category:
@@ -100,7 +101,7 @@ class Job:
         if ledger is not None:
             ledger.joined(*state)
         counted = aggregate(
-            self.store,
+            store,
             field,
             **how,
             hidden_weight=None if weight is None else 1.0,
@@ -124,7 +125,7 @@ class Job:
     def _alone(self, skip: Counted | None) -> bool:
         return self.share.whole and self.ranks.world == 1 and skip is None
 
-    def _agreed_field(self, how: dict[str, Any]) -> tuple[CanonicalField, dict[str, Any]]:
+    def _agreed_field(self, store: Store, how: dict[str, Any]) -> tuple[CanonicalField, dict[str, Any]]:
         """The field that votes are cast through, chosen once for all processes, and what the provenance says of it."""
         asked = how.pop("canonicalization", None)
         if self.update is not None:
@@ -140,7 +141,7 @@ class Job:
 
         def choose() -> tuple[str, Any, dict[str, Any]]:
             selection = {name: how[name] for name in _OF_THE_IMAGES if name in how}
-            found, record = derived_field(self.store, self.field, asked, **selection)
+            found, record = derived_field(store, self.field, asked, **selection)
             joint_map = found.parameters.joint_map
             return found.canonicalization, None if joint_map is None else joint_map.joints, record
 

@@ -117,6 +117,8 @@ class Store:
         self.shards = tuple(shards)
         self.version: int = fields.get("version", FORMAT_VERSION)
         self.provenance: dict[str, Any] = fields.get("provenance") or {}
+        self.check_while_read = False
+        """Whether those who read images of a store that was opened without ``verify`` check its bytes meanwhile."""
         self._header = header
         self._first = np.concatenate([[0], np.cumsum([len(s) for s in shards], dtype=np.int64)])
 

@@ -153,9 +153,15 @@ class SelectedImages:
         self._unchecked: Store | None = None
         self._check: BackgroundCheck | None = None
         if isinstance(source, (str, os.PathLike)):
-            # Contacts are kept on disk under the store's digest, so what they are made of must be right before.
-            source = open_store(source, verify=part is not None)
-            self._unchecked = source if part is None else None
+            source = open_store(source, verify=False)
+            source.check_while_read = True
+        if isinstance(source, Store) and source.check_while_read:
+            self._unchecked = source
+            if part is not None:
+                # Contacts are kept on disk under the store's digest, so what they are made of must be right before.
+                with BackgroundCheck(source) as check:
+                    check.finish()
+                self._unchecked = None
         self._source, self._field, self._folds, self._backend = source, field, folds, backend
         if part is not None:
             self._field = field.around_body  # a part's region must move with the part, whatever carries the object

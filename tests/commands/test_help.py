@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -39,10 +40,30 @@ def commands(group: click.Group = main, path: str = "") -> dict[str, click.Comma
     return found
 
 
+def takes(command: click.Command, words: str) -> bool:
+    """Whether the words are a command's arguments, all of them, stores where it wants stores and occupancies where it wants
+    those; nothing is looked for on the disk."""
+    context = click.Context(command, resilient_parsing=False)
+    found, rest, _ = command.make_parser(context).parse_args(shlex.split(words))
+    endings = {"STORE": (".chorus", ".zip"), "OCCUPANCY": (".h5",), "TEST_STORE": (".chorus",)}
+    for argument in (p for p in command.params if isinstance(p, click.Argument)):
+        given = found.get(argument.name)
+        values = [value for value in (given if isinstance(given, tuple) else (given,)) if isinstance(value, str)]
+        if argument.required and not values:
+            return False
+        wanted = endings.get(argument.human_readable_name.strip("[].…"))
+        if wanted and not all(value.endswith(wanted) for value in values):
+            return False
+    required = {p.name for p in command.params if isinstance(p, click.Option) and p.required}
+    return not rest and required <= found.keys()
+
+
 def test_every_command_shows_an_example_that_it_takes() -> None:
     assert sorted(set(commands()) - set(EXAMPLES)) == []
     for name in commands():
         assert wrong_commands("```\n" + "\n".join(EXAMPLES[name]) + "\n```\n") == [], name
+        lines = [line for line in EXAMPLES[name] if line.startswith("chorus ")]
+        assert [line for line in lines if not takes(commands()[name], line.removeprefix(f"chorus {name}"))] == []
     for name in commands():
         assert "Example" in CliRunner().invoke(main, [*name.split(), "--help"]).output, name
 

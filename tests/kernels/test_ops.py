@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import library
 from torch._library.custom_ops import _maybe_get_opdef
 
 from chorus.kernels import ops
@@ -57,10 +58,10 @@ def test_counts_are_those_of_the_backend_with_and_without_depth(world: World) ->
 def test_opcheck(world: World, hidden: bool) -> None:
     depth = random_depth(np.random.default_rng(0), *world[:2]) if hidden else None
     given, options = arguments(world, depth)
-    done = torch.library.opcheck(torch.ops.chorus.count_votes, given, options)
+    done = library.opcheck(torch.ops.chorus.count_votes, given, options)
     assert set(done.values()) == {"SUCCESS"}
     out = list(empty_counts(world[0], 4, "cpu", hidden=hidden))
-    done = torch.library.opcheck(torch.ops.chorus.count_votes_, (out, *given), options)
+    done = library.opcheck(torch.ops.chorus.count_votes_, (out, *given), options)
     assert set(done.values()) == {"SUCCESS"}
 
 
