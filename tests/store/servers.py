@@ -98,6 +98,7 @@ def object_server() -> Iterator[Any]:
     """moto's S3 server on a free port of 127.0.0.1, and the environment that leads s3fs there; yields a boto3 client."""
     import boto3
     from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
@@ -112,6 +113,7 @@ def object_server() -> Iterator[Any]:
     }
     before = {name: os.environ.get(name) for name in there}
     os.environ.update(there)
+    S3FileSystem.clear_instance_cache()  # fsspec keeps file systems, with the address of an earlier server
     try:
         client = boto3.client("s3")
         client.create_bucket(Bucket="images")
