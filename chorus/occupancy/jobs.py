@@ -26,12 +26,15 @@ from chorus.occupancy.ledger import SECONDS, Ledger
 from chorus.occupancy.merging import COUNTS, joined_entries, narrowed, selection_of, unweighed
 from chorus.ranks import Ranks, Share
 from chorus.store import Store, open_store
-from chorus.store.filters import Filter, find_filter
+from chorus.store.filters import Filter, filter_rows, find_filter
+from chorus.store.opening import open_rest
 from chorus.store.schema import store_digest
+from chorus.store.urls import place_of
 from chorus.votes.contacts import regions_digest
 from chorus.votes.counted import Counted
 from chorus.votes.parts import EPSILON, interaction_regions
 from chorus.votes.portion import Portion
+from chorus.votes.selection import matching_prompts
 
 _CHUNK = 1 << 24  # counts that are sent at a time
 _OF_THE_IMAGES = ("prompt", "part", "parts", "epsilon", "folds", "filter", "backend")
@@ -69,19 +72,21 @@ class Job:
         Raises InputError where nothing is selected, MismatchError where the update is of an occupancy with other arguments,
         and as ``aggregate`` and ``Ledger.begin`` do.
         """
-        store = open_store(self.store, verify=False)
-        store.check_while_read = True
-        # Of a store that grows meanwhile, all processes count what the first one found.
-        shards = frozenset(self.ranks.agree(lambda: [shard.sha256 for shard in store.shards]))
         how = dict(self.how)
         weight = how.pop("hidden_weight", None)
-        how["filter"] = self.ranks.agree(lambda: find_filter(how.get("filter", "store"), store.path) or "none")
+        root = place_of("path", self.store)
+        how["filter"] = self.ranks.agree(lambda: find_filter(how.get("filter", "store"), root) or "none")
+        store, left_out = self._opened(how)
+        store.check_while_read = True
+        # Of a store that grows meanwhile, all processes count what the first one found.
+        shards, left_out = self.ranks.agree(lambda: (frozenset(shard.sha256 for shard in store.shards), left_out))
+        there = shards | left_out
         field, derived = self._agreed_field(store, how)
         if self.update is not None:
             _check_update(self.update, field, how, weight)
             if self.update.category and store.category and self.update.category != store.category:
                 raise MismatchError(f"update: expected images of {self.update.category!r}, got a store of {store.category!r}")
-        ledger = None if self.ledger is None else Ledger(self.ledger, self._facts(shards, field, how, weight), self.seconds)
+        ledger = None if self.ledger is None else Ledger(self.ledger, self._facts(there, field, how, weight), self.seconds)
         before: Occupancy | None = None
 
         def begin() -> tuple[Any, Counted | None]:
@@ -110,17 +115,29 @@ class Job:
             allow_none=not self._alone(skip),
             **watch,
         )
-        entry = {**counted.provenance[0], "source": store_digest(shards), **derived}
+        entry = {**counted.provenance[0], "source": store_digest(there), **derived}
         mine = reduced(dataclasses.replace(counted, provenance=[entry]), self.ranks)
         if mine is None:
             return None
         updated = {} if self.update is None or self.update.counted is None else self.update.counted.shards
-        total = self._finished(mine, before, weight, updated.keys() <= shards)
+        total = self._finished(mine, before, weight, updated.keys() <= there)
         if save is not None:
             save(total)
         if ledger is not None:
             ledger.remove()
         return total
+
+    def _opened(self, how: Mapping[str, Any]) -> tuple[Store, frozenset[str]]:
+        """The store, for an update without the shards that have nothing to count, and the digests of these.
+
+        Opening a shard from a cold disk takes as long as the votes of some hundred images. All are opened where what is left
+        could be judged in another way than the whole: by prompts that it lacks, or rules of a filter whose scores it lacks.
+        """
+        done = frozenset[str]() if self.update is None or not self.share.whole or how.get("part") else _all_done(self.update)
+        store, left_out = open_rest(self.store, done, verify=False)
+        if left_out and self.update is not None and not _judged_alike(store, how, self.update):
+            return open_store(self.store, verify=False), frozenset()
+        return store, left_out
 
     def _alone(self, skip: Counted | None) -> bool:
         return self.share.whole and self.ranks.world == 1 and skip is None
@@ -262,12 +279,32 @@ def _check_update(update: Occupancy, field: CanonicalField, how: Mapping[str, An
         raise MismatchError(f"update: expected the occupancy's filter, {was['filter']}; got {how['filter']}")
 
 
+def _all_done(update: Occupancy) -> frozenset[str]:
+    """Digests of the shards of which the occupancy's selection has been counted completely."""
+    if update.counted is None or any("share" in entry or "shares" in entry for entry in update.provenance):
+        return frozenset()
+    return frozenset(update.counted.shards)
+
+
+def _judged_alike(store: Store, how: Mapping[str, Any], update: Occupancy) -> bool:
+    """Whether prompts and filter select the same images of shards that an occupancy lacks as if the others were there too."""
+    try:
+        rows = store.select(prompt=matching_prompts(how.get("prompt"), store.prompts))
+        _, _, filtered = filter_rows(store, rows, how["filter"])
+    except InputError:
+        return False
+    before = [entry["filter"].get("skipped") for entry in update.provenance if entry.get("filter")]
+    return filtered is None or all(skipped == list(filtered.skipped) for skipped in before)
+
+
 def _refuse_remade(counted: Counted, store: Store) -> None:
     """MismatchError where images that were counted are in other shards now: they would be counted again, and refused then."""
     others = [key_hash(shard.array("image/key")) for shard in store.shards if shard.sha256 not in counted.shards]
     if counted.hashes is None or not others:
         return
-    again = int(np.isin(np.concatenate(others), counted.hashes).sum())
+    hashes = np.concatenate(others)
+    at = np.searchsorted(counted.hashes, hashes)  # np.isin would sort the millions that are sorted
+    again = int((counted.hashes[at[at < len(counted.hashes)]] == hashes[at < len(counted.hashes)]).sum())
     if again:
         raise MismatchError(
             f"update: expected new images in shards that the occupancy has not counted, got {again:,} that it has counted in "

@@ -113,6 +113,8 @@ def selection_of(occupancy: Occupancy) -> dict[str, Any]:
     for entry in occupancy.provenance:
         if not isinstance(entry, dict) or "prompts" not in entry:
             raise InputError("update: expected an occupancy that says which images it was made from, got one of an old release")
+        if entry.get("where"):
+            raise InputError("update: expected an occupancy of images selected by name, got one of a function (where=...)")
         selection = {name: entry.get(name) for name in _SELECTION}
         selection["filter"] = None if not entry.get("filter") else {name: entry["filter"][name] for name in _FILTER}
         if selection not in found:

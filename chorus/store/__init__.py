@@ -3,8 +3,9 @@
 from chorus.store.check import verify_store
 from chorus.store.info import store_info
 from chorus.store.keeping import encode_picture
+from chorus.store.opening import open_store
 from chorus.store.pictures import EncodedPicture, StorePictures, UnknownPicture
-from chorus.store.reader import Store, TableColumns, open_store
+from chorus.store.reader import Store, TableColumns
 from chorus.store.schema import COMPLETE, FORMAT_VERSION, NO_SEED, Problem
 from chorus.store.writer import StoreWriter
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from chorus.store.reader import open_store
+from chorus.store.opening import open_store
 from chorus.store.schema import CODED, STORE_JSON
 
 

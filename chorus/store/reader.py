@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -16,13 +14,10 @@ from chorus.errors import InputError, StoreError, check_texts, to_numpy
 from chorus.images import ImageBatch
 from chorus.kernels.masks import PackedMasks, words_in_box
 from chorus.store.pictures import StorePictures
-from chorus.store.remote.cache import ShardCache
-from chorus.store.remote.shards import fetched_ahead, open_shards
-from chorus.store.schema import CODED, COMPLETE, FORMAT_VERSION, Header, read_store_json, store_digest
+from chorus.store.remote.shards import fetched_ahead
+from chorus.store.schema import CODED, COMPLETE, FORMAT_VERSION, Header, store_digest
 from chorus.store.shard import Shard
-from chorus.store.shard_files import shard_paths
-from chorus.store.urls import Place, StoreUrl, place_of
-from chorus.store.verify import content_problems, duplicate_keys, ragged_columns, raise_first, structure_problems
+from chorus.store.urls import Place
 
 COLUMNS: dict[str, str] = {
     "key": "image/key",
@@ -320,40 +315,6 @@ class Store:
         order = np.argsort(holder, kind="stable")
         shards, first = np.unique(holder[order], return_index=True)
         return zip(shards.tolist(), np.split(order, first[1:]), strict=False)  # np.split gives one empty part for no rows
-
-
-def open_store(path: str | os.PathLike[str], *, verify: bool = True) -> Store:
-    """Open the store at ``path`` for reading, with the shards that it has now.
-
-    path  a folder, a zip file with one, or a URL (s3://, gs://, https://), of which what is read comes through a cache of
-          bounded size (docs/stores.md)
-
-    Versions and structure (types, shapes, offsets, boxes, codes) are always checked, from the small arrays. With
-    ``verify`` every byte is read once and compared with the digests, and cameras, poses and keys are checked; of a store at
-    a URL all but the masks, which are compared as they arrive, whether ``verify`` or not.
-
-    Raises StoreError that names the shard and the array of the first problem. ``verify_store`` lists all.
-    """
-    root = place_of("path", path)
-    header, fields = read_store_json(root)
-
-    def checked(shard: Shard) -> Shard:
-        held = shard.array("image/key") if shard.at_url else None  # the columns stay in the cache for so long
-        raise_first(structure_problems(shard, header), root)
-        if verify or shard.at_url:
-            raise_first(content_problems(shard, masks=not shard.at_url), root)
-        del held
-        return shard
-
-    with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
-        if isinstance(root, StoreUrl):
-            shards = list(pool.map(checked, open_shards(root, ShardCache())))
-        else:
-            shards = list(pool.map(lambda file: checked(Shard.read(file)), shard_paths(root)))
-    raise_first(ragged_columns(shards), root)
-    if verify:
-        raise_first(duplicate_keys(shards), root)
-    return Store(root, header, fields, shards)
 
 
 def _joined_masks(parts: Sequence[PackedMasks]) -> PackedMasks:

@@ -156,6 +156,18 @@ class Shard:
         return has_camera
 
 
+def recorded_digest(path: Place) -> str:
+    """The digest that a shard's file records; whether it is that of its arrays is not looked at.
+
+    Raises StoreError for a file that is not a shard, FileNotFoundError for a URL where nothing is.
+    """
+    with hdf5.reading(path, "a shard of a store", StoreError) as file:
+        recorded = _text(file, "sha256", str(path))
+    if len(recorded) != 64 or not recorded.isalnum():
+        raise StoreError(f"{path}: expected a sha256 of 64 digits, got {recorded!r}")
+    return recorded.decode()
+
+
 def read_index(path: Place, nbytes: int, what: str) -> tuple[bytes, dict[str, Location], str]:
     """Header, locations of the arrays, and digest of a file as shards are; ``nbytes`` is its size, ``what`` it should be.
 

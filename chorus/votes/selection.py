@@ -169,6 +169,8 @@ class SelectedImages:
         self._query = None if part is None or self._regions is None else PartQuery.parse(part, self._regions.names)
         self.asked: dict[str, Any] = {"prompts": prompt, "folds": folds}
         """For the provenance: prompts or patterns and folds, None for any; of parts of the user's own, names and a digest."""
+        if where is not None:
+            self.asked["where"] = True  # which images those were, nobody can ask again
         if self._regions is not None and parts is not None:
             self.asked |= {"parts": list(self._regions.names), "regions": regions_digest(self._regions)}
         self.filtered: Filtered | None = None

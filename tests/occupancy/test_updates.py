@@ -27,6 +27,7 @@ from chorus.simulate.worlds import WORLDS
 from chorus.store import Store, StoreWriter
 from chorus.store.filters import Filter, write_store_filter
 from chorus.store.growing.compacting import compact_store
+from chorus.store.shard import Shard
 from chorus.votes.portion import Portion
 from tests.occupancy.job_samples import PARTS, equal
 from tests.occupancy.job_samples import body as body
@@ -122,6 +123,61 @@ def test_an_update_counts_the_shares_that_were_missing(store: Store, field: Cano
     assert updated is not None
     assert equal(updated, aggregate(store, field))
     assert missing_shares(updated) == []
+
+
+def grown(path: Path, body: Body, *commits: dict[str, Any]) -> None:
+    """Append images of a seed to a store, commit by commit, with scores and prompts as given."""
+    for given in commits:
+        images = make_images(30, seed=given["seed"])
+        images = dataclasses.replace(images, prompts=np.full(30, given.get("prompt", "sitting")))
+        with StoreWriter(path, category="cup", body_hash=body.hash) as writer:
+            writer.append(images, scores=given.get("scores"))
+
+
+SCORES = {"overlap": np.linspace(0, 1, 30, dtype=np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("new", "how", "opened"),
+    [
+        ({}, {}, 1),
+        ({}, {"prompt": "sit*"}, 1),
+        ({"prompt": "riding"}, {"prompt": "sit*"}, 4),
+        ({"prompt": "riding"}, {"prompt": ["sitting"]}, 4),
+        ({"scores": SCORES}, {"filter": Filter({"overlap": 0.5})}, 1),
+        ({"scores": None}, {"filter": Filter({"overlap": 0.5})}, 4),
+        ({"scores": SCORES}, {"filter": Filter({"overlap": 0.5, "torso": 0.5}, required=())}, 1),
+        ({}, {"part": "rightHand", "epsilon": 0.3}, 3),
+    ],
+)
+def test_an_update_opens_the_shards_that_it_needs(
+    body: Body,
+    field: CanonicalField,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    new: dict[str, Any],
+    how: dict[str, Any],
+    opened: int,
+) -> None:
+    """Shards that are counted are left out, unless without them prompts or filter would be judged in another way."""
+    path, files = tmp_path / "cup.chorus", list[Path]()
+    grown(path, body, {"seed": 1, "scores": SCORES}, {"seed": 2, "scores": SCORES})
+    first = Job(path, field, how).run()
+    grown(path, body, {"seed": 3, **new})
+    read = Shard.read
+    monkeypatch.setattr(Shard, "read", lambda file: files.append(file) or read(file))
+    updated = Job(path, field, how, update=first).run()
+    assert len(files) == opened
+    full = Job(path, field, how).run()
+    assert updated is not None
+    assert full is not None
+    assert equal(updated, full)
+
+
+def test_an_update_of_a_selection_by_a_function_is_refused(store: Store, field: CanonicalField) -> None:
+    some = aggregate(store, field, where=lambda rows: rows["size"][:, 0] > 0)
+    with pytest.raises(InputError, match="got one of a function"):
+        Job(store.path, field, {}, update=some).run()
 
 
 def test_an_update_after_a_compaction_is_refused_at_once(store: Store, field: CanonicalField, tmp_path: Path) -> None:

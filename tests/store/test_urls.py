@@ -18,6 +18,7 @@ import chorus
 from chorus.cli import main
 from chorus.errors import InputError, StoreError
 from chorus.files import cache_folder
+from chorus.occupancy.jobs import Job
 from chorus.store import StoreWriter, open_store, verify_store
 from chorus.store.filters import Filter
 from chorus.store.filters.filtering import read_store_filter, write_store_filter
@@ -66,6 +67,26 @@ def test_columns_come_first_and_masks_when_asked_for(server: Any, tmp_path: Path
     held = there.batch([0, 9])
     shutil.rmtree(cache)  # whoever cleans up
     assert np.array_equal(there.batch([0, 9]).masks.words, held.masks.words)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_an_update_fetches_only_what_is_new(
+    server: Any, world: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, indexed: bool
+) -> None:
+    field = chorus.CanonicalField(chorus.load_body(), resolution=16)
+    folder = tmp_path / "balls.chorus"
+    shutil.copytree(world, folder)
+    last = shards(folder)[-1]
+    last.rename(tmp_path / last.name)
+    first = Job(folder, field, {}).run()
+    (tmp_path / last.name).rename(last)
+    if indexed:
+        write_index(folder)
+    url = upload(server, folder, f"update/{indexed}")
+    updated = Job(url, field, {}, update=first).run()
+    assert updated is not None
+    assert counts(folder, field) == (updated.num_images, updated.num_counts.tobytes(), updated.den_counts.tobytes())
+    assert [name.split(".")[0] for name in names(cache, ".head")] == [open_store(folder).shards[-1].sha256]
 
 
 @pytest.mark.parametrize("ranges", [False, True])

@@ -15,8 +15,9 @@ from chorus.files import PART_SUFFIX, exclusive_lock, fsync_path, remove_leftove
 from chorus.store.growing.making import MOST_PICTURE_BYTES, SHARD_SIZE, Grown, Progress
 from chorus.store.growing.rows import check_intact, fitting, kept_pictures, rows_of_shard
 from chorus.store.keeping import kept_beside, remove_dead
+from chorus.store.opening import open_store
 from chorus.store.pictures import picture_file
-from chorus.store.reader import Store, open_store
+from chorus.store.reader import Store
 from chorus.store.remote.index import INDEX, write_index_locked
 from chorus.store.schema import SHARD_SUFFIX, SHARDS
 from chorus.store.shard import Shard

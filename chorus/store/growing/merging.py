@@ -16,7 +16,8 @@ from chorus.store.filters import Filter
 from chorus.store.filters.filtering import read_store_filter
 from chorus.store.growing.making import SHARD_SIZE, Grown, Progress, StoreMaker, appearing
 from chorus.store.growing.rows import check_alike, origin
-from chorus.store.reader import Store, TableColumns, open_store
+from chorus.store.opening import open_store
+from chorus.store.reader import Store, TableColumns
 
 StoreLike = Store | str | os.PathLike[str]
 """An open store, or where one is."""

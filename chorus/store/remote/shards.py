@@ -13,20 +13,19 @@ import mmap
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from chorus import hdf5
 from chorus.errors import StoreError
 from chorus.store.pictures import PICTURES
 from chorus.store.remote.cache import ShardCache
 from chorus.store.remote.index import Entry, entries_of, words_of
 from chorus.store.schema import SHARDS, STORE_JSON, Problem
-from chorus.store.shard import Shard, read_index
+from chorus.store.shard import Shard, read_index, recorded_digest
 from chorus.store.urls import StoreUrl
 from chorus.store.verify import MASK_WORDS, content_problems, digest_problems
 
@@ -167,15 +166,19 @@ class RemoteShard(Shard):
         return list(content_problems(shown))
 
 
-def open_shards(root: StoreUrl, cache: ShardCache) -> Iterator[RemoteShard]:
-    """The shards of a store at a URL, in order, with their columns fetched and compared with their digests.
+def open_shards(root: StoreUrl, cache: ShardCache, known: Collection[str] = ()) -> Iterator[RemoteShard | str]:
+    """The shards of a store at a URL, in order, with their columns fetched and compared with their digests; of those whose
+    digests are among ``known`` the digest alone.
 
     Raises StoreError that names the shard for one that cannot be fetched, is damaged or no shard.
     """
     entries = entries_of(root)
     ranges = (root / STORE_JSON).ranges()  # a small file: some servers send all of it
 
-    def opened(entry: Entry) -> RemoteShard:
+    def opened(entry: Entry) -> RemoteShard | str:
+        with suppress(FileNotFoundError):  # what open_shard says better
+            if known and (digest := _digest_of(root / SHARDS / entry.name, entry)) in known:
+                return digest
         return open_shard(root, entry, cache, ranges)
 
     with ThreadPoolExecutor(8, thread_name_prefix="chorus-open") as pool:
@@ -184,6 +187,13 @@ def open_shards(root: StoreUrl, cache: ShardCache) -> Iterator[RemoteShard]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _digest_of(place: StoreUrl, entry: Entry) -> str:
+    if entry.sha256 is not None:
+        return entry.sha256
+    with place.errors():
+        return recorded_digest(place)
 
 
 def open_shard(root: StoreUrl, entry: Entry, cache: ShardCache, ranges: bool) -> RemoteShard:
@@ -279,16 +289,11 @@ def _may_go_ahead(waiting: Iterable[tuple[Shard, Any]], shard: Shard) -> bool:
 
 def _told_by_itself(place: StoreUrl, entry: Entry, cache: ShardCache, ranges: bool) -> Entry:
     """The entry with the digest that the shard records, and, unless its columns are in the cache, where its words are."""
-    expected = "a shard of a store"
-    with place.errors(), hdf5.reading(place, expected, StoreError) as root:
-        recorded = root.attrs.get("sha256")
-    if not isinstance(recorded, bytes) or len(recorded) != 64 or not recorded.isalnum():
-        raise StoreError(f"{place}: expected an attribute 'sha256' of fixed-length text, got {recorded!r}")
-    sha256 = bytes(recorded).decode()
+    sha256 = _digest_of(place, entry)
     if not ranges or cache.find(f"{sha256}.head"):
         return Entry(entry.name, entry.nbytes, sha256, (), entry.pictures)
     with place.errors():
-        _, arrays, sha256 = read_index(place, entry.nbytes, expected)
+        _, arrays, sha256 = read_index(place, entry.nbytes, "a shard of a store")
     return Entry(entry.name, entry.nbytes, sha256, words_of(arrays), entry.pictures)
 
 
