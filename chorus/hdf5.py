@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import secrets
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _SLACK = 1 << 20
 _HEAP = b"GCOL\x01"
+_NAMES = b"HEAP\x00"
 _KNOWN = (
     (b"PK\x03\x04", "a zip or .npz file"),
     (b"\x93NUMPY", "a .npy file"),
@@ -61,11 +63,16 @@ def reading(path: Path | Openable, expected: str, error: Callable[[str], Excepti
             yield file
         return
     try:
+        _check_names(path)
         file = h5py.File(path, "r", locking=False)
     except OSError as cause:  # HDF5's own words name its source files and line numbers
         raise error(f"{path}: expected {expected}, got {_instead(path, cause)}") from None
+    except ValueError as cause:
+        raise error(f"{path}: expected {expected}, got a damaged one ({cause})") from None
     with file:
         try:
+            if file.userblock_size:  # behind which nobody looked at the names
+                raise ValueError("it does not begin as HDF5 does")
             yield file
         except InputError:
             raise
@@ -158,6 +165,32 @@ def _check_heaps(file: h5py.File) -> None:
                     raise ValueError(f"expected texts that lie one behind the other in their heap, not so at byte {place}")
                 place += step
             at = data.find(_HEAP, at + 1)
+
+
+def _check_names(path: Path) -> None:
+    """ValueError for a file of an old version whose list of free places among the names of a group has no end; OSError where it
+    cannot be read. libhdf5 follows that list without end, and takes memory for each step.
+
+    Versions 0 and 1 keep names in heaps: "HEAP", version 0, 3 bytes; then in 8 bytes each the size of the names, the first free
+    place in them and where they are. A free place begins with the next one, or 1, and its size. Later versions have checksums.
+    """
+    with path.open("rb") as opened:
+        start = opened.read(16)
+        if start[:8] != _SIGNATURE or len(start) < 16 or start[8] > 1:
+            return
+        if start[13:15] != b"\x08\x08":
+            raise ValueError("expected offsets and lengths of 8 bytes")
+        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            at = data.find(_NAMES)
+            while at >= 0:
+                size, free, names = struct.unpack_from("<QQQ", data, at + 8) if at + 32 <= len(data) else (0, 1, 0)
+                passed = 0
+                while free < size and names + free + 16 <= len(data) and free != 1:
+                    passed += 16  # the least that a free place takes
+                    if passed > size:
+                        raise ValueError(f"expected a list of free places that ends, not so in the heap at byte {at}")
+                    (free,) = struct.unpack_from("<Q", data, names + free)
+                at = data.find(_NAMES, at + 1)
 
 
 def image(fill: Callable[[h5py.File], object], **layout: Any) -> bytes:

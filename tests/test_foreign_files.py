@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,39 @@ def test_a_heap_of_texts_in_which_libhdf5_would_search_without_end(tmp_path: Pat
         file.attrs["header"] = bytes(file.attrs["header"]).decode()
     with pytest.raises(StoreError, match="header: expected a text of fixed length"):  # shards are never searched for heaps
         open_store(tmp_path / "s")
+
+
+def _of_an_old_version(path: Path, userblock: int = 0) -> bytes:
+    """An occupancy whose metadata have no checksums, as they were written first."""
+    path.with_suffix(".new").write_bytes(_occupancy_files()["c.h5"])
+    with h5py.File(path.with_suffix(".new")) as new, h5py.File(path, "w", userblock_size=userblock) as old:
+        for name in new:
+            new.copy(name, old)
+        for name, value in new.attrs.items():
+            old.attrs[name] = value
+    return path.read_bytes()
+
+
+def test_a_list_of_free_places_without_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "o.h5"
+    data = _of_an_old_version(path)
+    load_occupancy(path)
+    heaps = [at for at in range(len(data)) if data.startswith(b"HEAP\0", at)]
+    assert heaps
+    for heap in heaps:
+        size, free, names = struct.unpack_from("<QQQ", data, heap + 8)
+        assert free < size
+        changed = bytearray(data)
+        struct.pack_into("<QQ", changed, names + free, free, 0)  # the place after it is itself
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match=rf"expected an occupancy .* not so in the heap at byte {heap}"):
+            load_occupancy(path)
+    path.write_bytes(data[:13] + b"\x04" + data[14:])
+    with pytest.raises(InputError, match=r"got a damaged one .expected offsets and lengths of 8 bytes"):
+        load_occupancy(path)
+    _of_an_old_version(path, userblock=512)
+    with pytest.raises(InputError, match="does not begin as HDF5 does"):
+        load_occupancy(path)
 
 
 def test_a_shape_whose_product_wraps(tmp_path: Path) -> None:
