@@ -27,7 +27,7 @@ from chorus.occupancy.ledger import MANIFEST, Ledger
 from chorus.reconstruct.distributions import occupancy_files
 from chorus.store import open_store
 from chorus.votes.counted import Counted
-from tests.fuzz.readers import _occupancy_files, small_body
+from tests.fuzz.readers import _occupancy_files, of_an_old_version, small_body
 from tests.store import samples
 
 DEEP = b"[" * 100_000
@@ -156,20 +156,10 @@ def test_a_heap_of_texts_in_which_libhdf5_would_search_without_end(tmp_path: Pat
         open_store(tmp_path / "s")
 
 
-def _of_an_old_version(path: Path, userblock: int = 0) -> bytes:
-    """An occupancy whose metadata have no checksums, as they were written first."""
-    path.with_suffix(".new").write_bytes(_occupancy_files()["c.h5"])
-    with h5py.File(path.with_suffix(".new")) as new, h5py.File(path, "w", userblock_size=userblock) as old:
-        for name in new:
-            new.copy(name, old)
-        for name, value in new.attrs.items():
-            old.attrs[name] = value
-    return path.read_bytes()
-
-
 def test_a_list_of_free_places_without_an_end(tmp_path: Path) -> None:
     path = tmp_path / "o.h5"
-    data = _of_an_old_version(path)
+    data = of_an_old_version(_occupancy_files()["c.h5"])
+    path.write_bytes(data)
     load_occupancy(path)
     heaps = [at for at in range(len(data)) if data.startswith(b"HEAP\0", at)]
     assert heaps
@@ -184,7 +174,7 @@ def test_a_list_of_free_places_without_an_end(tmp_path: Path) -> None:
     path.write_bytes(data[:13] + b"\x04" + data[14:])
     with pytest.raises(InputError, match=r"got a damaged one .expected offsets and lengths of 8 bytes"):
         load_occupancy(path)
-    _of_an_old_version(path, userblock=512)
+    path.write_bytes(of_an_old_version(_occupancy_files()["c.h5"], userblock=512))
     with pytest.raises(InputError, match="does not begin as HDF5 does"):
         load_occupancy(path)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import h5py
 import numpy as np
 from PIL import Image
 
@@ -171,8 +172,21 @@ def _occupancy_files() -> dict[str, bytes]:
     return {name: data for name, data in _made(make).items() if "/" not in name}
 
 
+def of_an_old_version(content: bytes, userblock: int = 0) -> bytes:
+    """An HDF5 file with metadata of an old version, which have no checksums, as occupancies were written first."""
+    with tempfile.TemporaryDirectory() as name:
+        old_file, new_file = Path(name) / "old.h5", Path(name) / "new.h5"
+        new_file.write_bytes(content)
+        with h5py.File(new_file) as new, h5py.File(old_file, "w", userblock_size=userblock) as old:
+            for item in new:
+                new.copy(item, old)
+            for attribute, value in new.attrs.items():
+                old.attrs[attribute] = value
+        return old_file.read_bytes()
+
+
 def _occupancy_seeds(names: str) -> list[Seed]:
-    files = _occupancy_files()
+    files = {**_occupancy_files(), "v.h5": of_an_old_version(_occupancy_files()["c.h5"])}
     return [Seed({"o.h5": files[f"{name}.h5"]}, "o.h5", "hdf5") for name in names]
 
 
@@ -460,7 +474,7 @@ def _description_seeds() -> list[Seed]:
 
 READERS: dict[str, Reader] = {
     "store": Reader(_store_seeds, _read_store),
-    "occupancy": Reader(lambda: _occupancy_seeds("abc"), _read_occupancy),
+    "occupancy": Reader(lambda: _occupancy_seeds("abcv"), _read_occupancy),
     "sharpened": Reader(lambda: _occupancy_seeds("d"), _read_sharpened),
     "ledger": Reader(_ledger_seeds, lambda folder: Ledger(folder, _JOB, math.inf).begin()),
     "unfinished": Reader(_unfinished_seeds, _read_unfinished),
