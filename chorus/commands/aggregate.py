@@ -173,6 +173,7 @@ def aggregate_command(
       chorus aggregate STORE -o PART-1.h5 --share 1/4     (and 2/4, 3/4, 4/4)
       chorus merge PART-*.h5 -o OCC.h5
     """
+    from chorus.occupancy.summary import peak, peak_text
     from chorus.ranks import ranks, several_processes
     from chorus.votes.prefetch import Timings
 
@@ -221,6 +222,7 @@ def aggregate_command(
         written.append(picture)
     new = occupancy.num_images - (0 if updated is None else updated.num_images)
     made_by = occupancy.provenance[-1]
+    largest, at = peak(occupancy)
     facts = {
         "images": occupancy.num_images,
         **({} if updated is None else {"new_images": new}),
@@ -229,7 +231,8 @@ def aggregate_command(
         "canonicalization": occupancy.parameters.canonicalization,
         "images_per_second": round(new / seconds, 1),
         "backend": made_by["backend"],
-        "largest_phi": round(float(occupancy.probability.max()), 3),
+        "largest_phi": largest,
+        "largest_phi_at": at,
         "voxels_seen": int((occupancy.support > 0).sum()),
         **({} if occupancy.den_hidden is None else {"hidden_votes": _hidden_votes(occupancy)}),
         **({"time": str(timings)} if timings.copy else {}),
@@ -238,8 +241,12 @@ def aggregate_command(
         print_json({**facts, **_choice(occupancy), "wrote": written})
         return
     facts["canonicalization"] = _choice(occupancy).get("choice", {}).get("text", facts["canonicalization"])
-    seen, highest = facts.pop("voxels_seen"), facts.pop("largest_phi")
-    facts |= {"highest probability": highest, "seen by some image": f"{seen:,} of {occupancy.support.size:,} voxels"}
+    seen = facts.pop("voxels_seen")
+    del facts["largest_phi"], facts["largest_phi_at"]
+    facts |= {
+        "highest probability": peak_text(largest, at),
+        "seen by some image": f"{seen:,} of {occupancy.support.size:,} voxels",
+    }
     print_facts(facts)
     wrote(*written)
 

@@ -78,7 +78,7 @@ def explain_command(
 ) -> None:
     """The images that voted for and against a voxel.
 
-    It is the voxel at POINT: x y z in metres, in the canonical frame (+x the person's left, +y up, +z forward).
+    It is the voxel at POINT: x y z in metres from the pelvis, in the canonical frame (+x the person's left, +y up, +z forward).
     """
     from chorus.errors import InputError
     from chorus.occupancy.derived import derived_field

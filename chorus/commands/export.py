@@ -65,7 +65,7 @@ def export_coco_command(store_path: Path, output: Path, prompts: tuple[str, ...]
 def export_occupancy_command(occupancy_path: Path, output: Path, threshold: float | None, as_json: bool) -> None:
     """Write an occupancy's probabilities as a file that other software opens.
 
-    .npy: (N, N, N) float32, and NAME.npy.json with the affine to metres in the person's frame (+x the person's left, +y up, +z
+    .npy: (N, N, N) float32, and NAME.npy.json with the affine to metres from the pelvis (+x the person's left, +y up, +z
     forward). .nii, .nii.gz: NIfTI with an affine to millimetres, x to the right, y forward, z up; needs the extra `nifti`.
     .ply: points with colours and a probability each, for Blender, Open3D, MeshLab. A surface: `chorus mesh`.
     """

@@ -38,7 +38,8 @@ format_option = click.option(
     type=_Format(),
     default="auto",
     show_default=True,
-    help="Whose layout the file of poses has: auto, plain, hmr2, wham, romp, smpl, smplx (docs/imports.md).",
+    help="Whose layout the file of poses has: plain (above), hmr2 (4D-Humans, TokenHMR), wham, romp (ROMP, BEV), smpl (AMASS: "
+    "poses, trans), smplx (global_orient, body_pose, transl), or auto, by its arrays' names. All but plain add the pelvis.",
 )
 
 
@@ -96,14 +97,20 @@ def ingest_folder_command(
 
     \b
     and, where you have them:
-      R      (n, 3, 3)     turns what the pose's row 0 leaves into the camera's axes
-      origin (3) or (n, 3) where the pelvis is in the frame of R and t, metres; for
-                           SMPL placed by its own origin: -0.0018, -0.2233, 0.0282
+      R      (n, 3, 3)     turns what the pose's row 0 leaves into the camera's axes;
+                           without it, row 0 does
+      origin (3) or (n, 3) where the pelvis is in the frame of R and t, metres, not turned
+                           by row 0; without it at 0. For SMPL's transl in place of t:
+                           -0.0018, -0.2233, 0.0282 (joint 0 of the unposed body)
       betas  (n, B), image_size (n, 2) as height and width, prompt (n), estimator (n)
+
+    Arrays named as smplx has them need no change: keys, global_orient (n, 3), body_pose (n, 69), transl (n, 3), focal; the
+    pelvis is then added.
 
     A point X of the posed body, from its pelvis, is at x = R (R0 X + origin) + t, R0 being row 0. In a .json the same names
     have lists; a .csv has a line an image and columns key, pose_0 to pose_71, t_0, t_1, t_2, focal. The same command goes on
-    where it was stopped. Look at the result: chorus aggregate, then chorus overlay.
+    where it was stopped. Look at the result: chorus aggregate, then chorus
+    overlay; people 20 cm beside their masks mean a missing origin.
     """
     from chorus.body.model import load_body
     from chorus.ingest.mask_folder import Import, ingest_mask_folder
@@ -148,7 +155,8 @@ def print_import(report: object, output: Path, *, dry_run: bool, as_json: bool, 
                 f"chorus: warning: the person is outside of the image in {len(report.outside)} of {len(report.added)} images, "
                 f"such as {report.outside[0]}: are poses and camera in the frames that they should be in?"
             )
-        facts = {"added": len(report.added), "present already": len(report.present), "rejected": len(report.rejected)}
+        facts: dict[str, object] = {"poses": report.read_as} if report.read_as else {}
+        facts |= {"added": len(report.added), "present already": len(report.present), "rejected": len(report.rejected)}
         facts |= {f"left out {what}": count for what, count in report.left_out.items()}
         if report.several:
             facts["of several people"] = len(report.several)

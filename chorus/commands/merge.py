@@ -29,6 +29,7 @@ def merge_command(paths: tuple[Path, ...], output: Path, as_json: bool) -> None:
     from chorus.errors import InputError
     from chorus.occupancy.counts import load_occupancy
     from chorus.occupancy.merging import merge, missing_shares
+    from chorus.occupancy.summary import peak, peak_text
 
     at = iter(paths)
     reading = paths[0]
@@ -48,10 +49,12 @@ def merge_command(paths: tuple[Path, ...], output: Path, as_json: bool) -> None:
     missing = missing_shares(total)
     if missing:
         err.print(f"chorus: warning: shares that are not among these: {', '.join(map(str, missing))}")
-    facts = {"occupancies": len(paths), "images": total.num_images, "largest_phi": round(float(total.probability.max()), 3)}
+    largest, place = peak(total)
+    facts: dict[str, object] = {"occupancies": len(paths), "images": total.num_images}
     if as_json:
-        print_json({**facts, "missing_shares": [str(share) for share in missing], "wrote": [output]})
+        missed = [str(share) for share in missing]
+        print_json({**facts, "largest_phi": largest, "largest_phi_at": place, "missing_shares": missed, "wrote": [output]})
         return
-    facts["highest probability"] = facts.pop("largest_phi")
+    facts["highest probability"] = peak_text(largest, place)
     print_facts(facts)
     wrote(output)

@@ -69,8 +69,8 @@ def mesh_command(
 ) -> None:
     """The surface of an occupancy, as a file for 3D tools.
 
-    By marching cubes; in metres: +x the person's left, +y up, +z forward. Needs the extra `mesh`: pip install '.[mesh]' in a
-    checkout.
+    By marching cubes; in metres from the pelvis: +x the person's left, +y up, +z forward. Needs the extra `mesh`:
+    pip install '.[mesh]' in a checkout.
     """
     from dataclasses import asdict
 

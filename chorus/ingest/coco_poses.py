@@ -52,7 +52,7 @@ def ingest_coco_poses(
         raise InputError(f"category: expected one of those in {annotations} ({known}, ...), got {how.category!r}")
     people = _by_image(read_people(poses, body), coco)
     numbers = [n for n, notes in coco.by_image.items() if _of(notes, coco, how.category)]
-    report, folder = Report(), None if pictures_folder is None else Path(pictures_folder)
+    report, folder = Report(read_as=people.people.read_as), None if pictures_folder is None else Path(pictures_folder)
     with filling(how, body, people, report) as (taken, images, write):
         for done, number in enumerate(sorted(numbers), 1):
             if how.stop is not None and how.stop.is_set():

@@ -74,6 +74,7 @@ def ingest_mask_folder(
     if not files:
         raise InputError(f"masks: expected pictures in {str(root)!r} or folders in it, got none")
     people = PeopleByName(read_people(poses, body))
+    report.read_as = people.people.read_as
     more = [None if folder is None else Path(folder) for folder in (people_folder, pictures_folder)]
 
     def read(path: Path, key: str) -> MaskedImage:

@@ -59,6 +59,7 @@ class Report:
     left_out  what -> number of annotations beside those used, as of crowds
     warnings  what can hardly be in metres, radians or pixels
     stopped   whether it was asked to stop before the end
+    read_as   how the file of poses was read, in words
     """
 
     added: list[str] = field(default_factory=list)
@@ -69,6 +70,7 @@ class Report:
     left_out: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     stopped: bool = False
+    read_as: str = ""
 
 
 def image_name(text: str) -> str:

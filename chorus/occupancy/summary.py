@@ -65,17 +65,30 @@ def text(occupancy: Summarised) -> str:
     )
 
 
+def peak(occupancy: Summarised) -> tuple[float, list[float]]:
+    """The highest phi, and where it is: the centre of its voxel x, y, z in metres from the pelvis, to a centimetre."""
+    phi, centres = occupancy.probability, occupancy.centres
+    at = centres[np.unravel_index(int(phi.argmax()), phi.shape)]
+    return round(float(phi.max()), 3), [round(float(value), 2) for value in at]
+
+
+def peak_text(phi: float, at: list[float]) -> str:
+    """The highest phi and where it is, in words."""
+    x, y, z = at
+    sides = f"{abs(x):.2f} m {'left' if x >= 0 else 'right'}, {abs(y):.2f} {'up' if y >= 0 else 'down'}"
+    return f"{phi:.3f}, {sides}, {abs(z):.2f} {'forward' if z >= 0 else 'back'} of the pelvis"
+
+
 def html(occupancy: Summarised) -> str:
     """One self-contained ``<div>`` for a notebook, with the picture embedded as a PNG."""
-    phi, support = occupancy.probability, occupancy.support
-    x, y, z = occupancy.centres[np.unravel_index(phi.argmax(), phi.shape)]
+    support = occupancy.support
     facts = {
         "category": _short(occupancy.category) or "not named",
         "images": f"{occupancy.num_images:,}",
         "grid": _grid(occupancy),
         "scheme": f"{occupancy.scheme.name}, {occupancy.scheme.num_groups} groups",
         "weighting": occupancy.weighting,
-        "highest probability": f"{phi.max():.3f}, at ({x:.2f}, {y:.2f}, {z:.2f}) m",
+        "highest probability": peak_text(*peak(occupancy)),
         "images that saw a voxel": f"{support.min():,} to {support.max():,}",
         "body": occupancy.body_hash[:12] or "not known",
         "field": occupancy.field_hash[:12],

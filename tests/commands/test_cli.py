@@ -203,10 +203,13 @@ def test_no_help_sends_the_reader_to_sections_of_the_paper() -> None:
 def test_results_are_told_in_plain_words(store: Path, tmp_path: Path) -> None:
     told = chorus("aggregate", store, "-o", tmp_path / "o.h5", "--resolution", "12")
     assert told.exit_code == 0, told.output
-    assert re.search(r"highest probability +0\.\d+\n", told.stdout)
+    assert re.search(
+        r"highest probability +0\.\d+, [\d.]+ m (left|right), [\d.]+ (up|down), [\d.]+ (forward|back) of the pelvis\n",
+        told.stdout,
+    )
     assert re.search(r"seen by some image +[\d,]+ of 1,728 voxels\n", told.stdout)
     facts = json.loads(chorus("aggregate", store, "-o", tmp_path / "o.h5", "--resolution", "12", "--json", "--force").stdout)
-    assert {"largest_phi", "voxels_seen"} <= facts.keys()  # names for programs stay
+    assert {"largest_phi", "largest_phi_at", "voxels_seen"} <= facts.keys()  # names for programs stay
 
 
 @pytest.mark.parametrize(("number", "words"), [(0, "0 views"), (1, "1 view"), (2000, "2,000 views")])

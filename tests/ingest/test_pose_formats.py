@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,6 +189,17 @@ def parts(joints: int, body: int) -> Case:
     return case
 
 
+def smplx_names() -> Case:
+    """SMPL as people save it after the library smplx, in the camera's axes."""
+    body, at = made_body()
+    pose, betas, t = people()
+    content = {"name": NAMES, "global_orient": pose[:, 0], "body_pose": pose[:, 1:].reshape(N, 69), "transl": t}
+    content |= {"betas": betas, "focal_length": np.full(N, 140.0)}
+    camera = model(body, at, pose, betas) + t[:, None]
+    pixels = 140.0 * camera[..., :2] / camera[..., 2:] + [WIDTH / 2, HEIGHT / 2]
+    return Case(body, content, pixels)
+
+
 CASES = {
     "hmr2": lambda: hmr2(""),
     "hmr2-focal": lambda: hmr2("focal"),
@@ -202,6 +214,7 @@ CASES = {
     "smplx": lambda: world(55),
     "smpl-parts": lambda: parts(24, 69),
     "smplh-parts": lambda: parts(52, 63),
+    "smplx-names": smplx_names,
 }
 
 
@@ -235,6 +248,7 @@ def test_vertices_are_where_the_source_shows_them(name: str, tmp_path: Path) -> 
         result, path = ingest(tmp_path, case)
         assert result.exit_code == 0, result.output
         assert "added            3" in result.stdout
+        assert re.search(r"poses +(hmr2|wham|romp|smplx?); pelvis at -?\d.*m in the model's frame\n", result.stdout)
         assert "warning" not in result.stderr
         store = open_store(path)
     batch = store.batch(store.select())
@@ -306,7 +320,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
     amass = world(52)
     amass.cameras = {}
-    assert "expected the cameras (R, t and K or focal), in this file or with --cameras, got none" in told(amass)
+    assert "or with --cameras, got arrays named betas, gender, mocap_framerate, poses, trans" in told(amass)
     film = world(52)
     film.options = ()
     assert "of the frames of a film say with --first-frame" in told(film)

@@ -95,7 +95,7 @@ def test_html_is_whole_and_needs_nothing_from_elsewhere() -> None:
     assert facts["category"] == "<b>cup & saucer</b>"  # as text, not as an element
     assert facts["images"] == "40"
     assert facts["grid"] == "24^3 voxels in a cube of 3 m"
-    assert facts["highest probability"] == "0.250, at (-0.81, 0.19, -0.06) m"
+    assert facts["highest probability"] == "0.250, 0.81 m right, 0.19 up, 0.06 back of the pelvis"
     assert facts["images that saw a voxel"] == "40 to 40"
     assert facts["body"] == "b" * 12
     assert facts["field"] == one_voxel().field_hash[:12]

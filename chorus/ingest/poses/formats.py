@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from chorus.body.model import Body
 from chorus.errors import InputError, check_array
 from chorus.ingest.poses.arrays import json_arrays, read_csv, read_json, read_npz
 from chorus.ingest.poses.layout import NAMES, People, checked_people
-from chorus.ingest.poses.smpl_layouts import from_matrices, hmr2, romp, smpl, smplx, wham
+from chorus.ingest.poses.smpl_layouts import KEYS, from_matrices, hmr2, romp, smpl, smplx, wham
 from chorus.pickles import read_pickle
 from chorus.units import UnitCheck
 
@@ -46,8 +46,9 @@ class Format:
 def _plain(content: Mapping[str, Any], body: Body) -> dict[str, Any]:
     """Our own layout, in the forms that people's files have it."""
     found = dict(content)
-    if "key" in found and "keys" not in found:
-        found["keys"] = found.pop("key")
+    other = next((name for name in KEYS if name in found), "keys")
+    if "keys" not in found and other in found:
+        found["keys"] = found.pop(other)
     n = np.size(found.get("keys", ()))
     if "pose" in found:
         found["pose"] = axis_angles("pose", found["pose"], body.num_joints)
@@ -111,7 +112,7 @@ def read_people(poses: Poses, body: Body) -> People:
     A file without names is about the image of its own name. Numbers that can hardly be in metres, radians and pixels are warned
     of (``chorus.units.UnitsWarning``).
     """
-    path, units, found = Path(poses.path), UnitCheck(), []
+    path, units, found, names = Path(poses.path), UnitCheck(), [], dict[str, None]()
     more = {} if poses.cameras is None else _one(_content(Path(poses.cameras)), Path(poses.cameras))
     for file in _files(path):
         content = _content(file)
@@ -119,18 +120,26 @@ def read_people(poses: Poses, body: Body) -> People:
             for arrays in _people(content):
                 chosen = _recognised(arrays) if poses.format == AUTO else FORMATS[poses.format]
                 _require(arrays, chosen)
+                names[chosen.name] = None
                 converted = _converted(chosen, {**arrays, **more}, body)
                 found.append(_named(converted, chosen, file.stem, poses.first_frame))
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
     try:
         people = checked_people(_joined(found), body, units)
+        people = replace(people, read_as=_told(names, people))
         if not len(people):
             raise InputError("keys: expected people, got none")
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     units.warn()
     return people if poses.first_frame is None else replace(people, frames=True)
+
+
+def _told(names: Iterable[str], people: People) -> str:
+    """Which layouts were read, and where the pelvis was taken to be."""
+    at = "at t" if not people.origin.any() else "at {:.4f}, {:.4f}, {:.4f} m in the model's frame".format(*people.origin[0])
+    return f"{', '.join(names)}; pelvis {at}"
 
 
 def _converted(chosen: Format, arrays: dict[str, Any], body: Body) -> dict[str, Any]:
@@ -239,8 +248,8 @@ def _named(found: dict[str, Any], format: Format, stem: str, first: int | None) 
         return found  # said where keys are checked
     if format.film and n > 1:
         raise InputError(
-            "keys: expected the names of the images, got none; of the frames of a film say with --first-frame which number the "
-            "name of the first one ends in"
+            f"keys: expected the names of the images (an array named {', '.join(KEYS[:4])}, ...), got none; of the frames of a "
+            "film say with --first-frame which number the name of the first one ends in"
         )
     return {**found, "keys": [stem] * n}
 

@@ -65,6 +65,7 @@ class People:
                 principal point is at the image's centre
     square      the crop of weak cameras is the square about the image's centre whose side is the image's longer one
     frames      keys are numbers of a film's frames
+    read_as     of which layout the file was, and where the pelvis was taken to be, in words
     """
 
     keys: list[str]
@@ -82,6 +83,7 @@ class People:
     focal_unit: str = ""
     square: bool = False
     frames: bool = False
+    read_as: str = ""
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -29,7 +29,11 @@ HMR_FOCAL = 5000 / 256
 """Focal length of HMR2's cameras for the whole image, in its longer sides: 5000 px in crops of 256 px."""
 BEV_FOCAL = 443.4 / 512
 """Focal length of BEV's cameras, in longer sides of the image: a field of view of 60 degrees."""
-_KEYS = ("keys", "key", "imgname", "img_name", "image_name", "image_names", "img_path", "image_path", "file_name")
+KEYS = (
+    *("keys", "key", "name", "names", "imgname", "img_name", "image_name", "image_names", "img_path", "image_path"),
+    *("file_name", "file_names", "filename", "filenames"),
+)
+"""Names under which files have the names of the images."""
 _OURS = ("R", "t", "K", "focal", "focal_unit", "image_size", "estimator", "prompt", "origin")
 """Names of our own layout that other files, or a file of cameras beside them, may have as well."""
 
@@ -37,7 +41,7 @@ _OURS = ("R", "t", "K", "focal", "focal_unit", "image_size", "estimator", "promp
 def common(content: Mapping[str, Any]) -> dict[str, Any]:
     """What a file of any layout may have by our names: the images' names, cameras, image sizes."""
     found = {name: content[name] for name in _OURS if name in content}
-    keys = next((content[name] for name in _KEYS if name in content), None)
+    keys = next((content[name] for name in KEYS if name in content), None)
     if keys is not None:
         found["keys"] = np.atleast_1d(keys) if not isinstance(keys, list) else keys
     return found
@@ -295,6 +299,8 @@ def _in_world(
     """People in a world of the file's own, seen by cameras in it."""
     n = len(pose)
     found = common(content) | {"pose": onto_body(pose, names, body)}
+    if "focal_length" in content and not {"K", "focal"} & set(found):
+        found["focal"] = each("focal_length", content["focal_length"], n, 1)[:, 0]
     if "betas" in content:
         found["betas"] = _betas(content, "betas", n)
     if "camera_rotation" in content:
@@ -302,13 +308,16 @@ def _in_world(
     if "camera_translation" in content:
         found["t"] = each("camera_translation", content["camera_translation"], n, 3)
     moved = next((content[key] for key in ("trans", "transl") if key in content), np.zeros(3))
-    return _placed(_seen(found, n), content, model, body, each("trans", moved, n, 3))
+    return _placed(_seen(found, n, content), content, model, body, each("trans", moved, n, 3))
 
 
-def _seen(found: dict[str, Any], n: int) -> dict[str, Any]:
+def _seen(found: dict[str, Any], n: int, content: Mapping[str, Any]) -> dict[str, Any]:
     """With the camera's place, where it is the origin; InputError without a camera."""
     if not {"K", "focal"} & set(found):
-        raise InputError("K: expected the cameras (R, t and K or focal), in this file or with --cameras, got none")
+        raise InputError(
+            "K: expected cameras (K, or focal in pixels; R and t where they differ from the poses' own), in this file or with "
+            f"--cameras, got arrays named {', '.join(sorted(content)[:20])}"
+        )
     for name, shape in (("R", (3, 3)), ("K", (3, 3)), ("t", (3,))):
         value = np.asarray(found.get(name, np.zeros(3))) if name in found or name == "t" else None
         if value is not None and value.size == np.prod(shape):  # one camera for all
