@@ -11,7 +11,7 @@ BIN := .venv/bin
 
 # The environment's scripts and its link to this checkout hold absolute paths, so it is made anew where the checkout has
 # moved, where its Python is gone, and where an installation was interrupted.
-BROKEN := $(shell test "$$(cat .venv/.complete 2>/dev/null)" = "$$(pwd -P)" && $(BIN)/python -c '' 2>/dev/null || echo yes)
+BROKEN := $(shell test "$$(cat .venv/.base 2>/dev/null)" = "$$(pwd -P)" && $(BIN)/python -c '' 2>/dev/null || echo yes)
 
 .PHONY: help venv demo test soak lint typecheck bench docs clean clean-venv always
 
@@ -25,7 +25,7 @@ help:
 	@echo '  make docs        the documentation as a site: site/index.html'
 	@echo '  make lint        ruff (rules and format) and import-linter (who may import whom)'
 	@echo '  make typecheck   mypy --strict alone: chorus, its kernels and bench'
-	@echo '  make venv        only the virtual environment, .venv, which all of the above make when they need it'
+	@echo '  make venv        only the virtual environment, .venv, which all of the above make as far as they need it'
 	@echo '  make clean       remove caches, build products and demo-output/'
 	@echo '  make clean-venv  remove .venv'
 	@echo
@@ -43,7 +43,7 @@ venv: .venv/.complete
 # PyTorch comes first and by itself, so that nothing else decides which of its builds is taken; what it depends on comes
 # with the rest. setuptools is installed before the project is built with it, so that its version is a pinned one too.
 # The mark .made-by-make keeps us from removing a .venv that somebody made by hand.
-.venv/.complete: pyproject.toml constraints.txt setup.py $(if $(BROKEN),always)
+.venv/.base: pyproject.toml constraints.txt setup.py $(if $(BROKEN),always)
 	@command -v "$(PYTHON)" >/dev/null || { \
 	  echo 'make: there is no "$(PYTHON)" on this machine; name a Python of 3.10 or newer: make venv PYTHON=...' >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -54,14 +54,19 @@ venv: .venv/.complete
 	@test ! -e .venv || test -e .venv/.made-by-make || { \
 	  echo 'make: .venv is there and was not made by this Makefile; move it away, or remove it: make clean-venv' >&2; exit 1; }
 	@test -z "$(BROKEN)" || rm -rf .venv
-	@mkdir -p .venv && touch .venv/.made-by-make && rm -f .venv/.complete
+	@mkdir -p .venv && touch .venv/.made-by-make && rm -f .venv/.base .venv/.complete
 	"$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt pip setuptools
 	$(BIN)/python -m pip install -c constraints.txt --no-deps $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") torch
-	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e ".[dev]"
-	@pwd -P > .venv/.complete
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e ".[figures3d,viewer]"
+	@pwd -P > .venv/.base
 
-demo: .venv/.complete
+# What tests and other work on the project need besides: four times as much.
+.venv/.complete: .venv/.base
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e ".[dev]"
+	@touch .venv/.complete
+
+demo: .venv/.base
 	$(BIN)/chorus demo -o demo-output $(DEMO_ARGS)
 
 test: lint typecheck .venv/.complete

@@ -287,7 +287,7 @@ def load_body(path: str | os.PathLike[str] | None = None) -> Body:
     Raises InputError for a path without a body or with several, a damaged file, missing arrays, and as ``Body`` does.
     """
     if path is None:
-        with importlib.resources.as_file(importlib.resources.files("chorus") / "data" / "mannequin.npz") as file:
+        with importlib.resources.as_file(importlib.resources.files("chorus.data") / "mannequin.npz") as file:
             return _load_npz(file)
     path = check_path("path", path)
     if path.is_dir():

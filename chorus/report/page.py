@@ -88,7 +88,7 @@ def view_page(title: str, data: Mapping[str, Any], script: str) -> str:
 
 
 def _filled(data: Mapping[str, Any], script: str, **parts: str) -> str:
-    template = Template((files("chorus") / "data" / "report.html").read_text(encoding="utf-8"))
+    template = Template((files("chorus.data") / "report.html").read_text(encoding="utf-8"))
     # No text of the data may end the element that it stands in.
     told = json.dumps(data, ensure_ascii=True).replace("<", "\\u003c")
     # Not by the template, in which dollar signs of the script would be names.

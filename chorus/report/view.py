@@ -28,7 +28,7 @@ RADIUS = 1.7
 
 def script() -> str:
     """The view's program, JavaScript."""
-    return (files("chorus") / "data" / "view3d.js").read_text(encoding="utf-8")
+    return (files("chorus.data") / "view3d.js").read_text(encoding="utf-8")
 
 
 def packed(array: NDArray[Any]) -> str:
