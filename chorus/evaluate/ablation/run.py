@@ -8,27 +8,32 @@ indices in place of phi, and serves all rows and seeds.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.body.model import Body, load_body
+from chorus.camera.views import weighs_by_cell
 from chorus.errors import InputError, MismatchError
-from chorus.evaluate.ablation.pieces import Progress, Work
-from chorus.evaluate.ablation.rows import AblationOptions, Setting, Where, settings
-from chorus.evaluate.ablation.scores import targets
+from chorus.evaluate.ablation.estimated import EstimatedRows
+from chorus.evaluate.ablation.rows import AblationOptions, Setting, Where, chosen_images, settings
+from chorus.evaluate.ablation.scores import Target, count_rows, posed_voxels, score, targets
 from chorus.evaluate.intervals import t_interval
-from chorus.evaluate.pap.categories import MIN_IMAGES
+from chorus.evaluate.pap.categories import MIN_IMAGES, CategoryPap
 from chorus.evaluate.pap.metric import METRICS
 from chorus.evaluate.pap.pixels import PAPER, PapProtocol
 from chorus.evaluate.unfinished import Unfinished
-from chorus.ranks import Share
+from chorus.field import CanonicalField, FieldParameters
 from chorus.store import Store
 
+Progress = Callable[[str, int, int | None], None]
 Scores = dict[str, float | None]
 """Metric (a name in METRICS) -> a category's PAP, 0 to 1, or None where every target is empty."""
 
@@ -133,106 +138,20 @@ def ablate(
     protocol      of PAP; rows of other resolutions always use splat="footprint"
     progress      called with (stage, done, total)
     unfinished    where the scores of a field, category and seed are kept once they are there, and taken from if they are
-                  there already: an interrupted call can be repeated, and shares (``ablate_share``) be taken together
+                  there already: an interrupted call can be repeated
     where_text    what ``where`` is, in words: with it ``unfinished`` tells filters apart
 
     Raises InputError for stores, seeds and options that do not match, MismatchError for stores of another body.
     """
     began = time.perf_counter()
-    work, facts = _prepared(
-        _Given(training, tests, seeds, where, other, source_names, options, body, where_text),
-        backend,
-        protocol,
-        min_images,
-        progress,
-        unfinished,
-    )
-    pieces = work.pieces()
-    work.score(pieces)
-    rows = {setting.name: AblationRow(setting, {}, {}) for setting in work.settings}
-    for piece in pieces:
-        found = work.kept(piece)
-        assert found is not None  # it is scored
-        for name in (setting.name for setting in piece.settings if setting.name in found):
-            rows[name].images.setdefault(piece.category, []).append(found[name][0])
-            rows[name].scores.setdefault(piece.category, []).append(found[name][1])
-    counts = {category: len(of_category) for category, of_category in work.images.items()}
-    return AblationTable(
-        tuple(rows.values()), counts, work.seeds, len(training) > 1, facts, time.perf_counter() - began
-    )
-
-
-def ablate_share(
-    share: Share,
-    training: Sequence[Sequence[Store]],
-    tests: Sequence[Store],
-    *,
-    unfinished: Unfinished,
-    seeds: Sequence[int] = range(5),
-    where: Where | None = None,
-    other: Sequence[Store] = (),
-    source_names: tuple[str, str] = ("first source", "other source"),
-    options: AblationOptions | None = None,
-    body: Body | None = None,
-    backend: str = "auto",
-    protocol: PapProtocol = PAPER,
-    min_images: int = MIN_IMAGES,
-    progress: Progress | None = None,
-    where_text: str = "",
-) -> int:
-    """A share of the work of ``ablate``, for one of several processes; how many pieces of it were scored now.
-
-    A piece is one field, or all estimators, for one category and seed. The shares of all numbers are disjoint, and are all of
-    the work, whatever the processes do; each has about as much, by images that vote x rows.
-
-    share       which one
-    unfinished  where the results are kept, ``Unfinished.beside(output, share)``: each share needs a file of its own. ``ablate``
-                with ``Unfinished.beside(output)`` then takes them all, scores what is missing, and its table is the same
-
-    The rest, and what is raised, is as in ``ablate``, and must be the same in all shares.
-    """
-    work, _ = _prepared(
-        _Given(training, tests, seeds, where, other, source_names, options, body, where_text),
-        backend,
-        protocol,
-        min_images,
-        progress,
-        unfinished,
-    )
-    return work.score(work.share_of(work.pieces(), share))
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What the results depend on, as ``ablate`` is given it."""
-
-    training: Sequence[Sequence[Store]]
-    tests: Sequence[Store]
-    seeds: Sequence[int]
-    where: Where | None
-    other: Sequence[Store]
-    source_names: tuple[str, str]
-    options: AblationOptions | None
-    body: Body | None
-    where_text: str
-
-
-def _prepared(
-    given: _Given,
-    backend: str,
-    protocol: PapProtocol,
-    min_images: int,
-    progress: Progress | None,
-    unfinished: Unfinished | None,
-) -> tuple[Work, dict[str, Any]]:
-    """The work that is to be done, none of it yet, and the facts of the table; what is given is checked."""
-    where, body = given.where, load_body() if given.body is None else given.body
-    options = AblationOptions(filtered=where is not None) if given.options is None else given.options
+    body = load_body() if body is None else body
+    options = AblationOptions(filtered=where is not None) if options is None else options
     if options.filtered and where is None:
         raise InputError("where: expected a filter, as options.filtered asks for a row without one; got None")
-    seeds = tuple(int(seed) for seed in given.seeds)
-    by_seed, test, others = _checked(given.training, given.tests, given.other, seeds, body)
-    rows = settings(options, given.source_names if others else None)
+    seeds = tuple(int(seed) for seed in seeds)
+    by_seed, test, others = _checked(training, tests, other, seeds, body)
+    sources = source_names if others else None
+    rows = settings(options, sources)
     images = {category: targets(store, body, protocol) for category, store in test.items()}
     for category, of_category in images.items():
         with_object = sum(bool(t.mask.any()) for t in of_category)
@@ -260,10 +179,12 @@ def _prepared(
     if others:
         facts["other_images"] = {others[0].category: [len(store) for store in others]}
     unfinished = Unfinished() if unfinished is None else unfinished
-    unfinished.begin({**facts, "filter": given.where_text, "rows": [row.name for row in rows]})
+    unfinished.begin({**facts, "filter": where_text, "rows": [row.name for row in rows]})
     told = progress or (lambda *_: None)
-    work = Work(tuple(rows), body, where, seeds, by_seed, others, images, backend, protocol, told, unfinished)
-    return work, facts
+    found = _Runner(body, where, seeds, by_seed, others, images, backend, protocol, told, unfinished).run(rows)
+    counts = {c: len(of_category) for c, of_category in images.items()}
+    replicated = len(training) > 1
+    return AblationTable(tuple(found), counts, seeds, replicated, facts, time.perf_counter() - began)
 
 
 def _checked(
