@@ -80,6 +80,25 @@ def test_the_commands(store: Store, tmp_path: Path) -> None:
     assert load_occupancy(out["ranks"]).provenance[0]["processes"] == 3
 
 
+def test_processes_update_together(store: Store, body: Body, tmp_path: Path) -> None:
+    """Each leaves out the shards that are counted, and they share the rest."""
+    path, known, out = (
+        tmp_path / "cup.chorus",
+        tmp_path / "known.h5",
+        {name: tmp_path / f"{name}.h5" for name in ("one", "two")},
+    )
+    shutil.copytree(store.path, path)
+    command("aggregate", path, "-o", known, "--resolution", N)
+    with StoreWriter(path, category="cup", shard_size=20, body_hash=body.hash) as writer:
+        writer.append(make_images(50, seed=9))
+    running = torchrun(2, "aggregate", path, "--update", known, "-o", out["two"], "--json")
+    command("aggregate", path, "-o", out["one"], "--resolution", N)
+    printed, errors = running.communicate(timeout=120)
+    assert running.returncode == 0, errors
+    assert json.loads(printed)["new_images"] == 50
+    assert equal(load_occupancy(out["two"]), load_occupancy(out["one"]))
+
+
 def test_processes_that_open_a_growing_store_one_after_the_other(
     store: Store, field: CanonicalField, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,16 +106,17 @@ def test_processes_that_open_a_growing_store_one_after_the_other(
     path = tmp_path / "cup.chorus"
     shutil.copytree(store.path, path)
     shards = frozenset(shard.sha256 for shard in store.shards)
-    found = jobs.find_filter
+    opened = jobs.open_rest
 
-    def grown(*arguments: Any) -> Any:
+    def grown(*arguments: Any, **how: Any) -> Any:
+        found = opened(*arguments, **how)
         with StoreWriter(path, category="cup", body_hash=body.hash) as writer:
             writer.append(make_images(50, seed=9))
-        return found(*arguments)
+        return found
 
     before = aggregate(store, field)
     with monkeypatch.context() as patched:
-        patched.setattr(jobs, "find_filter", grown)
+        patched.setattr(jobs, "open_rest", grown)
         counted = Job(path, field, {}).run()
     assert counted is not None
     assert equal(counted, before)
