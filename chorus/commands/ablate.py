@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +19,13 @@ from chorus.commands.options import (
     body_option,
     force_option,
     json_option,
+    share_option,
 )
+from chorus.texts import counted
+
+if TYPE_CHECKING:
+    from chorus.evaluate.unfinished import Unfinished
+    from chorus.ranks import Share
 
 
 @click.command("ablate", short_help="What each part of the method is worth, with intervals.")
@@ -92,6 +99,7 @@ from chorus.commands.options import (
 @click.option("--table2", is_flag=True, help="Only the rows of the paper's table (Table 2).")
 @click.option("--min-images", default=30, show_default=True, type=Count(), help="Test images that a category needs.")
 @click.option("--backend", default="auto", show_default=True, help="auto, triton, numba or reference.")
+@share_option
 @click.option("-o", "--output", type=OutputFile(), help="Also write everything as JSON.")
 @click.option("--picture", type=PICTURE, help="Also draw the rows with their intervals (PNG).")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
@@ -119,6 +127,7 @@ def ablate_command(
     table2: bool,
     min_images: int,
     backend: str,
+    share: Share,
     output: Path | None,
     picture: Path | None,
     markdown: bool,
@@ -130,7 +139,9 @@ def ablate_command(
     The rows of the paper's Table 2 and more: mean projective average precision (PAP) over seeds, with 95 % intervals.
     Learns from the training stores (one a category), scores on the test stores. With --simulate both are made, each seed has
     training images of its own, and the exit code is 1 where a claim about those worlds does not hold. Stopped by Ctrl-C, what
-    is scored is kept beside the file of -o, and the same command goes on.
+    is scored is kept beside the file of -o, and the same command goes on. With --share a part of the work is done, and kept
+    there, too; the same command without --share then takes what all shares have kept, does what is missing, and writes the
+    table.
     """
     from dataclasses import replace
 
@@ -138,7 +149,7 @@ def ablate_command(
     from chorus.errors import InputError
     from chorus.evaluate.ablation.report import as_markdown, as_rich, mechanism_lines, partial_table, to_json
     from chorus.evaluate.ablation.rows import AblationOptions, has_keypoints, keypoint_filter
-    from chorus.evaluate.ablation.run import ablate
+    from chorus.evaluate.ablation.run import ablate, ablate_share
     from chorus.evaluate.ablation.simulated_stores import (
         FIRST_SOURCE,
         OTHER_SOURCE,
@@ -153,7 +164,13 @@ def ablate_command(
 
     if (simulate is None) != bool(stores and tests) or (simulate is not None and (stores or tests or other)):
         raise InputError("stores: expected training stores and --test stores, or --simulate FOLDER alone")
-    body, unfinished = load_body(body_path), Unfinished.beside(output)
+    if not share.whole and output is None:
+        raise InputError("share: expected -o FILE, beside which the results of every share are kept, got none")
+    if not share.whole and (picture or markdown):
+        raise InputError(
+            "share: expected no --picture and no --markdown, which the command without --share makes of all results"
+        )
+    body, unfinished = load_body(body_path), Unfinished.beside(output, share)
 
     def kept() -> str:
         if output is None and unfinished:
@@ -193,21 +210,26 @@ def ablate_command(
         )
         if table2:
             options = replace(options, weightings=(), resolutions=(), k=(), tau=(), smoothing=False, estimators=False)
-        table = ablate(
-            training,
-            opened,
-            seeds=range(seeds),
-            where=None if no_filter else keypoint_filter(keypoint_confidence),
-            other=others,
-            options=options,
-            body=body,
-            backend=backend,
-            min_images=min_images,
-            progress=update,
-            unfinished=unfinished,
-            where_text="" if no_filter else f"keypoints >= {keypoint_confidence}",
-            source_names=source_names or ((FIRST_SOURCE, OTHER_SOURCE) if simulate else ("first source", "other source")),
-        )
+        how: dict[str, Any] = {
+            "seeds": range(seeds),
+            "where": None if no_filter else keypoint_filter(keypoint_confidence),
+            "other": others,
+            "options": options,
+            "body": body,
+            "backend": backend,
+            "min_images": min_images,
+            "progress": update,
+            "unfinished": unfinished,
+            "where_text": "" if no_filter else f"keypoints >= {keypoint_confidence}",
+            "source_names": source_names or ((FIRST_SOURCE, OTHER_SOURCE) if simulate else ("first source", "other source")),
+        }
+        if share.whole:
+            table = ablate(training, opened, **how)
+        else:
+            scored = ablate_share(share, training, opened, **how)
+    if not share.whole:
+        _tell_share(share, scored, unfinished, as_json)
+        return
     claims = mechanisms(table) if simulate is not None else []
     written = [simulate] if simulate is not None else []
     if output is not None:
@@ -232,3 +254,18 @@ def ablate_command(
     if failed:
         err.print(f"chorus: {len(failed)} of {len(claims)} claims do not hold")
         click.get_current_context().exit(1)
+
+
+def _tell_share(share: Share, scored: int, unfinished: Unfinished, as_json: bool) -> None:
+    """Print what a share has scored now, where it is kept, and what to do next."""
+    kept_in = unfinished.path if unfinished.num_kept else None
+    if as_json:
+        print_json({"share": str(share), "scored": scored, "kept": unfinished.num_kept, "wrote": [kept_in] if kept_in else []})
+        return
+    out.print(
+        f"share {share}: scored {counted(scored, 'piece')} of the work (a field or the estimators, of one category and seed); "
+        f"{unfinished.num_kept:,} kept"
+    )
+    out.print("after all shares, the same command without --share takes what they have kept and writes the table")
+    if kept_in:
+        wrote(kept_in)

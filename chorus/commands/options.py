@@ -200,7 +200,7 @@ share_option = click.option(
     type=_Share(),
     default="1/1",
     metavar="I/N",
-    help="Do the I-th of N shares of the work (about as many bytes each): for job arrays.  [default: all of it]",
+    help="Do the I-th of N shares of the work (about as much each): for job arrays.  [default: all of it]",
 )
 """A command's function gets it as ``share``, a ``chorus.ranks.Share``."""
 INPUT = InputPath()

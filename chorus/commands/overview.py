@@ -67,7 +67,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "evaluate photos": ("chorus evaluate photos PHOTOS --annotations COCO.json",),
     "evaluate worlds": ("chorus evaluate worlds --images 2000 --seeds 5", "chorus evaluate worlds --estimators"),
     "evaluate roundtrip": ("chorus evaluate roundtrip",),
-    "ablate": ("chorus ablate --simulate worlds",),
+    "ablate": ("chorus ablate --simulate worlds", "chorus ablate --simulate worlds -o ablations.json --share 1/8"),
     "view": ("chorus view held.h5", "chorus view balls.chorus"),
     "figure shells": ("chorus figure shells held.h5 -o held.png", "chorus figure shells held.h5 --pose pose.npy -o posed.pdf"),
     "figure turntable": ("chorus figure turntable held.h5 -o held.gif",),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-import chorus.evaluate.ablation.run as ablation_run
+import chorus.evaluate.ablation.pieces as ablation_pieces
 import chorus.evaluate.pap.categories as pap_categories
 import chorus.evaluate.worlds as worlds
 import chorus.occupancy.clusters as clusters
@@ -128,14 +128,14 @@ def test_ablate_goes_on_from_the_seeds_that_are_scored(tmp_path: Path, monkeypat
     folder = tmp_path / "worlds"
     command = ["ablate", "--simulate", folder, "--images", "60", "--test-images", "4", "--category", "hat", "--seeds", "2"]
     command += ["--table2", "--min-images", "1", "--resolution", "16", "--sizes", "", "--shares", "0.5"]
-    path, whole, count_rows = tmp_path / "a.json", tmp_path / "whole.json", ablation_run.count_rows
+    path, whole, count_rows = tmp_path / "a.json", tmp_path / "whole.json", ablation_pieces.count_rows
     with monkeypatch.context() as patch:
-        patch.setattr(ablation_run, "count_rows", interrupted_after(1, count_rows))
+        patch.setattr(ablation_pieces, "count_rows", interrupted_after(1, count_rows))
         stopped = chorus(*command, "-o", path)
         assert stopped.exit_code == INTERRUPTED
         assert f"the images simulated stay in {folder}; 1 results are kept in {path}.unfinished" in stopped.stderr
         assert not path.exists()
-        patch.setattr(ablation_run, "count_rows", interrupted_after(1, count_rows))
+        patch.setattr(ablation_pieces, "count_rows", interrupted_after(1, count_rows))
         stopped = chorus(*command)
         assert "partial: stopped before all was scored" in stopped.stdout
     assert chorus(*command, "-o", path).exit_code in (0, 1)  # 1: a claim does not hold on so few images

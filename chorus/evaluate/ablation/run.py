@@ -8,32 +8,27 @@ indices in place of phi, and serves all rows and seeds.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.body.model import Body, load_body
-from chorus.camera.views import weighs_by_cell
 from chorus.errors import InputError, MismatchError
-from chorus.evaluate.ablation.estimated import EstimatedRows
-from chorus.evaluate.ablation.rows import AblationOptions, Setting, Where, chosen_images, settings
-from chorus.evaluate.ablation.scores import Target, count_rows, posed_voxels, score, targets
+from chorus.evaluate.ablation.pieces import Progress, Work
+from chorus.evaluate.ablation.rows import AblationOptions, Setting, Where, settings
+from chorus.evaluate.ablation.scores import targets
 from chorus.evaluate.intervals import t_interval
-from chorus.evaluate.pap.categories import MIN_IMAGES, CategoryPap
+from chorus.evaluate.pap.categories import MIN_IMAGES
 from chorus.evaluate.pap.metric import METRICS
 from chorus.evaluate.pap.pixels import PAPER, PapProtocol
 from chorus.evaluate.unfinished import Unfinished
-from chorus.field import CanonicalField, FieldParameters
+from chorus.ranks import Share
 from chorus.store import Store
 
-Progress = Callable[[str, int, int | None], None]
 Scores = dict[str, float | None]
 """Metric (a name in METRICS) -> a category's PAP, 0 to 1, or None where every target is empty."""
 
@@ -138,20 +133,106 @@ def ablate(
     protocol      of PAP; rows of other resolutions always use splat="footprint"
     progress      called with (stage, done, total)
     unfinished    where the scores of a field, category and seed are kept once they are there, and taken from if they are
-                  there already: an interrupted call can be repeated
+                  there already: an interrupted call can be repeated, and shares (``ablate_share``) be taken together
     where_text    what ``where`` is, in words: with it ``unfinished`` tells filters apart
 
     Raises InputError for stores, seeds and options that do not match, MismatchError for stores of another body.
     """
     began = time.perf_counter()
-    body = load_body() if body is None else body
-    options = AblationOptions(filtered=where is not None) if options is None else options
+    work, facts = _prepared(
+        _Given(training, tests, seeds, where, other, source_names, options, body, where_text),
+        backend,
+        protocol,
+        min_images,
+        progress,
+        unfinished,
+    )
+    pieces = work.pieces()
+    work.score(pieces)
+    rows = {id(setting): AblationRow(setting, {}, {}) for setting in work.settings}
+    for piece in pieces:
+        found = work.kept(piece)
+        assert found is not None  # it is scored
+        for setting in (setting for setting in piece.settings if setting.name in found):
+            images, scores = found[setting.name]
+            rows[id(setting)].images.setdefault(piece.category, []).append(images)
+            rows[id(setting)].scores.setdefault(piece.category, []).append(scores)
+    counts = {category: len(of_category) for category, of_category in work.images.items()}
+    return AblationTable(tuple(rows.values()), counts, work.seeds, len(training) > 1, facts, time.perf_counter() - began)
+
+
+def ablate_share(
+    share: Share,
+    training: Sequence[Sequence[Store]],
+    tests: Sequence[Store],
+    *,
+    unfinished: Unfinished,
+    seeds: Sequence[int] = range(5),
+    where: Where | None = None,
+    other: Sequence[Store] = (),
+    source_names: tuple[str, str] = ("first source", "other source"),
+    options: AblationOptions | None = None,
+    body: Body | None = None,
+    backend: str = "auto",
+    protocol: PapProtocol = PAPER,
+    min_images: int = MIN_IMAGES,
+    progress: Progress | None = None,
+    where_text: str = "",
+) -> int:
+    """A share of the work of ``ablate``, for one of several processes; how many pieces of it were scored now.
+
+    A piece is one field, or all estimators, for one category and seed. The shares of all numbers are disjoint, and are all of
+    the work, whatever the processes do; each has about as much, by what is voted, posed and scored. Test images are posed for
+    the pieces of a share alone.
+
+    share       which one
+    unfinished  where the results are kept, ``Unfinished.beside(output, share)``: each share needs a file of its own. ``ablate``
+                with ``Unfinished.beside(output)`` then takes them all, scores what is missing, and its table is the same
+
+    The rest, and what is raised, is as in ``ablate``, and must be the same in all shares.
+    """
+    work, _ = _prepared(
+        _Given(training, tests, seeds, where, other, source_names, options, body, where_text),
+        backend,
+        protocol,
+        min_images,
+        progress,
+        unfinished,
+    )
+    return work.score(work.share_of(work.pieces(), share))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the results depend on, as ``ablate`` is given it."""
+
+    training: Sequence[Sequence[Store]]
+    tests: Sequence[Store]
+    seeds: Sequence[int]
+    where: Where | None
+    other: Sequence[Store]
+    source_names: tuple[str, str]
+    options: AblationOptions | None
+    body: Body | None
+    where_text: str
+
+
+def _prepared(
+    given: _Given,
+    backend: str,
+    protocol: PapProtocol,
+    min_images: int,
+    progress: Progress | None,
+    unfinished: Unfinished | None,
+) -> tuple[Work, dict[str, Any]]:
+    """The work that is to be done, none of it yet, and the facts of the table; what is given is checked."""
+    where, body = given.where, load_body() if given.body is None else given.body
+    options = AblationOptions(filtered=where is not None) if given.options is None else given.options
     if options.filtered and where is None:
         raise InputError("where: expected a filter, as options.filtered asks for a row without one; got None")
-    seeds = tuple(int(seed) for seed in seeds)
-    by_seed, test, others = _checked(training, tests, other, seeds, body)
-    sources = source_names if others else None
-    rows = settings(options, sources)
+    seeds = tuple(int(seed) for seed in given.seeds)
+    by_seed, test, others = _checked(given.training, given.tests, given.other, seeds, body)
+    rows = settings(options, given.source_names if others else None)
     images = {category: targets(store, body, protocol) for category, store in test.items()}
     for category, of_category in images.items():
         with_object = sum(bool(t.mask.any()) for t in of_category)
@@ -179,12 +260,10 @@ def ablate(
     if others:
         facts["other_images"] = {others[0].category: [len(store) for store in others]}
     unfinished = Unfinished() if unfinished is None else unfinished
-    unfinished.begin({**facts, "filter": where_text, "rows": [row.name for row in rows]})
+    unfinished.begin({**facts, "filter": given.where_text, "rows": [row.name for row in rows]})
     told = progress or (lambda *_: None)
-    found = _Runner(body, where, seeds, by_seed, others, images, backend, protocol, told, unfinished).run(rows)
-    counts = {c: len(of_category) for c, of_category in images.items()}
-    replicated = len(training) > 1
-    return AblationTable(tuple(found), counts, seeds, replicated, facts, time.perf_counter() - began)
+    work = Work(tuple(rows), body, where, seeds, by_seed, others, images, backend, protocol, told, unfinished)
+    return work, facts
 
 
 def _checked(
@@ -217,116 +296,3 @@ def _by_category(name: str, stores: Sequence[Store]) -> dict[str, Store]:
     if len(set(categories)) < len(categories):
         raise InputError(f"{name}: expected one store for each category, got {categories}")
     return dict(zip(categories, stores, strict=True))
-
-
-@dataclass(frozen=True)
-class _Runner:
-    body: Body
-    where: Where | None
-    seeds: tuple[int, ...]
-    by_seed: list[dict[str, Store]]
-    others: list[Store]
-    images: dict[str, list[Target]]
-    backend: str
-    protocol: PapProtocol
-    progress: Progress
-    unfinished: Unfinished
-
-    def run(self, settings: Sequence[Setting]) -> list[AblationRow]:
-        rows = [AblationRow(setting, {}, {}) for setting in settings]
-        fields: dict[FieldParameters, CanonicalField] = {}
-        rows_of_field: dict[FieldParameters, list[AblationRow]] = {}
-        for row in rows:
-            if row.setting.estimator is not None:
-                continue
-            field = CanonicalField(self.body, **row.setting.field)
-            fields.setdefault(field.parameters, field)
-            rows_of_field.setdefault(field.parameters, []).append(row)
-        poses, posed = sum(map(len, self.images.values())) * len(fields), 0
-        scores, scored = len(rows) * len(self.seeds) * len(self.images), 0
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            for parameters, field in fields.items():
-                for category, images in self.images.items():
-                    members, voxels = rows_of_field[parameters], []
-                    names = [f"{field.hash[:16]}, {category}, seed {seed}" for seed in self.seeds]
-                    if any(self._kept(name, members) is None for name in names):
-                        for number, target in enumerate(images):
-                            voxels.append(posed_voxels(target, parameters, self.body, self.backend))
-                            self.progress("pose test images", posed + number + 1, poses)
-                    posed += len(images)
-                    for s, name in enumerate(names):
-                        found = self._kept(name, members)
-                        if found is None:
-                            found = self._score_seed(s, category, field, members, voxels, pool)
-                            self.unfinished.keep(name, found)
-                        for row in members:
-                            if row.name in found:
-                                row.images.setdefault(category, []).append(found[row.name][0])
-                                row.scores.setdefault(category, []).append(found[row.name][1])
-                        scored += len(members)
-                        self.progress("vote and score", scored, scores)
-            self._run_estimated([row for row in rows if row.setting.estimator is not None], scored, scores, pool)
-        return rows
-
-    def _run_estimated(self, rows: Sequence[AblationRow], scored: int, scores: int, pool: ThreadPoolExecutor) -> None:
-        """Fill the rows whose estimator is found from the training images."""
-        if not rows:
-            return
-        estimated = EstimatedRows(self.body, self.images, self.backend, self.protocol)
-        settings = [row.setting for row in rows]
-        for category in self.images:
-            for s, seed in enumerate(self.seeds):
-                name = f"estimators, {category}, seed {seed}"
-                found = self._kept(name, rows)
-                if found is None:
-                    store = self.by_seed[s][category]
-                    chosen = chosen_images(store, self.where, settings[0].sample, seed)
-                    found = estimated.score_seed(category, store, chosen, settings, pool)
-                    self.unfinished.keep(name, found)
-                for row in rows:
-                    row.images.setdefault(category, []).append(found[row.name][0])
-                    row.scores.setdefault(category, []).append(found[row.name][1])
-                scored += len(rows)
-                self.progress("vote and score", scored, scores)
-
-    def _kept(self, name: str, rows: Sequence[AblationRow]) -> dict[str, tuple[int, Scores]] | None:
-        """What ``_score_seed`` gave in an interrupted run of the same rows; None where it is not kept."""
-        kept: dict[str, tuple[int, Scores]] | None = self.unfinished.get(name)
-        expected = {row.name for row in rows if row.setting.sample.kind != "matched"}
-        return kept if kept is not None and expected <= kept.keys() else None
-
-    def _score_seed(
-        self,
-        s: int,
-        category: str,
-        field: CanonicalField,
-        rows: Sequence[AblationRow],
-        voxels: Sequence[NDArray[np.int32]],
-        pool: ThreadPoolExecutor,
-    ) -> dict[str, tuple[int, Scores]]:
-        """Count the votes of seed number ``s`` and a category through one field, and score the rows of that field.
-
-        Row -> number of images that voted, and its scores; without the rows that the category has not.
-        """
-        found: dict[str, tuple[int, Scores]] = {}
-        by_cell = any(weighs_by_cell(row.setting.weighting) for row in rows)
-        groups: dict[tuple[bool, str], list[AblationRow]] = {}
-        for row in rows:
-            setting = row.setting
-            if setting.sample.kind == "matched" and category != self.others[s].category:
-                continue
-            # Counts by elevation take six times the memory, and only rows of all filtered images are weighted by elevation.
-            scheme = "azimuth-elevation" if by_cell and setting.sample.kind == "filtered" else "azimuth"
-            groups.setdefault((setting.from_other, scheme), []).append(row)
-        for (from_other, scheme), members in groups.items():
-            store = self.others[s] if from_other else self.by_seed[s][category]
-            samples = {m.setting.sample: chosen_images(store, self.where, m.setting.sample, self.seeds[s]) for m in members}
-            counted = count_rows(store, samples, field, scheme, self.backend)
-            for row in members:
-                occupancy = counted[row.setting.sample].reweight(row.setting.weighting)
-                protocol = replace(self.protocol, splat="footprint") if row.setting.splat == "footprint" else self.protocol
-                score_target = partial(score, occupancy.probability, extent=field.extent, protocol=protocol)
-                results = tuple(pool.map(score_target, self.images[category], voxels))
-                scored = CategoryPap(category, results)
-                found[row.name] = occupancy.num_images, {which: scored.mean(which) for which in METRICS}
-        return found

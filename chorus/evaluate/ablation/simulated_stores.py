@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from chorus.errors import InputError
 from chorus.evaluate.ablation.rows import FULL
+from chorus.files import exclusive_lock
 from chorus.simulate.images import write_world
 from chorus.simulate.worlds import WORLDS, CameraDistribution, MaskNoise, PoseEstimation, World
 from chorus.store import Store, open_store
@@ -82,6 +83,21 @@ class AblationStores:
     other: list[Store]
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """A store to be made in a folder: the name that its own begins with, worlds, number of images, seed."""
+
+    folder: Path
+    name: str
+    worlds: tuple[World, ...]
+    number: int
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.name.replace(' ', '-')}-{self.number}-seed{self.seed}.chorus"
+
+
 def simulate_stores(
     folder: str | Path,
     num_images: int = 2000,
@@ -93,6 +109,9 @@ def simulate_stores(
     progress: Callable[[int, int], None] | None = None,
 ) -> AblationStores:
     """Simulate the stores of ``ablate`` in a folder; existing stores are completed, not drawn again.
+
+    Several processes may do so in one folder at the same time: one of them makes a store, the others go on with the next, and
+    wait in the end.
 
     num_images   images of each category and seed, in the second source too      test_images  of each category
     categories   some of TRAINING; there is a second source if OTHER_CATEGORY is among them
@@ -111,23 +130,32 @@ def simulate_stores(
     folder.mkdir(parents=True, exist_ok=True)
     with_other = OTHER_CATEGORY in categories
     total = len(seeds) * num_images * (len(categories) + with_other) + test_images * len(categories)
-    done = 0
+    plans = [
+        *(_Plan(folder, f"test-{c}", TESTED[c], test_images, TEST_SEED) for c in categories),
+        *(_Plan(folder, c, TRAINING[c], num_images, seed) for seed in seeds for c in categories),
+        *(_Plan(folder, f"other-{OTHER_CATEGORY}", OTHER, num_images, seed) for seed in seeds if with_other),
+    ]
+    done, left = 0, list(plans)
 
-    def make(name: str, worlds: tuple[World, ...], number: int, seed: int) -> Store:
-        nonlocal done
+    def report(of_store: int, _: int) -> None:
+        if progress is not None:
+            progress(done + of_store, total)
 
-        def report(of_store: int, _: int) -> None:
-            if progress is not None:
-                progress(done + of_store, total)
-
-        path = folder / f"{name.replace(' ', '-')}-{number}-seed{seed}.chorus"
-        write_world(path, worlds, number, seed, body, progress=report)
-        done += number
-        return open_store(path)
-
-    tests = [make(f"test-{c}", TESTED[c], test_images, TEST_SEED) for c in categories]
-    training = [[make(c, TRAINING[c], num_images, seed) for c in categories] for seed in seeds]
-    other = [make(f"other-{OTHER_CATEGORY}", OTHER, num_images, seed) for seed in seeds] if with_other else []
+    for wait in (False, True):  # at first those that no other process is making
+        for plan in tuple(left):
+            try:
+                with exclusive_lock(plan.path.with_name(f".{plan.path.name}.lock"), wait):
+                    write_world(plan.path, plan.worlds, plan.number, plan.seed, body, progress=report)
+            except BlockingIOError:
+                if wait:
+                    raise
+                continue
+            left.remove(plan)
+            done += plan.number
+    stores = [open_store(plan.path) for plan in plans]
+    n, each = len(categories), len(categories) * len(seeds)
+    tests, other = stores[:n], stores[n + each :]
+    training = [stores[n + first : n + first + n] for first in range(0, each, n)]
     return AblationStores(training, tests, other)
 
 
