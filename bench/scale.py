@@ -43,6 +43,7 @@ from chorus.occupancy.counts import Occupancy, load_occupancy
 from chorus.occupancy.merging import narrowed
 from chorus.provenance import versions
 from chorus.store import StoreWriter, store_info
+from chorus.store.remote.index import write_index
 
 DISTINCT = 2000
 WAYS = ("open", "shares", "one", "torchrun", "server", "update")
@@ -140,6 +141,7 @@ class Commands:
 
     def server(self) -> None:
         """Serve the folder that the store is in as a bucket, and aggregate from there."""
+        write_index(self.path)  # without it a reader asks each shard what it is: several requests, one after the other
         program = shutil.which("rclone") or str(Path(sys.executable).with_name("rclone"))
         address, secret = "127.0.0.1:9124", secrets.token_hex(8)
         bucket = self.path.resolve().parent
