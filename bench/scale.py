@@ -145,7 +145,18 @@ class Commands:
         program = shutil.which("rclone") or str(Path(sys.executable).with_name("rclone"))
         address, secret = "127.0.0.1:9124", secrets.token_hex(8)
         bucket = self.path.resolve().parent
-        command = [program, "serve", "s3", "--addr", address, "--auth-key", f"bench,{secret}", str(bucket.parent)]
+        command = [
+            program,
+            "serve",
+            "s3",
+            "--etag-hash",
+            "",
+            "--addr",
+            address,
+            "--auth-key",
+            f"bench,{secret}",
+            str(bucket.parent),
+        ]
         limit = store_info(self.path)["bytes"] // 5
         there = {
             "AWS_ENDPOINT_URL": f"http://{address}",
