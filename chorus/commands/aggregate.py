@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
+from chorus.commands.as_made import asked_canonicalization, given, own_field, take_selection
 from chorus.commands.console import kept_when_stopped, out, print_facts, print_json, print_table, progress_bars, wrote
 from chorus.commands.options import (
     INPUT,
@@ -253,31 +254,15 @@ def aggregate_command(
 
 def _updated(ctx: click.Context, path: Path, field: Any, how: dict[str, Any]) -> tuple[Any, Occupancy]:
     """The occupancy to be updated, and its field; arguments of ``how`` that were not given become those it was made with."""
-    from chorus.canonicalization import NONE
-    from chorus.errors import MismatchError
-    from chorus.field import CanonicalField
     from chorus.occupancy.counts import load_occupancy
-    from chorus.occupancy.merging import selection_of
 
     found = load_occupancy(path)
-    was = {**selection_of(found), "scheme": found.scheme.name, "weighting": found.weighting}
-    names = {"prompt": "prompts", "filter": "filter_name"}
-
-    def given(option: str) -> bool:
-        return ctx.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
-
-    for name in ("prompt", "part", "epsilon", "totals", "folds", "scheme", "weighting"):
-        if not given(names.get(name, name)) and was[name] is not None:
-            how[name] = was[name]
-    if not given("hidden_weight") and found.num_hidden is not None:
+    take_selection(ctx, found, how, ("prompt", "part", "epsilon", "totals", "folds", "scheme", "weighting"), "update")
+    if not given(ctx, "hidden_weight") and found.num_hidden is not None:
         chosen = all("hidden_choice" in entry for entry in found.provenance)
         how["hidden_weight"] = "auto" if chosen else found.hidden_weight
-    p = found.parameters
-    if given("resolution") and field.resolution != p.resolution:
-        raise MismatchError(f"update: expected the occupancy's resolution, {p.resolution}, got {field.resolution}")
-    how["canonicalization"] = NONE if ctx.params["no_canonicalize"] else ctx.params["canonicalization"]  # None: its own
-    joints = None if p.joint_map is None else p.joint_map.joints
-    return CanonicalField(field.body, p.resolution, p.extent).with_canonicalization(p.canonicalization, joints), found
+    how["canonicalization"] = asked_canonicalization(ctx)  # None: its own
+    return own_field(ctx, found, field.body, "update"), found
 
 
 def _counted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -65,18 +66,29 @@ def text(occupancy: Summarised) -> str:
     )
 
 
-def peak(occupancy: Summarised) -> tuple[float, list[float]]:
-    """The highest phi, and where it is: the centre of its voxel x, y, z in metres from the pelvis, to a centimetre."""
+def most_probable(occupancy: Summarised) -> tuple[float, list[float]]:
+    """The highest phi, and the centre of its voxel: x, y, z in metres from the pelvis."""
     phi, centres = occupancy.probability, occupancy.centres
     at = centres[np.unravel_index(int(phi.argmax()), phi.shape)]
-    return round(float(phi.max()), 3), [round(float(value), 2) for value in at]
+    return float(phi.max()), [float(value) for value in at]
 
 
-def peak_text(phi: float, at: list[float]) -> str:
-    """The highest phi and where it is, in words."""
+def peak(occupancy: Summarised) -> tuple[float, list[float]]:
+    """``most_probable`` for people: to three digits and to a centimetre."""
+    phi, at = most_probable(occupancy)
+    return round(phi, 3), [round(value, 2) for value in at]
+
+
+def place_text(at: Sequence[float]) -> str:
+    """A place x, y, z in metres from the pelvis, in words."""
     x, y, z = at
     sides = f"{abs(x):.2f} m {'left' if x >= 0 else 'right'}, {abs(y):.2f} {'up' if y >= 0 else 'down'}"
-    return f"{phi:.3f}, {sides}, {abs(z):.2f} {'forward' if z >= 0 else 'back'} of the pelvis"
+    return f"{sides}, {abs(z):.2f} {'forward' if z >= 0 else 'back'} of the pelvis"
+
+
+def peak_text(phi: float, at: Sequence[float]) -> str:
+    """The highest phi and where it is, in words."""
+    return f"{phi:.3f}, {place_text(at)}"
 
 
 def html(occupancy: Summarised) -> str:
