@@ -37,6 +37,7 @@ IMAGES_SHOWN = 4
 class DemoRow:
     """How well one prompt's distribution, by one estimator, agrees with its truth.
 
+    use         "held" or "kicked": what the prompt is about
     estimator   "paper", or "recommended": the canonicalization and the weight of hidden votes chosen from the images
     chosen      the canonicalization       hidden_weight  what votes weigh that the body hides
     iou         {phi >= threshold} against the voxels that at least half of the object's variations occupy
@@ -46,6 +47,7 @@ class DemoRow:
     """
 
     prompt: str
+    use: str
     estimator: str
     chosen: str
     hidden_weight: float
@@ -65,7 +67,7 @@ class DemoReport:
                                      images existed already
     choose_rate                      images per second of the recommended estimator, choice included
     compile_seconds, field_seconds   for compiling the kernels, and for the skinning field
-    files                            written
+    files                            written        page  of them the one to open first
     """
 
     rows: list[DemoRow]
@@ -75,6 +77,7 @@ class DemoReport:
     compile_seconds: float
     field_seconds: float
     files: list[Path]
+    page: Path
 
 
 def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
@@ -126,7 +129,7 @@ def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int =
     rows = [_compare(i, name, found[name][i], field, truths) for i in range(len(DEMO)) for name in ESTIMATORS]
     files = [store_path, *_write_results(output, found, truths, field, store, partial(progress, "draw pictures"))]
     files.append(_write_page(output, found[RECOMMENDED][0], store, body, progress))
-    return DemoReport(rows, simulate_rate, rates[PAPER], rates[RECOMMENDED], compile_seconds, field_seconds, files)
+    return DemoReport(rows, simulate_rate, rates[PAPER], rates[RECOMMENDED], compile_seconds, field_seconds, files, files[-1])
 
 
 def _write_results(
@@ -192,6 +195,7 @@ def _compare(
     offset = float(np.linalg.norm(centre - field.centres[truth].mean(0)))
     return DemoRow(
         prompt,
+        DEMO[world].name.rpartition("-")[2],
         estimator,
         occupancy.parameters.canonicalization,
         occupancy.hidden_weight,
