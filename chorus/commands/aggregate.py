@@ -174,7 +174,7 @@ def aggregate_command(
       chorus aggregate STORE -o PART-1.h5 --share 1/4     (and 2/4, 3/4, 4/4)
       chorus merge PART-*.h5 -o OCC.h5
     """
-    from chorus.occupancy.summary import peak, peak_text
+    from chorus.occupancy.summary import peak
     from chorus.ranks import ranks, several_processes
     from chorus.votes.prefetch import Timings
 
@@ -241,15 +241,29 @@ def aggregate_command(
     if as_json:
         print_json({**facts, **_choice(occupancy), "wrote": written})
         return
-    facts["canonicalization"] = _choice(occupancy).get("choice", {}).get("text", facts["canonicalization"])
-    seen = facts.pop("voxels_seen")
-    del facts["largest_phi"], facts["largest_phi_at"]
-    facts |= {
-        "highest probability": peak_text(largest, at),
-        "seen by some image": f"{seen:,} of {occupancy.support.size:,} voxels",
-    }
-    print_facts(facts)
+    print_facts(_in_words(occupancy, facts))
     wrote(*written)
+
+
+def _in_words(occupancy: Occupancy, facts: dict[str, Any]) -> dict[str, Any]:
+    """What is printed of the facts, short enough for a terminal; --json has all of them."""
+    from chorus.occupancy.summary import peak_text
+
+    words = {name: f"{value:,}" if isinstance(value, int) else value for name, value in facts.items()}
+    choice = _choice(occupancy).get("choice")
+    what = ", with the choices" if choice or "hidden_choice" in occupancy.provenance[-1] else ""
+    words["images_per_second"] = f"{facts['images_per_second']:,.0f}, from the store's files to the counts{what}"
+    if choice is not None:
+        first = next(c for c in choice["ranking"] if c["name"] == choice["chosen"])
+        alike = ", ".join(choice["alike"][:2]) + (f" and {len(choice['alike']) - 2} more" if len(choice["alike"]) > 2 else "")
+        told = [f"{choice['chosen']}, chosen from {choice['images']} images"]
+        told.append(f"foretells held-out masks with IoU {first['score']:.3f} +- {first['spread']:.3f}")
+        words["canonicalization"] = "\n".join([*told, *([f"as good: {alike}"] if alike else [])])
+    if "hidden_votes" in facts:
+        words["hidden_votes"] = _hidden_votes(occupancy, short=True)
+    seen = words.pop("voxels_seen")
+    words["highest probability"] = peak_text(words.pop("largest_phi"), words.pop("largest_phi_at"))
+    return words | {"seen by some image": f"{seen} of {occupancy.support.size:,} voxels"}
 
 
 def _updated(ctx: click.Context, path: Path, field: Any, how: dict[str, Any]) -> tuple[Any, Occupancy]:
@@ -297,13 +311,16 @@ def _counted(
         )
 
 
-def _hidden_votes(occupancy: Any) -> str:
+def _hidden_votes(occupancy: Any, short: bool = False) -> str:
     """The share of an occupancy's votes that the body hides, what they weigh, and why where that was chosen."""
     from chorus.occupancy.hidden_choice import HiddenChoice
 
     share = float(occupancy.den_hidden.sum(dtype="int64") / max(1, occupancy.den_counts.sum(dtype="int64")))
-    choice = occupancy.provenance[0].get("hidden_choice")
-    return f"{share:.1%}, each {f'{occupancy.hidden_weight:g}' if choice is None else HiddenChoice(**choice)}"
+    record = occupancy.provenance[0].get("hidden_choice")
+    choice = None if record is None else HiddenChoice(**record)
+    if not short:
+        return f"{share:.1%}, each {f'{occupancy.hidden_weight:g}' if choice is None else choice}"
+    return f"{share:.1%}, each weighs {occupancy.hidden_weight:g}" + ("" if choice is None else f" ({choice.reason})")
 
 
 def _choice(occupancy: Any) -> dict[str, Any]:

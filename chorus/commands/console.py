@@ -222,10 +222,11 @@ def print_json(value: Any) -> None:
 
 
 def print_facts(facts: dict[str, Any]) -> None:
-    """Print names and values, one pair a line; ``_`` in a name is printed as a space."""
+    """Print names and values, one pair a line; ``_`` in a name is printed as a space. Further lines of a value are indented."""
     width = max(map(len, facts))
     for name, value in facts.items():
         shown = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+        shown = shown.replace("\n", "\n" + " " * (width + 2))
         out.print(f"{name.replace('_', ' '):<{width}}  {shown}")
 
 

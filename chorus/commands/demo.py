@@ -32,7 +32,7 @@ def demo_command(output: Path, images: int, seed: int) -> None:
     kept = f"{output} keeps the images simulated and the files written so far; the same command goes on with these images"
     with kept_when_stopped(lambda: kept), progress_bars() as update:
         report = run_demo(output, images, seed, progress=update)
-    _print_table(report)
+    print_rows(report)
     simulated = "nothing: the store was there" if report.simulate_rate is None else f"{report.simulate_rate:,.0f} images/s"
     print_facts(
         {
@@ -47,7 +47,7 @@ def demo_command(output: Path, images: int, seed: int) -> None:
     out.print(f"open {report.page} in a browser first")
 
 
-def _print_table(report: DemoReport) -> None:
+def print_rows(report: DemoReport) -> None:
     """How well it went, in less than 80 columns, and what the columns say."""
     from chorus.canonicalization import ANCHORED, LBS
     from chorus.demo import THRESHOLD
