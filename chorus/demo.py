@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int =
     truths = [true_occupancy(world, field.centres, seed, body=body) for world in DEMO]
     rows = [_compare(i, name, found[name][i], field, truths) for i in range(len(DEMO)) for name in ESTIMATORS]
     files = [store_path, *_write_results(output, found, truths, field, store, partial(progress, "draw pictures"))]
-    files.append(_write_page(output, found[RECOMMENDED][0], store, body, progress))
+    files.append(_write_page(output, found[RECOMMENDED][0], truths[0], store, body, progress))
     return DemoReport(rows, simulate_rate, rates[PAPER], rates[RECOMMENDED], compile_seconds, field_seconds, files, files[-1])
 
 
@@ -165,7 +166,8 @@ def _write_results(
         files.append(picture)
     progress(steps - 2, steps)
     titles = [str(p) for p in images.prompts] if images.prompts is not None else [""] * len(images)
-    save_masks(output / "masks.png", images, field.body, titles)
+    note = "some masks have simulated flaws, as a segmenter's do: a piece missing, a frayed edge"
+    save_masks(output / "masks.png", images, field.body, titles, note=note)
     progress(steps - 1, steps)
     save_view_distribution(output / "views.png", [(w.prompt, o) for w, o in zip(DEMO, occupancies, strict=True)])
     progress(steps, steps)
@@ -173,13 +175,24 @@ def _write_results(
 
 
 def _write_page(
-    output: Path, occupancy: Occupancy, store: Store, body: Body, progress: Callable[[str, int, int], None]
+    output: Path,
+    occupancy: Occupancy,
+    truth: NDArray[np.float32],
+    store: Store,
+    body: Body,
+    progress: Callable[[str, int, int], None],
 ) -> Path:
-    """Write the report of an occupancy; its path."""
+    """Write the report of the first world's occupancy, which says how to get that of the other; its path."""
     from chorus.report.report import write_report
 
-    name = f"{DEMO[0].name}-{RECOMMENDED}.h5"
-    return write_report(output / "report.html", occupancy, store, body, images=3, source=name, progress=progress)
+    name, other = (f"{world.name}-{RECOMMENDED}.h5" for world in DEMO)
+    page = output / "report.html"
+    command = ["chorus", "report", str(output / other), str(store.path), "-o", str(output / f"report-{DEMO[1].name}.html")]
+    notes = (
+        "These images are simulated, so that the truth is known: the view shows it under \u201cpose\u201d.",
+        f"The demo learned a second use of the ball, \u201c{DEMO[1].prompt}\u201d; its page: {shlex.join(command)}",
+    )
+    return write_report(page, occupancy, store, body, images=3, source=name, truth=truth, notes=notes, progress=progress)
 
 
 def _compare(

@@ -217,7 +217,7 @@ def aggregate_command(
     if picture is not None:
         from chorus.figures.three_sides import save_three_sides
 
-        title = "; ".join(prompts) or occupancy.category or store_path.name
+        title = _title(occupancy, store_path)
         title += f" ({part})" if part else ""
         save_three_sides(picture, [("phi", occupancy.probability)], field.extent, field.body, title)
         written.append(picture)
@@ -243,6 +243,18 @@ def aggregate_command(
         return
     print_facts(_in_words(occupancy, facts))
     wrote(*written)
+
+
+def _title(occupancy: Occupancy, store_path: Path) -> str:
+    """What a picture is of: the store's prompts that were asked for, or the category."""
+    from chorus.occupancy.joins import learned_from
+    from chorus.store import open_store
+    from chorus.votes.selection import matching_prompts
+
+    asked = learned_from(occupancy).prompts
+    names = [] if asked is None else matching_prompts(asked, open_store(store_path, verify=False).prompts) or []
+    shown = "; ".join(names[:3]) + (f" and {len(names) - 3} more prompts" if len(names) > 3 else "")
+    return shown or occupancy.category or store_path.name
 
 
 def _in_words(occupancy: Occupancy, facts: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import click
 from chorus.commands.console import kept_when_stopped, print_facts, print_json, progress_bars, wrote
 from chorus.commands.options import SEED, Count, OutputStore, body_option, json_option, record_options
 
-
 _WHY = {
     "no object": " (the object is out of sight: such images are kept, but do not vote)",
     "no person": " (the person is out of sight: such images are kept, but do not vote)",

@@ -35,7 +35,7 @@ def _in_words(facts: dict[str, Any]) -> dict[str, str]:
     others = [f"{number:,} {name}" for name, number in facts["by_status"].items() if name != "complete"]
     kinds = sorted((k for k in facts["bytes_per_image"] if k != "total"), key=lambda k: -facts["bytes_per_image"][k])
     each = [f"{k.replace('_', ' ')} {sized(facts['bytes_per_image'][k])}" for k in kinds if facts["bytes_per_image"][k]]
-    pictures = facts["pictures"]
+    pictures, each_size = facts["pictures"], sized(facts["bytes_per_image"]["total"])
     words = {
         "store": f"{facts['path']} ({facts['category'] or 'category not named'})",
         "images": f"{images:,}",
@@ -43,7 +43,7 @@ def _in_words(facts: dict[str, Any]) -> dict[str, str]:
         "that cannot": ", ".join(others),
         "prompts": _listed(facts["by_prompt"], facts["complete_by_prompt"]),
         "views": _listed(facts["by_view"]),
-        "size": f"{sized(facts['bytes'])} in {counted(facts['shards'], 'shard')}, {sized(facts['bytes_per_image']['total'])} an image",
+        "size": f"{sized(facts['bytes'])} in {counted(facts['shards'], 'shard')}, {each_size} an image",
         "an image's": ", ".join(each),
         "pictures kept": "none"
         if not pictures["kept"]

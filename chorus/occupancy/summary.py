@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PIXELS = 168
 """Side of each projection in the picture."""
+OPACITY = 4.5
+"""What the highest phi takes of the light, as an exponent; of lower phi, its cube."""
 LONGEST_NAME = 40
 """Longer category names are cut, so that they fit on a line."""
 
@@ -141,7 +143,8 @@ def png(occupancy: Summarised) -> bytes:
         rotation = np.zeros((3, 3))
         rotation[0, right], rotation[1, down], rotation[2, along] = right_sign, down_sign, along_sign
         background = _shaded(body, rotation, occupancy.parameters.extent)
-        alpha = np.clip(value, 0, 1)[..., None] ** 0.75
+        # As in `chorus.figures.three_sides`: low phi, which some chance votes give everywhere, is almost transparent.
+        alpha = 1 - np.exp(-OPACITY * np.clip(value, 0, 1)[..., None] ** 3)
         panels.append((1 - alpha) * background + alpha * matplotlib.colormaps["plasma"](value)[..., :3])
     picture = np.concatenate(panels, axis=1)
     picture[:, [PIXELS, 2 * PIXELS]] = 0.8  # a line between two panels
