@@ -225,8 +225,9 @@ def save_shells(
     pictures = [render_line([scene] * len(views), frame, views, pixels, done) for scene in scenes]
     figure = sheet(pictures, [row.label for row in rows], [heading(view) for view in views], pixels)
     for ax, view in zip(figure.axes, views, strict=False):  # the first row
-        for place, edge in zip((0, 1), EDGES.get(view, ()), strict=False):
-            ax.text(place, 1, edge, transform=ax.transAxes, ha=("left", "right")[place], va="top", fontsize=6, color="0.4")
+        for align, edge in zip(("left", "right"), EDGES.get(view, ()), strict=False):
+            place = 0.05 if align == "left" else 0.95
+            ax.text(place, 1, edge, transform=ax.transAxes, ha=align, va="top", fontsize=6, color="0.4")
     figure.suptitle(title, fontsize=12)
     add_legend(figure, thresholds)
     save_figure(path, figure)

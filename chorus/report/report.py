@@ -177,7 +177,7 @@ def _figures(report: Report, posed: list[Posed], thresholds: tuple[float, ...], 
     around = "" if len(posed) == 1 else " Below, the same around a person in the pose of the first sample image."
     caption = (
         "Nested surfaces around the places where the object is found with at least the probability phi in the legend, with the "
-        f"body in its rest pose.{around}"
+        f"body in its rest pose.{around} Left and right are the person's."
     )
     return page.section("figures", "From fixed sides", page.figure(address, caption))
 
