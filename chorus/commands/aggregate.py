@@ -261,7 +261,7 @@ def _in_words(occupancy: Occupancy, facts: dict[str, Any]) -> dict[str, Any]:
     """What is printed of the facts, short enough for a terminal; --json has all of them."""
     from chorus.occupancy.summary import peak_text
 
-    words = {name: f"{value:,}" if isinstance(value, int) else value for name, value in facts.items()}
+    words: dict[str, Any] = {name: f"{value:,}" if isinstance(value, int) else value for name, value in facts.items()}
     choice = _choice(occupancy).get("choice")
     what = ", with the choices" if choice or "hidden_choice" in occupancy.provenance[-1] else ""
     words["images_per_second"] = f"{facts['images_per_second']:,.0f}, from the store's files to the counts{what}"
@@ -273,8 +273,8 @@ def _in_words(occupancy: Occupancy, facts: dict[str, Any]) -> dict[str, Any]:
         words["canonicalization"] = "\n".join([*told, *([f"as good: {alike}"] if alike else [])])
     if "hidden_votes" in facts:
         words["hidden_votes"] = _hidden_votes(occupancy, short=True)
-    seen = words.pop("voxels_seen")
-    words["highest probability"] = peak_text(words.pop("largest_phi"), words.pop("largest_phi_at"))
+    seen, largest, at = (words.pop(name) for name in ("voxels_seen", "largest_phi", "largest_phi_at"))
+    words["highest probability"] = peak_text(largest, at)
     return words | {"seen by some image": f"{seen} of {occupancy.support.size:,} voxels"}
 
 

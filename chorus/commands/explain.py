@@ -32,6 +32,9 @@ from chorus.commands.options import (
 from chorus.texts import shortened
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from chorus.store import Store
     from chorus.votes.explain import Explanation
 
@@ -196,10 +199,10 @@ def _of_occupancy(
     }
 
 
-def spread(keys: Sequence[bytes], most: int) -> list[bytes]:
+def spread(keys: Sequence[bytes] | NDArray[np.bytes_], most: int) -> list[bytes]:
     """At most so many of the keys, spread evenly over all of them."""
     count = min(most, len(keys))
-    return [keys[i * len(keys) // count] for i in range(count)]
+    return [bytes(keys[i * len(keys) // count]) for i in range(count)]
 
 
 def _in_words(found: Explanation, facts: dict[str, Any]) -> dict[str, Any]:
@@ -251,7 +254,7 @@ def _list_images(store: Store, listed: dict[str, list[bytes]], keys: dict[str, A
     import numpy as np
 
     wanted = [key for names in listed.values() for key in names]
-    rows = np.flatnonzero(np.isin(store.rows["key"], wanted)) if wanted else []
+    rows = np.flatnonzero(np.isin(store.rows["key"], wanted)).tolist() if wanted else []
     prompts = {bytes(store.rows["key"][row]): str(store.rows["prompt"][row]) for row in rows}
     width = max((len(key.decode()) for key in wanted), default=0)
     for side, names in listed.items():

@@ -33,7 +33,16 @@ SIDES = {
 """Side -> (axis, sign) of the picture's x (to the right), of the line of sight (away from the viewer), of its y (down)."""
 
 
-class Summarised(Protocol):
+class Placed(Protocol):
+    """phi and where its voxels are."""
+
+    @property
+    def centres(self) -> NDArray[np.float32]: ...
+    @property
+    def probability(self) -> NDArray[np.float32]: ...
+
+
+class Summarised(Placed, Protocol):
     """The properties of an ``Occupancy`` that a summary needs."""
 
     @property
@@ -51,10 +60,6 @@ class Summarised(Protocol):
     @property
     def field_hash(self) -> str: ...
     @property
-    def centres(self) -> NDArray[np.float32]: ...
-    @property
-    def probability(self) -> NDArray[np.float32]: ...
-    @property
     def support(self) -> NDArray[np.int64]: ...
 
 
@@ -68,14 +73,14 @@ def text(occupancy: Summarised) -> str:
     )
 
 
-def most_probable(occupancy: Summarised) -> tuple[float, list[float]]:
+def most_probable(occupancy: Placed) -> tuple[float, list[float]]:
     """The highest phi, and the centre of its voxel: x, y, z in metres from the pelvis."""
     phi, centres = occupancy.probability, occupancy.centres
     at = centres[np.unravel_index(int(phi.argmax()), phi.shape)]
     return float(phi.max()), [float(value) for value in at]
 
 
-def peak(occupancy: Summarised) -> tuple[float, list[float]]:
+def peak(occupancy: Placed) -> tuple[float, list[float]]:
     """``most_probable`` for people: to three digits and to a centimetre."""
     phi, at = most_probable(occupancy)
     return round(phi, 3), [round(value, 2) for value in at]
