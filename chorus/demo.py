@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ IMAGES_SHOWN = 4
 class DemoRow:
     """How well one prompt's distribution, by one estimator, agrees with its truth.
 
+    use         "held" or "kicked": what the prompt is about
     estimator   "paper", or "recommended": the canonicalization and the weight of hidden votes chosen from the images
     chosen      the canonicalization       hidden_weight  what votes weigh that the body hides
     iou         {phi >= threshold} against the voxels that at least half of the object's variations occupy
@@ -46,6 +48,7 @@ class DemoRow:
     """
 
     prompt: str
+    use: str
     estimator: str
     chosen: str
     hidden_weight: float
@@ -65,7 +68,7 @@ class DemoReport:
                                      images existed already
     choose_rate                      images per second of the recommended estimator, choice included
     compile_seconds, field_seconds   for compiling the kernels, and for the skinning field
-    files                            written
+    files                            written        page  of them the one to open first
     """
 
     rows: list[DemoRow]
@@ -75,6 +78,7 @@ class DemoReport:
     compile_seconds: float
     field_seconds: float
     files: list[Path]
+    page: Path
 
 
 def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
@@ -125,8 +129,8 @@ def run_demo(output: str | os.PathLike[str], num_images: int = 2000, seed: int =
     truths = [true_occupancy(world, field.centres, seed, body=body) for world in DEMO]
     rows = [_compare(i, name, found[name][i], field, truths) for i in range(len(DEMO)) for name in ESTIMATORS]
     files = [store_path, *_write_results(output, found, truths, field, store, partial(progress, "draw pictures"))]
-    files.append(_write_page(output, found[RECOMMENDED][0], store, body, progress))
-    return DemoReport(rows, simulate_rate, rates[PAPER], rates[RECOMMENDED], compile_seconds, field_seconds, files)
+    files.append(_write_page(output, found[RECOMMENDED][0], truths[0], store, body, progress))
+    return DemoReport(rows, simulate_rate, rates[PAPER], rates[RECOMMENDED], compile_seconds, field_seconds, files, files[-1])
 
 
 def _write_results(
@@ -162,7 +166,8 @@ def _write_results(
         files.append(picture)
     progress(steps - 2, steps)
     titles = [str(p) for p in images.prompts] if images.prompts is not None else [""] * len(images)
-    save_masks(output / "masks.png", images, field.body, titles)
+    note = "some masks have simulated flaws, as a segmenter's do: a piece missing, a frayed edge"
+    save_masks(output / "masks.png", images, field.body, titles, note=note)
     progress(steps - 1, steps)
     save_view_distribution(output / "views.png", [(w.prompt, o) for w, o in zip(DEMO, occupancies, strict=True)])
     progress(steps, steps)
@@ -170,13 +175,24 @@ def _write_results(
 
 
 def _write_page(
-    output: Path, occupancy: Occupancy, store: Store, body: Body, progress: Callable[[str, int, int], None]
+    output: Path,
+    occupancy: Occupancy,
+    truth: NDArray[np.float32],
+    store: Store,
+    body: Body,
+    progress: Callable[[str, int, int], None],
 ) -> Path:
-    """Write the report of an occupancy; its path."""
+    """Write the report of the first world's occupancy, which says how to get that of the other; its path."""
     from chorus.report.report import write_report
 
-    name = f"{DEMO[0].name}-{RECOMMENDED}.h5"
-    return write_report(output / "report.html", occupancy, store, body, images=3, source=name, progress=progress)
+    name, other = (f"{world.name}-{RECOMMENDED}.h5" for world in DEMO)
+    page = output / "report.html"
+    command = ["chorus", "report", str(output / other), str(store.path), "-o", str(output / f"report-{DEMO[1].name}.html")]
+    notes = (
+        "These images are simulated, so that the truth is known: the view shows it under \u201cpose\u201d.",
+        f"The demo learned a second use of the ball, \u201c{DEMO[1].prompt}\u201d; its page: {shlex.join(command)}",
+    )
+    return write_report(page, occupancy, store, body, images=3, source=name, truth=truth, notes=notes, progress=progress)
 
 
 def _compare(
@@ -192,6 +208,7 @@ def _compare(
     offset = float(np.linalg.norm(centre - field.centres[truth].mean(0)))
     return DemoRow(
         prompt,
+        DEMO[world].name.rpartition("-")[2],
         estimator,
         occupancy.parameters.canonicalization,
         occupancy.hidden_weight,

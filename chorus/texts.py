@@ -8,6 +8,15 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def sized(size: float) -> str:
+    """A number of bytes for people: "640 B", "4.1 kB", "8.2 MB"; units are powers of 1,000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
+
+
 def shortened(text: str, most: int = 300) -> str:
     """A text on one line and of at most ``most`` characters: what is cut out of its middle is shown as "..."."""
     line = " ".join(text.split())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
+from chorus.commands.as_made import asked_canonicalization, given, own_field, take_selection
 from chorus.commands.console import kept_when_stopped, out, print_facts, print_json, print_table, progress_bars, wrote
 from chorus.commands.options import (
     INPUT,
@@ -173,7 +174,7 @@ def aggregate_command(
       chorus aggregate STORE -o PART-1.h5 --share 1/4     (and 2/4, 3/4, 4/4)
       chorus merge PART-*.h5 -o OCC.h5
     """
-    from chorus.occupancy.summary import peak, peak_text
+    from chorus.occupancy.summary import peak
     from chorus.ranks import ranks, several_processes
     from chorus.votes.prefetch import Timings
 
@@ -216,7 +217,7 @@ def aggregate_command(
     if picture is not None:
         from chorus.figures.three_sides import save_three_sides
 
-        title = "; ".join(prompts) or occupancy.category or store_path.name
+        title = _title(occupancy, store_path)
         title += f" ({part})" if part else ""
         save_three_sides(picture, [("phi", occupancy.probability)], field.extent, field.body, title)
         written.append(picture)
@@ -240,44 +241,54 @@ def aggregate_command(
     if as_json:
         print_json({**facts, **_choice(occupancy), "wrote": written})
         return
-    facts["canonicalization"] = _choice(occupancy).get("choice", {}).get("text", facts["canonicalization"])
-    seen = facts.pop("voxels_seen")
-    del facts["largest_phi"], facts["largest_phi_at"]
-    facts |= {
-        "highest probability": peak_text(largest, at),
-        "seen by some image": f"{seen:,} of {occupancy.support.size:,} voxels",
-    }
-    print_facts(facts)
+    print_facts(_in_words(occupancy, facts))
     wrote(*written)
+
+
+def _title(occupancy: Occupancy, store_path: Path) -> str:
+    """What a picture is of: the store's prompts that were asked for, or the category."""
+    from chorus.occupancy.joins import learned_from
+    from chorus.store import open_store
+    from chorus.votes.selection import matching_prompts
+
+    asked = learned_from(occupancy).prompts
+    names = [] if asked is None else matching_prompts(asked, open_store(store_path, verify=False).prompts) or []
+    shown = "; ".join(names[:3]) + (f" and {len(names) - 3} more prompts" if len(names) > 3 else "")
+    return shown or occupancy.category or store_path.name
+
+
+def _in_words(occupancy: Occupancy, facts: dict[str, Any]) -> dict[str, Any]:
+    """What is printed of the facts, short enough for a terminal; --json has all of them."""
+    from chorus.occupancy.summary import peak_text
+
+    words: dict[str, Any] = {name: f"{value:,}" if isinstance(value, int) else value for name, value in facts.items()}
+    choice = _choice(occupancy).get("choice")
+    what = ", with the choices" if choice or "hidden_choice" in occupancy.provenance[-1] else ""
+    words["images_per_second"] = f"{facts['images_per_second']:,.0f}, from the store's files to the counts{what}"
+    if choice is not None:
+        first = next(c for c in choice["ranking"] if c["name"] == choice["chosen"])
+        alike = ", ".join(choice["alike"][:2]) + (f" and {len(choice['alike']) - 2} more" if len(choice["alike"]) > 2 else "")
+        told = [f"{choice['chosen']}, chosen from {choice['images']} images"]
+        told.append(f"foretells held-out masks with IoU {first['score']:.3f} +- {first['spread']:.3f}")
+        words["canonicalization"] = "\n".join([*told, *([f"as good: {alike}"] if alike else [])])
+    if "hidden_votes" in facts:
+        words["hidden_votes"] = _hidden_votes(occupancy, short=True)
+    seen, largest, at = (words.pop(name) for name in ("voxels_seen", "largest_phi", "largest_phi_at"))
+    words["highest probability"] = peak_text(largest, at)
+    return words | {"seen by some image": f"{seen} of {occupancy.support.size:,} voxels"}
 
 
 def _updated(ctx: click.Context, path: Path, field: Any, how: dict[str, Any]) -> tuple[Any, Occupancy]:
     """The occupancy to be updated, and its field; arguments of ``how`` that were not given become those it was made with."""
-    from chorus.canonicalization import NONE
-    from chorus.errors import MismatchError
-    from chorus.field import CanonicalField
     from chorus.occupancy.counts import load_occupancy
-    from chorus.occupancy.merging import selection_of
 
     found = load_occupancy(path)
-    was = {**selection_of(found), "scheme": found.scheme.name, "weighting": found.weighting}
-    names = {"prompt": "prompts", "filter": "filter_name"}
-
-    def given(option: str) -> bool:
-        return ctx.get_parameter_source(option) is not click.core.ParameterSource.DEFAULT
-
-    for name in ("prompt", "part", "epsilon", "totals", "folds", "scheme", "weighting"):
-        if not given(names.get(name, name)) and was[name] is not None:
-            how[name] = was[name]
-    if not given("hidden_weight") and found.num_hidden is not None:
+    take_selection(ctx, found, how, ("prompt", "part", "epsilon", "totals", "folds", "scheme", "weighting"), "update")
+    if not given(ctx, "hidden_weight") and found.num_hidden is not None:
         chosen = all("hidden_choice" in entry for entry in found.provenance)
         how["hidden_weight"] = "auto" if chosen else found.hidden_weight
-    p = found.parameters
-    if given("resolution") and field.resolution != p.resolution:
-        raise MismatchError(f"update: expected the occupancy's resolution, {p.resolution}, got {field.resolution}")
-    how["canonicalization"] = NONE if ctx.params["no_canonicalize"] else ctx.params["canonicalization"]  # None: its own
-    joints = None if p.joint_map is None else p.joint_map.joints
-    return CanonicalField(field.body, p.resolution, p.extent).with_canonicalization(p.canonicalization, joints), found
+    how["canonicalization"] = asked_canonicalization(ctx)  # None: its own
+    return own_field(ctx, found, field.body, "update"), found
 
 
 def _counted(
@@ -312,13 +323,16 @@ def _counted(
         )
 
 
-def _hidden_votes(occupancy: Any) -> str:
+def _hidden_votes(occupancy: Any, short: bool = False) -> str:
     """The share of an occupancy's votes that the body hides, what they weigh, and why where that was chosen."""
     from chorus.occupancy.hidden_choice import HiddenChoice
 
     share = float(occupancy.den_hidden.sum(dtype="int64") / max(1, occupancy.den_counts.sum(dtype="int64")))
-    choice = occupancy.provenance[0].get("hidden_choice")
-    return f"{share:.1%}, each {f'{occupancy.hidden_weight:g}' if choice is None else HiddenChoice(**choice)}"
+    record = occupancy.provenance[0].get("hidden_choice")
+    choice = None if record is None else HiddenChoice(**record)
+    if not short:
+        return f"{share:.1%}, each {f'{occupancy.hidden_weight:g}' if choice is None else choice}"
+    return f"{share:.1%}, each weighs {occupancy.hidden_weight:g}" + ("" if choice is None else f" ({choice.reason})")
 
 
 def _choice(occupancy: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import logging
 import os
 import select
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,12 +101,52 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f}/s", style="progress.data.speed")
 
 
+class _Lines:
+    """Progress into a pipe or file: a line for a stage when it is done, and after every EVERY seconds before that."""
+
+    EVERY = 30.0
+
+    def __init__(self) -> None:
+        self._stages: dict[str, dict[str, Any]] = {}
+
+    def update(self, stage: str, done: int, total: int | None) -> None:
+        """A stage has done so many items of so many."""
+        now = time.monotonic()
+        found = self._stages.setdefault(stage, {"began": now, "first": done, "told": now, "at": None, "complete": False})
+        found |= {"done": done, "total": total}
+        complete = total is not None and done >= total
+        if now - found["told"] >= self.EVERY or (complete and not found["complete"]):
+            self._tell(stage, now)
+            found["complete"] = complete
+
+    def finish(self) -> None:
+        """How far each stage came, where its last line does not say it."""
+        for stage, found in self._stages.items():
+            if found["at"] != found["done"]:
+                self._tell(stage, time.monotonic())
+
+    def _tell(self, stage: str, now: float) -> None:
+        found = self._stages[stage]
+        found["told"], found["at"] = now, found["done"]
+        seconds, items = now - found["began"], found["done"] - found["first"]
+        rate = f"  {items / seconds:,.0f}/s" if seconds > 1 and items > seconds else ""
+        total = "" if found["total"] is None else f"/{found['total']:,}"
+        err.print(f"{stage}  {found['done']:,}{total}{rate}")
+
+
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Progress bars on standard error, one for each stage.
+    """Progress bars on standard error, one for each stage; lines where that is a pipe or a file.
 
     Yields a function of the stage's name, how many items are done, and how many there are in all (None: not known).
     """
+    if not err.is_terminal:
+        lines = _Lines()
+        try:
+            yield lambda stage, done, total: None if _quiet[0] else lines.update(stage, done, total)
+        finally:
+            lines.finish()
+        return
     description = TextColumn("{task.description}", markup=False)
     bars = Progress(description, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), console=err)
     tasks: dict[str, Any] = {}
@@ -181,10 +222,11 @@ def print_json(value: Any) -> None:
 
 
 def print_facts(facts: dict[str, Any]) -> None:
-    """Print names and values, one pair a line; ``_`` in a name is printed as a space."""
+    """Print names and values, one pair a line; ``_`` in a name is printed as a space. Further lines of a value are indented."""
     width = max(map(len, facts))
     for name, value in facts.items():
         shown = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+        shown = shown.replace("\n", "\n" + " " * (width + 2))
         out.print(f"{name.replace('_', ' '):<{width}}  {shown}")
 
 

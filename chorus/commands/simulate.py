@@ -9,6 +9,12 @@ import click
 from chorus.commands.console import kept_when_stopped, print_facts, print_json, progress_bars, wrote
 from chorus.commands.options import SEED, Count, OutputStore, body_option, json_option, record_options
 
+_WHY = {
+    "no object": " (the object is out of sight: such images are kept, but do not vote)",
+    "no person": " (the person is out of sight: such images are kept, but do not vote)",
+}
+"""What an image's status means."""
+
 
 @click.command("simulate", short_help="Write a store of simulated images whose truth is known.")
 @click.option("-o", "--output", type=OutputStore(), required=True, help="The store to make or complete.")
@@ -69,5 +75,5 @@ def simulate_command(
     if as_json:
         print_json({"store": output, "images": made})
         return
-    print_facts({"images by status": made})
+    print_facts({"images": f"{images:,}", **{name: f"{number:,}{_WHY.get(name, '')}" for name, number in made.items()}})
     wrote(output)

@@ -10,6 +10,7 @@ import click
 from chorus.commands.console import err, out, print_json, print_table
 from chorus.commands.options import json_option
 from chorus.commands.stage_options import assigned_options
+from chorus.texts import sized
 
 if TYPE_CHECKING:
     from chorus.frontend.checking.check import Outcome, StageReport
@@ -146,8 +147,8 @@ def _say(report: StageReport) -> None:
             rows.append(("revision", f"{model.revision} ({model.asked or 'main branch'})"))
             rows.append(("cached", model.place))
         if model.size is not None:
-            new = f", {_bytes(model.downloaded)} of it downloaded now" if model.downloaded else ""
-            rows.append(("size", f"{_bytes(model.size)} on disk{new}"))
+            new = f", {sized(model.downloaded)} of it downloaded now" if model.downloaded else ""
+            rows.append(("size", f"{sized(model.size)} on disk{new}"))
     rows += [
         ("device", f"{report.device}, {report.dtype}"),
         *(("option", f"{name}={value}") for name, value in report.options.items()),
@@ -188,21 +189,11 @@ def _say_all(outcomes: list[Outcome]) -> None:
 def _peak(report: StageReport) -> str:
     """The most memory of a trial, in short."""
     rss, gpu = report.memory.rss, report.memory.gpu
-    return ("?" if rss is None else _bytes(rss)) + ("" if gpu is None else f", GPU {_bytes(gpu)}")
+    return ("?" if rss is None else sized(rss)) + ("" if gpu is None else f", GPU {sized(gpu)}")
 
 
 def _memory(report: StageReport) -> str:
     rss, before = report.memory.rss, report.memory.before
     if rss is None:
         return f"{_peak(report)}: this system does not tell"
-    return _peak(report) + " at most" + ("" if before is None else f" (RSS; {_bytes(max(rss - before, 0))} more than before)")
-
-
-def _bytes(count: int) -> str:
-    """A number of bytes in decimal units, as the hub's pages have them."""
-    if count < 1000:
-        return f"{count} B"
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}" if unit == "GB" else f"{count / size:.0f} {unit}"
-    return f"{count / 1e3:.0f} kB"
+    return _peak(report) + " at most" + ("" if before is None else f" (RSS; {sized(max(rss - before, 0))} more than before)")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chorus.commands.console import ERROR_EXIT, out, print_facts, print_json, progress_bars, wrote
 from chorus.commands.options import INPUT, STORE, OutputFolder, force_option, json_option, share_option
-from chorus.texts import counted
+from chorus.texts import counted, shortened, sized
 
 if TYPE_CHECKING:
     from chorus.ranks import Share
@@ -26,8 +26,44 @@ def store_info_command(path: Path, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    facts.pop("provenance")  # pages of parameters: for --json
-    print_facts(facts)
+    print_facts(_in_words(facts))
+
+
+def _in_words(facts: dict[str, Any]) -> dict[str, str]:
+    """What a store holds, the most important first; --json has all of it."""
+    images, complete = facts["images"], facts["by_status"].get("complete", 0)
+    others = [f"{number:,} {name}" for name, number in facts["by_status"].items() if name != "complete"]
+    kinds = sorted((k for k in facts["bytes_per_image"] if k != "total"), key=lambda k: -facts["bytes_per_image"][k])
+    each = [f"{k.replace('_', ' ')} {sized(facts['bytes_per_image'][k])}" for k in kinds if facts["bytes_per_image"][k]]
+    pictures, each_size = facts["pictures"], sized(facts["bytes_per_image"]["total"])
+    words = {
+        "store": f"{facts['path']} ({facts['category'] or 'category not named'})",
+        "images": f"{images:,}",
+        "that can vote": f"{complete:,} (complete: with mask, pose and camera)",
+        "that cannot": ", ".join(others),
+        "prompts": _listed(facts["by_prompt"], facts["complete_by_prompt"]),
+        "views": _listed(facts["by_view"]),
+        "size": f"{sized(facts['bytes'])} in {counted(facts['shards'], 'shard')}, {each_size} an image",
+        "an image's": ", ".join(each),
+        "pictures kept": "none"
+        if not pictures["kept"]
+        else f"{pictures['kept']:,}, {sized(pictures['bytes'])}: "
+        + ", ".join(f"{number:,} {kind}" for kind, number in pictures["media_types"].items()),
+        "orphaned pictures": f"{pictures['orphans']:,}" if pictures["orphans"] else "",
+        "body": f"{facts['num_joints']} joints, hash {(facts['body_hash'] or 'not known')[:12]}",
+        "format": f"version {facts['version']}, written by {', '.join(facts['software'])}; id {facts['id'][:12]}",
+    }
+    return {name: value for name, value in words.items() if value}
+
+
+def _listed(counts: dict[str, int], voting: dict[str, int] | None = None, most: int = 12) -> str:
+    """Names and their numbers, one a line, the most frequent first; and how many of them can vote, where that is given."""
+    names = [name for name in counts if name or len(counts) > 1]
+    width = max((len(f"{counts[name]:,}") for name in names), default=0)
+    lines = [f"{counts[name]:>{width},} {shortened(name, 44) or '(none)'}" for name in names[:most]]
+    if voting is not None:
+        lines = [f"{line} ({voting.get(name, 0):,} can vote)" for line, name in zip(lines, names, strict=False)]
+    return "\n".join(lines + ([f"and {len(names) - most:,} more"] if len(names) > most else []))
 
 
 @click.command("verify", short_help="Read a store again and check it against its digests.")

@@ -39,8 +39,10 @@ def body_on_mask(
     return (image * 255).astype(np.uint8)
 
 
-def save_masks(path: str | Path, images: ImageBatch, body: Body, titles: Sequence[str], columns: int = 4) -> None:
-    """A PNG of images: the projected body with the object's mask over it, one title each."""
+def save_masks(
+    path: str | Path, images: ImageBatch, body: Body, titles: Sequence[str], columns: int = 4, note: str = ""
+) -> None:
+    """A PNG of images: the projected body with the object's mask over it, one title each; ``note`` stands above."""
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.5 * columns, 2.75 * rows), layout="constrained", dpi=100)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -49,7 +51,8 @@ def save_masks(path: str | Path, images: ImageBatch, body: Body, titles: Sequenc
     for i, (ax, title) in enumerate(zip(axes, titles, strict=False)):
         ax.imshow(body_on_mask(body, images.poses[i], images.cameras, i, images.masks.unpack(i)))
         ax.set_title(textwrap.fill(title, 28), fontsize=8)
-    figure.suptitle("object masks (orange) over the posed body as each camera sees it", fontsize=11)
+    title = "object masks (orange) over the posed body as each camera sees it"
+    figure.suptitle(f"{title}\n{note}" if note else title, fontsize=11)
     save_figure(path, figure)
 
 

@@ -43,10 +43,12 @@ VIEWS: dict[str, tuple[float, float]] = {
     "left": (90, 8),
     "back": (180, 8),
     "right": (270, 8),
-    "above": (0, 89.9),
+    "above": (180, 89.9),  # with the front up, as maps of cameras have it
 }
 """Name -> (azimuth, elevation) in degrees of where the viewer stands: 0 the person's front, 90 their left."""
 DEFAULT_VIEWS = ("front", "left", "back", "above")
+EDGES = {"front": ("right", "left"), "back": ("left", "right"), "above": ("left", "right")}
+"""Which of the person's sides is at a picture's left and right, for views in which both are seen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +224,10 @@ def save_shells(
     frame, done = frame_of(scenes), counted_calls(progress, len(rows) * len(views))
     pictures = [render_line([scene] * len(views), frame, views, pixels, done) for scene in scenes]
     figure = sheet(pictures, [row.label for row in rows], [heading(view) for view in views], pixels)
+    for ax, view in zip(figure.axes, views, strict=False):  # the first row
+        for align, edge in zip(("left", "right"), EDGES.get(view, ()), strict=False):
+            place = 0.05 if align == "left" else 0.95
+            ax.text(place, 1, edge, transform=ax.transAxes, ha=align, va="top", fontsize=6, color="0.4")
     figure.suptitle(title, fontsize=12)
     add_legend(figure, thresholds)
     save_figure(path, figure)

@@ -51,13 +51,19 @@ class HiddenChoice:
         """Whether masks were found to show only what is seen of the object."""
         return self.weight < 1
 
+    @property
+    def reason(self) -> str:
+        """Why, in a few words."""
+        if self.hidden_rate is None:
+            return "no vote where the object is was hidden"
+        return f"masks show {'what is seen of the object' if self.modal else 'the whole object, also behind the body'}"
+
     def __str__(self) -> str:
         """One line: the weight and the rates that it follows from."""
         if self.hidden_rate is None:
-            return f"{self.weight:g} (no vote where the object is was hidden)"
-        kind = "what is seen of the object" if self.modal else "the whole object, also behind the body"
+            return f"{self.weight:g} ({self.reason})"
         return (
-            f"{self.weight:g} (masks show {kind}: of votes where it is, {self.hidden_rate:.0%} of the hidden and "
+            f"{self.weight:g} ({self.reason}: of votes where it is, {self.hidden_rate:.0%} of the hidden and "
             f"{self.visible_rate:.0%} of the visible ones are on the mask)"
         )
 

@@ -23,16 +23,14 @@ from chorus.occupancy.counts import SKETCH_SIZE, Occupancy
 from chorus.occupancy.derived import derived_field
 from chorus.occupancy.hidden_choice import weigh_hidden
 from chorus.occupancy.ledger import SECONDS, Ledger
-from chorus.occupancy.merging import COUNTS, joined_entries, narrowed, selection_of, unweighed
+from chorus.occupancy.merging import COUNTS, check_selection, joined_entries, narrowed, unweighed
 from chorus.ranks import Ranks, Share
 from chorus.store import Store, open_store
 from chorus.store.filters import Filter, filter_rows, find_filter
 from chorus.store.opening import open_rest
 from chorus.store.schema import store_digest
 from chorus.store.urls import place_of
-from chorus.votes.contacts import regions_digest
 from chorus.votes.counted import Counted
-from chorus.votes.parts import EPSILON, interaction_regions
 from chorus.votes.portion import Portion
 from chorus.votes.selection import matching_prompts
 
@@ -263,20 +261,7 @@ def _check_update(update: Occupancy, field: CanonicalField, how: Mapping[str, An
         raise MismatchError(f"update: expected a weight of hidden votes as the occupancy has it ({has}), got {hidden_weight}")
     if update.num_hidden is not None and update.hidden_rule != hidden.RULE:
         raise MismatchError(f"update: expected hidden votes told by {hidden.RULE!r}, got {update.hidden_rule!r}")
-    was = selection_of(update)
-    for name in ("prompt", "part", "folds"):
-        asked = how.get(name)
-        asked = [asked] if name == "prompt" and isinstance(asked, str) else asked
-        asked = list(asked) if isinstance(asked, tuple) else asked
-        if (asked or None) != (was[name] or None):
-            raise MismatchError(f"update: expected the occupancy's {name}, {was[name]}, got {asked}")
-    if was["part"] is not None:
-        for name in ("epsilon", "totals"):
-            if name in how and how[name] != was[name]:
-                raise MismatchError(f"update: expected the occupancy's {name}, {was[name]}, got {how[name]}")
-        _check_parts(was, field, how)
-    if how["filter"] != was["filter"]:
-        raise MismatchError(f"update: expected the occupancy's filter, {was['filter']}; got {how['filter']}")
+    check_selection(update, field, how)
 
 
 def _all_done(update: Occupancy) -> frozenset[str]:
@@ -310,17 +295,3 @@ def _refuse_remade(counted: Counted, store: Store) -> None:
             f"update: expected new images in shards that the occupancy has not counted, got {again:,} that it has counted in "
             "others (the store was compacted, or made again); aggregate the whole store instead"
         )
-
-
-def _check_parts(was: Mapping[str, Any], field: CanonicalField, how: Mapping[str, Any]) -> None:
-    """MismatchError where the parts that a condition names are others than those that an occupancy was made with."""
-    parts = how.get("parts")
-    regions = None if parts is None else interaction_regions(field.around_body, parts, how.get("epsilon", EPSILON))
-    asked = None if regions is None else list(regions.names)
-    if asked != was["parts"]:
-        shown = [
-            "the body's own parts" if names is None else f"the parts {', '.join(names)}" for names in (was["parts"], asked)
-        ]
-        raise MismatchError(f"update: expected {shown[0]}, as the occupancy was made with, got {shown[1]}")
-    if regions is not None and was["regions"] not in (None, regions_digest(regions)):
-        raise MismatchError("update: expected the parts that the occupancy was made with, got others of the same names")

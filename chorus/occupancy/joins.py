@@ -190,7 +190,8 @@ def explain_occupancy(
 ) -> Explanation:
     """``Occupancy.explain``: the images of a source behind one of its voxels, by default of its own prompts, part and folds.
 
-    Hidden votes are told apart where the occupancy has counts of them, and weigh what they do there.
+    Hidden votes are told apart where the occupancy has counts of them, and weigh what they do there; ``phi`` has the view
+    weights of the occupancy.
     """
     check_kind("canonical", field, CanonicalField)
     if field.hash != occupancy.field_hash:
@@ -198,6 +199,7 @@ def explain_occupancy(
     source, chosen = own_selection(occupancy, source, selection)
     if occupancy.num_hidden is not None:
         chosen.setdefault("hidden_weight", occupancy.hidden_weight)
+    chosen["view_weights"] = occupancy.scheme, occupancy.scheme.weights(occupancy.weighting, occupancy.group_totals)
     return explain(point, source, field, **chosen)
 
 

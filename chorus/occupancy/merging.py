@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from chorus.errors import InputError, MismatchError
+from chorus.field import CanonicalField
 from chorus.occupancy import hidden
 from chorus.occupancy.counts import Occupancy
 from chorus.occupancy.hidden_choice import weigh_hidden
 from chorus.ranks import Share
 from chorus.store.filters import Filter
+from chorus.votes.contacts import regions_digest
+from chorus.votes.parts import EPSILON, interaction_regions
 
 COUNTS = ("num_counts", "den_counts", "num_hidden", "den_hidden")
 _OF_THE_RUN = ("command", "images", "selected", "share", "shares", "hidden_choice", "hidden_weight", "python", "numpy", "torch")
@@ -103,25 +106,64 @@ def _shares(entry: Mapping[str, Any]) -> list[Share]:
     return [Share.parse(text) for text in texts]
 
 
-def selection_of(occupancy: Occupancy) -> dict[str, Any]:
+def selection_of(occupancy: Occupancy, name: str = "update") -> dict[str, Any]:
     """The selection that an occupancy was counted with, as ``aggregate`` takes it: prompt, part, epsilon, totals, folds and
     filter; and ``parts``, the names of the user's own parts, with ``regions``, the digest of where they are, or None.
+
+    name  what errors call the occupancy
 
     InputError for an occupancy of several selections, and for one of a release that did not keep them.
     """
     found: list[dict[str, Any]] = []
     for entry in occupancy.provenance:
         if not isinstance(entry, dict) or "prompts" not in entry:
-            raise InputError("update: expected an occupancy that says which images it was made from, got one of an old release")
+            raise InputError(
+                f"{name}: expected an occupancy that says which images it was made from, got one of an old release"
+            )
         if entry.get("where"):
-            raise InputError("update: expected an occupancy of images selected by name, got one of a function (where=...)")
-        selection = {name: entry.get(name) for name in _SELECTION}
-        selection["filter"] = None if not entry.get("filter") else {name: entry["filter"][name] for name in _FILTER}
+            raise InputError(f"{name}: expected an occupancy of images selected by name, got one of a function (where=...)")
+        selection = {key: entry.get(key) for key in _SELECTION}
+        selection["filter"] = None if not entry.get("filter") else {key: entry["filter"][key] for key in _FILTER}
         if selection not in found:
             found.append(selection)
     if len(found) != 1:
-        raise InputError(f"update: expected an occupancy of one selection of images, got one of {len(found)}")
+        raise InputError(f"{name}: expected an occupancy of one selection of images, got one of {len(found)}")
     selection = found[0]
     selection["prompt"] = selection.pop("prompts")
     selection["filter"] = "none" if selection["filter"] is None else Filter.from_json(selection["filter"])
     return selection
+
+
+def check_selection(occupancy: Occupancy, field: CanonicalField, how: Mapping[str, Any], name: str = "update") -> None:
+    """MismatchError where an occupancy was counted with another selection of images than the one asked for.
+
+    how   arguments of ``aggregate``, filter resolved       name  what errors call the occupancy
+    """
+    was = selection_of(occupancy, name)
+    for key in ("prompt", "part", "folds"):
+        asked = how.get(key)
+        asked = [asked] if key == "prompt" and isinstance(asked, str) else asked
+        asked = list(asked) if isinstance(asked, tuple) else asked
+        if (asked or None) != (was[key] or None):
+            raise MismatchError(f"{name}: expected the occupancy's {key}, {was[key]}, got {asked}")
+    if was["part"] is not None:
+        for key in ("epsilon", "totals"):
+            if key in how and how[key] != was[key]:
+                raise MismatchError(f"{name}: expected the occupancy's {key}, {was[key]}, got {how[key]}")
+        _check_parts(was, field, how, name)
+    if how["filter"] != was["filter"]:
+        raise MismatchError(f"{name}: expected the occupancy's filter, {was['filter']}; got {how['filter']}")
+
+
+def _check_parts(was: Mapping[str, Any], field: CanonicalField, how: Mapping[str, Any], name: str) -> None:
+    """MismatchError where the parts that a condition names are others than those that an occupancy was made with."""
+    parts = how.get("parts")
+    regions = None if parts is None else interaction_regions(field.around_body, parts, how.get("epsilon", EPSILON))
+    asked = None if regions is None else list(regions.names)
+    if asked != was["parts"]:
+        shown = [
+            "the body's own parts" if names is None else f"the parts {', '.join(names)}" for names in (was["parts"], asked)
+        ]
+        raise MismatchError(f"{name}: expected {shown[0]}, as the occupancy was made with, got {shown[1]}")
+    if regions is not None and was["regions"] not in (None, regions_digest(regions)):
+        raise MismatchError(f"{name}: expected the parts that the occupancy was made with, got others of the same names")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 PIXELS = 168
 """Side of each projection in the picture."""
+OPACITY = 4.5
+"""What the highest phi takes of the light, as an exponent; of lower phi, its cube."""
 LONGEST_NAME = 40
 """Longer category names are cut, so that they fit on a line."""
 
@@ -30,7 +33,16 @@ SIDES = {
 """Side -> (axis, sign) of the picture's x (to the right), of the line of sight (away from the viewer), of its y (down)."""
 
 
-class Summarised(Protocol):
+class Placed(Protocol):
+    """phi and where its voxels are."""
+
+    @property
+    def centres(self) -> NDArray[np.float32]: ...
+    @property
+    def probability(self) -> NDArray[np.float32]: ...
+
+
+class Summarised(Placed, Protocol):
     """The properties of an ``Occupancy`` that a summary needs."""
 
     @property
@@ -48,10 +60,6 @@ class Summarised(Protocol):
     @property
     def field_hash(self) -> str: ...
     @property
-    def centres(self) -> NDArray[np.float32]: ...
-    @property
-    def probability(self) -> NDArray[np.float32]: ...
-    @property
     def support(self) -> NDArray[np.int64]: ...
 
 
@@ -65,18 +73,29 @@ def text(occupancy: Summarised) -> str:
     )
 
 
-def peak(occupancy: Summarised) -> tuple[float, list[float]]:
-    """The highest phi, and where it is: the centre of its voxel x, y, z in metres from the pelvis, to a centimetre."""
+def most_probable(occupancy: Placed) -> tuple[float, list[float]]:
+    """The highest phi, and the centre of its voxel: x, y, z in metres from the pelvis."""
     phi, centres = occupancy.probability, occupancy.centres
     at = centres[np.unravel_index(int(phi.argmax()), phi.shape)]
-    return round(float(phi.max()), 3), [round(float(value), 2) for value in at]
+    return float(phi.max()), [float(value) for value in at]
 
 
-def peak_text(phi: float, at: list[float]) -> str:
-    """The highest phi and where it is, in words."""
+def peak(occupancy: Placed) -> tuple[float, list[float]]:
+    """``most_probable`` for people: to three digits and to a centimetre."""
+    phi, at = most_probable(occupancy)
+    return round(phi, 3), [round(value, 2) for value in at]
+
+
+def place_text(at: Sequence[float]) -> str:
+    """A place x, y, z in metres from the pelvis, in words."""
     x, y, z = at
     sides = f"{abs(x):.2f} m {'left' if x >= 0 else 'right'}, {abs(y):.2f} {'up' if y >= 0 else 'down'}"
-    return f"{phi:.3f}, {sides}, {abs(z):.2f} {'forward' if z >= 0 else 'back'} of the pelvis"
+    return f"{sides}, {abs(z):.2f} {'forward' if z >= 0 else 'back'} of the pelvis"
+
+
+def peak_text(phi: float, at: Sequence[float]) -> str:
+    """The highest phi and where it is, in words."""
+    return f"{phi:.3f}, {place_text(at)}"
 
 
 def html(occupancy: Summarised) -> str:
@@ -129,7 +148,8 @@ def png(occupancy: Summarised) -> bytes:
         rotation = np.zeros((3, 3))
         rotation[0, right], rotation[1, down], rotation[2, along] = right_sign, down_sign, along_sign
         background = _shaded(body, rotation, occupancy.parameters.extent)
-        alpha = np.clip(value, 0, 1)[..., None] ** 0.75
+        # As in `chorus.figures.three_sides`: low phi, which some chance votes give everywhere, is almost transparent.
+        alpha = 1 - np.exp(-OPACITY * np.clip(value, 0, 1)[..., None] ** 3)
         panels.append((1 - alpha) * background + alpha * matplotlib.colormaps["plasma"](value)[..., :3])
     picture = np.concatenate(panels, axis=1)
     picture[:, [PIXELS, 2 * PIXELS]] = 0.8  # a line between two panels

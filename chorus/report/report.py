@@ -5,21 +5,24 @@ from __future__ import annotations
 import datetime
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chorus._version import __version__
 from chorus.body.model import Body
+from chorus.errors import check_array
 from chorus.figures.shells import Posed, choose_thresholds
 from chorus.files import check_output_file, write_text
 from chorus.occupancy.joins import learned_from
 from chorus.occupancy.posed import body_of
 from chorus.occupancy.shown_images import shown_images
+from chorus.occupancy.summary import most_probable
 from chorus.report import page, pictures, statistics, view
 from chorus.texts import counted
 
@@ -42,6 +45,8 @@ class Report:
     store      of its images, or None: then there are no sample images and no cameras
     images     how many sample images       selection  of them: prompt, part, filter, as for ``chorus.occupancy.joins.join``
     source     what the occupancy is called, such as its file's name
+    truth      (N, N, N) in [0, 1], where the object really is, on the occupancy's grid, or None: the view can show it
+    notes      sentences below the first ones
     """
 
     occupancy: Distribution
@@ -51,6 +56,8 @@ class Report:
     selection: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     title: str = ""
+    truth: NDArray[np.floating[Any]] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def write_report(
@@ -62,6 +69,8 @@ def write_report(
     images: int = 4,
     source: str = "",
     title: str = "",
+    truth: NDArray[np.floating[Any]] | None = None,
+    notes: Sequence[str] = (),
     progress: Callable[[str, int, int], None] | None = None,
     **selection: Any,
 ) -> Path:
@@ -70,13 +79,17 @@ def write_report(
     store      whose images it was learned from: sample images and cameras come from it; None: without
     images     number of sample images, of the occupancy's own prompts and parts, or of ``selection``: prompt, part, filter
     source     what the occupancy is called        title  of the page; "": its prompts, or its category
-    progress   called with (stage, done, total)
+    truth      (N, N, N) in [0, 1], where the object really is, on the occupancy's grid, for the view; None: not known
+    notes      sentences below the first ones           progress  called with (stage, done, total)
 
     Raises InputError for a path that cannot be written and where phi is 0 everywhere; MismatchError for another body or store.
     """
     path = Path(path)
     check_output_file("path", path, (".html", ".htm"))
-    report = Report(occupancy, body_of(occupancy.body_hash, body), store, images, selection, source, title)
+    if truth is not None:
+        truth = check_array("truth", truth, occupancy.probability.shape, np.float32)
+    body = body_of(occupancy.body_hash, body)
+    report = Report(occupancy, body, store, images, selection, source, title, truth, tuple(notes))
     tell = progress or (lambda stage, done, total: None)
     write_text(path, _page(report, tell))
     return path
@@ -92,6 +105,9 @@ def _page(report: Report, tell: Callable[[str, int, int], None]) -> str:
         pose = batch.poses[row]
         phi = occupancy.posed(pose, body, interpolation="trilinear")
         posed.append(Posed(f"as in image {row + 1}", phi, body.posed_vertices(np.asarray(pose)[None])[0]))
+    shown = list(posed)
+    if report.truth is not None:  # no higher than phi, so that it does not move the shells
+        shown.append(Posed("canonical: the truth", np.minimum(report.truth, occupancy.probability.max()), body.rest_vertices))
     directions = None if report.store is None else sample_directions(report)
     rows = statistics.shell_rows(occupancy, body, thresholds)
     sections = [
@@ -107,11 +123,12 @@ def _page(report: Report, tell: Callable[[str, int, int], None]) -> str:
         names,
         _lead(report, rows),
         sections,
-        view.view_data(posed, body, occupancy.parameters.extent, directions),
+        view.view_data(shown, body, occupancy.parameters.extent, directions),
         view.script(),
         cameras=cameras,
         footer=page.text(
-            f"Written by CHORUS engine {__version__} on {datetime.date.today().isoformat()}. It loads nothing else."
+            f"Written by CHORUS engine {__version__} on {datetime.date.today().isoformat()}. This file is all of it: it "
+            "needs no network."
         ),
     )
 
@@ -141,7 +158,8 @@ def _lead(report: Report, rows: list[statistics.ShellRow]) -> str:
             f"The places where it is at least {row.threshold:g} measure {row.litres:.3g} litres; their middle is "
             f"{100 * distance:.0f} cm from the skin of the {joint.replace('_', ' ')}."
         )
-    return page.paragraph(*(page.text(t) for t in (first, second, third)), kind="lead")
+    notes = [page.paragraph(page.text(note), kind="soft") for note in report.notes]
+    return "\n".join([page.paragraph(*(page.text(t) for t in (first, second, third)), kind="lead"), *notes])
 
 
 def _places(x: float, y: float, z: float) -> str:
@@ -159,7 +177,7 @@ def _figures(report: Report, posed: list[Posed], thresholds: tuple[float, ...], 
     around = "" if len(posed) == 1 else " Below, the same around a person in the pose of the first sample image."
     caption = (
         "Nested surfaces around the places where the object is found with at least the probability phi in the legend, with the "
-        f"body in its rest pose.{around}"
+        f"body in its rest pose.{around} Left and right are the person's."
     )
     return page.section("figures", "From fixed sides", page.figure(address, caption))
 
@@ -167,12 +185,13 @@ def _figures(report: Report, posed: list[Posed], thresholds: tuple[float, ...], 
 def _statistics(report: Report, rows: list[statistics.ShellRow]) -> str:
     occupancy = report.occupancy
     p, counts = occupancy.parameters, statistics.counts_of(occupancy)
+    top, at = most_probable(occupancy)
     pairs: dict[str, object] = {
         "category": occupancy.category or "not named",
         "prompts": ", ".join(learned_from(occupancy).prompts or ()) or "any",
         "body part": learned_from(occupancy).part or "whatever it touches",
         "images": f"{occupancy.num_images:,}",
-        "largest phi": f"{occupancy.probability.max():.3f}",
+        "largest phi": f"{top:.3f}, at {_centimetres(at)} cm",
         "grid": f"{p.resolution}^3 voxels of {100 * p.spacing:.1f} cm, in a cube of {p.extent:g} m",
         "canonicalization": _choice(occupancy),
         "view weights": occupancy.weighting,
@@ -188,25 +207,34 @@ def _statistics(report: Report, rows: list[statistics.ShellRow]) -> str:
             f"Images by where the camera stood around the person: {azimuths.min():,} to {azimuths.max():,} in a bin of 30°."
         )
         parts.append(page.figure(pictures.azimuth_picture(azimuths), caption, width="22rem"))
-    columns = ["phi at least", "litres", "pieces", "centre x, y, z (cm)", "nearest", "cm away"]
+    columns = ["phi at least", "litres", "pieces", "middle: x, y, z (cm)", "nearest to it", "cm away"]
     body = [
         [
             f"{row.threshold:g}",
             f"{row.litres:.3g}" + ("" if row.error is None else f" ± {row.error:.2g}"),
             row.pieces,
-            ", ".join(f"{round(100 * c)}" for c in row.centre),
+            _centimetres(row.centre),
             row.nearest[0].replace("_", " "),
             f"{100 * row.nearest[1]:.0f}",
         ]
         for row in rows
     ]
     if counts is not None:
-        columns += ["images, least", "median"]
+        columns += ["seen by, least", "median"]
         body = [[*cells, *(f"{n:,}" for n in row.support or (0, 0))] for cells, row in zip(body, rows, strict=True)]
-    caption = "The surfaces in numbers. x is to the person's left, y up, z to the front, from the body's middle."
+    caption = (
+        "The surfaces in numbers. Middle: of the space that a surface encloses, which need not be where phi is largest. x is "
+        "to the person's left, y up, z to the front, from the body's middle."
+    )
+    if counts is not None:
+        caption += " Seen by: how many images saw a voxel of it, at least and in the median."
     if any(row.error is not None for row in rows):
         caption += " ±: standard error, by leaving out a tenth of the images at a time."
     return page.section("numbers", "In numbers", page.facts(pairs), page.table(columns, body, caption, words=(3, 4)), *parts)
+
+
+def _centimetres(at: Iterable[float]) -> str:
+    return ", ".join(f"{round(100 * c)}" for c in at)
 
 
 def _choice(occupancy: Distribution) -> str:

@@ -15,12 +15,12 @@ from scipy.ndimage import zoom
 
 from chorus.body.model import Body
 from chorus.errors import InputError
-from chorus.figures.shells import SKIN, Posed, seen_colours, shell_colours, shell_opacities
+from chorus.figures.shells import SHARES, SKIN, Posed, seen_colours, shell_colours, shell_opacities
 
 LARGEST = 64
 """Voxels along an edge, at most: a finer phi is averaged down."""
-START = 0.35
-"""Share of the largest phi at which the view begins."""
+START = SHARES[0]
+"""Share of the largest phi at which the view begins: its four shells are then those of the figures (``choose_thresholds``)."""
 MOST_CAMERAS = 400
 RADIUS = 1.7
 """Metres of the sphere that cameras are drawn on."""

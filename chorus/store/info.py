@@ -19,6 +19,7 @@ def store_info(path: str | Path) -> dict[str, Any]:
     software         version of this software -> shards written with it
     shard_versions   version of the format -> shards of it
     images           rows in all          by_status, by_prompt, by_view   rows of each
+    complete_by_prompt  those of each prompt that are complete, and so can vote
     shards           shards in all        bytes                           size of all files but pictures
     pictures         how many are kept, of which kinds, in how many files and bytes (``StorePictures.facts``)
     bytes_per_image  mean over all rows of: masks (words, boxes, offsets), person_masks, poses, cameras, scores, rest
@@ -31,6 +32,7 @@ def store_info(path: str | Path) -> dict[str, Any]:
     parts: Counter[str] = Counter()
     software: Counter[str] = Counter()
     versions: Counter[str] = Counter()
+    complete: Counter[str] = Counter()
     groups = {"mask": "masks", "person_mask": "person_masks", "pose": "poses", "camera": "cameras", "score": "scores"}
     for shard in store.shards:
         software[str(shard.provenance.get("software"))] += 1
@@ -39,6 +41,9 @@ def store_info(path: str | Path) -> dict[str, Any]:
             names = shard.vocabulary(column).tolist()
             numbers = np.bincount(shard.array(array), minlength=len(names)).tolist()
             counts[column].update({name: number for name, number in zip(names, numbers, strict=True) if number})
+        can_vote = shard.array(CODED["prompt"])[shard.array(CODED["status"]) == 0]  # the code of COMPLETE
+        names = shard.vocabulary("prompt").tolist()
+        complete.update({n: int(c) for n, c in zip(names, np.bincount(can_vote, minlength=len(names)), strict=True) if c})
         parts["total"] += shard.nbytes
         for name, where in shard.arrays.items():
             group = groups.get(name.partition("/")[0])
@@ -61,6 +66,7 @@ def store_info(path: str | Path) -> dict[str, Any]:
         "images": n,
         "by_status": dict(counts["status"].most_common()),
         "by_prompt": dict(counts["prompt"].most_common()),
+        "complete_by_prompt": dict(complete.most_common()),
         "by_view": dict(counts["view"].most_common()),
         "shards": len(store.shards),
         "bytes": parts["total"] + len((store.path / STORE_JSON).read_bytes()),

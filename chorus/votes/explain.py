@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from chorus.camera.views import Scheme, azimuth
 from chorus.errors import InputError, check_array, check_kind
 from chorus.field import CanonicalField
-from chorus.images import vote_images
+from chorus.images import ImageBatch, vote_images
 from chorus.kernels.arrays import VoxelField
 from chorus.kernels.backends import choose_backend
 from chorus.render.body_depth import body_depth
@@ -31,7 +32,9 @@ class Explanation:
     unseen    number of images where it projects outside the image or lies behind the camera
     hidden    (c,) bytes          keys of those, on the mask or off it, in which the body hides the voxel; empty where not asked
     hidden_weight  what these weigh
-    filtered  what the filter kept; None without a filter. The weights of a soft filter are ignored.
+    filtered  what the filter kept; None without a filter. Only ``phi`` heeds the weights of a soft filter.
+    phi       the voxel's phi (Eq. 6) under the view weights that were asked for; None where none were
+    azimuth_on, azimuth_off  (a,), (b,) float64 radians, where the cameras of these images stood (``chorus.camera.views``)
     """
 
     voxel: tuple[int, int, int]
@@ -42,6 +45,9 @@ class Explanation:
     filtered: Filtered | None = None
     hidden: NDArray[np.bytes_] = dataclasses.field(default_factory=lambda: np.zeros(0, "S1"))
     hidden_weight: float = 1.0
+    phi: float | None = None
+    azimuth_on: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(0))
+    azimuth_off: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(0))
 
     @property
     def probability(self) -> float:
@@ -59,11 +65,13 @@ def explain(
     *,
     backend: str = "auto",
     hidden_weight: float | None = None,
+    view_weights: tuple[Scheme, NDArray[np.float64]] | None = None,
     **selection: Any,
 ) -> Explanation:
     """How the images of a source voted on the voxel around a point (3,) in metres of the rest pose's person frame.
 
     hidden_weight  what images weigh in which the body hides the voxel; None: they are not told apart
+    view_weights   how images are grouped, and what those of each group weigh (G,) (``Scheme.weights``), for ``phi``
     selection  prompt, part, parts, epsilon, folds, where, filter, as for ``chorus.aggregate``
 
     Raises InputError for a point outside the field's cube, and as ``chorus.aggregate`` does.
@@ -78,7 +86,8 @@ def explain(
     on: list[NDArray[np.bytes_]] = []
     off: list[NDArray[np.bytes_]] = []
     hidden: list[NDArray[np.bytes_]] = [np.zeros(0, "S1")]
-    unseen = 0
+    azimuths: tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]] = [], []
+    unseen, weighed, weighed_on = 0, 0.0, 0.0
     for batch, keep in images:
         kept = batch[keep]
         if len(kept) == 0:
@@ -92,6 +101,13 @@ def explain(
         hidden += [kept.keys[rest[1]]] if rest else []
         on.append(kept.keys[is_on])
         off.append(kept.keys[is_seen & ~is_on])
+        for found, which in zip(azimuths, (is_on, is_seen & ~is_on), strict=True):
+            found.append(azimuth(kept.cameras)[which])
+        if view_weights is not None:
+            weight = _weights(kept, view_weights)
+            if rest and hidden_weight is not None:
+                weight = np.where(rest[1], hidden_weight * weight, weight)
+            weighed, weighed_on = weighed + weight[is_seen].sum(), weighed_on + weight[is_on].sum()
         unseen += int((~is_seen).sum())
     if not on:
         raise InputError(images.why_none())
@@ -106,7 +122,16 @@ def explain(
         images.filtered,
         np.concatenate(hidden),
         1.0 if hidden_weight is None else hidden_weight,
+        None if view_weights is None else float(weighed_on / weighed) if weighed else 0.0,
+        *(np.concatenate(found) for found in azimuths),
     )
+
+
+def _weights(images: ImageBatch, view_weights: tuple[Scheme, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """What each image's vote weighs: by its view, times the weight that a soft filter gave it, (I,)."""
+    scheme, r = view_weights
+    weight: NDArray[np.float64] = r[scheme.groups(images.cameras, images.keys)]
+    return weight if images.weights is None else weight * images.weights
 
 
 def voxel_of(field: CanonicalField, point: Any) -> tuple[int, int, int]:

@@ -56,7 +56,10 @@ def test_aggregate_chooses(store: Path, tmp_path: Path) -> None:
     result = run(*how, "-o", tmp_path / "o.h5")
     record = load_occupancy(tmp_path / "o.h5").provenance[0]["canonicalization"]
     assert record["name"] == HAND
-    assert f"canonicalization     {record['text']}\n" in result.output
+    assert f"canonicalization     {HAND}, chosen from {record['images']} images\n" in result.output
+    first = next(c for c in record["ranking"] if c["name"] == HAND)
+    assert f"foretells held-out masks with IoU {first['score']:.3f} +- {first['spread']:.3f}\n" in result.output
+    assert f"as good: {record['alike'][0]}" in result.output
     found = json.loads(run(*how, "-o", tmp_path / "p.h5", "--json").stdout)
     assert found["canonicalization"] == HAND
     assert found["choice"] == record

@@ -14,10 +14,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from chorus.cli import main
+from chorus.commands.demo import print_rows
 from chorus.demo import iou, run_demo
 from chorus.occupancy.counts import load_occupancy
 from chorus.store import open_store
-from chorus.texts import counted
+from chorus.texts import counted, sized
 from tests.soak import SOAK
 
 
@@ -129,7 +130,7 @@ def test_traceback_on_request(tmp_path: Path) -> None:
     assert isinstance(result.exception, ValueError)
 
 
-def test_demo_learns_where_the_ball_is(tmp_path: Path) -> None:
+def test_demo_learns_where_the_ball_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages: set[str] = set()
     report = run_demo(tmp_path, 200, seed=5, progress=lambda stage, done, total: stages.add(stage))
     for row in report.rows:
@@ -148,7 +149,16 @@ def test_demo_learns_where_the_ball_is(tmp_path: Path) -> None:
         assert path.exists()
     assert all(np.asarray(Image.open(p)).std() > 5 for p in report.files if p.suffix == ".png")
 
-    assert report.files[-1] == tmp_path / "report.html"  # the last line of the command
+    assert report.page == report.files[-1] == tmp_path / "report.html"
+    print_rows(report)
+    table = capsys.readouterr().out
+    assert max(map(len, table.splitlines())) < 80  # no row is folded on the narrowest terminal
+    assert [table.count(f"{use} ") for use in ("held", "kicked")] == [2, 2]
+    for row in report.rows:
+        assert f"{row.use}: {row.prompt} ({row.images} images that show it)" in table
+        assert f" {row.iou:.2f} │" in table
+        assert f" {row.best_iou:.2f} │" in table
+    assert "right hand" in table
     assert f"<h1>{report.rows[0].prompt}</h1>" in report.files[-1].read_text(encoding="utf-8")
 
     assert report.simulate_rate is not None
@@ -240,3 +250,40 @@ def test_an_occupancy_is_drawn_into_its_own_images(store: Path, tmp_path: Path) 
     scored = chorus("evaluate", "pap", store, "--occupancy", own, "--no-aware", "--min-images", "1")
     assert scored.exit_code == 0, scored.output
     assert f"complete images: prompt {held!r} (like those that the occupancy was learned from)" in scored.stdout
+
+
+def test_what_people_read_of_a_store_and_of_a_simulation(tmp_path: Path) -> None:
+    made = chorus("simulate", "-o", tmp_path / "s.chorus", "--images", "60", "--seed", "4")
+    assert made.exit_code == 0, made.output
+    facts = json.loads(chorus("store", "info", tmp_path / "s.chorus", "--json").stdout)
+    complete, hidden = facts["by_status"]["complete"], facts["by_status"].get("no object", 0)
+    lines = [line.split(maxsplit=2) for line in made.stdout.splitlines()]
+    assert ["complete", str(complete)] in lines
+    assert not hidden or "out of sight" in made.stdout
+    assert sum(facts["complete_by_prompt"].values()) == complete
+    assert facts["by_prompt"].keys() == facts["complete_by_prompt"].keys()
+    told = chorus("store", "info", tmp_path / "s.chorus").stdout
+    first = [line.split()[0] for line in told.splitlines()[:3]]
+    assert first == ["store", "images", "that"]
+    for prompt, number in facts["complete_by_prompt"].items():
+        assert f"{prompt} ({number} can vote)" in told
+    assert facts["body_hash"][:12] in told
+    assert facts["body_hash"] not in told
+    assert max(map(len, told.splitlines())) <= 110  # the store's path is long here
+    assert not set("{}") & set(told)
+    assert sized(facts["bytes"]) in told
+
+
+def test_sizes_for_people() -> None:
+    assert [sized(n) for n in (0, 999, 1000, 4101, 99_940, 99_960, 8_206_656, 999_600, 2.5e9, 3e12)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "4.1 kB",
+        "99.9 kB",
+        "100 kB",
+        "8.2 MB",
+        "1.0 MB",
+        "2.5 GB",
+        "3.0 TB",
+    ]

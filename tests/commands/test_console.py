@@ -75,6 +75,31 @@ def test_progress_takes_names_as_they_are(capsys: pytest.CaptureFixture[str]) ->
     assert "ball [/red]" in capsys.readouterr().err
 
 
+def test_progress_into_a_pipe_is_a_line_a_stage_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.progress_bars() as update:
+        for done in (1, 2, 1500, 2000):
+            update("draw", done, 2000)
+        assert capsys.readouterr().err == "draw  2,000/2,000\n"  # not at the end
+        update("draw", 2000, 2000)
+        update("read", 3, None)
+        update("write", 1, 7)
+        assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "read  3\nwrite  1/7\n"
+
+
+def test_long_stages_are_told_of_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.progress_bars() as update:
+        for done in range(101):
+            update("draw", done, 100)
+            now[0] += 1.0 / 40 if done < 50 else 10.0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("draw  100/100")
+    assert 15 < len(lines) < 20
+    assert len(set(lines)) == len(lines)
+
+
 def test_in_a_pipe_nothing_is_folded_or_cut(standard_output: _Stream) -> None:
     long = "a person " + "very " * 100 + "long"
     print_table(_table(long, "b" * 300, title=long, caption=long))

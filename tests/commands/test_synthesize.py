@@ -18,6 +18,7 @@ from PIL import Image
 
 from chorus.cli import main
 from chorus.commands.console import INTERRUPTED
+from chorus.commands.explain import spread
 from chorus.frontend.plan import Description
 from chorus.store import open_store
 
@@ -182,7 +183,11 @@ def test_kept_pictures_are_written_as_files_and_drawn_over(tmp_path: Path) -> No
     )
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
-    behind = {f"{side.replace('_', '-')}/{key}.png" for side, names in told["keys"].items() for key in names[:2]}
+    behind = {
+        f"{side.replace('_', '-')}/{key.decode()}.png"
+        for side, names in told["keys"].items()
+        for key in spread([name.encode() for name in names], 2)
+    }
     assert behind
     assert {path.relative_to(tmp_path / "e").as_posix() for path in (tmp_path / "e").rglob("*.png")} == behind
     assert len(told["wrote"]) == len(behind)

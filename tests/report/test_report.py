@@ -18,6 +18,7 @@ import chorus
 from chorus.body.model import Body, load_body
 from chorus.cli import main
 from chorus.errors import InputError, MismatchError
+from chorus.figures.shells import Posed, choose_thresholds
 from chorus.occupancy.counts import Occupancy
 from chorus.report import page, pictures
 from chorus.report.report import write_report
@@ -130,6 +131,30 @@ def test_without_store_and_folds_there_are_no_such_parts(occupancy: Occupancy, t
     data = json.loads(re.findall(r'<script type="application/json" id="chorus-data">(.*?)</script>', text)[0])
     assert data["cameras"] is None
     assert [pose["name"] for pose in data["poses"]] == ["canonical"]
+
+
+def test_the_truth_is_shown_where_it_is_known(occupancy: Occupancy, store: Store, tmp_path: Path) -> None:
+    truth = np.zeros_like(occupancy.probability)
+    truth[3:6, 12:15, 10:14] = 1
+    path = tmp_path / "t.html"
+    write_report(path, occupancy, store, images=1, truth=truth, notes=("The <first> note.", "A second one."))
+    text = path.read_text(encoding="utf-8")
+    assert "The &lt;first&gt; note." in text
+    assert "A second one." in text
+    data = json.loads(re.search(r'id="chorus-data">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
+    assert [pose["name"] for pose in data["poses"]] == ["canonical", "as in image 1", "canonical: the truth"]
+    assert data["top"] == pytest.approx(float(occupancy.probability.max()))  # the truth, which has 1, does not move the shells
+    with pytest.raises(InputError, match="truth: expected"):
+        write_report(path, occupancy, store, truth=truth[:-1])
+
+
+def test_the_view_begins_with_the_shells_of_the_figures(occupancy: Occupancy, body: Body) -> None:
+    top = float(occupancy.probability.max())
+    data = view_data([Posed("canonical", occupancy.probability, body.rest_vertices)], body, 3.0)
+    steps = np.arange(4) / 4  # as view3d.js divides what is above the threshold
+    np.testing.assert_allclose(
+        data["threshold"] + (data["top"] - data["threshold"]) * steps, choose_thresholds(top), atol=0.006
+    )
 
 
 def test_without_the_extra_figures_are_flat(
