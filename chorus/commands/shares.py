@@ -34,5 +34,5 @@ def tell_share(share: Share, scored: tuple[int, str], kept: int, kept_in: Path |
         print_json({"share": str(share), "scored": scored[0], "kept": kept, "wrote": written})
         return
     out.print(f"share {share}: scored {scored[1]}; {kept:,} kept")
-    out.print("after all shares, the same command without --share takes what they have kept and writes the table")
+    out.print("after all shares, the same command without --share takes what they have kept and writes the result")
     wrote(*written)

@@ -118,8 +118,8 @@ class Unfinished:
     def keep(self, name: str, result: Any, spacing: float = 0.0) -> None:
         """Add a result, which JSON must be able to hold, and write all to the file.
 
-        spacing  seconds, for results that come fast: the file is written where its last writing is as long ago, and 100 times as
-                 long as it took; until then, the result is in memory, for a later ``keep`` or ``write``
+        spacing  seconds, for results that come fast: the file is written where its last writing is as long ago, and 100
+                 times as long as that took; until then, the result is in memory, for a later ``keep`` or ``write``
         """
         text = json.dumps(result)
         self._results[name], self._texts[name], self._all_written = json.loads(text), text, False

@@ -122,11 +122,14 @@ class Work:
         found = self.unfinished.get(block.name)
         if not isinstance(found, list) or len(found) != len(block.rows):
             return None
-        return [self._scores(*image) for image in found]
+        try:
+            return [self._scores(*image) for image in found]
+        except (TypeError, ValueError):  # somebody else's
+            return None
 
     def score(self, blocks: Sequence[Block]) -> int:
         """Score and keep those of the blocks whose results are not there; how many images these have."""
-        todo = [block for block in blocks if self.unfinished.get(block.name) is None]
+        todo = [block for block in blocks if self.kept(block) is None]
         total, scored = sum(len(block.rows) for block in blocks), sum(len(block.rows) for block in todo)
         done = total - scored
         if done and self.progress is not None:

@@ -197,8 +197,8 @@ def evaluate_pap(
                     occupancy was learned from, and "*" for those of any (``chorus.occupancy.joins.join``). A store without
                     prompts is scored whole
     unfinished      where the counts of blocks of images are kept once they are scored, and taken from where they are there
-                    already: an interrupted call can be repeated, and shares (``evaluate_pap_share``) be taken together. It tells
-                    functions ``pose_occupancy`` apart by their attribute ``text``, where they have one, or else by their name
+                    already: an interrupted call can be repeated, and shares (``evaluate_pap_share``) be taken together.
+                    ``pose_occupancy`` is told apart by its attribute ``text``, where it has one, or else by its name
 
     Raises InputError for a category without occupancy or without test images, MismatchError for another body and for a store
     without images of the occupancy's own prompts.
@@ -246,8 +246,8 @@ def evaluate_pap_share(
 
     share       which one
     unfinished  where the results are kept, ``Unfinished.beside(output, share)``: each share needs a file of its own.
-                ``evaluate_pap`` with ``Unfinished.beside(output)`` then takes them all, scores what is missing, and its report is
-                the same
+                ``evaluate_pap`` with ``Unfinished.beside(output)`` then takes them all, scores what is missing, and its
+                report is the same
 
     The rest, and what is raised, is as in ``evaluate_pap``, and must be the same in all shares.
     """
