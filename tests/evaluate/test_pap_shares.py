@@ -212,7 +212,7 @@ def test_other_settings_are_refused_by_the_name_of_the_file(worlds: Worlds, tmp_
         ({"stores": [bag_a, bag_b, hats]}, "aware, body, images, occupancies, stores"),
         ({"aware": False}, "aware"),
         ({"protocol": PapProtocol(splat="footprint")}, "protocol"),
-        ({"prompt": "*"}, "images"),
+        ({"prompt": "?*"}, "images"),
         ({"part": "rightHand"}, "images"),
         ({"pose_occupancy": posing(inverse="inverse_of_blend", backend="numba")}, "posing"),
         ({"pose_occupancy": posing(backend="reference")}, "posing"),
