@@ -122,8 +122,8 @@ def evaluate_pap_command(
         update("score images", done, total)
 
     def kept() -> str:
-        where = "they are not kept (with -o FILE they would be)" if output is None else unfinished.where("images", len)
-        return f"{scored[0]:,} of {scored[1]:,} images were scored; {where}"
+        where = "nothing is kept (with -o FILE it would be)" if output is None else unfinished.where("images", len)
+        return f"{scored[0]:,} of {scored[1]:,} images were scored; {where}" if scored[1] else f"no image was scored; {where}"
 
     with kept_when_stopped(kept), progress_bars() as update:
         how: dict[str, Any] = {

@@ -275,7 +275,7 @@ def test_a_share_is_stopped_and_goes_on(
         assert f"images were scored; 4 images are kept in {own}; the same command goes on from them" in stopped.stderr
         patch.setattr(blocks, "pap", _stopped_after(0, blocks.pap))
         alone = chorus(*worlds.arguments)
-        assert "0 of 0 images were scored; they are not kept (with -o FILE they would be)" in alone.stderr
+        assert "no image was scored; nothing is kept (with -o FILE it would be)" in alone.stderr
     told = json.loads(chorus(*worlds.arguments, "-o", path, "--share", "1/2", "--json").stdout)
     assert told["kept"] == told["scored"] + 4
     made = chorus(*worlds.arguments, "-o", path)  # the second share was never done
