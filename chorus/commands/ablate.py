@@ -21,10 +21,10 @@ from chorus.commands.options import (
     json_option,
     share_option,
 )
+from chorus.commands.shares import check_share, tell_share
 from chorus.texts import counted
 
 if TYPE_CHECKING:
-    from chorus.evaluate.unfinished import Unfinished
     from chorus.ranks import Share
 
 
@@ -164,12 +164,7 @@ def ablate_command(
 
     if (simulate is None) != bool(stores and tests) or (simulate is not None and (stores or tests or other)):
         raise InputError("stores: expected training stores and --test stores, or --simulate FOLDER alone")
-    if not share.whole and output is None:
-        raise InputError("share: expected -o FILE, beside which the results of every share are kept, got none")
-    if not share.whole and (picture or markdown):
-        raise InputError(
-            "share: expected no --picture and no --markdown, which the command without --share makes of all results"
-        )
+    check_share(share, output, picture=picture, markdown=markdown)
     body, unfinished = load_body(body_path), Unfinished.beside(output, share)
 
     def kept() -> str:
@@ -228,7 +223,8 @@ def ablate_command(
         else:
             scored = ablate_share(share, training, opened, **how)
     if not share.whole:
-        _tell_share(share, scored, unfinished, as_json)
+        words = f"{counted(scored, 'piece')} of the work (a field or the estimators, of one category and seed)"
+        tell_share(share, (scored, words), unfinished.num_kept, unfinished.path, as_json)
         return
     claims = mechanisms(table) if simulate is not None else []
     written = [simulate] if simulate is not None else []
@@ -254,18 +250,3 @@ def ablate_command(
     if failed:
         err.print(f"chorus: {len(failed)} of {len(claims)} claims do not hold")
         click.get_current_context().exit(1)
-
-
-def _tell_share(share: Share, scored: int, unfinished: Unfinished, as_json: bool) -> None:
-    """Print what a share has scored now, where it is kept, and what to do next."""
-    kept_in = unfinished.path if unfinished.num_kept else None
-    if as_json:
-        print_json({"share": str(share), "scored": scored, "kept": unfinished.num_kept, "wrote": [kept_in] if kept_in else []})
-        return
-    out.print(
-        f"share {share}: scored {counted(scored, 'piece')} of the work (a field or the estimators, of one category and seed); "
-        f"{unfinished.num_kept:,} kept"
-    )
-    out.print("after all shares, the same command without --share takes what they have kept and writes the table")
-    if kept_in:
-        wrote(kept_in)

@@ -63,7 +63,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "export occupancy": ("chorus export occupancy held.h5 -o held.nii.gz", "chorus export occupancy held.h5 -o held.ply"),
     "body info": ("chorus body info", "chorus body info SMPL_NEUTRAL.pkl"),
     "body convert": ("chorus body convert SMPL_NEUTRAL.pkl smpl.npz",),
-    "evaluate pap": ('chorus evaluate pap TESTS.chorus --occupancy held.h5 --prompt "*"',),
+    "evaluate pap": (
+        'chorus evaluate pap TESTS.chorus --occupancy held.h5 --prompt "*"',
+        "chorus evaluate pap TESTS.chorus --occupancy held.h5 -o scores.json --share 1/8",
+    ),
     "evaluate photos": ("chorus evaluate photos PHOTOS --annotations COCO.json",),
     "evaluate worlds": ("chorus evaluate worlds --images 2000 --seeds 5", "chorus evaluate worlds --estimators"),
     "evaluate roundtrip": ("chorus evaluate roundtrip",),

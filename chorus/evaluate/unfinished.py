@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, ItemsView, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from chorus._version import __version__
 from chorus.errors import InputError
-from chorus.files import check_output_file, json_value, write_json
+from chorus.files import check_output_file, json_value, write_json, write_text
 from chorus.ranks import Share
 
 
@@ -41,6 +42,8 @@ class Unfinished:
     def __init__(self, path: Path | None = None, others: Sequence[Path] = ()) -> None:
         self.path, self._settings = path, None
         self._results: dict[str, Any] = {}
+        self._texts: dict[str, str] = {}  # the results as JSON: each is encoded once, however often the file is written
+        self._written, self._took, self._all_written = -float("inf"), 0.0, True
         if path is not None and path.is_file():
             self._settings, self._results = _read(path)
         self._others: dict[Path, _Kept] = {}
@@ -96,8 +99,13 @@ class Unfinished:
         return (found | self._results).items()
 
     @property
+    def own(self) -> ItemsView[str, Any]:
+        """Names and results of the file itself, without those of other files."""
+        return self._results.items()
+
+    @property
     def num_kept(self) -> int:
-        """The number of results in the file itself, without those of other files."""
+        """The number of results in the file itself."""
         return len(self._results)
 
     def get(self, name: str) -> Any:
@@ -107,20 +115,40 @@ class Unfinished:
                 return results[name]
         return None
 
-    def keep(self, name: str, result: Any) -> None:
-        """Add a result, which JSON must be able to hold, and write all to the file."""
-        self._results[name] = json.loads(json.dumps(result))
-        if self.path is not None:
-            write_json(self.path, {"settings": self._settings, "results": self._results})
+    def keep(self, name: str, result: Any, spacing: float = 0.0) -> None:
+        """Add a result, which JSON must be able to hold, and write all to the file.
 
-    def where(self) -> str:
-        """What is kept and how to go on, in words, for the one who has interrupted the job."""
+        spacing  seconds, for results that come fast: the file is written where its last writing is as long ago, and 100
+                 times as long as that took; until then, the result is in memory, for a later ``keep`` or ``write``
+        """
+        text = json.dumps(result)
+        self._results[name], self._texts[name], self._all_written = json.loads(text), text, False
+        if not spacing or time.monotonic() - self._written >= max(spacing, 100 * self._took):
+            self.write()
+
+    def write(self) -> None:
+        """Write what is in memory alone to the file."""
+        if self.path is None or self._all_written:
+            return
+        began = time.monotonic()
+        texts = (self._texts.get(name) or self._texts.setdefault(name, json.dumps(r)) for name, r in self._results.items())
+        results = ",\n".join(f"{json.dumps(name)}: {text}" for name, text in zip(self._results, texts, strict=True))
+        write_text(self.path, f'{{"settings": {json.dumps(self._settings, indent=1)},\n"results": {{\n{results}\n}}}}\n')
+        self._written, self._all_written = time.monotonic(), True
+        self._took = self._written - began
+
+    def where(self, what: str = "results", size: Callable[[Any], int] = lambda result: 1) -> str:
+        """What is kept and how to go on, in words, for the one who has interrupted the job.
+
+        what, size  what results are counted in, and how many of it a result is
+        """
         if self.path is None:
             return "the table is of what was scored so far; it is not kept (with -o FILE it would be)"
         if not self:
             return "nothing is kept"
-        beside = f", {len(self) - self.num_kept:,} more in files of shares" if len(self) > self.num_kept else ""
-        return f"{self.num_kept:,} results are kept in {self.path}{beside}; the same command goes on from them"
+        own, of_all = (sum(size(result) for _, result in results) for results in (self.own, self.items()))
+        beside = f", {of_all - own:,} more in files of shares" if of_all > own else ""
+        return f"{own:,} {what} are kept in {self.path}{beside}; the same command goes on from them"
 
     def finish(self) -> None:
         """Remove the files, once the whole job's results are written."""

@@ -151,7 +151,7 @@ def test_pap_says_how_many_images_were_scored(balls: Path, tmp_path: Path, monke
     monkeypatch.setattr(pap_categories, "posed_occupancy", posed)
     stopped = chorus("evaluate", "pap", balls, "--occupancy", occupancy, "-o", scores, "--no-aware", "--device", "cpu")
     assert stopped.exit_code == INTERRUPTED
-    assert "images were scored; nothing is written" in stopped.stderr
+    assert "no image was scored; nothing is kept" in stopped.stderr
     assert not scores.exists()
 
 

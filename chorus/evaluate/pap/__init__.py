@@ -1,6 +1,6 @@
 """Projective average precision (4.2, B.2): pixel counts, scores of one image, and scores by category from test stores."""
 
-from chorus.evaluate.pap.categories import CategoryPap, PapReport, evaluate_pap
+from chorus.evaluate.pap.categories import CategoryPap, PapReport, evaluate_pap, evaluate_pap_share
 from chorus.evaluate.pap.metric import METRICS, ImagePap, Metric, average_precision, interpolated_precision, pap, score_image
 from chorus.evaluate.pap.pixels import (
     PAPER,
@@ -31,6 +31,7 @@ __all__ = [
     "downscale_mask",
     "downscaled_size",
     "evaluate_pap",
+    "evaluate_pap_share",
     "interpolated_precision",
     "pap",
     "render_levels",

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
@@ -21,23 +21,24 @@ from rich.table import Table
 
 from chorus.body.model import Body
 from chorus.errors import InputError, check_kind
-from chorus.evaluate.pap.metric import METRICS, ImagePap, pap
-from chorus.evaluate.pap.pixels import PAPER, PapImage, PapProtocol
+from chorus.evaluate.pap.blocks import PoseOccupancy, StoreImages, Work
+from chorus.evaluate.pap.metric import METRICS, ImagePap
+from chorus.evaluate.pap.pixels import PAPER, PapProtocol
+from chorus.evaluate.unfinished import Unfinished
 from chorus.field import CanonicalField
 from chorus.files import write_text
+from chorus.kernels.backends import choose_backend
 from chorus.occupancy.distribution import Distribution
-from chorus.occupancy.joins import JoinedImages, join
+from chorus.occupancy.joins import join
 from chorus.occupancy.posed import body_of, posed_occupancy
 from chorus.provenance import machine, versions
+from chorus.ranks import Share
 from chorus.store import Store, open_store
 
 MIN_IMAGES = 30
 """Categories with fewer test images do not enter mPAP (Table 5)."""
 CURVE_RECALL = np.arange(101) / 100
 """Recall levels at which mean precision-recall curves are sampled."""
-
-PoseOccupancy = Callable[[Distribution, NDArray[np.float32]], NDArray[np.float32]]
-"""A function from an occupancy and a pose (J, 3) to phi around the posed person, (N, N, N) float32 on the same grid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,24 +139,33 @@ def _rounded(curve: NDArray[np.float64] | None) -> list[float] | None:
     return None if curve is None else [round(float(p), 6) for p in curve]
 
 
-def posing(body: Body | None = None, inverse: str = "blend_of_inverses", backend: str = "auto") -> PoseOccupancy:
-    """The default of ``evaluate_pap``: Eq. 11 with the nearest voxel; the probability of an occupancy is computed once."""
-    probabilities: WeakKeyDictionary[Distribution, NDArray[np.float32]] = WeakKeyDictionary()
+class _Posing:
+    def __init__(self, body: Body | None, inverse: str, backend: str) -> None:
+        self._probabilities: WeakKeyDictionary[Distribution, NDArray[np.float32]] = WeakKeyDictionary()
+        self._body, self._inverse, self._backend = body, inverse, backend
 
-    def pose_occupancy(occupancy: Distribution, pose: NDArray[np.float32]) -> NDArray[np.float32]:
-        if occupancy not in probabilities:
-            probabilities[occupancy] = occupancy.probability
+    @property
+    def text(self) -> str:
+        """What the result depends on: backends agree, but not in the last bit."""
+        return f"{self._inverse}, {choose_backend(self._backend).name}"
+
+    def __call__(self, occupancy: Distribution, pose: NDArray[np.float32]) -> NDArray[np.float32]:
+        if occupancy not in self._probabilities:
+            self._probabilities[occupancy] = occupancy.probability
         return posed_occupancy(
-            probabilities[occupancy],
+            self._probabilities[occupancy],
             pose,
             occupancy.parameters,
             occupancy.body_hash,
-            body,
-            inverse=inverse,
-            backend=backend,
+            self._body,
+            inverse=self._inverse,
+            backend=self._backend,
         )
 
-    return pose_occupancy
+
+def posing(body: Body | None = None, inverse: str = "blend_of_inverses", backend: str = "auto") -> PoseOccupancy:
+    """The default of ``evaluate_pap``: Eq. 11 with the nearest voxel; the probability of an occupancy is computed once."""
+    return _Posing(body, inverse, backend)
 
 
 def evaluate_pap(
@@ -172,6 +182,7 @@ def evaluate_pap(
     prompt: str | Sequence[str] | None = None,
     part: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    unfinished: Unfinished | None = None,
 ) -> PapReport:
     """Score occupancies on the test images of their categories.
 
@@ -185,11 +196,88 @@ def evaluate_pap(
     prompt, part    which complete images of the stores are scored; default: those of the prompts and parts that the category's
                     occupancy was learned from, and "*" for those of any (``chorus.occupancy.joins.join``). A store without
                     prompts is scored whole
+    unfinished      where the counts of blocks of images are kept once they are scored, and taken from where they are there
+                    already: an interrupted call can be repeated, and shares (``evaluate_pap_share``) be taken together.
+                    ``pose_occupancy`` is told apart by its attribute ``text``, where it has one, or else by its name
 
     Raises InputError for a category without occupancy or without test images, MismatchError for another body and for a store
     without images of the occupancy's own prompts.
     """
     began = time.perf_counter()
+    if type(min_images) is not int or min_images < 1:
+        raise InputError(f"min_images: expected a positive integer, got {min_images!r}")
+    how = _How(pose_occupancy, body, aware, protocol, threads, device, prompt, part)
+    work = _prepared(occupancies, stores, how, progress, unfinished)
+    blocks = work.blocks()
+    work.score(blocks)
+    results: dict[str, list[ImagePap]] = {images.store.category: [] for images in work.images}
+    for block in blocks:
+        found = work.kept(block)
+        assert found is not None  # it is scored
+        results[block.images.store.category] += found
+    incomplete = dict.fromkeys(results, 0)
+    for images in work.images:
+        incomplete[images.store.category] += len(images.store) - images.chosen.complete
+    sources = [_source([i for i in work.images if i.store.category == category]) for category in _by_category(occupancies)]
+    scored = tuple(CategoryPap(c, tuple(found), incomplete[c]) for c, found in results.items())
+    return PapReport(scored, protocol, min_images, tuple(sources), time.perf_counter() - began)
+
+
+def evaluate_pap_share(
+    share: Share,
+    occupancies: Sequence[Distribution] | Mapping[str, Distribution],
+    stores: Sequence[Store | str | os.PathLike[str]],
+    *,
+    unfinished: Unfinished,
+    pose_occupancy: PoseOccupancy | None = None,
+    body: Body | None = None,
+    aware: bool = True,
+    protocol: PapProtocol = PAPER,
+    threads: int | None = None,
+    device: torch.device | str | None = None,
+    prompt: str | Sequence[str] | None = None,
+    part: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Score a share of the images of ``evaluate_pap``, for one of several processes; how many were scored now.
+
+    The shares of all numbers are disjoint, and are all of the images, whatever the processes do. Each is of neighbouring blocks
+    of images, and of about as many voxels to be posed.
+
+    share       which one
+    unfinished  where the results are kept, ``Unfinished.beside(output, share)``: each share needs a file of its own.
+                ``evaluate_pap`` with ``Unfinished.beside(output)`` then takes them all, scores what is missing, and its
+                report is the same
+
+    The rest, and what is raised, is as in ``evaluate_pap``, and must be the same in all shares.
+    """
+    how = _How(pose_occupancy, body, aware, protocol, threads, device, prompt, part)
+    work = _prepared(occupancies, stores, how, progress, unfinished)
+    return work.score(work.share_of(share))
+
+
+@dataclass(frozen=True)
+class _How:
+    """How is scored, as ``evaluate_pap`` is given it."""
+
+    pose_occupancy: PoseOccupancy | None
+    body: Body | None
+    aware: bool
+    protocol: PapProtocol
+    threads: int | None
+    device: torch.device | str | None
+    prompt: str | Sequence[str] | None
+    part: str | None
+
+
+def _prepared(
+    occupancies: Sequence[Distribution] | Mapping[str, Distribution],
+    stores: Sequence[Store | str | os.PathLike[str]],
+    how: _How,
+    progress: Callable[[int, int], None] | None,
+    unfinished: Unfinished | None,
+) -> Work:
+    """The work that is to be done, none of it yet; what is given is checked."""
     by_category = _by_category(occupancies)
     check_kind("stores", stores, Sequence)
     opened = [store if isinstance(store, Store) else open_store(store) for store in stores]
@@ -202,37 +290,18 @@ def evaluate_pap(
             raise InputError(
                 f"occupancies: {category!r} has no test store; those given are of {', '.join(categories) or 'nothing'}"
             )
-    if type(min_images) is not int or min_images < 1:
-        raise InputError(f"min_images: expected a positive integer, got {min_images!r}")
-    bodies = {category: body_of(occupancy.body_hash, body) for category, occupancy in by_category.items()}
-    joined = [
-        join(
-            by_category[store.category],
-            store,
-            partial(CanonicalField.from_parameters, bodies[store.category], by_category[store.category].parameters),
-            prompt,
-            part,
-            category=store.category,
-        )
-        for store in opened
-    ]
-    pose_occupancy = posing(body) if pose_occupancy is None else pose_occupancy
-    total, done = sum(len(images.rows) for images in joined), 0
-    results: dict[str, list[ImagePap]] = {category: [] for category in categories}
-    incomplete = dict.fromkeys(categories, 0)
-    for store, of_store in zip(opened, joined, strict=True):
-        incomplete[store.category] += len(store) - of_store.complete
-        posed_body = bodies[store.category] if aware else None
-        images = _images(store, of_store.rows, by_category[store.category], pose_occupancy, posed_body)
-        for result in pap(images, protocol, threads, device):
-            results[store.category].append(result)
-            done += 1
-            if progress is not None:
-                progress(done, total)
-    pairs = list(zip(opened, joined, strict=True))
-    sources = [_source(occupancy, [p for p in pairs if p[0].category == c]) for c, occupancy in by_category.items()]
-    scored = tuple(CategoryPap(c, tuple(found), incomplete[c]) for c, found in results.items())
-    return PapReport(scored, protocol, min_images, tuple(sources), time.perf_counter() - began)
+    bodies = {category: body_of(occupancy.body_hash, how.body) for category, occupancy in by_category.items()}
+    images = []
+    for store in opened:
+        body, occupancy = bodies[store.category], by_category[store.category]
+        field = partial(CanonicalField.from_parameters, body, occupancy.parameters)
+        chosen = join(occupancy, store, field, how.prompt, how.part, category=store.category)
+        images.append(StoreImages(store, chosen, occupancy, body if how.aware else None))
+    pose_occupancy = posing(how.body) if how.pose_occupancy is None else how.pose_occupancy
+    unfinished = Unfinished() if unfinished is None else unfinished
+    work = Work(images, pose_occupancy, how.protocol, how.threads, how.device, progress, unfinished)
+    work.begin()
+    return work
 
 
 def _by_category(occupancies: Sequence[Distribution] | Mapping[str, Distribution]) -> dict[str, Distribution]:
@@ -254,29 +323,21 @@ def _by_category(occupancies: Sequence[Distribution] | Mapping[str, Distribution
     return by_category
 
 
-def _images(
-    store: Store, rows: NDArray[np.int64], occupancy: Distribution, pose_occupancy: PoseOccupancy, body: Body | None
-) -> Iterator[PapImage]:
-    """The images of a store to be scored, posed one by one when the iterator reaches them."""
-    extent = occupancy.parameters.extent
-    for batch in store.batches(rows, size=256):
-        for i, key in enumerate(batch.keys):
-            pose = batch.poses[i]
-            vertices = None if body is None else body.posed_vertices(pose[None])[0]
-            phi = pose_occupancy(occupancy, pose)
-            yield PapImage(phi, extent, batch.cameras[i : i + 1], batch.masks.unpack(i), vertices, key.decode())
-
-
-def _source(occupancy: Distribution, stores: Sequence[tuple[Store, JoinedImages]]) -> dict[str, Any]:
+def _source(of_category: Sequence[StoreImages]) -> dict[str, Any]:
+    occupancy = of_category[0].occupancy
     return {
-        "category": stores[0][0].category,
+        "category": of_category[0].store.category,
         "parameters": occupancy.parameters.to_json(),
         "body_hash": occupancy.body_hash,
         "weighting": occupancy.weighting,
         "images": occupancy.num_images,
         "stores": [
-            {"path": str(store.path), "id": store.id, "selected": {**chosen.to_json(), "text": str(chosen)}}
-            for store, chosen in stores
+            {
+                "path": str(images.store.path),
+                "id": images.store.id,
+                "selected": {**images.chosen.to_json(), "text": str(images.chosen)},
+            }
+            for images in of_category
         ],
     }
 
