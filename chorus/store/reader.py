@@ -218,7 +218,7 @@ class Store:
                     f"where: expected an answer of bool and shape ({len(self)},), got {answer.dtype} of shape {answer.shape}"
                 )
             chosen &= answer
-        return np.flatnonzero(chosen).astype(np.int64)
+        return np.flatnonzero(chosen).astype(np.int64, copy=False)
 
     def batches(self, rows: Any = None, size: int = 4096) -> Iterator[ImageBatch]:
         """The images of ``rows`` ((m,) integers; by default ``select()``), at most ``size`` at a time.
@@ -235,8 +235,8 @@ class Store:
         return self._batches(rows, int(size))
 
     def _batches(self, rows: NDArray[np.int64], size: int) -> Iterator[ImageBatch]:
-        wanted = list(self.by_shard(rows))
-        for shard, (number, where) in zip(fetched_ahead([self.shards[number] for number, _ in wanted]), wanted, strict=True):
+        shards = fetched_ahead(self.shards_of(rows))
+        for shard, (number, where) in zip(shards, self.by_shard(rows), strict=True):
             local = rows[where] - self._first[number]
             for first in range(0, len(local), size):
                 yield _batch(shard, local[first : first + size])
@@ -296,7 +296,7 @@ class Store:
         given = to_numpy(rows)
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
             raise InputError(f"rows: expected (m,) integers, got {given.dtype} of shape {given.shape}")
-        result: NDArray[np.int64] = given.astype(np.int64)
+        result: NDArray[np.int64] = given.astype(np.int64, copy=False)
         bad = np.flatnonzero((result < 0) | (result >= len(self)))
         if bad.size:
             raise InputError(f"rows: expected numbers from 0 to {len(self) - 1}, got {result[bad[0]]}")
@@ -311,10 +311,15 @@ class Store:
 
     def by_shard(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
         """Pairs, shards in order: number of a shard that has some of the rows, (m,) int64, and their positions in ``rows``."""
+        if (rows[1:] >= rows[:-1]).all():  # as selections are: no array as long as the rows is needed
+            bounds = np.searchsorted(rows, self._first)
+            for s in np.flatnonzero(bounds[1:] > bounds[:-1]).tolist():
+                yield s, np.arange(bounds[s], bounds[s + 1])
+            return
         holder = np.searchsorted(self._first, rows, "right") - 1
         order = np.argsort(holder, kind="stable")
         shards, first = np.unique(holder[order], return_index=True)
-        return zip(shards.tolist(), np.split(order, first[1:]), strict=False)  # np.split gives one empty part for no rows
+        yield from zip(shards.tolist(), np.split(order, first[1:]), strict=True)
 
 
 def _joined_masks(parts: Sequence[PackedMasks]) -> PackedMasks:

@@ -42,9 +42,11 @@ class Portion:
     def of_rows(self, store: Store, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of the rows (m,) int64, ascending, of a store the portion has, (m,) bool. Portions of one selection are
         disjoint, and together all of it. StoreError where shards of the selection are gone."""
-        chosen = np.zeros(len(rows), np.bool_)
-        there = np.flatnonzero(self._of_shards(store)[rows]) if self.shards is not None else np.arange(len(rows))
-        chosen[there[_slice(store, rows[there], self.share)]] = True
+        chosen = np.ones(len(rows), np.bool_) if self.shards is None else self._of_shards(store)[rows]
+        if not self.share.whole:
+            there = np.flatnonzero(chosen)
+            chosen[:] = False
+            chosen[there[_slice(store, rows[there], self.share)]] = True
         if self.skip is not None:
             chosen &= self.skip.rows_left(store, rows)
         if not self.rank.whole:
