@@ -364,6 +364,10 @@ def _checked(offset: NDArray[Any], joint: NDArray[Any], weight: NDArray[Any], si
     fits = fits and 0 < len(joint) == len(weight) and offset[0] == 0 and offset[-1] == len(joint)
     # Kernels go by the rows, at least one joint in each, without another look.
     fits = fits and bool((offset[1:] > offset[:-1]).all()) and 0 <= joint.min() <= joint.max() < size[1]
+    if fits:  # a joint is once in a row: they ascend, but where a row begins
+        within = np.ones(len(joint), np.bool_)
+        within[offset[:-1]] = False
+        fits = bool((np.diff(joint, prepend=-1) > 0)[within].all())
     fits = fits and bool((np.abs(np.add.reduceat(weight, offset[:-1]) - 1) < 1e-3).all()) and weight.min() >= 0
     if not fits:
         raise ValueError("expected rows of joints and weights, got other arrays")

@@ -90,6 +90,7 @@ OTHER = {
     "rows out of order": lambda a: {**a, "offset": np.concatenate([a["offset"][:1], a["offset"][-2:0:-1], a["offset"][-1:]])},
     "fewer weights": lambda a: {**a, "weight": a["weight"][:-1]},
     "joints below 0": lambda a: {**a, "joint": a["joint"] - 5},
+    "a joint twice": lambda a: {**a, "joint": np.repeat(a["joint"][a["offset"][:-1]], np.diff(a["offset"]))},
 }
 
 
