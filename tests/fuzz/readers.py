@@ -427,7 +427,7 @@ def _pose_file_seeds() -> list[Seed]:
 
 
 def _read_pose_files(folder: Path) -> None:
-    PosesFromFiles(folder, load_body())
+    PosesFromFiles(folder, small_body(24))  # made once: atheris keeps some of the memory of each that is loaded
 
 
 def _picture_seeds() -> list[Seed]:
