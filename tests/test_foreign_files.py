@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from chorus import hdf5
 from chorus.body.model import load_body
+from chorus.commands.pose import read_pose
 from chorus.errors import InputError, StoreError
 from chorus.evaluate.unfinished import Unfinished
 from chorus.experimental.sharpened import load_distribution, load_sharpened
@@ -26,6 +28,7 @@ from chorus.occupancy.counts import load_occupancy
 from chorus.occupancy.ledger import MANIFEST, Ledger
 from chorus.reconstruct.distributions import occupancy_files
 from chorus.store import open_store
+from chorus.store.remote.index import index_problems, write_index
 from chorus.votes.counted import Counted
 from tests.fuzz.readers import _occupancy_files, of_an_old_version, small_body
 from tests.store import samples
@@ -177,6 +180,29 @@ def test_a_list_of_free_places_without_an_end(tmp_path: Path) -> None:
     path.write_bytes(of_an_old_version(_occupancy_files()["c.h5"], userblock=512))
     with pytest.raises(InputError, match="does not begin as HDF5 does"):
         load_occupancy(path)
+
+
+def test_poses_without_joints(tmp_path: Path) -> None:
+    for shape in ((0, 3), (0, 24, 3), (5, 0, 3)):
+        np.save(tmp_path / "pose.npy", np.zeros(shape))
+        with pytest.raises(InputError, match=r"POSE: expected joints of a pose in .*, got shape \("):
+            read_pose(tmp_path / "pose.npy")
+
+
+def test_numbers_without_an_end(tmp_path: Path) -> None:
+    """json reads Infinity as a float, which is no int."""
+    Description("ball", {}).save(tmp_path)
+    path = tmp_path / "frontend.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": Infinity'))
+    with pytest.raises(StoreError, match="expected what the front end wrote, got one with OverflowError"):
+        Description.load(tmp_path)
+    samples.write(tmp_path / "s")
+    index = write_index(tmp_path / "s")
+    content = json.loads(index.read_text())
+    for name, value in (("bytes", math.inf), ("words", [[math.inf, 4]])):
+        index.write_text(json.dumps({**content, "shards": [{**content["shards"][0], name: value}]}))
+        (problem,) = index_problems(tmp_path / "s")
+        assert "expected what `chorus store index` writes, got a broken one (OverflowError" in problem.what
 
 
 def test_a_shape_whose_product_wraps(tmp_path: Path) -> None:

@@ -71,6 +71,8 @@ def read_pose(path: Path) -> NDArray[np.float64]:
         pose: NDArray[np.float64] = check_array("POSE", loaded, ("n", "J", 3) if several else ("J", 3), np.float64)
     except InputError as error:
         raise InputError(f"{error}{other_rotations(loaded, 3 if len(shape) > 3 or several else 2)}") from None
+    if not pose.size:
+        raise InputError(f"POSE: expected joints of a pose in {path}, got shape {shape}")
     units = UnitCheck()
     units.poses("POSE", pose.reshape(-1, *pose.shape[-2:]), range(len(pose)) if several else [path.name])
     units.warn()

@@ -146,7 +146,7 @@ class Description:
                 int(content["seed"]),
                 dict(content["settings"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise StoreError(f"{path}: expected what the front end wrote, got one with {error!r}") from None
 
 

@@ -108,7 +108,7 @@ def _entries(content: bytes, where: str) -> list[Entry]:
     fields = header_fields(content, INDEX_FORMAT, (INDEX_VERSION,), where)
     try:
         return [_entry(row) for row in fields["shards"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StoreError(f"{where}: expected what `chorus store index` writes, got a broken one ({error!r})") from None
 
 
