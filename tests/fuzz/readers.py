@@ -42,6 +42,7 @@ from chorus.pictures import read_mask, read_picture
 from chorus.reconstruct.distributions import occupancy_files
 from chorus.store import open_store, store_info, verify_store
 from chorus.store.filters.filtering import Filter, read_filter, read_store_filter, write_store_filter
+from chorus.store.remote.index import index_problems, write_index
 from chorus.votes import contacts
 from chorus.votes.parts import load_parts
 from tests.body.test_smpl_files import published
@@ -129,6 +130,20 @@ def _store_seeds() -> list[Seed]:
     old = _files(Path(samples.__file__).parent / "version-1.chorus")
     cases = [Seed(files, name, kinds.get(Path(name).suffix, "bytes")) for name in files if Path(name).suffix in kinds]
     return [*cases, *(Seed(old, name, "hdf5") for name in old if name.endswith(".h5"))]
+
+
+def _index_seeds() -> list[Seed]:
+    def make(folder: Path) -> None:
+        samples.write(folder, 6, 4, num_joints=24)
+        write_index(folder)
+
+    return [Seed(_made(make), "index.json", "json")]
+
+
+def _read_index(folder: Path) -> None:
+    """A broken index is a problem of the store, or names other shards than there are."""
+    for problem in index_problems(folder):
+        assert problem.what
 
 
 def _read_store(folder: Path) -> None:
@@ -474,6 +489,7 @@ def _description_seeds() -> list[Seed]:
 
 READERS: dict[str, Reader] = {
     "store": Reader(_store_seeds, _read_store),
+    "index": Reader(_index_seeds, _read_index),
     "occupancy": Reader(lambda: _occupancy_seeds("abcv"), _read_occupancy),
     "sharpened": Reader(lambda: _occupancy_seeds("d"), _read_sharpened),
     "ledger": Reader(_ledger_seeds, lambda folder: Ledger(folder, _JOB, math.inf).begin()),
