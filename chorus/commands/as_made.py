@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.canonicalization import NONE
-
 if TYPE_CHECKING:
     from chorus.field import CanonicalField
     from chorus.occupancy.counts import Occupancy
@@ -48,5 +46,7 @@ def own_field(ctx: click.Context, occupancy: Occupancy, body: Any, what: str) ->
 
 def asked_canonicalization(ctx: click.Context) -> str | None:
     """The canonicalization that was asked for; None: none was."""
+    from chorus.canonicalization import NONE
+
     name: str | None = NONE if ctx.params["no_canonicalize"] else ctx.params["canonicalization"]
     return name
