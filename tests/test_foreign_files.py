@@ -30,7 +30,8 @@ from chorus.reconstruct.distributions import occupancy_files
 from chorus.store import open_store
 from chorus.store.remote.index import index_problems, write_index
 from chorus.votes.counted import Counted
-from tests.fuzz.readers import _occupancy_files, of_an_old_version, small_body
+from tests.fuzz.ours import of_an_old_version, written_occupancies
+from tests.fuzz.seeds import small_body
 from tests.store import samples
 
 DEEP = b"[" * 100_000
@@ -85,7 +86,7 @@ def empty(file: h5py.File, name: str) -> None:
 @pytest.mark.parametrize("name", ["group_totals", "counted/images"])
 def test_arrays_that_are_elsewhere_or_larger_than_their_file(make: Callable[..., None], name: str, tmp_path: Path) -> None:
     path = tmp_path / "o.h5"
-    path.write_bytes(_occupancy_files()["c.h5"])
+    path.write_bytes(written_occupancies()["c.h5"])
     (tmp_path / "outside.raw").write_bytes(bytes(96))
     with h5py.File(tmp_path / "outside.h5", "w") as file:
         file["data"] = np.zeros(12, np.int64)
@@ -99,7 +100,7 @@ def test_arrays_that_are_elsewhere_or_larger_than_their_file(make: Callable[...,
 
 def test_a_group_that_is_a_link(tmp_path: Path) -> None:
     path = tmp_path / "o.h5"
-    path.write_bytes(_occupancy_files()["c.h5"])
+    path.write_bytes(written_occupancies()["c.h5"])
     with h5py.File(path, "r+") as file:
         file.move("counted", "other")
         file["counted"] = h5py.SoftLink("/other")
@@ -113,7 +114,7 @@ def test_a_group_that_is_a_link(tmp_path: Path) -> None:
 def test_facts_of_another_form(value: Any, tmp_path: Path) -> None:
     for name, load in (("c.h5", load_occupancy), ("d.h5", load_sharpened), ("d.h5", load_distribution)):
         path = tmp_path / name
-        path.write_bytes(_occupancy_files()[name])
+        path.write_bytes(written_occupancies()[name])
         for attribute in ("facts", "format"):
             with h5py.File(path, "r+") as file:
                 kept = file.attrs[attribute]
@@ -129,7 +130,7 @@ def test_facts_of_another_form(value: Any, tmp_path: Path) -> None:
 )
 def test_facts_of_another_type(name: str, value: Any, tmp_path: Path) -> None:
     path = tmp_path / "o.h5"
-    path.write_bytes(_occupancy_files()["c.h5"])
+    path.write_bytes(written_occupancies()["c.h5"])
     with h5py.File(path, "r+") as file:
         file.attrs["facts"] = json.dumps({**json.loads(file.attrs["facts"]), name: value})
     with pytest.raises(InputError, match=f"facts: {name}: expected"):
@@ -137,7 +138,7 @@ def test_facts_of_another_type(name: str, value: Any, tmp_path: Path) -> None:
 
 
 def test_a_heap_of_texts_in_which_libhdf5_would_search_without_end(tmp_path: Path) -> None:
-    path, data = tmp_path / "o.h5", _occupancy_files()["c.h5"]
+    path, data = tmp_path / "o.h5", written_occupancies()["c.h5"]
     start, heaps = 0, []
     while (start := data.find(b"GCOL\x01", start)) >= 0:
         heaps.append(start)
@@ -161,7 +162,7 @@ def test_a_heap_of_texts_in_which_libhdf5_would_search_without_end(tmp_path: Pat
 
 def test_a_list_of_free_places_without_an_end(tmp_path: Path) -> None:
     path = tmp_path / "o.h5"
-    data = of_an_old_version(_occupancy_files()["c.h5"])
+    data = of_an_old_version(written_occupancies()["c.h5"])
     path.write_bytes(data)
     load_occupancy(path)
     heaps = [at for at in range(len(data)) if data.startswith(b"HEAP\0", at)]
@@ -177,7 +178,7 @@ def test_a_list_of_free_places_without_an_end(tmp_path: Path) -> None:
     path.write_bytes(data[:13] + b"\x04" + data[14:])
     with pytest.raises(InputError, match=r"got a damaged one .expected offsets and lengths of 8 bytes"):
         load_occupancy(path)
-    path.write_bytes(of_an_old_version(_occupancy_files()["c.h5"], userblock=512))
+    path.write_bytes(of_an_old_version(written_occupancies()["c.h5"], userblock=512))
     with pytest.raises(InputError, match="does not begin as HDF5 does"):
         load_occupancy(path)
 
@@ -287,7 +288,7 @@ def test_names_that_leave_their_folder(tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_lists_a_file_twice_counts_it_once(tmp_path: Path) -> None:
-    data = _occupancy_files()["a.h5"]
+    data = written_occupancies()["a.h5"]
     (tmp_path / "aa.h5").write_bytes(data)
     (tmp_path / MANIFEST).write_text(json.dumps({"format": "chorus-ledger", "version": 1, "job": {}, "files": ["aa.h5"] * 2}))
     total = Ledger(tmp_path, {}).begin()

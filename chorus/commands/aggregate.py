@@ -251,8 +251,9 @@ def _title(occupancy: Occupancy, store_path: Path) -> str:
     from chorus.store import open_store
     from chorus.votes.selection import matching_prompts
 
-    asked = learned_from(occupancy).prompts
-    names = [] if asked is None else matching_prompts(asked, open_store(store_path, verify=False).prompts) or []
+    names = list(learned_from(occupancy).prompts or ())
+    if any(set("*?") & set(name) for name in names):  # patterns: the store knows what they stand for
+        names = matching_prompts(names, open_store(store_path, verify=False).prompts) or []
     shown = "; ".join(names[:3]) + (f" and {len(names) - 3} more prompts" if len(names) > 3 else "")
     return shown or occupancy.category or store_path.name
 

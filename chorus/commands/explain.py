@@ -109,7 +109,9 @@ def explain_command(
 
     if point is None and occupancy_path is None:
         raise click.UsageError("give a point, x y z in metres, or an --occupancy, whose most probable voxel is then taken")
-    kept = None if pictures is None else open_store(store_path, verify=False).pictures
+    store = open_store(store_path, verify=False)
+    store.check_while_read = True
+    kept = None if pictures is None else store.pictures
     if kept is not None and not any(True for _ in kept):
         raise InputError(
             f"--pictures: expected a store that keeps pictures (--keep-images), got {str(store_path)!r} without any"
@@ -124,11 +126,11 @@ def explain_command(
     }
     facts: dict[str, Any]
     if occupancy_path is not None:
-        found, facts = _of_occupancy(ctx, store_path, occupancy_path, point, selection)
+        found, facts = _of_occupancy(ctx, store, occupancy_path, point, selection)
     else:
         field, derived = canonical_field(body_path, resolution, canonicalization, no_canonicalize)
-        field, record = derived_field(store_path, field, derived, **selection)
-        found = explain(point, store_path, field, hidden_weight=hidden_weight, **selection)
+        field, record = derived_field(store, field, derived, **selection)
+        found = explain(point, store, field, hidden_weight=hidden_weight, **selection)
         facts = {"canonicalization": record.get("canonicalization", {}).get("text", field.canonicalization)}
     keys = {"on_mask": found.on_mask, "off_mask": found.off_mask}
     told_apart = hidden_weight is not None or facts.get("hidden_weight") is not None
@@ -157,12 +159,12 @@ def explain_command(
         print_json({**facts, "keys": told, **({} if pictures is None else {"wrote": written})})
         return
     print_facts(_in_words(found, facts))
-    _list_images(open_store(store_path, verify=False), listed, keys, pictures is None)
+    _list_images(store, listed, keys, pictures is None)
     wrote(*written)
 
 
 def _of_occupancy(
-    ctx: click.Context, store_path: Path, path: Path, point: Any, selection: dict[str, Any]
+    ctx: click.Context, store: Store, path: Path, point: Any, selection: dict[str, Any]
 ) -> tuple[Explanation, dict[str, Any]]:
     """The images behind a voxel of an occupancy, of its own selection, and facts about it."""
     from chorus.body.model import load_body
@@ -171,14 +173,13 @@ def _of_occupancy(
     from chorus.occupancy.joins import check_store
     from chorus.occupancy.merging import check_selection
     from chorus.occupancy.summary import most_probable
-    from chorus.store import open_store
     from chorus.store.filters import find_filter
 
     occupancy, what = load_occupancy(path), "--occupancy"
-    check_store(occupancy, open_store(store_path, verify=False))
+    check_store(occupancy, store)
     take_selection(ctx, occupancy, selection, ("prompt", "part", "epsilon", "folds", "filter"), what)
     if isinstance(selection["filter"], str):
-        selection["filter"] = find_filter(selection["filter"], store_path) or "none"
+        selection["filter"] = find_filter(selection["filter"], store.path) or "none"
     field = own_field(ctx, occupancy, load_body(ctx.params["body_path"]), what)
     check_selection(occupancy, field, selection, what)
     asked, chosen = asked_canonicalization(ctx), occupancy.provenance[0].get("canonicalization", {}).get("asked")
@@ -189,7 +190,7 @@ def _of_occupancy(
         told = "none, for it does not tell them apart" if has is None else f"{has:g}"
         raise MismatchError(f"{what}: expected the occupancy's weight of hidden votes, {told}; got {weight:g}")
     at = most_probable(occupancy)[1] if point is None else point
-    found = occupancy.explain(at, store_path, field, **selection)
+    found = occupancy.explain(at, store, field, **selection)
     return found, {
         "occupancy": str(path),
         "most_probable": point is None,

@@ -42,7 +42,6 @@ class Unfinished:
     def __init__(self, path: Path | None = None, others: Sequence[Path] = ()) -> None:
         self.path, self._settings = path, None
         self._results: dict[str, Any] = {}
-        self._texts: dict[str, str] = {}  # the results as JSON: each is encoded once, however often the file is written
         self._written, self._took, self._all_written = -float("inf"), 0.0, True
         if path is not None and path.is_file():
             self._settings, self._results = _read(path)
@@ -121,8 +120,7 @@ class Unfinished:
         spacing  seconds, for results that come fast: the file is written where its last writing is as long ago, and 100
                  times as long as that took; until then, the result is in memory, for a later ``keep`` or ``write``
         """
-        text = json.dumps(result)
-        self._results[name], self._texts[name], self._all_written = json.loads(text), text, False
+        self._results[name], self._all_written = json.loads(json.dumps(result)), False
         if not spacing or time.monotonic() - self._written >= max(spacing, 100 * self._took):
             self.write()
 
@@ -131,9 +129,7 @@ class Unfinished:
         if self.path is None or self._all_written:
             return
         began = time.monotonic()
-        texts = (self._texts.get(name) or self._texts.setdefault(name, json.dumps(r)) for name, r in self._results.items())
-        results = ",\n".join(f"{json.dumps(name)}: {text}" for name, text in zip(self._results, texts, strict=True))
-        write_text(self.path, f'{{"settings": {json.dumps(self._settings, indent=1)},\n"results": {{\n{results}\n}}}}\n')
+        write_text(self.path, json.dumps({"settings": self._settings, "results": self._results}, ensure_ascii=False) + "\n")
         self._written, self._all_written = time.monotonic(), True
         self._took = self._written - began
 

@@ -25,6 +25,7 @@ from chorus.evaluate.ablation.simulated_stores import AblationStores, simulate_s
 from chorus.evaluate.unfinished import Unfinished
 from chorus.ranks import Share
 from chorus.store import verify_store
+from tests.commands.test_interrupted import interrupted_after
 
 SEEDS = (0, 1)
 CATEGORIES = ("hat", "surfboard")
@@ -68,18 +69,6 @@ def facts(path: Path) -> dict[str, Any]:
     return {name: value for name, value in json.loads(path.read_text()).items() if name not in VOLATILE}
 
 
-def stop_after(calls: int, function: Callable[..., Any]) -> Callable[..., Any]:
-    left = [calls]
-
-    def counted(*arguments: Any, **named: Any) -> Any:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return function(*arguments, **named)
-
-    return counted
-
-
 def counting(function: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
     def counted(*arguments: Any, **named: Any) -> Any:
         calls.append(1)
@@ -114,7 +103,7 @@ def test_a_share_goes_on_and_a_missing_one_is_done_in_the_end(
 ) -> None:
     path, own, posed = tmp_path / "a.json", tmp_path / "a.json.unfinished-1-of-2", pieces.posed_voxels
     with monkeypatch.context() as patch:
-        patch.setattr(pieces, "posed_voxels", stop_after(TESTS, posed))  # the second category's images are not posed
+        patch.setattr(pieces, "posed_voxels", interrupted_after(TESTS, posed))  # the second category's images are not posed
         stopped = chorus(*command, "-o", path, "--share", "1/2")
     assert stopped.exit_code == INTERRUPTED
     assert f"2 results are kept in {own}; the same command goes on from them" in stopped.stderr

@@ -6,25 +6,16 @@ from typing import Any
 
 import pytest
 
-from chorus.body.model import Body, load_body
-from chorus.field import CanonicalField
+from chorus.body.model import Body
 from chorus.occupancy.counts import Occupancy
 from chorus.store import Store, StoreWriter, open_store
-from tests.occupancy.test_aggregation import N, make_images
+from tests.occupancy.test_aggregation import body as body
+from tests.occupancy.test_aggregation import field as field
+from tests.occupancy.test_aggregation import make_images
 from tests.occupancy.test_counts import same
 
 PARTS = (None, "rightHand")
 COUNTED = ("num_counts", "den_counts", "group_totals", "group_images", "sketch", "counted", "hidden_weight")
-
-
-@pytest.fixture(scope="module")
-def body() -> Body:
-    return load_body()
-
-
-@pytest.fixture(scope="module")
-def field(body: Body) -> CanonicalField:
-    return CanonicalField(body, N, cache=False)
 
 
 @pytest.fixture(scope="module")

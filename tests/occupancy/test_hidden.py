@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from chorus.body.model import Body, load_body
+from chorus.body.model import Body
 from chorus.camera.cameras import Cameras
 from chorus.camera.views import azimuth_bin
 from chorus.cli import main
@@ -30,20 +30,12 @@ from chorus.occupancy.counts import Occupancy, load_occupancy
 from chorus.render.body_depth import body_depth
 from chorus.store import StoreWriter
 from chorus.votes.explain import explain
-from tests.occupancy.test_aggregation import make_images
+from tests.occupancy.test_aggregation import N, make_images
+from tests.occupancy.test_aggregation import body as body
+from tests.occupancy.test_aggregation import field as field
 from tests.occupancy.test_counts import same
 
-N, IMAGES = 12, 60
-
-
-@pytest.fixture(scope="module")
-def body() -> Body:
-    return load_body()
-
-
-@pytest.fixture(scope="module")
-def field(body: Body) -> CanonicalField:
-    return CanonicalField(body, N, cache=False)
+IMAGES = 60
 
 
 def people(n: int = IMAGES, seed: int = 0) -> ImageBatch:
